@@ -1,0 +1,201 @@
+//! The catalogue of stable codes. A code, once released, keeps its meaning; `pontoon explain CODE` prints its text.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of "no" a code is; decides the exit status of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Category {
+    /// Something did not work. Exit 1.
+    Failed,
+    /// The command line or the configuration is wrong. Exit 2.
+    Usage,
+    /// Refused because it could lose or fork data, or interrupt the service. Exit 3.
+    Safety,
+    /// Somebody does not answer. Exit 4.
+    Unreachable,
+    /// The fleet is not what it was when this was planned. Exit 5.
+    Changed,
+}
+
+impl Category {
+    /// The exit status of a command that ends with such a code.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Category::Failed => 1,
+            Category::Usage => 2,
+            Category::Safety => 3,
+            Category::Unreachable => 4,
+            Category::Changed => 5,
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($code:ident $category:ident $title:literal $text:literal;)*) => {
+        /// A stable code. The letter says the area: `C` configuration, `J` joining and identity, `P` plan and
+        /// apply, `F` fleet safety, `D` database, `N` network and processes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $(#[doc = $title] $code,)*
+        }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Code] = &[$(Code::$code,)*];
+
+            /// The code as printed.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$code => stringify!($code),)* }
+            }
+
+            /// What it means, in a few words.
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$code => $title,)* }
+            }
+
+            /// What it means and what to do, in full.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Code::$code => $text,)* }
+            }
+
+            /// What kind of "no" it is.
+            pub fn category(self) -> Category {
+                match self { $(Code::$code => Category::$category,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    C001 Usage "the configuration is not TOML"
+        "fleet.toml could not be read as TOML. The place is where the reader gave up; the mistake is there or just before: a missing quote, a missing bracket, a key that stands twice.";
+    C002 Usage "a value has the wrong type or form"
+        "The value at this place cannot be read as what the key needs. Units belong into the string (\"250ms\", \"64MiB\", \"20%\"); addresses are written as numbers; names have a-z, 0-9 and '-'.";
+    C003 Usage "something required is missing"
+        "A key or a table that this version cannot do without is not there. `pontoon init` writes a complete file for one server.";
+    C004 Usage "unknown key"
+        "The key is not one of this configuration language's. Nothing is ignored silently: a misspelt key would otherwise be a setting that does not take effect.";
+    C005 Usage "two things that must differ are the same"
+        "Two servers share a name or an address, or two listeners share a port. Each must be its own.";
+    C006 Usage "the configuration contradicts itself"
+        "Two settings cannot both be true: see the evidence for which.";
+    C007 Usage "a secret stands in the configuration"
+        "Secrets are never written into fleet.toml, which is copied to every server and shown by commands. Point to it: { credential = \"NAME\" } for a systemd credential, { file = \"PATH\" } or { env = \"NAME\" }.";
+    C008 Usage "the configuration's version is not known"
+        "`version` says which configuration language the file is written in. This program speaks version 1.";
+    C009 Usage "the configuration file cannot be read"
+        "The file is not there, is not readable by this user, or is not UTF-8 text.";
+    C010 Safety "this version does not do that yet"
+        "The configuration is correct and asks for something that this version of Pontoon does not do. `check` says what; `apply` refuses rather than do half of it.";
+
+    J001 Safety "the token was refused"
+        "A join token is good once, for one hour, and only at the fleet that issued it. This one is unknown, expired, used by another server, or forged. Nothing was changed on either side.";
+    J002 Usage "the token is not a join token"
+        "A join token has four parts, pon1.PIN.ID.SECRET, and is printed by `pontoon token new`. Copy all of it.";
+    J003 Safety "the server at that address is not the fleet of this token"
+        "The certificate authority that the server showed is not the one whose fingerprint is in the token. Nothing secret was sent. Either the address is wrong, or somebody stands between.";
+    J004 Safety "a server of that name or address is already in the fleet"
+        "Names and private addresses are unique. Choose another with --name or --private, or let the other one `pontoon leave` first.";
+    J005 Safety "not allowed for this server"
+        "The peer proved who it is, and its roles do not allow what it asked for.";
+    J006 Safety "this machine already belongs to a fleet"
+        "There is an identity in the state directory. `pontoon leave` gives it up.";
+    J007 Usage "this machine does not belong to a fleet yet"
+        "There is no identity in the state directory. `pontoon init` founds a fleet; `pontoon join ADDRESS TOKEN` joins one.";
+    J008 Safety "the server cannot leave now"
+        "Others depend on it: it holds the primary database while replicas follow it, or it is the only one with a role.";
+    J009 Failed "the certificate is not usable"
+        "A certificate or key of the fleet cannot be read, has expired, or does not belong together. `pontoon status` shows expiry dates; certificates renew by themselves ten days before they end.";
+
+    P001 Changed "the fleet changed since this plan was made"
+        "A saved plan is valid for one revision. Make a new one and look at it: what it would do may be different now.";
+    P002 Usage "there is no such plan"
+        "Plans are kept on the server where they were made, until the revision changes.";
+    P003 Safety "a server cannot carry out the plan"
+        "Every server checks the new configuration before any server activates it. At least one said no, so none did: nothing has changed.";
+    P004 Unreachable "not every server answered"
+        "A new configuration is activated everywhere or nowhere. A server that does not answer cannot agree. Bring it back, or take it out of the configuration.";
+    P005 Changed "another change is being made"
+        "Two operators apply at the same moment; one goes first. Look at what it changed, then plan again.";
+    P006 Safety "a port is taken by a program that Pontoon will not stop"
+        "The configuration wants to listen where another program listens. Pontoon moves the database aside because that is part of the plan; it does not stop web servers or anything else.";
+
+    F001 Safety "refused to avoid two primaries"
+        "At most one database server may accept the application's writes (P2). What was asked could make two.";
+    F002 Safety "refused to avoid losing data"
+        "What was asked could discard acknowledged writes. A forced action must name the loss.";
+    F003 Safety "the last server in service cannot be drained"
+        "Draining it would leave no application server for visitors. Bring another one back first.";
+    F004 Usage "there is no such server in the fleet"
+        "Server names are those of fleet.toml; `pontoon status` lists them.";
+
+    D001 Safety "the database's version is not supported"
+        "Pontoon replicates MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x. Others would meet statements and file formats that were never tested.";
+    D002 Safety "the two database servers are not of one kind"
+        "A replica must run the same engine as its source, and a version that is not older. Install the matching packages on the joining server.";
+    D003 Failed "the copy of the database failed"
+        "The stream ended before the backup tool said that it was complete, or preparing the copy failed. The old data directory is where it was; `pontoon join` can be repeated.";
+    D004 Failed "replication does not run"
+        "The replica was set up and its threads stopped or never connected. The database's own message is in the evidence.";
+    D005 Failed "the database did not start"
+        "The server was started and did not answer in time. Its own log says why; the last lines are in the evidence.";
+    D006 Safety "a data directory is in the way"
+        "Pontoon renames, never deletes. The place that it needs is taken and could not be moved aside.";
+    D007 Failed "a tool of the database is missing"
+        "Copying a live MariaDB needs mariadb-backup and mbstream (Debian: mariadb-backup); MySQL needs its clone plugin.";
+    D008 Failed "the database refused a statement"
+        "The statement and the database's own message are in the evidence.";
+    D009 Failed "no database server was found"
+        "No running mariadbd or mysqld was found on this machine, or it cannot be told how it is started.";
+
+    N001 Unreachable "the agent does not answer"
+        "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";
+    N002 Unreachable "a server does not answer"
+        "Nothing answered at that address within the time allowed.";
+    N003 Failed "the helper refused or failed"
+        "The helper is the small root process that starts and stops the database and moves its files. Its own words are in the evidence.";
+    N004 Failed "an address could not be bound"
+        "Another program listens there, or the address is not this machine's.";
+    N005 Failed "a message from a peer is wrong"
+        "The peer's answer was not what the protocol says. The two servers may run versions that differ too much.";
+    N006 Failed "a file could not be read or written"
+        "The path and the operating system's own message are in the evidence.";
+    N007 Failed "an internal error"
+        "Something that should not happen did. Please report it with the evidence and the output of `pontoon events`.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Code {
+    type Err = String;
+
+    /// Upper or lower case.
+    fn from_str(text: &str) -> Result<Code, String> {
+        Code::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| format!("{text:?} is not a code of this version"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_explains_itself_and_is_found_by_its_name() {
+        for code in Code::ALL {
+            assert_eq!(code.as_str().to_lowercase().parse::<Code>(), Ok(*code));
+            assert!(code.explanation().len() > 40, "{code} is explained in too few words");
+            assert!(code.explanation().ends_with('.'), "{code}");
+        }
+    }
+}

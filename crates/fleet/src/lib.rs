@@ -1,0 +1,33 @@
+//! The words Pontoon is made of.
+//!
+//! **In:** nothing. **Out:** the types that every other crate speaks: names, roles, revisions, the
+//! [`FleetView`] that the agents publish and the tiers obey, the reports that the tiers send back, the
+//! [`Event`]s of the timeline, and the [`Refusal`] that says what was refused, why and what to do next.
+//!
+//! **Must never:** do I/O, read a clock, or hold a decision. Data flows one way through these types:
+//! configuration + observations → `decide` → [`FleetView`] → tiers.
+
+mod code;
+mod event;
+mod name;
+mod number;
+mod refusal;
+mod report;
+mod role;
+pub mod units;
+mod view;
+
+pub use code::{Category, Code};
+pub use event::{Event, EventKind, Severity};
+pub use name::{FleetName, NameError, ServerName};
+pub use number::{Epoch, Revision, UnixMillis};
+pub use refusal::{NextStep, Refusal};
+pub use report::{
+    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, LeaseRecord, ServerReport, SqlReport, TierDetail,
+    TierReport, UpstreamReport,
+};
+pub use role::{Engine, Role, Tier};
+pub use view::{
+    AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, RetryPolicy, ServerState, ServerView,
+    SqlView,
+};

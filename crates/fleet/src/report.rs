@@ -1,0 +1,220 @@
+//! What flows back: tiers report to their agent, agents report to each other. Observations only, never orders.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Engine, Epoch, Revision, ServerName, Tier, UnixMillis};
+
+/// What one tier process tells its agent, about once a second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierReport {
+    /// Its process id.
+    pub pid: u32,
+    /// The serial of the view that it obeys.
+    pub view_serial: u64,
+    /// What it saw.
+    pub detail: TierDetail,
+}
+
+impl TierReport {
+    /// Which tier reports.
+    pub fn tier(&self) -> Tier {
+        match self.detail {
+            TierDetail::Edge(_) => Tier::Edge,
+            TierDetail::Sql(_) => Tier::Sql,
+        }
+    }
+}
+
+/// The part of a report that differs by tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TierDetail {
+    /// From `pontoon edge`.
+    Edge(EdgeReport),
+    /// From `pontoon sql`.
+    Sql(SqlReport),
+}
+
+/// What an edge saw since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeReport {
+    /// Requests answered, by whomever.
+    pub requests_total: u64,
+    /// Requests that the edge had to answer itself with 5xx.
+    pub failed_total: u64,
+    /// Requests that were tried on a second server.
+    pub retried_total: u64,
+    /// Requests being answered now.
+    pub in_flight: u64,
+    /// Every application server, as this edge's checks see it.
+    pub upstreams: Vec<UpstreamReport>,
+    /// Listening addresses that could not be bound, with the reason.
+    pub not_listening: Vec<String>,
+}
+
+/// One application server as an edge sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamReport {
+    /// On which server.
+    pub server: ServerName,
+    /// Whether new requests go there.
+    pub healthy: bool,
+    /// Why not, or what the last check saw.
+    pub reason: Option<String>,
+    /// Requests on it now, from this edge.
+    pub in_flight: u64,
+}
+
+/// What an SQL proxy saw since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqlReport {
+    /// Client connections open now.
+    pub clients: u64,
+    /// Client connections taken.
+    pub connections_total: u64,
+    /// Client connections refused with an error packet because no primary came in time.
+    pub refused_total: u64,
+    /// Client connections waiting for a primary now.
+    pub held: u64,
+    /// The longest wait for a primary so far, in milliseconds.
+    pub longest_hold_ms: u64,
+    /// Listening addresses that could not be bound, with the reason.
+    pub not_listening: Vec<String>,
+}
+
+/// What a database server is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatabaseRole {
+    /// Takes writes.
+    Primary,
+    /// Follows a source.
+    Replica,
+    /// Runs, but is neither: not yet set up, or set up by somebody else.
+    Standalone,
+    /// Does not answer.
+    Down,
+}
+
+/// A database server as its own agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseReport {
+    /// The engine.
+    pub engine: Engine,
+    /// The server's own version string.
+    pub version: String,
+    /// What it is doing.
+    pub role: DatabaseRole,
+    /// Whether clients without special rights can write to it.
+    pub read_only: bool,
+    /// Its GTID position: what it has applied or written.
+    pub position: String,
+    /// Behind its source in milliseconds; `None` when it has no source or the lag is unknown.
+    pub lag_ms: Option<u64>,
+    /// What stops replication or the server, in its own words.
+    pub error: Option<String>,
+}
+
+/// What an agent tells every other agent about its own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// Whose report this is.
+    pub server: ServerName,
+    /// When it was made, by its own clock.
+    pub at: UnixMillis,
+    /// Pontoon's version there.
+    pub version: String,
+    /// The configuration that is active there.
+    pub revision: Revision,
+    /// The configuration's sha256, so that equal revisions with unequal texts are noticed.
+    pub config_digest: String,
+    /// The latest report of each tier that runs there.
+    pub tiers: Vec<TierReport>,
+    /// The database there, when it has the role `db`.
+    pub database: Option<DatabaseReport>,
+    /// CPU time used since the last report, in percent of all cores.
+    pub load_percent: u8,
+    /// Who is drained, as far as it knows.
+    pub drains: DrainBook,
+    /// The lease as it last read it.
+    pub lease: Option<LeaseRecord>,
+}
+
+impl ServerReport {
+    /// The report of one tier.
+    pub fn tier(&self, tier: Tier) -> Option<&TierReport> {
+        self.tiers.iter().find(|report| report.tier() == tier)
+    }
+}
+
+/// Who may be primary: the record in the lease store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// Grows by one at each change of leader.
+    pub epoch: Epoch,
+    /// The server whose database takes the writes.
+    pub leader: ServerName,
+}
+
+/// Which servers an operator took out, and when. Merged between agents: for each server the later mark wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DrainBook(pub BTreeMap<ServerName, DrainMark>);
+
+/// One operator's word on one server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DrainMark {
+    /// When it was said.
+    pub at: UnixMillis,
+    /// Out (`true`) or in.
+    pub drained: bool,
+}
+
+impl DrainBook {
+    /// Whether `server` is taken out.
+    pub fn is_drained(&self, server: &ServerName) -> bool {
+        self.0.get(server).is_some_and(|mark| mark.drained)
+    }
+
+    /// Takes over every mark of `other` that is later than ours; says whether anything changed. At the same
+    /// millisecond `drained` wins, so that both sides end up with the same book.
+    pub fn merge(&mut self, other: &DrainBook) -> bool {
+        let mut changed = false;
+        for (server, mark) in &other.0 {
+            if self.0.get(server).is_none_or(|ours| ours < mark) {
+                self.0.insert(server.clone(), mark.clone());
+                changed = true;
+            }
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_books_merge_to_the_same_book_in_either_order() {
+        let book = |marks: &[(&str, u64, bool)]| {
+            DrainBook(
+                marks
+                    .iter()
+                    .map(|(name, at, drained)| {
+                        (name.parse().unwrap(), DrainMark { at: UnixMillis(*at), drained: *drained })
+                    })
+                    .collect(),
+            )
+        };
+        let left = book(&[("a", 5, true), ("b", 9, false), ("c", 7, false)]);
+        let right = book(&[("a", 6, false), ("b", 8, true), ("c", 7, true)]);
+        let (mut one, mut other) = (left.clone(), right.clone());
+        assert!(one.merge(&right));
+        assert!(other.merge(&left));
+        assert_eq!(one, other);
+        assert!(!one.merge(&right), "merging again changes nothing");
+        assert!(one.is_drained(&"c".parse().unwrap()));
+    }
+}

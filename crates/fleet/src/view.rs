@@ -1,0 +1,231 @@
+//! The [`FleetView`]: one immutable value that says what the fleet is and who does what in it.
+//!
+//! Agents make it, publish it on a Unix socket and on disk, and tiers obey it. A tier never asks another tier.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::millis;
+use crate::{Engine, Epoch, FleetName, Revision, Role, ServerName};
+
+/// What the fleet is, as one agent sees it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetView {
+    /// The fleet's name.
+    pub fleet: FleetName,
+    /// The configuration that is active.
+    pub revision: Revision,
+    /// Counts changes of the primary. A connection of an older epoch is closed.
+    pub epoch: Epoch,
+    /// Grows with each view that this agent publishes; says which of two views is the newer.
+    pub serial: u64,
+    /// Every server of the configuration, in its order.
+    pub servers: Vec<ServerView>,
+    /// The application; `None` when the configuration has none.
+    pub app: Option<AppView>,
+    /// The database; `None` when the configuration has none.
+    pub sql: Option<SqlView>,
+}
+
+impl FleetView {
+    /// The server of that name.
+    pub fn server(&self, name: &ServerName) -> Option<&ServerView> {
+        self.servers.iter().find(|server| &server.name == name)
+    }
+
+    /// The servers that have `role`, in the configuration's order.
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = &ServerView> {
+        self.servers.iter().filter(move |server| server.roles.contains(&role))
+    }
+}
+
+/// One server of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its name.
+    pub name: ServerName,
+    /// Its address inside the fleet.
+    pub private: IpAddr,
+    /// The addresses that visitors reach it at.
+    pub public: Vec<IpAddr>,
+    /// What it does.
+    pub roles: BTreeSet<Role>,
+    /// Where it stands (a data centre's zone), when the configuration says.
+    pub zone: Option<String>,
+    /// Whether it takes no traffic until another edge is lost.
+    pub standby: bool,
+    /// Whether it can be used.
+    pub state: ServerState,
+    /// The ports of its fleet-internal listeners, all on `private`, all mutual TLS.
+    pub ports: Ports,
+    /// Where its edge listens for visitors (plain HTTP).
+    pub edge_listen: Vec<SocketAddr>,
+}
+
+impl ServerView {
+    /// Where its edge takes requests for its own application from other edges (mutual TLS).
+    pub fn edge_relay(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.edge_relay)
+    }
+
+    /// Where its SQL proxy takes connections for its own database from other SQL proxies (mutual TLS).
+    pub fn sql_relay(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.sql_relay)
+    }
+
+    /// Where its agent answers the other agents (mutual TLS).
+    pub fn agent(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.agent)
+    }
+}
+
+/// Whether a server can be used, as far as the agents know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    /// Its agent answers.
+    Up,
+    /// An operator took it out: no new requests go to its application.
+    Draining,
+    /// Its agent does not answer. Tiers go by their own health checks: an agent's death is not a server's (P5).
+    Unreachable,
+}
+
+/// Ports of the fleet-internal listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// The agent.
+    pub agent: u16,
+    /// The edge, for other edges.
+    pub edge_relay: u16,
+    /// The SQL proxy, for other SQL proxies.
+    pub sql_relay: u16,
+}
+
+impl Ports {
+    /// The three ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`.
+    pub fn from_base(base: u16) -> Ports {
+        Ports { agent: base, edge_relay: base.saturating_add(1), sql_relay: base.saturating_add(2) }
+    }
+}
+
+/// The application that runs on every server with the role `app`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppView {
+    /// Where it listens on its own server. A loopback address is reached from other servers through that
+    /// server's edge relay; any other is dialled at the server's private address and this port.
+    pub upstream: SocketAddr,
+    /// How to tell that it works.
+    pub health: HealthCheck,
+    /// When a request may be tried on another server.
+    pub retries: RetryPolicy,
+    /// How long a draining server may finish what it began.
+    #[serde(with = "millis")]
+    pub drain: Duration,
+}
+
+/// An active health check over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The path asked for; `None` checks only that a TCP connection is accepted.
+    pub path: Option<String>,
+    /// The status that means healthy; `None` accepts 200 to 399.
+    pub expect: Option<u16>,
+    /// Between two checks.
+    #[serde(with = "millis")]
+    pub interval: Duration,
+    /// How long one check may take.
+    #[serde(with = "millis")]
+    pub timeout: Duration,
+    /// Failed checks in a row after which a server is out.
+    pub fall: u32,
+    /// Good checks in a row after which it is in again.
+    pub rise: u32,
+}
+
+/// When a request may be tried once more, on another server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Methods that may be repeated when the connection was closed before a byte of the answer came. A
+    /// connection that could not be made is always tried elsewhere: the request was never sent.
+    pub methods: Vec<String>,
+    /// Tries beyond the first.
+    pub max: u32,
+    /// Retries allowed as thousandths of a percent of the requests.
+    pub budget: u32,
+}
+
+/// The database and how the application reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqlView {
+    /// The engine.
+    pub engine: Engine,
+    /// Where every SQL proxy listens: what the application already dials.
+    pub listen: Vec<ListenAddress>,
+    /// Where a database server listens on its own server, over TCP on loopback.
+    pub backend_tcp: SocketAddr,
+    /// Where it listens on its own server as a Unix socket, when `listen` has one.
+    pub backend_socket: Option<PathBuf>,
+    /// The server whose database takes the writes; `None` while nobody may.
+    pub primary: Option<ServerName>,
+    /// Every database server.
+    pub servers: Vec<DatabaseServerView>,
+    /// How long a new connection waits for a primary before it is refused.
+    #[serde(with = "millis")]
+    pub hold_writes: Duration,
+}
+
+/// One database server, as last reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseServerView {
+    /// On which server.
+    pub server: ServerName,
+    /// Behind the primary, in milliseconds; `None` when unknown.
+    pub lag_ms: Option<u64>,
+    /// Its GTID position as text; `None` when unknown.
+    pub position: Option<String>,
+}
+
+/// Where something listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenAddress {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}
+
+impl std::str::FromStr for ListenAddress {
+    type Err = String;
+
+    /// `127.0.0.1:3306`, `[::1]:3306` or an absolute path.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            // The kernel's sun_path holds 108 bytes with the closing NUL (unix(7)).
+            if text.len() > 107 {
+                return Err(format!("{text:?} is too long for a Unix socket: 107 bytes at most"));
+            }
+            if text.contains('\0') {
+                return Err(format!("{text:?} has a NUL byte in it"));
+            }
+            return Ok(ListenAddress::Unix(PathBuf::from(text)));
+        }
+        text.parse()
+            .map(ListenAddress::Tcp)
+            .map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor the absolute path of a Unix socket"))
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => address.fmt(f),
+            ListenAddress::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
