@@ -244,17 +244,27 @@ mod tests {
     #[test]
     fn an_ok_with_a_mysql_gtid_is_read() {
         let payload = b"\0\x01\0\x02\x40\0\0\x02hi\x07\x03\x05\0\x03u:9";
-        let ok = OkPacket::parse(payload, tracking()).unwrap_err();
-        assert_eq!(
-            ok,
-            WireError::Truncated("the session state"),
-            "the length lies by one"
-        );
-        let payload = b"\0\x01\0\x02\x40\0\0\x02hi\x07\x03\x05\0\x03u:9\0";
         let ok = OkPacket::parse(payload, tracking()).unwrap();
-        let states = ok.session_state().collect::<Vec<_>>();
-        assert_eq!(states.len(), 1, "{states:?}");
         assert_eq!(ok.info, b"hi");
+        let states = ok.session_state().collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(states, [SessionState::Gtids(b"u:9")]);
+    }
+
+    #[test]
+    fn lying_lengths_of_session_state_are_errors() {
+        let outer = b"\0\x01\0\x02\x40\0\0\x02hi\x08\x03\x05\0\x03u:9";
+        let outer = OkPacket::parse(outer, tracking());
+        assert_eq!(outer, Err(WireError::Truncated("the session state")));
+        let inner = b"\0\x01\0\x02\x40\0\0\x02hi\x07\x03\x06\0\x03u:9";
+        let states = OkPacket::parse(inner, tracking())
+            .unwrap()
+            .session_state()
+            .collect::<Vec<_>>();
+        assert_eq!(
+            states,
+            [Err(WireError::Truncated("a session state"))],
+            "it ends after the first error"
+        );
     }
 
     #[test]
