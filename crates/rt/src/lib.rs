@@ -1,1 +1,18 @@
-//! (being written)
+//! The ground that every Pontoon process stands on.
+//!
+//! **In:** the operating system. **Out:** [`paths`], [`files`] that survive a crash, a [`clock`] that goes on while
+//! the machine sleeps, [`shutdown`], [`listen`]ers, the [`view`]'s way from the agent to the tiers, [`process`]es that
+//! outlive the agent, [`http`] over any stream and [`threads`], one runtime a core.
+//!
+//! **Must never:** decide anything about the fleet, and never let a slow, dead or lying peer on one socket hold up
+//! another.
+
+pub mod clock;
+pub mod files;
+pub mod http;
+pub mod listen;
+pub mod paths;
+pub mod process;
+pub mod shutdown;
+pub mod threads;
+pub mod view;

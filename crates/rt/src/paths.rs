@@ -1,0 +1,108 @@
+//! Where everything lies on a server.
+
+use std::path::{Path, PathBuf};
+
+use crate::files::{self, FileError};
+
+/// The three roots that every path of a server follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// The configuration, `/etc/pontoon/fleet.toml` unless said otherwise.
+    pub config: PathBuf,
+    /// What must survive a restart of the machine: `/var/lib/pontoon`.
+    pub state_dir: PathBuf,
+    /// Sockets and pid files: `/run/pontoon`.
+    pub run_dir: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Paths {
+        Paths {
+            config: PathBuf::from("/etc/pontoon/fleet.toml"),
+            state_dir: PathBuf::from("/var/lib/pontoon"),
+            run_dir: PathBuf::from("/run/pontoon"),
+        }
+    }
+}
+
+impl Paths {
+    /// The default paths moved below `root`: for tests and for looking at another machine's disk.
+    pub fn under(root: &Path) -> Paths {
+        Paths {
+            config: root.join("etc/pontoon/fleet.toml"),
+            state_dir: root.join("var/lib/pontoon"),
+            run_dir: root.join("run/pontoon"),
+        }
+    }
+
+    /// Makes the state and run directories (with `identity` and `log`) where they are missing.
+    ///
+    /// # Errors
+    /// The directory that could not be made.
+    pub fn create_dirs(&self) -> Result<(), FileError> {
+        files::create_dir(&self.run_dir, 0o755)?;
+        files::create_dir(&self.state_dir, 0o750)?;
+        files::create_dir(&self.identity_dir(), 0o700)?;
+        files::create_dir(&self.log_dir(), 0o750)
+    }
+
+    /// The last published view, for a tier that starts while the agent is away.
+    pub fn view_file(&self) -> PathBuf {
+        self.state_dir.join("view.json")
+    }
+
+    /// Where the agent publishes the view.
+    pub fn view_socket(&self) -> PathBuf {
+        self.run_dir.join("view.sock")
+    }
+
+    /// Where the agent answers the command line.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run_dir.join("admin.sock")
+    }
+
+    /// Where the helper takes its verbs.
+    pub fn helper_socket(&self) -> PathBuf {
+        self.run_dir.join("helper.sock")
+    }
+
+    /// This server's key and certificates.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.state_dir.join("identity")
+    }
+
+    /// Who this server is: its name and its place in the fleet.
+    pub fn node_file(&self) -> PathBuf {
+        self.state_dir.join("node.toml")
+    }
+
+    /// The timeline.
+    pub fn events_file(&self) -> PathBuf {
+        self.state_dir.join("events.jsonl")
+    }
+
+    /// The join tokens that this server issued.
+    pub fn tokens_file(&self) -> PathBuf {
+        self.state_dir.join("tokens.json")
+    }
+
+    /// The lease store of kind `single`.
+    pub fn lease_file(&self) -> PathBuf {
+        self.state_dir.join("lease.json")
+    }
+
+    /// Where processes that no supervisor holds write what they have to say.
+    pub fn log_dir(&self) -> PathBuf {
+        self.state_dir.join("log")
+    }
+
+    /// The log of the process `name`.
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.log_dir().join(format!("{name}.log"))
+    }
+
+    /// The pid file of the process `name`.
+    pub fn pid_file(&self, name: &str) -> PathBuf {
+        self.run_dir.join(format!("{name}.pid"))
+    }
+}

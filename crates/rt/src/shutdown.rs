@@ -1,0 +1,137 @@
+//! One way to ask a process to end: SIGTERM, SIGINT or a call, seen by every task on every runtime.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Asked to end, or not yet. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    level: Arc<watch::Sender<Level>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Running,
+    Requested,
+    Hurried,
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown::new()
+    }
+}
+
+impl Shutdown {
+    /// One that only [`trigger`](Shutdown::trigger) asks.
+    pub fn new() -> Shutdown {
+        Shutdown {
+            level: Arc::new(watch::Sender::new(Level::Running)),
+        }
+    }
+
+    /// One that SIGTERM and SIGINT ask too; a second signal says [`hurried`](Shutdown::hurried). Works inside and
+    /// outside a runtime: a small thread of its own waits for the signals.
+    ///
+    /// # Errors
+    /// When the thread or the signal handlers cannot be set up.
+    pub fn from_signals() -> io::Result<Shutdown> {
+        let shutdown = Shutdown::new();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let asked = shutdown.clone();
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                runtime.block_on(async move {
+                    let handlers = signal(SignalKind::terminate())
+                        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+                    let (mut term, mut int) = match handlers {
+                        Ok(handlers) => handlers,
+                        Err(error) => return drop(ready.send(Err(error))),
+                    };
+                    drop(ready.send(Ok(())));
+                    loop {
+                        tokio::select! {
+                            _ = term.recv() => {}
+                            _ = int.recv() => {}
+                        }
+                        if asked.is_requested() {
+                            asked.hurry();
+                        } else {
+                            asked.trigger();
+                        }
+                    }
+                });
+            })?;
+        // The handlers stand when this returns: a signal that comes right after is not the default action.
+        is_ready.recv().map_err(io::Error::other)??;
+        Ok(shutdown)
+    }
+
+    /// Asks everything to end in its own good time.
+    pub fn trigger(&self) {
+        self.raise(Level::Requested);
+    }
+
+    /// Asks everything to end now, without draining.
+    pub fn hurry(&self) {
+        self.raise(Level::Hurried);
+    }
+
+    /// Whether the end was asked for.
+    pub fn is_requested(&self) -> bool {
+        *self.level.borrow() >= Level::Requested
+    }
+
+    /// Waits until the end is asked for. Cancel safe.
+    pub async fn requested(&self) {
+        self.reached(Level::Requested).await;
+    }
+
+    /// Waits until there is no time to drain. Cancel safe.
+    pub async fn hurried(&self) {
+        self.reached(Level::Hurried).await;
+    }
+
+    fn raise(&self, to: Level) {
+        self.level.send_if_modified(|level| {
+            let raised = *level < to;
+            *level = to.max(*level);
+            raised
+        });
+    }
+
+    async fn reached(&self, level: Level) {
+        // `self` holds the sender: the wait cannot end in an error.
+        let _ = self.level.subscribe().wait_for(|now| *now >= level).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trigger_is_seen_by_those_who_wait_and_those_who_come_later() {
+        let shutdown = Shutdown::new();
+        let waiting = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.requested().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!shutdown.is_requested());
+        shutdown.trigger();
+        waiting.await.unwrap();
+        shutdown.requested().await;
+        shutdown.hurry();
+        shutdown.trigger();
+        shutdown.hurried().await;
+    }
+}
