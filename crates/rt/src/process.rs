@@ -230,8 +230,10 @@ impl Running {
 
     /// Waits until it has ended. Cancel safe.
     pub async fn ended(&self) {
+        // Deprecated because a caller's type may close its descriptor early; an `OwnedFd` is open as long as it lives.
+        #[allow(deprecated)]
         if let Some(fd) = self.pidfd()
-            && let Ok(fd) = AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)
+            && let Ok(fd) = AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)
         {
             // A pidfd becomes readable when the process ends (pidfd_open(2)).
             let _ = fd.readable().await;
