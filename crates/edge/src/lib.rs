@@ -1,1 +1,2 @@
-//! (being written)
+//! edge
+pub mod http1;

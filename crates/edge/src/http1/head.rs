@@ -1,0 +1,315 @@
+//! Finds the end of a head and cuts it into fields. Strict: lines end with CR LF, names are tokens, values have
+//! no control characters, nothing is folded (RFC 9112 sections 2 and 5).
+
+use super::reject::Reject;
+use super::syntax;
+
+/// The most header fields that a message may have.
+pub const MAX_FIELDS: usize = 128;
+
+/// Sizes that a head may have. `head` is below 65,536 because fields are kept as 16-bit offsets.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of the first line.
+    pub first_line: usize,
+    /// Bytes of the whole head.
+    pub head: usize,
+}
+
+impl Default for HeadLimits {
+    /// 8 KiB for the request line and 32 KiB in all: what nginx takes by default.
+    fn default() -> Self {
+        HeadLimits {
+            first_line: 8 * 1024,
+            head: 32 * 1024,
+        }
+    }
+}
+
+/// Looks for the end of a head in bytes that arrive bit by bit, each looked at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scanner {
+    /// Where the next search begins.
+    at: usize,
+    /// Where the present line began.
+    line: usize,
+    /// Lines seen.
+    lines: usize,
+    /// Bytes of an empty line before the first one.
+    leading: usize,
+}
+
+/// Where a complete head lies in the bytes that were scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first byte: 2 after an empty line that is skipped, else 0.
+    pub start: usize,
+    /// One past the last byte of the empty line that ends it.
+    pub end: usize,
+}
+
+impl Scanner {
+    /// Looks at `input`, which begins with all that was given before; `None` when more is needed.
+    ///
+    /// # Errors
+    /// A line feed without a carriage return before it, a first line or a head over `limits`. The answer does
+    /// not depend on how the bytes were split.
+    pub fn scan(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<Extent>, Reject> {
+        // Another protocol (a TLS hello, say) is told at its first byte, not when the time is over.
+        if let Some(first) = input.first()
+            && !syntax::is_token_byte(*first)
+            && !matches!(first, b'\r' | b'\n')
+        {
+            return Err(Reject::BadRequestLine);
+        }
+        let window = &input[..input.len().min(limits.head)];
+        while let Some(offset) = memchr::memchr(b'\n', window.get(self.at..).unwrap_or(&[])) {
+            let feed = self.at + offset;
+            if self.lines == 0 && feed - self.leading >= limits.first_line {
+                return Err(Reject::TargetTooLong);
+            }
+            if feed == self.line || window[feed - 1] != b'\r' {
+                return Err(Reject::BareLf);
+            }
+            self.at = feed + 1;
+            let empty = feed - self.line == 1;
+            self.line = feed + 1;
+            if !empty {
+                self.lines += 1;
+            } else if self.lines > 0 {
+                return Ok(Some(Extent {
+                    start: self.leading,
+                    end: feed + 1,
+                }));
+            } else if self.leading > 0 {
+                return Err(Reject::BadRequestLine);
+            } else {
+                // One empty line before a request is skipped (RFC 9112 section 2.2).
+                self.leading = feed + 1;
+            }
+        }
+        self.at = window.len();
+        if self.lines == 0 && window.len() - self.leading >= limits.first_line {
+            return Err(Reject::TargetTooLong);
+        }
+        if window.len() >= limits.head {
+            return Err(Reject::HeadTooLarge);
+        }
+        Ok(None)
+    }
+}
+
+/// One header field of a head, as offsets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    name: u16,
+    name_end: u16,
+    value: u16,
+    value_end: u16,
+}
+
+/// The fields of a head. Values are without the spaces around them.
+pub struct Fields<'h> {
+    head: &'h [u8],
+    spans: [Span; MAX_FIELDS],
+    count: usize,
+}
+
+impl<'h> Fields<'h> {
+    /// Cuts `head`, a complete head from its first line to its empty line, into its first line and its fields.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with a line.
+    pub fn parse(head: &'h [u8]) -> Result<(&'h [u8], Fields<'h>), Reject> {
+        let mut fields = Fields {
+            head,
+            spans: [Span::default(); MAX_FIELDS],
+            count: 0,
+        };
+        let first_end = line_end(head, 0)?;
+        let first = &head[..first_end];
+        let mut at = first_end + 2;
+        loop {
+            let end = line_end(head, at)?;
+            if end == at {
+                return Ok((first, fields));
+            }
+            fields.push(at, end)?;
+            at = end + 2;
+        }
+    }
+
+    /// Name and value of each field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'h [u8], &'h [u8])> + '_ {
+        let head = self.head;
+        self.spans[..self.count].iter().map(move |span| {
+            (
+                &head[usize::from(span.name)..usize::from(span.name_end)],
+                &head[usize::from(span.value)..usize::from(span.value_end)],
+            )
+        })
+    }
+
+    fn push(&mut self, start: usize, end: usize) -> Result<(), Reject> {
+        let line = &self.head[start..end];
+        if matches!(line[0], b' ' | b'\t') {
+            return Err(Reject::ObsFold);
+        }
+        let colon = line
+            .iter()
+            .position(|b| !syntax::is_token_byte(*b))
+            .ok_or(Reject::BadFieldName)?;
+        match line[colon] {
+            b':' if colon > 0 => {}
+            b' ' | b'\t' if syntax::trim(&line[colon..]).first() == Some(&b':') => {
+                return Err(Reject::SpaceBeforeColon);
+            }
+            b'\r' => return Err(Reject::BareCr),
+            _ => return Err(Reject::BadFieldName),
+        }
+        let raw = &line[colon + 1..];
+        if let Some(bad) = raw.iter().find(|b| !syntax::is_value_byte(**b)) {
+            return Err(if *bad == b'\r' {
+                Reject::BareCr
+            } else {
+                Reject::BadFieldValue
+            });
+        }
+        let value = syntax::trim(raw);
+        let value_start = if value.is_empty() {
+            start + colon + 1
+        } else {
+            start + colon + 1 + raw.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()
+        };
+        let span = self.spans.get_mut(self.count).ok_or(Reject::TooManyFields)?;
+        *span = Span {
+            name: offset(start)?,
+            name_end: offset(start + colon)?,
+            value: offset(value_start)?,
+            value_end: offset(value_start + value.len())?,
+        };
+        self.count += 1;
+        Ok(())
+    }
+}
+
+fn offset(at: usize) -> Result<u16, Reject> {
+    u16::try_from(at).map_err(|_| Reject::HeadTooLarge)
+}
+
+/// Where the line that begins at `start` ends (its CR). A head that the [`Scanner`] passed has all of them.
+fn line_end(head: &[u8], start: usize) -> Result<usize, Reject> {
+    let rest = head.get(start..).ok_or(Reject::BadRequestLine)?;
+    let feed = memchr::memchr(b'\n', rest).ok_or(Reject::BadRequestLine)?;
+    match feed.checked_sub(1) {
+        Some(end) if rest[end] == b'\r' => Ok(start + end),
+        _ => Err(Reject::BareLf),
+    }
+}
+
+/// The header fields that mean something to the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Passed on as it is.
+    Other,
+    /// `Host`
+    Host,
+    /// `Content-Length`
+    ContentLength,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Connection`
+    Connection,
+    /// `Keep-Alive`, `Proxy-Connection`: for one connection only, never passed on.
+    HopByHop,
+    /// `TE`
+    Te,
+    /// `Upgrade`
+    Upgrade,
+    /// `Expect`
+    Expect,
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`: who sent the request. Believed from the fleet only.
+    Forwarded,
+    /// A name that applications (CGI) cannot tell from one of the above, such as `X_Forwarded_For` or
+    /// `Content_Length`; and `Proxy`, which CGI hands over as `HTTP_PROXY` (CVE-2016-5385).
+    Confusing,
+    /// `User-Agent`, for the access log.
+    UserAgent,
+    /// `Referer`, for the access log.
+    Referer,
+    /// The word between an edge and a relay ([`super::response::NOT_SENT`]).
+    RelayWord,
+}
+
+/// What the field `name` is, whatever its case.
+pub fn known(name: &[u8]) -> Known {
+    let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+    match name.len() {
+        2 if is("te") => Known::Te,
+        4 if is("host") => Known::Host,
+        5 if is("proxy") => Known::Confusing,
+        6 if is("expect") => Known::Expect,
+        7 if is("upgrade") => Known::Upgrade,
+        7 if is("referer") => Known::Referer,
+        9 if is("forwarded") || is("x-real-ip") => Known::Forwarded,
+        10 if is("connection") => Known::Connection,
+        10 if is("keep-alive") => Known::HopByHop,
+        10 if is("user-agent") => Known::UserAgent,
+        13 if is("pontoon-relay") => Known::RelayWord,
+        14 if is("content-length") => Known::ContentLength,
+        16 if is("proxy-connection") => Known::HopByHop,
+        17 if is("transfer-encoding") => Known::TransferEncoding,
+        n if n >= 11 && starts_with(name, b"x-forwarded") => Known::Forwarded,
+        _ if name.contains(&b'_') && confusing(name) => Known::Confusing,
+        _ => Known::Other,
+    }
+}
+
+fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Whether `name` becomes the name of a field that matters when `_` and `-` are taken for the same.
+fn confusing(name: &[u8]) -> bool {
+    let dashed: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { *b }).collect();
+    !matches!(known(&dashed), Known::Other | Known::UserAgent | Known::Referer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_found_and_cut() {
+        let bytes = b"GET / HTTP/1.1\r\nHost:  a \r\nX:\r\nY: \t \r\n\r\nrest";
+        let extent = Scanner::default()
+            .scan(bytes, &HeadLimits::default())
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            extent,
+            Extent {
+                start: 0,
+                end: bytes.len() - 4
+            }
+        );
+        let (line, fields) = Fields::parse(&bytes[..extent.end]).unwrap();
+        assert_eq!(line, b"GET / HTTP/1.1");
+        let cut: Vec<_> = fields.iter().collect();
+        assert_eq!(cut, [(&b"Host"[..], &b"a"[..]), (b"X", b""), (b"Y", b"")]);
+    }
+
+    #[test]
+    fn names_that_matter_are_known_in_any_case() {
+        assert_eq!(known(b"HOST"), Known::Host);
+        assert_eq!(known(b"transfer-Encoding"), Known::TransferEncoding);
+        assert_eq!(known(b"X-Forwarded-Prefix"), Known::Forwarded);
+        assert_eq!(known(b"X_Forwarded_For"), Known::Confusing);
+        assert_eq!(known(b"x-forwarded_for"), Known::Forwarded);
+        assert_eq!(known(b"Content_Length"), Known::Confusing);
+        assert_eq!(known(b"Proxy"), Known::Confusing);
+        assert_eq!(known(b"my_field"), Known::Other);
+        assert_eq!(known(b"Cookie"), Known::Other);
+    }
+}

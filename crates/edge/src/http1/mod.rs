@@ -1,0 +1,18 @@
+//! HTTP/1.1 as bytes, without I/O: what is a request, where does it end, and what is passed on.
+//!
+//! A message that two programs could read differently is refused, whoever would be right: that is the whole
+//! defence against request smuggling. Order of work: [`head`] finds the end of a head and cuts it into fields;
+//! [`request`] and [`response`] give the verdict on framing and write the head that is passed on; [`body`]
+//! follows a body's bytes to its end.
+
+pub mod body;
+pub mod head;
+pub mod reject;
+pub mod request;
+pub mod response;
+mod syntax;
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod smuggling_tests;

@@ -1,0 +1,170 @@
+//! The character classes of RFC 9110 section 5.6 and RFC 3986, as tables.
+
+const TOKEN: u8 = 1;
+const VALUE: u8 = 2;
+const TARGET: u8 = 4;
+const HOST: u8 = 8;
+
+static CLASS: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0u8; 256];
+    let mut i = 0usize;
+    while i < 256 {
+        let byte = i as u8;
+        let alphanumeric = byte.is_ascii_alphanumeric();
+        if alphanumeric || is_in(byte, b"!#$%&'*+-.^_`|~") {
+            table[i] |= TOKEN;
+        }
+        // Field values: HTAB, SP, VCHAR and obs-text (RFC 9110 section 5.5).
+        if byte == b'\t' || (byte >= 0x20 && byte != 0x7f) {
+            table[i] |= VALUE;
+        }
+        // Request targets: everything visible but '#': browsers send `|` and `{` as they are, and no one
+        // agrees on what a fragment means here.
+        if byte > 0x20 && byte < 0x7f && byte != b'#' {
+            table[i] |= TARGET;
+        }
+        // uri-host [":" port]: reg-name, IPv4 and bracketed IPv6 (RFC 3986 section 3.2.2).
+        if alphanumeric || is_in(byte, b"-._~!$&'()*+,;=%:[]") {
+            table[i] |= HOST;
+        }
+        i += 1;
+    }
+    table
+}
+
+const fn is_in(byte: u8, set: &[u8]) -> bool {
+    let mut i = 0;
+    while i < set.len() {
+        if set[i] == byte {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// A character of a method or a field name.
+pub fn is_token_byte(byte: u8) -> bool {
+    CLASS[usize::from(byte)] & TOKEN != 0
+}
+
+/// A character of a field value.
+pub fn is_value_byte(byte: u8) -> bool {
+    CLASS[usize::from(byte)] & VALUE != 0
+}
+
+/// Not empty, and all token characters.
+pub fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| is_token_byte(*b))
+}
+
+/// All characters may stand in a field value.
+pub fn is_value(text: &[u8]) -> bool {
+    text.iter().all(|b| is_value_byte(*b))
+}
+
+/// Not empty, and all characters may stand in a request target.
+pub fn is_target(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| CLASS[usize::from(*b)] & TARGET != 0)
+}
+
+/// A host with an optional port.
+pub fn is_host(text: &[u8]) -> bool {
+    if text.is_empty() || !text.iter().all(|b| CLASS[usize::from(*b)] & HOST != 0) {
+        return false;
+    }
+    let (host, port) = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|b| *b == b']') else {
+                return false;
+            };
+            let (inside, port) = (&rest[..end], &rest[end + 1..]);
+            if !inside
+                .iter()
+                .all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+            {
+                return false;
+            }
+            (inside, port)
+        }
+        None => {
+            let colon = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+            (&text[..colon], &text[colon..])
+        }
+    };
+    let port_is_good = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    };
+    !host.is_empty() && !host.iter().any(|b| matches!(b, b'[' | b']')) && port_is_good
+}
+
+/// Without the spaces and tabs at both ends (OWS).
+pub fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// A decimal number of at most 18 digits and nothing else: no sign, no space.
+pub fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 18 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(
+        text.iter()
+            .fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0')),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for good in [
+            "a",
+            "example.org",
+            "example.org:80",
+            "[::1]",
+            "[2001:db8::1]:8080",
+            "198.51.100.1:1",
+            "a:",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ":80", "a b", "a/b", "a@b", "a:b", "a:80:80", "[", "]", "[]", "[::1", "::1]", "[::1]x",
+            "a[::1]", "[[::1]]", "a:123456", "a\\b", "a#", "a?b", "a]:1", "[a]:1]",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(decimal(b"0"), Some(0));
+        assert_eq!(decimal(b"999999999999999999"), Some(999_999_999_999_999_999));
+        for bad in [
+            "",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1,1",
+            "1000000000000000000",
+            "\u{0661}",
+        ] {
+            assert_eq!(decimal(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}
