@@ -1,0 +1,81 @@
+//! Small helpers: wait until something is true, free ports, run a program with a time limit.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::LabError;
+
+/// Asks `condition` every 20 ms until it answers with a value.
+///
+/// # Errors
+/// [`LabError::Timeout`] with `what` when `limit` has passed.
+pub async fn wait_until<T, F, C>(what: &str, limit: Duration, mut condition: C) -> Result<T, LabError>
+where
+    C: FnMut() -> F,
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition().await {
+            return Ok(value);
+        }
+        if Instant::now() >= deadline {
+            return Err(LabError::Timeout { what: what.to_owned(), after: limit });
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A TCP port of loopback that is free now. Another process may take it before the caller does.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> Result<u16, LabError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LabError::io("a free port"))?;
+    Ok(listener.local_addr().map_err(LabError::io("a free port"))?.port())
+}
+
+/// Runs a program to its end and gives its output; it is killed when it takes longer than `limit`.
+///
+/// # Errors
+/// When it cannot be started, ends with an error, or takes too long.
+pub async fn run(command: &mut Command, limit: Duration) -> Result<Output, LabError> {
+    let line = command_line(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = timeout(limit, command.output())
+        .await
+        .map_err(|_| LabError::Timeout { what: line.clone(), after: limit })?
+        .map_err(LabError::io(line.clone()))?;
+    if !output.status.success() {
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        return Err(LabError::Command { command: line, status: output.status.to_string(), stderr: tail(said, 20) });
+    }
+    Ok(output)
+}
+
+/// Whether a program is found on `PATH` or in the system's `sbin` folders, and where.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<_> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"].map(Into::into));
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The last lines of what a program said.
+pub(crate) fn tail(bytes: &[u8], lines: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// A command as it would be typed, for messages.
+pub(crate) fn command_line(command: &Command) -> String {
+    let command = command.as_std();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
