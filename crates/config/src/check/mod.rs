@@ -1,0 +1,258 @@
+//! From what was typed to what is meant: [`Config::parse`].
+
+mod ports;
+mod servers;
+mod tiers;
+mod values;
+
+use std::ops::Range;
+
+use pontoon_fleet::{Code, Engine, Role};
+use serde::Deserialize;
+use toml::de::DeTable;
+
+use crate::model::{Failover, LeaseStore, Places};
+use crate::raw::{At, File};
+use crate::{Config, ConfigError, Overrides, shape};
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// Every mistake found, in the order of the file; never an empty list.
+    pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
+        Config::parse_with(text, &Overrides::default())
+    }
+
+    /// Reads a configuration, lets the overrides have the last word, and checks the result.
+    ///
+    /// # Errors
+    /// Every mistake found; those of an override say so. Never an empty list.
+    pub fn parse_with(text: &str, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+        let all = overrides.append_to(text);
+        let finish = |errors: Vec<ConfigError>| finish(errors, overrides, text.len());
+        let (root, syntax) = DeTable::parse_recoverable(text);
+        if !syntax.is_empty() {
+            return Err(finish(
+                syntax
+                    .iter()
+                    .take(MOST_SYNTAX_ERRORS)
+                    .map(|error| syntax_error(error, text))
+                    .collect(),
+            ));
+        }
+        let root_span = root.span();
+        let mut root = root.into_inner();
+        let mut errors = overrides.apply(&mut root, &all, text.len());
+        if let Some(error) = version_error(&root) {
+            // Another language: its keys would all look wrong.
+            return Err(finish(vec![error]));
+        }
+        let shape = shape::check(&mut root, &all, text.len() + 1);
+        errors.extend(shape.errors);
+        if !shape.readable {
+            return Err(finish(errors));
+        }
+        let file = match File::deserialize(toml::Deserializer::from(toml::Spanned::new(root_span, root))) {
+            Ok(file) => file,
+            Err(error) => {
+                errors.push(ConfigError::new(
+                    Code::C002,
+                    error.message().to_owned(),
+                    error.span().unwrap_or(0..0),
+                ));
+                return Err(finish(errors));
+            }
+        };
+        let mut check = Check { errors, text: &all };
+        let config = check.file(&file);
+        let mut places = Places(shape.places);
+        for place in places.0.values_mut() {
+            let (value, origin) = overrides.locate(place.value.clone(), text.len());
+            place.key = overrides.locate(place.key.clone(), text.len()).0;
+            place.value = value;
+            place.origin = origin;
+        }
+        match config {
+            Some(config) if check.errors.is_empty() => Ok(Config { places, ..config }),
+            _ => Err(finish(check.errors)),
+        }
+    }
+}
+
+/// Collects mistakes while values are read.
+pub(crate) struct Check<'t> {
+    pub errors: Vec<ConfigError>,
+    /// The file and the overrides.
+    pub text: &'t str,
+}
+
+impl Check<'_> {
+    pub(crate) fn wrong(&mut self, code: Code, message: impl Into<String>, span: Range<usize>, hint: &str) {
+        let error = ConfigError::new(code, message, span);
+        self.errors
+            .push(if hint.is_empty() { error } else { error.hint(hint) });
+    }
+
+    fn file(&mut self, file: &File) -> Option<Config> {
+        let fleet = self.fleet(&file.fleet);
+        let servers = self.servers(file);
+        let edge = self.edge(file.edge.as_ref());
+        let app = file.app.as_ref().map(|app| self.app(app));
+        let db = file.db.as_ref().map(|db| self.db(db));
+        let lease = file.lease.as_ref().map(|lease| self.lease(lease));
+        let cache = file.cache.as_ref().map(|cache| self.cache(cache));
+        let assets = file.assets.as_ref().map(|assets| self.assets(assets));
+        let ip = file.ip.as_ref().map(|ip| self.ip(ip));
+        let dns = file.dns.as_ref().map(|dns| self.dns(dns));
+        let capacity = file.capacity.as_ref().map(|capacity| self.capacity(capacity));
+        let config = Config {
+            fleet: fleet?,
+            servers: servers?,
+            edge: edge?,
+            app: all_or_nothing(app)?,
+            db: all_or_nothing(db)?,
+            lease: all_or_nothing(lease)?,
+            cache: all_or_nothing(cache)?,
+            assets: all_or_nothing(assets)?,
+            ip: all_or_nothing(ip)?,
+            dns: all_or_nothing(dns)?,
+            capacity: all_or_nothing(capacity)?,
+            places: Places::default(),
+        };
+        self.contradictions(&config, file);
+        self.ports(&config, file);
+        Some(config)
+    }
+
+    /// What is right on its own and wrong together.
+    fn contradictions(&mut self, config: &Config, file: &File) {
+        let first_server = file.server.first().map_or(0..0, At::span);
+        let first_server = self.first_line(first_server);
+        let has = |role| config.with_role(role).next().is_some();
+        if config.app.is_some() && !(has(Role::App) && has(Role::Edge)) {
+            let missing = if has(Role::App) { "edge" } else { "app" };
+            let message = format!("there is an [app], and no server has the role {missing:?}");
+            self.wrong(
+                Code::C006,
+                message,
+                first_server.clone(),
+                "without `roles` a server has all of them",
+            );
+        }
+        if let (Some(db), Some(typed)) = (&config.db, &file.db) {
+            if db.is_ours() && !has(Role::Db) {
+                let message = "there is a [db], and no server has the role \"db\"";
+                self.wrong(
+                    Code::C006,
+                    message,
+                    first_server.clone(),
+                    "an outside database is engine = \"external\"",
+                );
+            }
+            let several = config.with_role(Role::Db).count() > 1;
+            if db.failover == Some(Failover::Auto) && several && config.lease_store() == LeaseStore::Single {
+                let span = typed.get().failover.as_ref().map_or(typed.span(), At::span);
+                let message = "`db.failover` is \"auto\", and the lease is kept on a single server";
+                self.wrong(Code::C006, message, span, "add [lease] with store = \"s3\" or \"etcd\": both servers must be able to ask it who is primary");
+            }
+            if db.engine == Engine::External && !db.proxy {
+                let span = typed.get().proxy.as_ref().map_or(typed.span(), At::span);
+                let message = "`db.proxy` is off and the engine is \"external\": then there is nothing to do";
+                self.wrong(Code::C006, message, span, "leave [db] out");
+            }
+        }
+        if let Some(edge) = config.edge.listen.first().and(file.edge.as_ref()) {
+            for server in config.with_role(Role::Edge) {
+                if config.edge_listen(server).is_empty() {
+                    let span = edge.listen.as_ref().map_or(0..0, At::span);
+                    let message = format!(
+                        "the edge of {} would listen nowhere: all of `edge.listen` are other servers' addresses",
+                        server.name
+                    );
+                    self.wrong(Code::C006, message, span, "add one of its addresses");
+                }
+            }
+        }
+        let edges: Vec<_> = config.with_role(Role::Edge).collect();
+        if !edges.is_empty() && edges.iter().all(|server| server.standby) {
+            let message = "every edge is a standby: no visitor would be served";
+            self.wrong(
+                Code::C006,
+                message,
+                first_server.clone(),
+                "one edge at least must not be",
+            );
+        }
+        if config.cache.is_some() && !has(Role::Cache) {
+            let message = "there is a [cache], and no server has the role \"cache\"";
+            self.wrong(Code::C006, message, first_server.clone(), "");
+        }
+        if config.dns.is_some() && !has(Role::Dns) {
+            self.wrong(
+                Code::C006,
+                "there is a [dns], and no server has the role \"dns\"",
+                first_server,
+                "",
+            );
+        }
+    }
+
+    pub(crate) fn first_line(&self, span: Range<usize>) -> Range<usize> {
+        let line = self
+            .text
+            .get(span.clone())
+            .and_then(|part| part.lines().next())
+            .map_or(0, str::len);
+        span.start..span.start + line
+    }
+}
+
+/// A table that is there and wrong spoils the whole; one that is not there does not.
+fn all_or_nothing<T>(part: Option<Option<T>>) -> Option<Option<T>> {
+    match part {
+        None => Some(None),
+        Some(part) => part.map(Some),
+    }
+}
+
+fn version_error(root: &DeTable<'_>) -> Option<ConfigError> {
+    let version = root.get("version")?;
+    let number = version.get_ref().as_integer()?;
+    if i64::from_str_radix(number.as_str(), number.radix()) == Ok(1) {
+        return None;
+    }
+    let message = format!("configuration language version {number} is not known");
+    Some(ConfigError::new(Code::C008, message, version.span()).hint("this program speaks version 1"))
+}
+
+fn syntax_error(error: &toml::de::Error, text: &str) -> ConfigError {
+    let span = error.span().unwrap_or(text.len()..text.len());
+    let message = error.message().lines().next().unwrap_or_default().trim();
+    ConfigError::new(
+        Code::C001,
+        if message.is_empty() {
+            "this is not TOML"
+        } else {
+            message
+        },
+        span,
+    )
+}
+
+/// Sorts by place, drops what was said twice, and tells overrides from the file.
+fn finish(mut errors: Vec<ConfigError>, overrides: &Overrides, file_len: usize) -> Vec<ConfigError> {
+    errors.sort_by_key(|error| error.span.clone().map(|span| (span.start, span.end)));
+    errors.dedup();
+    for error in &mut errors {
+        if let Some(span) = error.span.take() {
+            let (span, origin) = overrides.locate(span, file_len);
+            error.span = Some(span);
+            error.origin = origin;
+        }
+    }
+    errors
+}
+
+/// One missing bracket makes everything behind it wrong: the first few say enough.
+const MOST_SYNTAX_ERRORS: usize = 5;

@@ -1,0 +1,521 @@
+//! Everything that is not a server: edge, application, database, lease, cache, uploads, addresses, DNS, capacity.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pontoon_fleet::{Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
+
+use super::Check;
+use crate::model::{
+    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Edge, Lease, LeaseStore,
+    Reads,
+};
+use crate::raw::{self, At, IpMethod, StoreKind, Text};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Check<'_> {
+    pub(super) fn edge(&mut self, edge: Option<&raw::Edge>) -> Option<Edge> {
+        let Some(listen) = edge.and_then(|edge| edge.listen.as_ref()) else {
+            return Some(Edge::default());
+        };
+        if listen.get().is_empty() {
+            self.wrong(
+                Code::C006,
+                "`edge.listen` is empty",
+                listen.span(),
+                "leave it out for port 80 of the public addresses",
+            );
+            return None;
+        }
+        let sockets: Vec<_> = listen
+            .get()
+            .iter()
+            .map(|text| self.socket("edge.listen", text))
+            .collect();
+        Some(Edge {
+            listen: sockets.into_iter().collect::<Option<_>>()?,
+        })
+    }
+
+    pub(super) fn app(&mut self, app: &raw::App) -> Option<App> {
+        let upstream = self.socket("app.upstream", &app.upstream);
+        let health = self.health(app.health.as_ref());
+        let retries = self.retries(app.retries.as_ref());
+        let drain = self.duration(
+            "app.drain",
+            app.drain.as_ref(),
+            10 * SECOND,
+            Duration::ZERO..=HOUR,
+        );
+        if upstream.is_some_and(|upstream| upstream.ip().is_multicast()) {
+            self.bad("app.upstream", &app.upstream, "is a multicast address");
+            return None;
+        }
+        Some(App {
+            upstream: upstream?,
+            health: health?,
+            retries: retries?,
+            drain: drain?,
+        })
+    }
+
+    fn health(&mut self, health: Option<&raw::Health>) -> Option<HealthCheck> {
+        let get = |f: fn(&raw::Health) -> Option<&Text>| health.and_then(f);
+        let path = get(|h| h.path.as_ref()).map(|path| self.url_path("app.health.path", path));
+        let expect = health.and_then(|h| h.expect.as_ref());
+        let expect_status =
+            expect.map(|status| self.number("app.health.expect", Some(status), 200, 100..=599));
+        let interval = self.duration(
+            "app.health.interval",
+            get(|h| h.interval.as_ref()),
+            SECOND,
+            10 * MS..=HOUR,
+        );
+        let timeout = self.duration(
+            "app.health.timeout",
+            get(|h| h.timeout.as_ref()),
+            SECOND,
+            10 * MS..=HOUR,
+        );
+        let fall = self.number(
+            "app.health.fall",
+            health.and_then(|h| h.fall.as_ref()),
+            2,
+            1..=100,
+        );
+        let rise = self.number(
+            "app.health.rise",
+            health.and_then(|h| h.rise.as_ref()),
+            2,
+            1..=100,
+        );
+        if let (Some(expect), None) = (expect, &path) {
+            let message = "`app.health.expect` without a `path`: only a TCP connection would be made";
+            self.wrong(Code::C006, message, expect.span(), "add path = \"/\"");
+        }
+        let path = match path {
+            Some(path) => Some(path?),
+            None => None,
+        };
+        let expect = match expect_status {
+            Some(status) => Some(status?),
+            None => None,
+        };
+        Some(HealthCheck {
+            path,
+            expect,
+            interval: interval?,
+            timeout: timeout?,
+            fall: fall?,
+            rise: rise?,
+        })
+    }
+
+    fn retries(&mut self, retries: Option<&raw::Retries>) -> Option<RetryPolicy> {
+        let mut methods = vec!["GET".to_owned(), "HEAD".to_owned()];
+        if let Some(typed) = retries.and_then(|retries| retries.methods.as_ref()) {
+            methods.clear();
+            for method in typed {
+                // RFC 9110 section 9.2.2: what may be repeated without asking is idempotent.
+                if !["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(&method.get().as_str()) {
+                    let message = format!(
+                        "`app.retries.methods`: {:?} cannot be repeated safely",
+                        method.get()
+                    );
+                    self.wrong(
+                        Code::C002,
+                        message,
+                        method.span(),
+                        "use GET, HEAD, OPTIONS, TRACE, PUT or DELETE",
+                    );
+                } else if methods.contains(method.get()) {
+                    let message = format!("`app.retries.methods` has {:?} twice", method.get());
+                    self.wrong(Code::C005, message, method.span(), "");
+                }
+                methods.push(method.get().clone());
+            }
+        }
+        let max = self.number("app.retries.max", retries.and_then(|r| r.max.as_ref()), 1, 0..=10);
+        let budget = self.share(
+            "app.retries.budget",
+            retries.and_then(|r| r.budget.as_ref()),
+            20_000,
+        );
+        Some(RetryPolicy {
+            methods,
+            max: max?,
+            budget: budget?,
+        })
+    }
+
+    pub(super) fn db(&mut self, typed: &At<raw::Db>) -> Option<Db> {
+        let span = self.first_line(typed.span());
+        let typed = typed.get();
+        let engine = *typed.engine.get();
+        let proxy = typed.proxy.as_ref().is_none_or(|proxy| *proxy.get());
+        let address = match (engine, &typed.address) {
+            (Engine::External, Some(address)) => self.host_port("db.address", address).map(Some),
+            (Engine::External, None) => {
+                let hint = "say where it is: address = \"HOST:PORT\"";
+                self.wrong(Code::C003, "`db.address` is missing", typed.engine.span(), hint);
+                None
+            }
+            (_, Some(address)) => {
+                let message = format!(
+                    "`db.address` is only for engine = \"external\", and it is {:?}",
+                    engine.as_str()
+                );
+                self.wrong(Code::C006, message, address.span(), "leave it out");
+                None
+            }
+            (_, None) => Some(None),
+        };
+        let listen = self.db_listen(typed, proxy, span);
+        let default_port = if proxy { 3307 } else { 3306 };
+        let server_port = self.number(
+            "db.server_port",
+            typed.server_port.as_ref(),
+            default_port,
+            1..=65535,
+        );
+        let reads = match &typed.reads {
+            Some(reads) => self.reads(reads).map(Some),
+            None => Some(None),
+        };
+        let hold_writes = self.duration(
+            "db.hold_writes",
+            typed.hold_writes.as_ref(),
+            10 * SECOND,
+            Duration::ZERO..=HOUR,
+        );
+        let listen = listen?;
+        let server_socket = self.server_socket(typed.server_socket.as_ref(), &listen);
+        Some(Db {
+            engine,
+            address: address?,
+            proxy,
+            listen,
+            server_port: server_port?,
+            server_socket: server_socket?,
+            failover: typed.failover.as_ref().map(|value| *value.get()),
+            durability: typed.durability.as_ref().map(|value| *value.get()),
+            when_alone: typed.when_alone.as_ref().map(|value| *value.get()),
+            reads: reads?,
+            hold_writes: hold_writes?,
+        })
+    }
+
+    fn db_listen(
+        &mut self,
+        typed: &raw::Db,
+        proxy: bool,
+        db: std::ops::Range<usize>,
+    ) -> Option<Vec<ListenAddress>> {
+        let Some(listen) = typed.listen.as_ref().filter(|listen| !listen.get().is_empty()) else {
+            if !proxy {
+                return Some(Vec::new());
+            }
+            let span = typed.listen.as_ref().map_or(db, At::span);
+            let hint = "say what the application already dials, such as [\"127.0.0.1:3306\"]";
+            self.wrong(Code::C003, "`db.listen` is missing", span, hint);
+            return None;
+        };
+        if !proxy {
+            let message = "`db.listen` is where the SQL proxy listens, and `db.proxy` is off";
+            self.wrong(Code::C006, message, listen.span(), "leave one of them out");
+            return None;
+        }
+        let mut seen = BTreeSet::new();
+        let mut good = true;
+        for text in listen.get() {
+            let address = match self.read::<ListenAddress>("db.listen", text) {
+                Some(ListenAddress::Tcp(address)) if address.port() == 0 => {
+                    self.none("db.listen", text, "port 0 is none")
+                }
+                Some(ListenAddress::Unix(_)) => self.path("db.listen", text).map(ListenAddress::Unix),
+                other => other,
+            };
+            match address {
+                Some(address) if seen.contains(&address) => {
+                    self.wrong(
+                        Code::C005,
+                        format!("`db.listen` has {address} twice"),
+                        text.span(),
+                        "",
+                    );
+                    good = false;
+                }
+                Some(address) => {
+                    seen.insert(address);
+                }
+                None => good = false,
+            }
+        }
+        good.then(|| {
+            listen
+                .get()
+                .iter()
+                .filter_map(|text| text.get().parse().ok())
+                .collect()
+        })
+    }
+
+    fn server_socket(&mut self, typed: Option<&Text>, listen: &[ListenAddress]) -> Option<Option<PathBuf>> {
+        let Some(text) = typed else {
+            let first = listen.iter().find_map(|listen| match listen {
+                ListenAddress::Unix(path) => Some(beside(path)),
+                ListenAddress::Tcp(_) => None,
+            });
+            return Some(first);
+        };
+        let path = self.path("db.server_socket", text)?;
+        if text.get().len() > 107 {
+            return self.none(
+                "db.server_socket",
+                text,
+                "is too long for a Unix socket: 107 bytes at most",
+            );
+        }
+        if listen.contains(&ListenAddress::Unix(path.clone())) {
+            let message = "`db.server_socket` is also in `db.listen`: the SQL proxy and the database cannot both have it";
+            self.wrong(
+                Code::C005,
+                message,
+                text.span(),
+                "the database moves to another path",
+            );
+            return None;
+        }
+        Some(Some(path))
+    }
+
+    fn reads(&mut self, reads: &raw::Reads) -> Option<Reads> {
+        let max_lag = self.duration(
+            "db.reads.max_lag",
+            reads.max_lag.as_ref(),
+            SECOND,
+            Duration::ZERO..=HOUR,
+        );
+        Some(Reads {
+            split: reads.split.as_ref().is_some_and(|split| *split.get()),
+            max_lag: max_lag?,
+            after_write: reads
+                .after_write
+                .as_ref()
+                .map_or(AfterWrite::FleetWide, |value| *value.get()),
+        })
+    }
+
+    pub(super) fn lease(&mut self, typed: &At<raw::Lease>) -> Option<Lease> {
+        let span = self.first_line(typed.span());
+        let typed = typed.get();
+        let kind = *typed.store.get();
+        let misplaced = |check: &mut Self, key: &str, place: Option<std::ops::Range<usize>>, only: &str| {
+            if let Some(place) = place {
+                let message = format!("`lease.{key}` is only for store = {only}");
+                check.wrong(Code::C006, message, place, "leave it out");
+            }
+        };
+        if kind != StoreKind::S3 {
+            misplaced(self, "bucket", typed.bucket.as_ref().map(At::span), "\"s3\"");
+            misplaced(self, "endpoint", typed.endpoint.as_ref().map(At::span), "\"s3\"");
+        }
+        if kind != StoreKind::Etcd {
+            misplaced(
+                self,
+                "endpoints",
+                typed.endpoints.as_ref().map(At::span),
+                "\"etcd\"",
+            );
+        }
+        if kind == StoreKind::Single {
+            misplaced(
+                self,
+                "credentials",
+                typed.credentials.as_ref().map(At::span),
+                "\"s3\" and \"etcd\"",
+            );
+        }
+        let credentials = match &typed.credentials {
+            Some(secret) => self.credentials("lease.credentials", secret).map(Some),
+            None => Some(None),
+        };
+        let store = match kind {
+            StoreKind::Single => Some(LeaseStore::Single),
+            StoreKind::S3 => {
+                if typed.bucket.is_none() {
+                    self.wrong(
+                        Code::C003,
+                        "`lease.bucket` is missing",
+                        span,
+                        "store = \"s3\" needs one",
+                    );
+                }
+                let bucket = typed
+                    .bucket
+                    .as_ref()
+                    .and_then(|bucket| self.bucket("lease.bucket", bucket));
+                let endpoint = match &typed.endpoint {
+                    Some(endpoint) => self.url("lease.endpoint", endpoint).map(Some),
+                    None => Some(None),
+                };
+                match (bucket, endpoint, credentials) {
+                    (Some(bucket), Some(endpoint), Some(credentials)) => Some(LeaseStore::S3 {
+                        bucket,
+                        endpoint,
+                        credentials,
+                    }),
+                    _ => None,
+                }
+            }
+            StoreKind::Etcd => {
+                let typed = typed
+                    .endpoints
+                    .as_ref()
+                    .filter(|endpoints| !endpoints.get().is_empty());
+                let Some(typed) = typed else {
+                    let hint = "store = \"etcd\" needs them: [\"10.0.0.11:2379\", …]";
+                    self.wrong(Code::C003, "`lease.endpoints` is missing", span, hint);
+                    return None;
+                };
+                let mut endpoints = Vec::new();
+                for text in typed.get() {
+                    let endpoint = if text.get().contains("://") {
+                        self.url("lease.endpoints", text)
+                    } else {
+                        self.host_port("lease.endpoints", text)
+                    };
+                    endpoints.push(endpoint);
+                }
+                match (endpoints.into_iter().collect::<Option<Vec<_>>>(), credentials) {
+                    (Some(endpoints), Some(credentials)) => Some(LeaseStore::Etcd {
+                        endpoints,
+                        credentials,
+                    }),
+                    _ => None,
+                }
+            }
+        };
+        let ttl = self.duration("lease.ttl", typed.ttl.as_ref(), 6 * SECOND, SECOND..=HOUR);
+        Some(Lease {
+            store: store?,
+            ttl: ttl?,
+        })
+    }
+
+    pub(super) fn cache(&mut self, cache: &raw::Cache) -> Option<Cache> {
+        let listen = match &cache.listen {
+            Some(text) => self.socket("cache.listen", text),
+            None => Some(SocketAddr::from(([127, 0, 0, 1], 11211))),
+        };
+        let memory_bytes = self.bytes("cache.memory", &cache.memory, 1 << 20);
+        let copies = self.number("cache.copies", cache.copies.as_ref(), 1, 1..=16);
+        Some(Cache {
+            listen: listen?,
+            memory_bytes: memory_bytes?,
+            copies: copies?,
+        })
+    }
+
+    pub(super) fn assets(&mut self, assets: &raw::Assets) -> Option<Assets> {
+        let local = self.path("assets.local", &assets.local);
+        let mut url = self.url_path("assets.url", &assets.url);
+        if url.as_ref().is_some_and(|url| !url.ends_with('/')) {
+            url = self.none("assets.url", &assets.url, "must end with /");
+        }
+        let bucket = self.bucket("assets.bucket", &assets.bucket);
+        let endpoint = match &assets.endpoint {
+            Some(endpoint) => self.url("assets.endpoint", endpoint).map(Some),
+            None => Some(None),
+        };
+        let credentials = match &assets.credentials {
+            Some(secret) => self.credentials("assets.credentials", secret).map(Some),
+            None => Some(None),
+        };
+        Some(Assets {
+            local: local?,
+            url: url?,
+            bucket: bucket?,
+            endpoint: endpoint?,
+            credentials: credentials?,
+        })
+    }
+
+    pub(super) fn ip(&mut self, typed: &At<raw::Ip>) -> Option<Addresses> {
+        let ip = typed.get();
+        let method = match (*ip.method.get(), &ip.exec) {
+            (IpMethod::Arp, None) => AddressMethod::Arp,
+            (IpMethod::None, None) => AddressMethod::None,
+            (IpMethod::Exec, Some(program)) => AddressMethod::Exec(self.path("ip.exec", program)?),
+            (IpMethod::Exec, None) => {
+                let hint = "say which program: exec = \"/etc/pontoon/hooks/…\"";
+                self.wrong(Code::C003, "`ip.exec` is missing", ip.method.span(), hint);
+                return None;
+            }
+            (_, Some(program)) => {
+                let message = "`ip.exec` is only for method = \"exec\"";
+                self.wrong(
+                    Code::C006,
+                    message,
+                    program.span(),
+                    "leave it out, or set method = \"exec\"",
+                );
+                return None;
+            }
+        };
+        Some(Addresses { method })
+    }
+
+    pub(super) fn dns(&mut self, dns: &raw::Dns) -> Option<Dns> {
+        let zone = self.host("dns.zone", &dns.zone, false);
+        let mut ttl = self.duration("dns.ttl", dns.ttl.as_ref(), 30 * SECOND, SECOND..=7 * DAY);
+        if let (Some(value), Some(text)) = (ttl, &dns.ttl) {
+            if value.subsec_millis() != 0 {
+                ttl = self.none("dns.ttl", text, "is not whole seconds (RFC 1035 section 3.2.1)");
+            }
+        }
+        Some(Dns {
+            zone: zone?,
+            ttl: ttl?,
+        })
+    }
+
+    pub(super) fn capacity(&mut self, capacity: &raw::Capacity) -> Option<Capacity> {
+        let p99 = self.duration(
+            "capacity.objective.p99",
+            Some(&capacity.objective.p99),
+            SECOND,
+            MS..=HOUR,
+        );
+        let errors = self.share(
+            "capacity.objective.errors",
+            capacity.objective.errors.as_ref(),
+            100,
+        );
+        let warn_at = self.share("capacity.warn_at", capacity.warn_at.as_ref(), 70_000);
+        Some(Capacity {
+            p99: p99?,
+            errors: errors?,
+            warn_at: warn_at?,
+        })
+    }
+}
+
+/// `/run/mysqld/mysqld.sock` → `/run/mysqld/mysqld-server.sock`.
+fn beside(path: &Path) -> PathBuf {
+    let stem = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy())
+        .unwrap_or_default();
+    let end = path
+        .extension()
+        .map(|end| format!(".{}", end.to_string_lossy()))
+        .unwrap_or_default();
+    path.with_file_name(format!("{stem}-server{end}"))
+}

@@ -1,0 +1,416 @@
+//! What a configuration means: checked, typed, defaults filled in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pontoon_fleet::{Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// A checked configuration. Two are equal when they mean the same; where things stood in the text is not compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What concerns the whole fleet.
+    pub fleet: Fleet,
+    /// Every server, in the order of the file. Never empty; names and private addresses are unique.
+    pub servers: Vec<Server>,
+    /// Where visitors arrive.
+    pub edge: Edge,
+    /// The application; `None` when the fleet has none.
+    pub app: Option<App>,
+    /// The database; `None` when the fleet has none.
+    pub db: Option<Db>,
+    /// Who may be primary; `None` means [`LeaseStore::Single`], see [`Config::lease_store`].
+    pub lease: Option<Lease>,
+    /// The cache.
+    pub cache: Option<Cache>,
+    /// Uploads.
+    pub assets: Option<Assets>,
+    /// Addresses that move between servers.
+    pub ip: Option<Addresses>,
+    /// DNS.
+    pub dns: Option<Dns>,
+    /// Measured limits and when to warn.
+    pub capacity: Option<Capacity>,
+    /// Where each key stood in the text.
+    pub places: Places,
+}
+
+/// `[fleet]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// The fleet's name.
+    pub name: FleetName,
+    /// The names that visitors use; empty means whatever they ask for.
+    pub domains: Vec<String>,
+    /// The first of three ports between the servers, see [`Ports::from_base`].
+    pub port: u16,
+}
+
+/// One `[[server]]`, with `[defaults.server]` applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: ServerName,
+    /// Its address inside the fleet.
+    pub private: IpAddr,
+    /// The addresses that visitors reach it at.
+    pub public: Vec<IpAddr>,
+    /// What it does; never empty.
+    pub roles: BTreeSet<Role>,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Whether its edge takes no traffic until another edge is lost.
+    pub standby: bool,
+}
+
+/// `[edge]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edge {
+    /// As configured; empty means the default, see [`Config::edge_listen`].
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[app]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// Where it listens on its own server.
+    pub upstream: SocketAddr,
+    /// How to tell that it works.
+    pub health: HealthCheck,
+    /// When a request may be tried on another server.
+    pub retries: RetryPolicy,
+    /// How long a draining server may finish what it began.
+    pub drain: Duration,
+}
+
+/// `[db]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Db {
+    /// The engine.
+    pub engine: Engine,
+    /// Where an external database is, `HOST:PORT`; present exactly when `engine` is `external`.
+    pub address: Option<String>,
+    /// Whether Pontoon's SQL proxy stands in front of the database.
+    pub proxy: bool,
+    /// Where the SQL proxy listens: what the application already dials. Empty exactly when `proxy` is off.
+    pub listen: Vec<ListenAddress>,
+    /// The port that the database server itself listens on.
+    pub server_port: u16,
+    /// The Unix socket of the database server itself. `None`: it stays where it is.
+    pub server_socket: Option<PathBuf>,
+    /// Who promotes a replica. Omitted means the best that this version does: `manual`.
+    pub failover: Option<Failover>,
+    /// When a commit is acknowledged. Omitted means the best that this version does: `one-copy`.
+    pub durability: Option<Durability>,
+    /// What a primary without a replica does.
+    pub when_alone: Option<WhenAlone>,
+    /// Whether replicas answer reads.
+    pub reads: Option<Reads>,
+    /// How long a new connection waits for a primary before it is refused.
+    pub hold_writes: Duration,
+}
+
+/// `db.failover`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Failover {
+    /// Pontoon promotes a replica by itself when the primary is lost.
+    Auto,
+    /// An operator does, with a command.
+    Manual,
+    /// Nobody does.
+    Off,
+}
+
+/// `db.durability`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// A commit is acknowledged once a replica has it (semi-synchronous).
+    TwoCopies,
+    /// A commit is acknowledged once the primary has it (asynchronous).
+    OneCopy,
+}
+
+/// `db.when_alone`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenAlone {
+    /// A primary that has lost its replicas goes on, and the fleet shows as degraded.
+    Continue,
+    /// It stops acknowledging writes.
+    Stop,
+}
+
+/// `db.reads`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// Whether reads go to replicas.
+    pub split: bool,
+    /// A replica further behind answers no reads.
+    pub max_lag: Duration,
+    /// Who sees a write at once.
+    pub after_write: AfterWrite,
+}
+
+/// `db.reads.after_write`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterWrite {
+    /// A read through any server sees every write acknowledged before it.
+    FleetWide,
+    /// A read sees the writes of its own connection.
+    Connection,
+}
+
+/// `[lease]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Where the record is kept.
+    pub store: LeaseStore,
+    /// How long a lease holds without being renewed.
+    pub ttl: Duration,
+}
+
+/// `lease.store` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseStore {
+    /// A file on one server: the primary never changes by itself.
+    Single,
+    /// Conditional writes to an object store.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// Its URL; `None` means AWS.
+        endpoint: Option<String>,
+        /// Where the keys are; `None` means the machine's own role.
+        credentials: Option<Credentials>,
+    },
+    /// An etcd cluster.
+    Etcd {
+        /// `HOST:PORT` or URLs.
+        endpoints: Vec<String>,
+        /// Where user and password are.
+        credentials: Option<Credentials>,
+    },
+}
+
+/// Where a secret is, never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// A systemd credential's name (systemd.exec(5), `LoadCredential=`).
+    Systemd(String),
+    /// A file's absolute path.
+    File(PathBuf),
+    /// An environment variable's name.
+    Env(String),
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Where the cache proxy listens: what the application already dials.
+    pub listen: SocketAddr,
+    /// Memory in bytes on each server with the role.
+    pub memory_bytes: u64,
+    /// How many servers hold each item.
+    pub copies: u32,
+}
+
+/// `[assets]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assets {
+    /// The folder that the application writes uploads to.
+    pub local: PathBuf,
+    /// The path that visitors read them under; begins and ends with `/`.
+    pub url: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Its URL; `None` means that of the lease store, or AWS.
+    pub endpoint: Option<String>,
+    /// Where the keys are; `None` means those of the lease store.
+    pub credentials: Option<Credentials>,
+}
+
+/// `[ip]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// How the addresses of a lost server move.
+    pub method: AddressMethod,
+}
+
+/// `ip.method` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressMethod {
+    /// The live server takes the address and announces it on the local network.
+    Arp,
+    /// A program is called, for a provider's API.
+    Exec(PathBuf),
+    /// They do not.
+    None,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The zone that is answered for.
+    pub zone: String,
+    /// How long others may remember an answer.
+    pub ttl: Duration,
+}
+
+/// `[capacity]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// 99 of 100 requests must be answered within this.
+    pub p99: Duration,
+    /// Failed requests allowed, in thousandths of a percent.
+    pub errors: u32,
+    /// From this share of the measured limit a warning is given, in thousandths of a percent.
+    pub warn_at: u32,
+}
+
+impl Config {
+    /// The server of that name.
+    pub fn server(&self, name: &ServerName) -> Option<&Server> {
+        self.servers.iter().find(|server| &server.name == name)
+    }
+
+    /// The servers that have `role`, in the file's order.
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Server> {
+        self.servers
+            .iter()
+            .filter(move |server| server.roles.contains(&role))
+    }
+
+    /// The ports of the fleet-internal listeners.
+    pub fn ports(&self) -> Ports {
+        Ports::from_base(self.fleet.port)
+    }
+
+    /// Where the lease is kept, with the default applied.
+    pub fn lease_store(&self) -> LeaseStore {
+        self.lease
+            .as_ref()
+            .map_or(LeaseStore::Single, |lease| lease.store.clone())
+    }
+
+    /// Where `server`'s edge listens for visitors. An address in `edge.listen` that is another server's is not
+    /// for this one. The default is port 80 of its public addresses; without any, port 80 of all addresses.
+    /// Empty without the role `edge`.
+    pub fn edge_listen(&self, server: &Server) -> Vec<SocketAddr> {
+        if !server.roles.contains(&Role::Edge) {
+            return Vec::new();
+        }
+        if !self.edge.listen.is_empty() {
+            let of_another = |ip: IpAddr| {
+                self.servers
+                    .iter()
+                    .any(|other| other.name != server.name && other.has_address(ip))
+            };
+            return self
+                .edge
+                .listen
+                .iter()
+                .copied()
+                .filter(|listen| server.has_address(listen.ip()) || !of_another(listen.ip()))
+                .collect();
+        }
+        if server.public.is_empty() {
+            return vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80)];
+        }
+        server.public.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
+    }
+
+    /// Whether `server` runs an edge process: for visitors, or to hand its loopback application to the edges of
+    /// other servers.
+    pub fn runs_edge(&self, server: &Server) -> bool {
+        self.app.as_ref().is_some_and(|app| {
+            server.roles.contains(&Role::Edge)
+                || (server.roles.contains(&Role::App) && app.upstream.ip().is_loopback())
+        })
+    }
+
+    /// Whether `server` runs an SQL proxy: for its application, or to hand its database to the SQL proxies of
+    /// other servers.
+    pub fn runs_sql(&self, server: &Server) -> bool {
+        self.db.as_ref().is_some_and(|db| {
+            db.proxy
+                && (server.roles.contains(&Role::App) || (server.roles.contains(&Role::Db) && db.is_ours()))
+        })
+    }
+
+    /// Where `server`'s SQL proxy listens for applications: everywhere in `db.listen` on servers with the role
+    /// `app`, nowhere on others (their SQL proxy only takes connections from other SQL proxies).
+    pub fn sql_listen(&self, server: &Server) -> &[ListenAddress] {
+        match &self.db {
+            Some(db) if db.proxy && server.roles.contains(&Role::App) => &db.listen,
+            _ => &[],
+        }
+    }
+
+    /// Whether `server` runs a database server that Pontoon looks after.
+    pub fn runs_database(&self, server: &Server) -> bool {
+        self.db
+            .as_ref()
+            .is_some_and(|db| db.is_ours() && server.roles.contains(&Role::Db))
+    }
+}
+
+impl Server {
+    /// Whether `ip` is one of its addresses.
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.private == ip || self.public.contains(&ip)
+    }
+}
+
+impl Db {
+    /// Whether Pontoon looks after the database servers (rather than only forwarding to one).
+    pub fn is_ours(&self) -> bool {
+        self.engine != Engine::External
+    }
+
+    /// The first TCP address that the application dials.
+    pub fn listen_tcp(&self) -> Option<SocketAddr> {
+        self.listen.iter().find_map(|listen| match listen {
+            ListenAddress::Tcp(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        })
+    }
+
+    /// The first Unix socket that the application dials.
+    pub fn listen_unix(&self) -> Option<&PathBuf> {
+        self.listen.iter().find_map(|listen| match listen {
+            ListenAddress::Unix(path) => Some(path),
+            ListenAddress::Tcp(_) => None,
+        })
+    }
+}
+
+/// Where the keys of a configuration stood, by key path (`db.reads.split`, `server.b.standby`).
+#[derive(Clone, Debug, Default)]
+pub struct Places(pub BTreeMap<String, Place>);
+
+/// Where one key stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The key, in bytes.
+    pub key: Range<usize>,
+    /// The value, in bytes.
+    pub value: Range<usize>,
+    /// The override that it came from (the ranges are then within its text).
+    pub origin: Option<crate::Origin>,
+}
+
+impl PartialEq for Places {
+    /// Always: places are where things stood, not what they mean.
+    fn eq(&self, _: &Places) -> bool {
+        true
+    }
+}
+
+impl Eq for Places {}

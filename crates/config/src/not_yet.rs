@@ -1,0 +1,117 @@
+//! The language is larger than what this version does. This file is the difference.
+
+use std::ops::Range;
+
+use pontoon_fleet::{Code, Engine, Refusal};
+
+use crate::model::{AddressMethod, Durability, Failover, LeaseStore, WhenAlone};
+use crate::{Config, ConfigError, Origin};
+
+/// Something that the configuration asks for and this version does not do. What is left at its default is never
+/// among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotYet {
+    /// The key that asks for it.
+    pub path: String,
+    /// What is not done, in one sentence without a full stop.
+    pub what: String,
+    /// Where it stands (in the override's text when `origin` is there).
+    pub span: Option<Range<usize>>,
+    /// The override that it came from.
+    pub origin: Option<Origin>,
+}
+
+/// Everything in `config` that this version does not do: edge over HTTP/1.1 with round robin, SQL pass-through to
+/// the primary, asynchronous replication and the lease store `single` are what it does.
+pub fn not_yet(config: &Config) -> Vec<NotYet> {
+    let mut found = Vec::new();
+    let mut add = |path: &str, what: &str| {
+        let place = config.places.0.get(path);
+        found.push(NotYet {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            span: place.map(|place| {
+                if place.origin.is_some() || place.key.is_empty() {
+                    place.value.clone()
+                } else {
+                    place.key.clone()
+                }
+            }),
+            origin: place.and_then(|place| place.origin.clone()),
+        });
+    };
+    for server in config.servers.iter().filter(|server| server.standby) {
+        add(
+            &format!("server.{}.standby", server.name),
+            "an edge that waits until another is lost",
+        );
+    }
+    if let Some(db) = &config.db {
+        if db.engine == Engine::External {
+            add("db.engine", "a database that somebody else runs");
+        }
+        if db.failover == Some(Failover::Auto) {
+            add(
+                "db.failover",
+                "promoting a replica by itself when the primary is lost",
+            );
+        }
+        if db.durability == Some(Durability::TwoCopies) {
+            add(
+                "db.durability",
+                "acknowledging a commit only once a replica has it",
+            );
+        }
+        if db.when_alone == Some(WhenAlone::Stop) {
+            add("db.when_alone", "stopping writes when no replica is left");
+        }
+        if db.reads.is_some_and(|reads| reads.split) {
+            add("db.reads.split", "answering reads from replicas");
+        }
+    }
+    match config.lease.as_ref().map(|lease| &lease.store) {
+        Some(LeaseStore::S3 { .. }) => add("lease.store", "keeping the lease in an object store"),
+        Some(LeaseStore::Etcd { .. }) => add("lease.store", "keeping the lease in etcd"),
+        Some(LeaseStore::Single) | None => {}
+    }
+    if config.cache.is_some() {
+        add("cache", "the cache");
+    }
+    if config.assets.is_some() {
+        add("assets", "keeping uploads in an object store");
+    }
+    match config.ip.as_ref().map(|ip| &ip.method) {
+        Some(AddressMethod::Arp) => add("ip.method", "taking over the address of a lost server"),
+        Some(AddressMethod::Exec(_)) => add("ip.method", "calling a program to move an address"),
+        Some(AddressMethod::None) | None => {}
+    }
+    if config.dns.is_some() {
+        add("dns", "answering DNS");
+    }
+    if config.capacity.is_some() {
+        add("capacity", "measuring limits");
+    }
+    found
+}
+
+impl NotYet {
+    /// For [`crate::render`].
+    pub fn to_error(&self) -> ConfigError {
+        ConfigError {
+            code: Code::C010,
+            message: format!("this version does not do it yet: {}", self.what),
+            span: self.span.clone(),
+            hint: Some("correct, and refused by `apply` until a version does it".to_owned()),
+            origin: self.origin.clone(),
+        }
+    }
+
+    /// For `apply` and `plan`.
+    pub fn to_refusal(&self) -> Refusal {
+        Refusal::new(
+            Code::C010,
+            format!("`{}`: this version does not do it yet: {}", self.path, self.what),
+        )
+        .next("see all of them, with their places", "pontoon check")
+    }
+}

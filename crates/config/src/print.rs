@@ -1,0 +1,237 @@
+//! A checked configuration as text: reading it again gives the same configuration.
+
+use std::fmt::Write as _;
+
+use pontoon_fleet::units::{format_bytes, format_duration, format_share};
+
+use crate::Config;
+use crate::model::{
+    AddressMethod, AfterWrite, App, Credentials, Db, Durability, Failover, LeaseStore, Server, WhenAlone,
+};
+
+impl Config {
+    /// Prints it, every default spelled out except those that depend on the version (`db.failover` and the like).
+    /// [`Config::parse`] of the result is equal to `self`.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::from("version = 1\n");
+        out.section("[fleet]");
+        out.text("name", self.fleet.name.as_str());
+        if !self.fleet.domains.is_empty() {
+            out.list("domains", &self.fleet.domains);
+        }
+        out.raw("port", self.fleet.port);
+        for server in &self.servers {
+            print_server(&mut out, server);
+        }
+        if !self.edge.listen.is_empty() {
+            out.section("[edge]");
+            out.list("listen", &self.edge.listen);
+        }
+        if let Some(app) = &self.app {
+            print_app(&mut out, app);
+        }
+        if let Some(db) = &self.db {
+            print_db(&mut out, db);
+        }
+        self.print_later_tiers(&mut out);
+        out
+    }
+
+    fn print_later_tiers(&self, out: &mut String) {
+        if let Some(lease) = &self.lease {
+            out.section("[lease]");
+            match &lease.store {
+                LeaseStore::Single => out.text("store", "single"),
+                LeaseStore::S3 {
+                    bucket,
+                    endpoint,
+                    credentials,
+                } => {
+                    out.text("store", "s3");
+                    out.text("bucket", bucket);
+                    out.optional("endpoint", endpoint.as_deref());
+                    out.credentials(credentials.as_ref());
+                }
+                LeaseStore::Etcd {
+                    endpoints,
+                    credentials,
+                } => {
+                    out.text("store", "etcd");
+                    out.list("endpoints", endpoints);
+                    out.credentials(credentials.as_ref());
+                }
+            }
+            out.text("ttl", &format_duration(lease.ttl));
+        }
+        if let Some(cache) = &self.cache {
+            out.section("[cache]");
+            out.text("listen", &cache.listen.to_string());
+            out.text("memory", &format_bytes(cache.memory_bytes));
+            out.raw("copies", cache.copies);
+        }
+        if let Some(assets) = &self.assets {
+            out.section("[assets]");
+            out.text("local", &assets.local.to_string_lossy());
+            out.text("url", &assets.url);
+            out.text("bucket", &assets.bucket);
+            out.optional("endpoint", assets.endpoint.as_deref());
+            out.credentials(assets.credentials.as_ref());
+        }
+        if let Some(ip) = &self.ip {
+            out.section("[ip]");
+            match &ip.method {
+                AddressMethod::Arp => out.text("method", "arp"),
+                AddressMethod::None => out.text("method", "none"),
+                AddressMethod::Exec(program) => {
+                    out.text("method", "exec");
+                    out.text("exec", &program.to_string_lossy());
+                }
+            }
+        }
+        if let Some(dns) = &self.dns {
+            out.section("[dns]");
+            out.text("zone", &dns.zone);
+            out.text("ttl", &format_duration(dns.ttl));
+        }
+        if let Some(capacity) = &self.capacity {
+            out.section("[capacity]");
+            let (p99, errors) = (format_duration(capacity.p99), format_share(capacity.errors));
+            out.raw(
+                "objective",
+                format_args!("{{ p99 = {}, errors = {} }}", quoted(&p99), quoted(&errors)),
+            );
+            out.text("warn_at", &format_share(capacity.warn_at));
+        }
+    }
+}
+
+fn print_server(out: &mut String, server: &Server) {
+    out.section("[[server]]");
+    out.text("name", server.name.as_str());
+    out.text("private", &server.private.to_string());
+    if !server.public.is_empty() {
+        out.list("public", &server.public);
+    }
+    out.list("roles", &server.roles);
+    out.optional("zone", server.zone.as_deref());
+    if server.standby {
+        out.raw("standby", true);
+    }
+}
+
+fn print_app(out: &mut String, app: &App) {
+    out.section("[app]");
+    out.text("upstream", &app.upstream.to_string());
+    out.text("drain", &format_duration(app.drain));
+    let health = &app.health;
+    out.section("[app.health]");
+    out.optional("path", health.path.as_deref());
+    if let Some(status) = health.expect {
+        out.raw("expect", status);
+    }
+    out.text("interval", &format_duration(health.interval));
+    out.text("timeout", &format_duration(health.timeout));
+    out.raw("fall", health.fall);
+    out.raw("rise", health.rise);
+    out.section("[app.retries]");
+    out.list("methods", &app.retries.methods);
+    out.raw("max", app.retries.max);
+    out.text("budget", &format_share(app.retries.budget));
+}
+
+fn print_db(out: &mut String, db: &Db) {
+    out.section("[db]");
+    out.text("engine", db.engine.as_str());
+    out.optional("address", db.address.as_deref());
+    out.raw("proxy", db.proxy);
+    if !db.listen.is_empty() {
+        out.list("listen", &db.listen);
+    }
+    out.raw("server_port", db.server_port);
+    out.optional(
+        "server_socket",
+        db.server_socket
+            .as_deref()
+            .map(|path| path.to_string_lossy())
+            .as_deref(),
+    );
+    let failover = db.failover.map(|failover| match failover {
+        Failover::Auto => "auto",
+        Failover::Manual => "manual",
+        Failover::Off => "off",
+    });
+    out.optional("failover", failover);
+    let durability = db.durability.map(|durability| match durability {
+        Durability::TwoCopies => "two-copies",
+        Durability::OneCopy => "one-copy",
+    });
+    out.optional("durability", durability);
+    let when_alone = db.when_alone.map(|when_alone| match when_alone {
+        WhenAlone::Continue => "continue",
+        WhenAlone::Stop => "stop",
+    });
+    out.optional("when_alone", when_alone);
+    out.text("hold_writes", &format_duration(db.hold_writes));
+    if let Some(reads) = &db.reads {
+        out.section("[db.reads]");
+        out.raw("split", reads.split);
+        out.text("max_lag", &format_duration(reads.max_lag));
+        let after_write = match reads.after_write {
+            AfterWrite::FleetWide => "fleet-wide",
+            AfterWrite::Connection => "connection",
+        };
+        out.text("after_write", after_write);
+    }
+}
+
+/// A string as TOML writes it, quotes included.
+pub(crate) fn quoted(text: &str) -> String {
+    toml_edit::Value::from(text).to_string()
+}
+
+trait Print {
+    fn section(&mut self, header: &str);
+    fn raw(&mut self, key: &str, value: impl std::fmt::Display);
+    fn text(&mut self, key: &str, value: &str);
+    fn optional(&mut self, key: &str, value: Option<&str>);
+    fn list<T: ToString>(&mut self, key: &str, items: impl IntoIterator<Item = T>);
+    fn credentials(&mut self, credentials: Option<&Credentials>);
+}
+
+impl Print for String {
+    fn section(&mut self, header: &str) {
+        self.push('\n');
+        self.push_str(header);
+        self.push('\n');
+    }
+
+    fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.raw(key, quoted(value));
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    fn list<T: ToString>(&mut self, key: &str, items: impl IntoIterator<Item = T>) {
+        let items: Vec<String> = items.into_iter().map(|item| quoted(&item.to_string())).collect();
+        self.raw(key, format_args!("[{}]", items.join(", ")));
+    }
+
+    fn credentials(&mut self, credentials: Option<&Credentials>) {
+        let (key, value) = match credentials {
+            Some(Credentials::Systemd(name)) => ("credential", quoted(name)),
+            Some(Credentials::File(path)) => ("file", quoted(&path.to_string_lossy())),
+            Some(Credentials::Env(name)) => ("env", quoted(name)),
+            None => return,
+        };
+        self.raw("credentials", format_args!("{{ {key} = {value} }}"));
+    }
+}

@@ -1,0 +1,369 @@
+//! What was typed: the configuration language, defined once. Serde reads with these types, schemars prints
+//! them as JSON schema, and `shape.rs` walks that schema.
+
+use std::fmt;
+use std::ops::Range;
+
+use pontoon_fleet::{Engine, Role};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer};
+
+use crate::model::{AfterWrite, Durability, Failover, WhenAlone};
+
+/// The JSON schema of `fleet.toml` (draft 2020-12), for editors and for `pontoon schema`.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(File).to_value();
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("title".to_owned(), "Pontoon's fleet.toml".into());
+    }
+    schema
+}
+
+/// A value and where it stood.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T>(toml::Spanned<T>);
+
+impl<T> At<T> {
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.0.span()
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        self.0.get_ref()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        toml::Spanned::deserialize(deserializer).map(At)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> std::borrow::Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for At<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+pub(crate) type Text = At<String>;
+
+/// The configuration of a fleet, the same on every server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    /// The configuration language's version: 1.
+    #[expect(
+        dead_code,
+        reason = "`check::version_error` reads it from the tree, before the rest is looked at"
+    )]
+    pub version: At<i64>,
+    /// What concerns the whole fleet.
+    pub fleet: Fleet,
+    /// The servers, one `[[server]]` each.
+    pub server: Vec<At<Server>>,
+    /// What several servers share.
+    pub defaults: Option<Defaults>,
+    /// Where visitors arrive.
+    pub edge: Option<Edge>,
+    /// The application that runs on every server with the role `app`.
+    pub app: Option<App>,
+    /// The database.
+    pub db: Option<At<Db>>,
+    /// Who may be primary.
+    pub lease: Option<At<Lease>>,
+    /// The cache on every server with the role `cache`.
+    pub cache: Option<Cache>,
+    /// Uploads, kept in an object store.
+    pub assets: Option<Assets>,
+    /// Addresses that move from a lost server to a live one.
+    pub ip: Option<At<Ip>>,
+    /// DNS for the fleet's zone.
+    pub dns: Option<Dns>,
+    /// Measured limits, and when to warn.
+    pub capacity: Option<Capacity>,
+}
+
+/// What concerns the whole fleet.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fleet {
+    /// The fleet's name: a-z, 0-9 and '-'.
+    pub name: Text,
+    /// The names that visitors use; omitted: whatever they ask for.
+    pub domains: Option<Vec<Text>>,
+    /// The first of three ports between the servers, all mutual TLS. Default 7400.
+    pub port: Option<At<i64>>,
+}
+
+/// One server of the fleet.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    /// The server's name: a-z, 0-9 and '-'.
+    pub name: Text,
+    /// Its address inside the fleet.
+    pub private: Text,
+    /// The addresses that visitors reach it at.
+    pub public: Option<Vec<Text>>,
+    /// What it does; omitted: everything.
+    #[schemars(with = "Option<Vec<Role>>")]
+    pub roles: Option<At<Vec<At<Role>>>>,
+    /// Where it stands, such as a data centre's name.
+    pub zone: Option<Text>,
+    /// Whether its edge takes no traffic until another edge is lost. Default false.
+    pub standby: Option<At<bool>>,
+}
+
+/// What several parts share.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Defaults {
+    /// What all servers share.
+    pub server: Option<ServerDefaults>,
+}
+
+/// What all servers share unless they say otherwise.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerDefaults {
+    /// What they do.
+    #[schemars(with = "Option<Vec<Role>>")]
+    pub roles: Option<At<Vec<At<Role>>>>,
+    /// Where they stand.
+    pub zone: Option<Text>,
+    /// Whether their edges wait until another edge is lost.
+    pub standby: Option<At<bool>>,
+}
+
+/// Where visitors arrive.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Edge {
+    /// Addresses with port. Default: port 80 of each server's public addresses.
+    pub listen: Option<At<Vec<Text>>>,
+}
+
+/// The application.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct App {
+    /// Where it already listens, on its own server.
+    pub upstream: Text,
+    /// How to tell that it works.
+    pub health: Option<Health>,
+    /// When a request may be tried on another server.
+    pub retries: Option<Retries>,
+    /// How long a draining server may finish what it began. Default "10s".
+    pub drain: Option<Text>,
+}
+
+/// A health check over HTTP.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    /// The path asked for; omitted: only a TCP connection is made.
+    pub path: Option<Text>,
+    /// The status that means healthy; omitted: 200 to 399.
+    pub expect: Option<At<i64>>,
+    /// Between two checks. Default "1s".
+    pub interval: Option<Text>,
+    /// How long one check may take. Default "1s".
+    pub timeout: Option<Text>,
+    /// Failed checks in a row after which a server is out. Default 2.
+    pub fall: Option<At<i64>>,
+    /// Good checks in a row after which it is in again. Default 2.
+    pub rise: Option<At<i64>>,
+}
+
+/// Retries on another server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retries {
+    /// Methods that may be repeated. Default GET and HEAD.
+    pub methods: Option<Vec<Text>>,
+    /// Tries beyond the first. Default 1.
+    pub max: Option<At<i64>>,
+    /// Retries allowed as a share of the requests. Default "20%".
+    pub budget: Option<Text>,
+}
+
+/// The database.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Db {
+    /// Which kind.
+    #[schemars(with = "Engine")]
+    pub engine: At<Engine>,
+    /// Where an external database is, "HOST:PORT"; only with engine = "external".
+    pub address: Option<Text>,
+    /// Whether the SQL proxy stands in front of the database. Default true.
+    pub proxy: Option<At<bool>>,
+    /// What the application already dials: "ADDRESS:PORT" or the path of a Unix socket. The SQL proxy listens there.
+    pub listen: Option<At<Vec<Text>>>,
+    /// The port that the real server moves to. Default 3307 (3306 without the SQL proxy).
+    pub server_port: Option<At<i64>>,
+    /// The Unix socket that the real server moves to. Default: the first socket in `listen`, with "-server" before ".sock".
+    pub server_socket: Option<Text>,
+    /// Who promotes a replica when the primary is lost.
+    #[schemars(with = "Option<Failover>")]
+    pub failover: Option<At<Failover>>,
+    /// When a commit is acknowledged.
+    #[schemars(with = "Option<Durability>")]
+    pub durability: Option<At<Durability>>,
+    /// What a primary without a replica does.
+    #[schemars(with = "Option<WhenAlone>")]
+    pub when_alone: Option<At<WhenAlone>>,
+    /// Whether replicas answer reads.
+    pub reads: Option<Reads>,
+    /// How long a new connection waits for a primary before it is refused. Default "10s".
+    pub hold_writes: Option<Text>,
+}
+
+/// Reads on replicas.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reads {
+    /// Whether reads go to replicas. Default false.
+    pub split: Option<At<bool>>,
+    /// A replica further behind answers no reads. Default "1s".
+    pub max_lag: Option<Text>,
+    /// Who sees a write at once. Default "fleet-wide".
+    #[schemars(with = "Option<AfterWrite>")]
+    pub after_write: Option<At<AfterWrite>>,
+}
+
+/// Where the lease is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StoreKind {
+    Single,
+    S3,
+    Etcd,
+}
+
+/// Who may be primary.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Lease {
+    /// Where the lease is kept: a file on one server, an object store, or etcd.
+    #[schemars(with = "StoreKind")]
+    pub store: At<StoreKind>,
+    /// The object store's bucket.
+    pub bucket: Option<Text>,
+    /// The object store's URL.
+    pub endpoint: Option<Text>,
+    /// The members of an etcd cluster.
+    pub endpoints: Option<At<Vec<Text>>>,
+    /// Where the keys are; never the keys themselves.
+    pub credentials: Option<At<Secret>>,
+    /// How long a lease holds without being renewed. Default "6s".
+    pub ttl: Option<Text>,
+}
+
+/// Where a secret is: exactly one of the three. Never the secret itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Secret {
+    /// The name of a systemd credential.
+    pub credential: Option<Text>,
+    /// The absolute path of a file.
+    pub file: Option<Text>,
+    /// The name of an environment variable.
+    pub env: Option<Text>,
+}
+
+/// The cache.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cache {
+    /// What the application already dials. Default "127.0.0.1:11211".
+    pub listen: Option<Text>,
+    /// Memory on each server with the role, such as "512MiB".
+    pub memory: Text,
+    /// How many servers hold each item. Default 1.
+    pub copies: Option<At<i64>>,
+}
+
+/// Uploads.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Assets {
+    /// The folder that the application writes uploads to.
+    pub local: Text,
+    /// The path that visitors read them under.
+    pub url: Text,
+    /// The bucket.
+    pub bucket: Text,
+    /// The object store's URL. Default: that of the lease.
+    pub endpoint: Option<Text>,
+    /// Where the keys are. Default: those of the lease.
+    pub credentials: Option<At<Secret>>,
+}
+
+/// How an address moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IpMethod {
+    Arp,
+    Exec,
+    None,
+}
+
+/// Addresses that move.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ip {
+    /// How: announced on the local network, by a program of yours, or not at all.
+    #[schemars(with = "IpMethod")]
+    pub method: At<IpMethod>,
+    /// The program, with method = "exec".
+    pub exec: Option<Text>,
+}
+
+/// DNS.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Dns {
+    /// The zone that is answered for.
+    pub zone: Text,
+    /// How long others may remember an answer. Default "30s".
+    pub ttl: Option<Text>,
+}
+
+/// Measured limits.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Capacity {
+    /// What a good request is.
+    pub objective: Objective,
+    /// From this share of the measured limit a warning is given. Default "70%".
+    pub warn_at: Option<Text>,
+}
+
+/// What a good request is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Objective {
+    /// 99 of 100 requests must be answered within this.
+    pub p99: Text,
+    /// Failed requests allowed. Default "0.1%".
+    pub errors: Option<Text>,
+}
