@@ -1,1 +1,19 @@
-//! (being written)
+//! The checks of the repository's own structure, as functions that the tests in `tests/` call.
+//!
+//! **In:** the dependency graph, source texts and documents. **Out:** a line for each violation, saying where it
+//! is and which rule it breaks. **Must never:** be a dependency of anything but tests.
+//!
+//! They live in a library, so that each check is itself tested with made-up input: a check that never fails
+//! proves nothing.
+
+pub mod documents;
+pub mod layers;
+pub mod source;
+
+use std::path::{Path, PathBuf};
+
+/// The top of the repository.
+pub fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
