@@ -1,13 +1,14 @@
 //! The lab: what the tests and `pontoon demo` stand on.
 //!
 //! **In:** a Linux machine, as root or as an ordinary user. **Out:** a fleet of "servers" made of namespaces
-//! ([`Lab`], [`Server`]) with real databases ([`Mariadb`], [`Mysql`]), an application nobody here wrote
+//! ([`Lab`], [`Server`]) with real databases ([`Mariadb`], [`Standalone`]), an application nobody here wrote
 //! ([`wordpress`]) and a small one of our own ([`notes`]), visitors that keep a ledger of every acknowledged write
 //! ([`Load`]), and faults: kill -9, freeze, power cut, cable out, two servers that do not see each other.
 //!
 //! **Must never:** touch the machine's own network, files or services; leave anything behind, however it ends; end a
 //! process that it did not start; use Pontoon's own code to judge Pontoon (the HTTP client is its own).
 
+pub mod database;
 mod enter;
 mod error;
 mod lab;
@@ -17,6 +18,7 @@ mod testing;
 mod wait;
 mod workdir;
 
+pub use database::{DatabaseOptions, Mariadb, Standalone};
 pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, namespaces_unavailable};
 pub use error::{LabError, Skip};
 pub use lab::Lab;

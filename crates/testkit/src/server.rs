@@ -464,7 +464,7 @@ fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {
     fs::OpenOptions::new().create(true).append(true).open(target).map(drop).map_err(LabError::io(what()))
 }
 
-fn log_tail(path: &Path) -> String {
+pub(crate) fn log_tail(path: &Path) -> String {
     tail(&fs::read(path).unwrap_or_default(), 20)
 }
 

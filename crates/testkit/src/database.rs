@@ -1,0 +1,291 @@
+//! Real database servers: MariaDB and MySQL, in a server of the lab or, for tests that need no fleet, on loopback.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, OptsBuilder};
+use rustix::process::Signal;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::proc::ProcessId;
+use crate::server::{Server, Spawn, log_tail};
+use crate::wait::{find_program, run, wait_until};
+use crate::{LabError, Skip};
+
+/// How a database server differs from what its package starts.
+#[derive(Clone, Debug)]
+pub struct DatabaseOptions {
+    /// The TCP port, on loopback.
+    pub port: u16,
+    /// Lines of its option file's server section, such as `log_bin`.
+    pub config: Vec<String>,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> DatabaseOptions {
+        DatabaseOptions { port: 3306, config: Vec::new() }
+    }
+}
+
+/// A MariaDB server as a fresh Debian runs it: data in `/var/lib/mysql`, socket `/run/mysqld/mysqld.sock`, TCP on
+/// loopback, and `root` by the Unix socket only.
+#[derive(Debug)]
+pub struct Mariadb {
+    server: Server,
+    pid: ProcessId,
+}
+
+impl Mariadb {
+    /// Whether MariaDB can be had here.
+    ///
+    /// # Errors
+    /// [`Skip`] names what is missing.
+    pub fn available() -> Result<(), Skip> {
+        for program in ["mariadbd", "mariadb-install-db"] {
+            if find_program(program).is_none() {
+                return Err(Skip(format!("`{program}` is not installed (Debian package mariadb-server-core)")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts MariaDB in `server`, with a fresh data folder when there is none, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is not installed, or does not answer within a minute.
+    pub async fn start(server: &Server, options: &DatabaseOptions) -> Result<Mariadb, LabError> {
+        Mariadb::available()?;
+        write_options(server, options)?;
+        if !server.dir().join("var-lib/mysql/mysql").exists() {
+            let install = ["--user=root", "--datadir=/var/lib/mysql", "--skip-test-db", "--auth-root-socket-user=root"];
+            server.exec("mariadb-install-db", &install).await?;
+        }
+        let process = server.spawn(Spawn::new("mariadbd", "mariadbd")).await?;
+        let mariadb = Mariadb { server: server.clone(), pid: process.id() };
+        wait_until("an answer of MariaDB", Duration::from_secs(60), || async {
+            if process.alive() { mariadb.root().await.ok().map(drop).map(Ok) } else { Some(process.check_alive()) }
+        })
+        .await??;
+        Ok(mariadb)
+    }
+
+    /// The process, as the caller sees it. It changes when somebody restarts the database.
+    pub fn process(&self) -> ProcessId {
+        self.pid
+    }
+
+    /// A connection as `root` through the database's own socket.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn root(&self) -> Result<Conn, LabError> {
+        connect_root(&self.server.path(SOCKET)?).await
+    }
+
+    /// Makes a database and a user who owns it and comes from `localhost`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn create_database(&self, name: &str, user: &str, password: &str) -> Result<(), LabError> {
+        let mut conn = self.root().await?;
+        for statement in [
+            format!("CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4"),
+            format!("CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED BY '{password}'"),
+            format!("GRANT ALL ON `{name}`.* TO '{user}'@'localhost'"),
+        ] {
+            conn.query_drop(&statement).await.map_err(LabError::database(statement))?;
+        }
+        Ok(())
+    }
+}
+
+/// A connection as `root` through a Unix socket of a database (see [`Server::path`]), without a password.
+///
+/// # Errors
+/// When it cannot be made within 5 s.
+pub async fn connect_root(socket: &Path) -> Result<Conn, LabError> {
+    let what = format!("root at {}", socket.display());
+    let options = OptsBuilder::default().socket(Some(socket.to_string_lossy())).user(Some("root"));
+    let limit = Duration::from_secs(5);
+    let late = |_| LabError::Timeout { what: what.clone(), after: limit };
+    timeout(limit, Conn::new(options)).await.map_err(late)?.map_err(LabError::database(what.clone()))
+}
+
+/// Asks a database one thing.
+///
+/// # Errors
+/// When it refuses.
+pub async fn rows<R: FromRow + Send + 'static>(conn: &mut Conn, query: &str) -> Result<Vec<R>, LabError> {
+    conn.query(query).await.map_err(LabError::database(query))
+}
+
+/// Debian's option files as they are, and one of ours after them.
+fn write_options(server: &Server, options: &DatabaseOptions) -> Result<(), LabError> {
+    let etc = server.dir().join("etc/mysql");
+    let folder = etc.join("mariadb.conf.d");
+    let write = |path: PathBuf, text: String| fs::write(path, text).map_err(LabError::io("option file"));
+    fs::create_dir_all(&folder).map_err(LabError::io("option file"))?;
+    if fs::symlink_metadata(etc.join("my.cnf")).is_err() {
+        // Only the programs are installed, without the package that brings the option files.
+        write(etc.join("my.cnf"), "!includedir /etc/mysql/mariadb.conf.d/\n".to_owned())?;
+    }
+    if !folder.join("50-server.cnf").exists() {
+        let server = "[mariadbd]\npid-file = /run/mysqld/mysqld.pid\nbind-address = 127.0.0.1\n";
+        write(folder.join("50-server.cnf"), server.to_owned())?;
+    }
+    let mut lines = format!("[mariadbd]\nuser = root\nport = {}\ninnodb_buffer_pool_size = 64M\n", options.port);
+    for line in &options.config {
+        lines.push_str(line);
+        lines.push('\n');
+    }
+    write(folder.join("90-lab.cnf"), lines)
+}
+
+/// A database server on loopback with its data in a folder of the caller: for tests that need no fleet. It dies when
+/// this value is dropped, and with the thread that started it.
+#[derive(Debug)]
+pub struct Standalone {
+    child: Child,
+    socket: PathBuf,
+    port: u16,
+}
+
+impl Standalone {
+    /// Starts MariaDB below `dir`.
+    ///
+    /// # Errors
+    /// When it is not installed, or does not answer within a minute.
+    pub async fn mariadb(dir: &Path, options: &DatabaseOptions) -> Result<Standalone, LabError> {
+        Mariadb::available()?;
+        let data = dir.join("data");
+        if !data.join("mysql").exists() {
+            fs::create_dir_all(&data).map_err(LabError::io("data folder"))?;
+            let mut install = Command::new(program("mariadb-install-db")?);
+            install.args(["--no-defaults", "--user=root", "--skip-test-db", "--auth-root-authentication-method=normal"]);
+            run(install.arg(format!("--datadir={}", data.display())), Duration::from_secs(120)).await?;
+        }
+        Standalone::start(&program("mariadbd")?, "mariadbd", dir, options).await
+    }
+
+    /// Starts MySQL below `dir`: the one that `script/get-mysql` unpacked, or one that is installed.
+    ///
+    /// # Errors
+    /// [`LabError::Skip`] when there is none; or when it does not answer within a minute.
+    pub async fn mysql(dir: &Path, options: &DatabaseOptions) -> Result<Standalone, LabError> {
+        let mysqld = mysqld()?;
+        let data = dir.join("data");
+        if !data.exists() {
+            let mut install = Command::new(&mysqld);
+            install.args(["--no-defaults", "--initialize-insecure", "--user=root"]);
+            run(install.arg(format!("--datadir={}", data.display())), Duration::from_secs(120)).await?;
+        }
+        Standalone::start(&mysqld, "mysqld", dir, options).await
+    }
+
+    async fn start(
+        mysqld: &Path,
+        section: &str,
+        dir: &Path,
+        options: &DatabaseOptions,
+    ) -> Result<Standalone, LabError> {
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut lines = format!(
+            "[{section}]\nuser = root\ndatadir = {}\nsocket = {}\npid-file = {}\nport = {}\nbind-address = 127.0.0.1\n\
+             innodb_buffer_pool_size = 64M\n",
+            at("data"),
+            at("mysqld.sock"),
+            at("mysqld.pid"),
+            options.port
+        );
+        for line in &options.config {
+            lines.push_str(line);
+            lines.push('\n');
+        }
+        fs::write(dir.join("my.cnf"), lines).map_err(LabError::io("option file"))?;
+        let log = dir.join("mysqld.log");
+        let out = fs::File::create(&log).map_err(LabError::io("log file"))?;
+        let err = out.try_clone().map_err(LabError::io("log file"))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(mysqld).arg(format!("--defaults-file={}", at("my.cnf")));
+        command.stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true);
+        let child = command.spawn().map_err(LabError::io(section))?;
+        let mut standalone = Standalone { child, socket: dir.join("mysqld.sock"), port: options.port };
+        wait_until(&format!("an answer of {section}"), Duration::from_secs(60), || {
+            let ended = standalone.child.try_wait().is_ok_and(|status| status.is_some());
+            let (socket, log) = (standalone.socket.clone(), log.clone());
+            async move {
+                if ended {
+                    let tail = log_tail(&log);
+                    return Some(Err(LabError::Ended { program: section.to_owned(), log, tail }));
+                }
+                connect_root(&socket).await.ok().map(|_| Ok(()))
+            }
+        })
+        .await??;
+        Ok(standalone)
+    }
+
+    /// Its Unix socket; `root` needs no password.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection as `root`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn root(&self) -> Result<Conn, LabError> {
+        connect_root(&self.socket).await
+    }
+
+    /// The process.
+    pub fn process(&self) -> Option<ProcessId> {
+        ProcessId::of(self.child.id()? as i32)
+    }
+
+    /// Ends it in good order.
+    ///
+    /// # Errors
+    /// When it has not ended within half a minute.
+    pub async fn stop(mut self) -> Result<(), LabError> {
+        if let Some(process) = self.process() {
+            process.signal(Signal::TERM)?;
+        }
+        let limit = Duration::from_secs(30);
+        let late = |_| LabError::Timeout { what: "end of the database".to_owned(), after: limit };
+        timeout(limit, self.child.wait()).await.map_err(late)?.map_err(LabError::io("end of the database")).map(drop)
+    }
+}
+
+/// MySQL's server program: `PONTOON_TEST_MYSQLD`, or `.cache/mysql/bin/mysqld` of this checkout (made by
+/// `script/get-mysql`), or one that is installed and is not MariaDB's.
+///
+/// # Errors
+/// [`Skip`] when there is none.
+pub fn mysqld() -> Result<PathBuf, Skip> {
+    let named = std::env::var_os("PONTOON_TEST_MYSQLD").map(PathBuf::from);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/mysql/bin/mysqld");
+    let installed = find_program("mysqld").filter(|path| {
+        // MariaDB installs a link of that name.
+        fs::canonicalize(path).is_ok_and(|real| real.file_name().is_some_and(|name| name == "mysqld"))
+    });
+    [named, Some(checkout), installed].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
+        Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned())
+    })
+}
+
+fn program(name: &str) -> Result<PathBuf, Skip> {
+    find_program(name).ok_or_else(|| Skip(format!("`{name}` is not installed")))
+}
+
+/// Where Debian's MariaDB listens.
+pub const SOCKET: &str = "/run/mysqld/mysqld.sock";
