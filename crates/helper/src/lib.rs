@@ -1,1 +1,29 @@
-//! (being written)
+//! `pontoon helper`: the small root process beside the agent.
+//!
+//! **In:** about ten verbs ([`Request`]) over the Unix socket `<run>/helper.sock`, one JSON line each, from root and
+//! the pontoon user only; what to work on stands in the root-written node file ([`Node`]). **Out:** one JSON line
+//! ([`Reply`] or a refusal); `backup` and `restore` go on with raw [`frame`]s on the same connection.
+//!
+//! **Must never:** take a path from a caller, delete anything of the user's (settings and data directories are
+//! renamed), or decide anything: it does what it is told or says why not.
+//!
+//! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
+
+mod backup;
+mod client;
+mod dirs;
+pub mod find;
+pub mod frame;
+mod node;
+mod protocol;
+mod restore;
+mod server;
+mod settings;
+mod unit;
+
+pub use client::{HelperClient, RestoreSession};
+pub use dirs::{Incoming, IncomingState};
+pub use node::{DatabaseNode, Node, Run};
+pub use protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};
+pub use server::{HelperOptions, run, serve};
+pub use settings::{DatabaseSettings, Setting, TlsFiles};

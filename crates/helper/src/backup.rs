@@ -1,0 +1,325 @@
+//! The source's side of a copy: mariadb-backup's stream in frames whose last one can be trusted.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pontoon_fleet::{Code, Refusal};
+use pontoon_rt::files;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::frame::{self, End, Frame, Progress};
+use crate::node::{DatabaseNode, Run};
+use crate::protocol::BackupOptions;
+use crate::settings;
+use crate::unit::User;
+
+const TOOL: &str = "mariadb-backup";
+
+/// How much is read at once; also the payload of a frame.
+const CHUNK: usize = 256 * 1024;
+
+/// A backup that runs.
+pub(crate) struct Backup {
+    child: Child,
+    total: u64,
+    bytes_per_second: Option<u64>,
+    scratch: std::path::PathBuf,
+}
+
+/// Starts the tool. What can be said no to is said here, before the first frame.
+pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Backup, Refusal> {
+    if !node.is_mariadb() {
+        return Err(Refusal::new(
+            Code::D002,
+            "only MariaDB is copied as a stream; MySQL has CLONE",
+        ));
+    }
+    if settings::admin_file(node).symlink_metadata().is_err() {
+        return Err(
+            Refusal::new(Code::N003, "the database has no administration account yet")
+                .because("Pontoon's settings were not written")
+                .next("move the database aside first", "pontoon apply"),
+        );
+    }
+    let user = User::of(node)?;
+    let defaults = node.files.join("backup.cnf");
+    files::write_atomic(&defaults, defaults_text(node).as_bytes(), 0o640)?;
+    user.own(&defaults)?;
+    let scratch = node.files.join("backup-scratch");
+    let _ = std::fs::remove_dir_all(&scratch);
+    files::create_dir(&scratch, 0o700)?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&scratch, Some(user.uid), Some(user.gid))
+            .map_err(|error| files::FileError::new(&scratch, "give away", error))?;
+    }
+    let mut command = Command::new(TOOL);
+    command
+        .arg(format!("--defaults-file={}", defaults.display()))
+        .args(["--backup", "--stream=mbstream"])
+        .arg(format!("--target-dir={}", scratch.display()))
+        .arg(format!("--socket={}", settings::effective_socket(node).display()))
+        .current_dir(&scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    user.run_as(&mut command);
+    let child = command.spawn().map_err(|error| tool_missing(TOOL, &error))?;
+    Ok(Backup {
+        child,
+        total: size_of(node),
+        bytes_per_second: options.bytes_per_second,
+        scratch,
+    })
+}
+
+impl Backup {
+    /// Sends the whole stream; the last frame says how it went.
+    ///
+    /// # Errors
+    /// Only the receiver's: it is gone, and the backup is ended with it.
+    pub(crate) async fn send<W: AsyncWrite + Unpin>(mut self, to: &mut W) -> std::io::Result<()> {
+        let broken = || std::io::Error::other("the backup tool has no output");
+        let mut output = self.child.stdout.take().ok_or_else(broken)?;
+        let errors = self.child.stderr.take().ok_or_else(broken)?;
+        let locked = Arc::new(AtomicBool::new(false));
+        let words = tokio::spawn(listen(BufReader::new(errors), locked.clone()));
+
+        let (mut digest, mut bytes, mut buffer) = (Sha256::new(), 0u64, vec![0; CHUNK]);
+        let mut pace = Pace::new(self.bytes_per_second);
+        let mut reported = Instant::now();
+        frame::write(
+            to,
+            &Frame::Progress(Progress {
+                bytes,
+                total: self.total,
+            }),
+        )
+        .await?;
+        loop {
+            let count = output.read(&mut buffer).await?;
+            if count == 0 {
+                break;
+            }
+            let chunk = &buffer[..count];
+            digest.update(chunk);
+            bytes += count as u64;
+            frame::write_data(to, chunk).await?;
+            if reported.elapsed() > Duration::from_millis(200) {
+                reported = Instant::now();
+                frame::write(
+                    to,
+                    &Frame::Progress(Progress {
+                        bytes,
+                        total: self.total.max(bytes),
+                    }),
+                )
+                .await?;
+            }
+            // Under the tool's lock everybody's commits wait for us: no pacing there.
+            if !locked.load(Ordering::Relaxed) {
+                pace.after(count as u64).await;
+            }
+        }
+        let status = self.child.wait().await?;
+        let words = words.await.unwrap_or_default();
+        let last = if status.success() && words.completed {
+            Frame::End(End {
+                bytes,
+                sha256: hex(&digest.finalize()),
+            })
+        } else {
+            let mut refusal = Refusal::new(Code::D003, format!("{TOOL} failed on the source ({status})"));
+            refusal.evidence.extend(words.last);
+            Frame::Failed(refusal)
+        };
+        let _ = std::fs::remove_dir_all(&self.scratch);
+        frame::write(to, &last).await?;
+        to.flush().await
+    }
+}
+
+/// The options that the tool reads: the server's own (encryption keys, paths), then who it logs in as.
+fn defaults_text(node: &DatabaseNode) -> String {
+    let mut text = String::new();
+    match &node.run {
+        Run::Process { .. } if node.settings_file().exists() => {
+            text.push_str(&format!("!include {}\n", node.settings_file().display()));
+        }
+        Run::Process { argv, .. } => {
+            for file in settings::original_defaults(argv) {
+                text.push_str(&format!("!include {}\n", file.display()));
+            }
+        }
+        Run::Systemd { .. } => {
+            for file in settings::original_defaults(&[]) {
+                text.push_str(&format!("!include {}\n", file.display()));
+            }
+        }
+    }
+    text.push_str(&format!("!include {}\n", settings::admin_file(node).display()));
+    text.push_str(&format!("[mariadb-backup]\ndatadir={}\n", node.datadir.display()));
+    text
+}
+
+pub(crate) fn tool_missing(tool: &str, error: &std::io::Error) -> Refusal {
+    Refusal::new(Code::D007, format!("{tool} cannot be run"))
+        .because(error.to_string())
+        .next("install it", "apt-get install mariadb-backup")
+}
+
+/// What the tool said.
+#[derive(Default)]
+pub(crate) struct Words {
+    /// Its last lines.
+    pub last: Vec<String>,
+    /// Whether it said that it is done.
+    pub completed: bool,
+}
+
+/// Reads the tool's messages; notes when it takes its locks.
+pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(
+    mut errors: R,
+    locked: Arc<AtomicBool>,
+) -> Words {
+    let mut words = Words::default();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match errors.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return words,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if text.contains("BACKUP LOCKS") || text.contains("BACKUP STAGE FLUSH") {
+            locked.store(true, Ordering::Relaxed);
+        }
+        words.completed = text.ends_with("completed OK!");
+        tracing::debug!(target: "mariadb_backup", "{text}");
+        if words.last.len() == 12 {
+            words.last.remove(0);
+        }
+        words.last.push(text);
+    }
+}
+
+/// Keeps a stream at a rate, with a burst of a tenth of a second.
+struct Pace {
+    rate: Option<u64>,
+    begun: Instant,
+    sent: u64,
+}
+
+impl Pace {
+    fn new(rate: Option<u64>) -> Pace {
+        Pace {
+            rate: rate.filter(|rate| *rate > 0),
+            begun: Instant::now(),
+            sent: 0,
+        }
+    }
+
+    async fn after(&mut self, bytes: u64) {
+        let Some(rate) = self.rate else { return };
+        self.sent += bytes;
+        let due = Duration::from_secs_f64(self.sent as f64 / rate as f64);
+        let elapsed = self.begun.elapsed();
+        if due > elapsed + Duration::from_millis(10) {
+            tokio::time::sleep(due - elapsed).await;
+        } else if elapsed > due + Duration::from_millis(100) {
+            // It was slower than allowed: no debt is built up that would be a burst later.
+            self.begun = Instant::now();
+            self.sent = 0;
+        }
+    }
+}
+
+/// The size of the data directory without logs that are not copied: an estimate of the stream.
+pub(crate) fn size_of(node: &DatabaseNode) -> u64 {
+    fn walk(dir: &std::path::Path, depth: u32) -> u64 {
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return 0;
+        };
+        entries
+            .flatten()
+            .map(|entry| match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() && depth < 3 => walk(&entry.path(), depth + 1),
+                Ok(metadata) if metadata.is_file() && is_copied(&entry.file_name().to_string_lossy()) => {
+                    metadata.len()
+                }
+                _ => 0,
+            })
+            .sum()
+    }
+    walk(&node.datadir, 0)
+}
+
+/// Binary, relay and redo logs and temporary tables do not travel (as whole files).
+fn is_copied(name: &str) -> bool {
+    let is_numbered_log = name.rsplit_once('.').is_some_and(|(base, number)| {
+        number.len() >= 6
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && (base.contains("bin") || base.contains("relay"))
+    });
+    !is_numbered_log && !name.starts_with("ib_logfile") && !name.starts_with("ibtmp")
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_do_not_count_for_the_size() {
+        for name in [
+            "mysql-bin.000001",
+            "pontoon-relay.000012",
+            "ib_logfile0",
+            "ibtmp1",
+        ] {
+            assert!(!is_copied(name), "{name}");
+        }
+        for name in ["ibdata1", "t.ibd", "t.000001", "t.MYD", "aria_log.00000001"] {
+            assert!(is_copied(name), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_tools_last_line_and_its_locks_are_noted() {
+        let locked = Arc::new(AtomicBool::new(false));
+        let text = &b"[00] Acquiring BACKUP LOCKS...\n\xff\n[00] 2026 completed OK!\n"[..];
+        let words = listen(text, locked.clone()).await;
+        assert!(words.completed && locked.load(Ordering::Relaxed));
+        let words = listen(&b"completed OK!\nERROR: no\n"[..], locked).await;
+        assert!(!words.completed, "only the last line counts");
+        assert_eq!(words.last.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pacing_holds_the_rate_and_builds_up_no_debt() {
+        let mut pace = Pace::new(Some(1000));
+        let begun = Instant::now();
+        for _ in 0..10 {
+            pace.after(100).await;
+        }
+        let took = begun.elapsed();
+        assert!((900..1100).contains(&took.as_millis()), "{took:?}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        pace.after(100).await;
+        let begun = Instant::now();
+        pace.after(1000).await;
+        assert!(begun.elapsed() >= Duration::from_millis(800));
+    }
+}

@@ -1,0 +1,238 @@
+//! The agent's side of the socket.
+
+use std::path::PathBuf;
+
+use pontoon_fleet::{Code, Refusal};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::frame::{self, Frame};
+use crate::protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};
+use crate::settings::DatabaseSettings;
+
+/// Calls the helper; a connection for each call.
+#[derive(Clone, Debug)]
+pub struct HelperClient {
+    socket: PathBuf,
+}
+
+/// A copy on its way into this machine.
+pub struct RestoreSession {
+    stream: BufReader<UnixStream>,
+}
+
+impl HelperClient {
+    /// The helper that listens on `socket` (`Paths::helper_socket`).
+    pub fn new(socket: impl Into<PathBuf>) -> HelperClient {
+        HelperClient {
+            socket: socket.into(),
+        }
+    }
+
+    /// What runs and what lies around.
+    ///
+    /// # Errors
+    /// The helper's refusal, or [`Code::N003`] when it does not answer.
+    pub async fn state(&self) -> Result<DatabaseState, Refusal> {
+        match self.call(&Request::State).await? {
+            Reply::State(state) => Ok(state),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts the database; see [`Request::Start`].
+    ///
+    /// # Errors
+    /// [`Code::D005`] with the database's last words.
+    pub async fn start(&self) -> Result<(), Refusal> {
+        self.done(&Request::Start).await
+    }
+
+    /// Stops the database; see [`Request::Stop`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] when it does not stop.
+    pub async fn stop(&self, patience: std::time::Duration, kill: bool) -> Result<(), Refusal> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.done(&Request::Stop { patience_ms, kill }).await
+    }
+
+    /// Writes Pontoon's settings; see [`Request::WriteSettings`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] for a setting that is not on the list, [`Code::N006`], [`Code::J009`].
+    pub async fn write_settings(&self, settings: &DatabaseSettings) -> Result<(), Refusal> {
+        self.done(&Request::WriteSettings(settings.clone())).await
+    }
+
+    /// Renames Pontoon's settings; see [`Request::RemoveSettings`].
+    ///
+    /// # Errors
+    /// [`Code::D006`], [`Code::N006`].
+    pub async fn remove_settings(&self) -> Result<Option<Moved>, Refusal> {
+        self.moved(&Request::RemoveSettings).await
+    }
+
+    /// Copies the fleet certificate to the database; see [`Request::RefreshTls`].
+    ///
+    /// # Errors
+    /// [`Code::J009`], [`Code::N006`].
+    pub async fn refresh_tls(&self) -> Result<(), Refusal> {
+        self.done(&Request::RefreshTls).await
+    }
+
+    /// Starts a copy and returns the stream of [`frame`]s.
+    ///
+    /// # Errors
+    /// [`Code::D007`] when mariadb-backup is missing; what happens later is in the last frame.
+    pub async fn backup(&self, options: &BackupOptions) -> Result<BufReader<UnixStream>, Refusal> {
+        let (reply, stream) = self.open(&Request::Backup(options.clone())).await?;
+        match reply {
+            Reply::Done => Ok(stream),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes room for a copy and opens it for [`RestoreSession::send`].
+    ///
+    /// # Errors
+    /// [`Code::D003`] when the disk is too small, [`Code::D006`], [`Code::D007`].
+    pub async fn restore(&self, expected_bytes: u64) -> Result<RestoreSession, Refusal> {
+        let (reply, stream) = self.open(&Request::Restore { expected_bytes }).await?;
+        match reply {
+            Reply::Done => Ok(RestoreSession { stream }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// See [`Request::MakeIncoming`].
+    ///
+    /// # Errors
+    /// [`Code::D003`] when the disk is too small, [`Code::D006`].
+    pub async fn make_incoming(&self, expected_bytes: u64) -> Result<PathBuf, Refusal> {
+        match self.call(&Request::MakeIncoming { expected_bytes }).await? {
+            Reply::Place { path } => Ok(path),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// See [`Request::SealIncoming`].
+    ///
+    /// # Errors
+    /// [`Code::D003`] when nothing arrived.
+    pub async fn seal_incoming(&self, position: &str) -> Result<(), Refusal> {
+        match self
+            .call(&Request::SealIncoming {
+                position: position.to_owned(),
+            })
+            .await?
+        {
+            Reply::Ready { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// See [`Request::ActivateIncoming`].
+    ///
+    /// # Errors
+    /// [`Code::D006`] when the database runs or something is in the way, [`Code::D003`] when there is no copy.
+    pub async fn activate_incoming(&self) -> Result<Option<Moved>, Refusal> {
+        self.moved(&Request::ActivateIncoming).await
+    }
+
+    /// See [`Request::DiscardIncoming`].
+    ///
+    /// # Errors
+    /// [`Code::D006`] when it is halfway into the data directory's place.
+    pub async fn discard_incoming(&self) -> Result<(), Refusal> {
+        self.done(&Request::DiscardIncoming).await
+    }
+
+    async fn done(&self, request: &Request) -> Result<(), Refusal> {
+        match self.call(request).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn moved(&self, request: &Request) -> Result<Option<Moved>, Refusal> {
+        match self.call(request).await? {
+            Reply::Moved { moved } => Ok(moved),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn call(&self, request: &Request) -> Result<Reply, Refusal> {
+        self.open(request).await.map(|(reply, _)| reply)
+    }
+
+    async fn open(&self, request: &Request) -> Result<(Reply, BufReader<UnixStream>), Refusal> {
+        let away = |error: std::io::Error| {
+            Refusal::new(Code::N003, "the helper does not answer")
+                .because(format!("{}: {error}", self.socket.display()))
+                .next("start it", "systemctl start pontoon-helper")
+        };
+        let mut stream = BufReader::new(UnixStream::connect(&self.socket).await.map_err(away)?);
+        let mut line =
+            serde_json::to_vec(request).map_err(|error| Refusal::new(Code::N007, error.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).await.map_err(away)?;
+        let reply = read_reply(&mut stream).await?;
+        Ok((reply, stream))
+    }
+}
+
+impl RestoreSession {
+    /// Passes one frame on.
+    ///
+    /// # Errors
+    /// The helper's own reason when it gave up, such as a full disk.
+    pub async fn send(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        match frame::write(&mut self.stream, frame).await {
+            Ok(()) => Ok(()),
+            // It closed: its refusal is there to be read.
+            Err(error) => Err(self.reply().await.err().unwrap_or_else(|| {
+                Refusal::new(Code::N003, "the helper closed the connection").because(error.to_string())
+            })),
+        }
+    }
+
+    /// Waits until the copy is prepared; after the last frame was sent. Returns its GTID position.
+    ///
+    /// # Errors
+    /// [`Code::D003`] and why.
+    pub async fn finish(mut self) -> Result<String, Refusal> {
+        match self.reply().await? {
+            Reply::Ready { position } => Ok(position),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn reply(&mut self) -> Result<Reply, Refusal> {
+        read_reply(&mut self.stream).await
+    }
+}
+
+async fn read_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, Refusal> {
+    let mut line = Vec::new();
+    let failed = |why: String| Refusal::new(Code::N003, "the helper gave no answer").because(why);
+    stream
+        .take(1 << 20)
+        .read_until(b'\n', &mut line)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if line.is_empty() {
+        return Err(failed(
+            "it closed the connection: it was stopped, or this user may not call it".to_owned(),
+        ));
+    }
+    match serde_json::from_slice(&line) {
+        Ok(Reply::Refused { refusal }) => Err(refusal),
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn unexpected(reply: &Reply) -> Refusal {
+    Refusal::new(Code::N003, "the helper's answer fits another question").because(format!("{reply:?}"))
+}

@@ -1,0 +1,117 @@
+//! What goes over the helper's socket: one JSON line there, one JSON line back.
+
+use std::path::PathBuf;
+
+use pontoon_fleet::Refusal;
+use serde::{Deserialize, Serialize};
+
+use crate::dirs::Incoming;
+use crate::settings::DatabaseSettings;
+
+/// A verb. Paths are not among the arguments: they come from the node file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What runs, and what of ours lies around. Answer: [`Reply::State`].
+    State,
+    /// Start the database and wait until it takes connections; fine when it runs. Answer: [`Reply::Done`].
+    Start,
+    /// Stop the database and wait until it is gone; fine when it does not run. Answer: [`Reply::Done`].
+    Stop {
+        /// How long a graceful end may take.
+        patience_ms: u64,
+        /// Whether to end it with SIGKILL after that; otherwise it is a refusal.
+        kill: bool,
+    },
+    /// Write Pontoon's settings, TLS files and start-up statements; effective at the next start. Answer: `Done`.
+    WriteSettings(DatabaseSettings),
+    /// Rename Pontoon's settings so that the user's own hold again; effective at the next start. Answer:
+    /// [`Reply::Moved`], `None` when there were none.
+    RemoveSettings,
+    /// Copy the fleet certificate to where the database reads it. Answer: `Done`.
+    RefreshTls,
+    /// Stream a copy of the running MariaDB. Answer: `Done`, then frames until the last one.
+    Backup(BackupOptions),
+    /// Take such a stream (frames follow on this connection after the answer `Done`), prepare it. Answer after the
+    /// last frame: [`Reply::Ready`].
+    Restore {
+        /// The size that the source expects, for the check of free space.
+        expected_bytes: u64,
+    },
+    /// Make the empty place where MySQL's CLONE may write. Answer: [`Reply::Place`].
+    MakeIncoming {
+        /// The size that the source expects, for the check of free space.
+        expected_bytes: u64,
+    },
+    /// The copy at that place is complete. Answer: [`Reply::Ready`].
+    SealIncoming {
+        /// Its GTID position.
+        position: String,
+    },
+    /// Rename the data directory aside and the complete copy into its place; the database must be stopped. Answer:
+    /// [`Reply::Moved`]. Repeatable: done twice it answers the same.
+    ActivateIncoming,
+    /// Forget the copy: what is left of an attempt that was ours is removed, anything else renamed. Answer: `Done`.
+    DiscardIncoming,
+}
+
+/// How a copy is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupOptions {
+    /// At most this many bytes a second, while tables are copied; the short end under lock is never slowed down.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+}
+
+/// The helper's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is so.
+    Done,
+    /// To [`Request::State`].
+    State(DatabaseState),
+    /// To [`Request::RemoveSettings`] and [`Request::ActivateIncoming`].
+    Moved {
+        /// What was renamed; `None` when nothing had to be.
+        moved: Option<Moved>,
+    },
+    /// To [`Request::Restore`] and [`Request::SealIncoming`]: the copy is complete and prepared.
+    Ready {
+        /// Its GTID position, as `gtid_slave_pos` (MariaDB) or a GTID set (MySQL).
+        position: String,
+    },
+    /// To [`Request::MakeIncoming`]: a directory that does not exist, in one that the database's user may write.
+    Place {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// A rename: what moved aside, and where it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Its old name.
+    pub from: PathBuf,
+    /// Its new name.
+    pub to: PathBuf,
+}
+
+/// What the helper sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseState {
+    /// The database's process, when it runs.
+    pub pid: Option<u32>,
+    /// Whether Pontoon's settings are in place.
+    pub settings_written: bool,
+    /// Whether the data directory exists.
+    pub datadir_exists: bool,
+    /// A copy that arrives, is ready or was activated.
+    pub incoming: Option<Incoming>,
+}

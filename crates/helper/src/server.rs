@@ -1,0 +1,247 @@
+//! The helper's side of the socket: who may call, one verb at a time.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_fleet::{Code, Refusal};
+use pontoon_rt::files;
+use pontoon_rt::listen;
+use pontoon_rt::paths::Paths;
+use pontoon_rt::shutdown::Shutdown;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+
+use crate::node::{DatabaseNode, Node};
+use crate::protocol::{DatabaseState, Reply, Request};
+use crate::{backup, dirs, find, restore, settings, unit};
+
+/// How long a verb waits for the one before it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `pontoon helper` is started with.
+#[derive(Clone, Debug)]
+pub struct HelperOptions {
+    /// Where everything lies.
+    pub paths: Paths,
+}
+
+/// Runs the helper until SIGTERM. Blocking; builds its own runtime.
+///
+/// # Errors
+/// When it cannot listen ([`Code::N004`]) or run at all.
+pub fn run(options: HelperOptions) -> Result<(), Refusal> {
+    let failed =
+        |error: std::io::Error| Refusal::new(Code::N007, "the helper cannot run").because(error.to_string());
+    let shutdown = Shutdown::from_signals().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(serve(options.paths, shutdown))
+}
+
+/// Serves the socket until `shutdown`. The database goes on when this ends, also when it ends by SIGKILL.
+///
+/// # Errors
+/// [`Code::N004`] when the socket cannot be bound.
+pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
+    files::create_dir(&paths.run_dir, 0o755)?;
+    let socket = paths.helper_socket();
+    let unbound = |error: std::io::Error| {
+        Refusal::new(Code::N004, format!("cannot listen on {}", socket.display())).because(error.to_string())
+    };
+    let listener = listen::unix(&socket, 0o660).map_err(unbound)?;
+    let listener = UnixListener::from_std(listener).map_err(unbound)?;
+    let allowed = Allowed::of(&paths);
+    if let (true, Some(gid)) = (rustix::process::geteuid().is_root(), allowed.gid) {
+        std::os::unix::fs::chown(&socket, None, Some(gid)).map_err(unbound)?;
+    }
+    let helper = Arc::new(Helper {
+        paths,
+        busy: Mutex::new(()),
+    });
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => match stream.peer_cred() {
+                    Ok(peer) if allowed.may(peer.uid()) => {
+                        tokio::spawn(helper.clone().answer(stream));
+                    }
+                    peer => tracing::warn!(?peer, "refused a caller: neither root nor the pontoon user"),
+                },
+                Err(error) => {
+                    // Out of file descriptors, most likely: try again when some are back.
+                    tracing::warn!(%error, "cannot take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+/// Who may call: root, this process's own user, and whoever owns the state directory (the pontoon user).
+struct Allowed {
+    uids: Vec<u32>,
+    gid: Option<u32>,
+}
+
+impl Allowed {
+    fn of(paths: &Paths) -> Allowed {
+        let owner = std::fs::metadata(&paths.state_dir).ok();
+        let mut uids = vec![0, rustix::process::geteuid().as_raw()];
+        uids.extend(owner.as_ref().map(MetadataExt::uid));
+        Allowed {
+            uids,
+            gid: owner.as_ref().map(MetadataExt::gid),
+        }
+    }
+
+    fn may(&self, uid: u32) -> bool {
+        self.uids.contains(&uid)
+    }
+}
+
+struct Helper {
+    paths: Paths,
+    busy: Mutex<()>,
+}
+
+impl Helper {
+    async fn answer(self: Arc<Helper>, stream: UnixStream) {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        let read =
+            tokio::time::timeout(PATIENCE, (&mut stream).take(1 << 20).read_until(b'\n', &mut line)).await;
+        if !matches!(read, Ok(Ok(count)) if count > 0) {
+            return;
+        }
+        let request = match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let refusal =
+                    Refusal::new(Code::N003, "the helper does not know this verb").because(error.to_string());
+                return drop(say(&mut stream, &Reply::Refused { refusal }).await);
+            }
+        };
+        tracing::info!(?request, "asked");
+        let outcome = self.perform(&request, &mut stream).await;
+        let reply = match outcome {
+            Ok(Some(reply)) => reply,
+            Ok(None) => return,
+            Err(refusal) => {
+                tracing::warn!(%refusal, "refused");
+                Reply::Refused { refusal }
+            }
+        };
+        if let Err(error) = say(&mut stream, &reply).await {
+            tracing::debug!(%error, "the caller is gone");
+        }
+    }
+
+    /// Does what was asked. `None`: the answer has been given already.
+    async fn perform(
+        &self,
+        request: &Request,
+        stream: &mut BufReader<UnixStream>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let paths = &self.paths;
+        if *request == Request::State {
+            return Ok(Some(Reply::State(state(&self.node()?)?)));
+        }
+        let Ok(_alone) = tokio::time::timeout(PATIENCE, self.busy.lock()).await else {
+            return Err(Refusal::new(Code::N003, "the helper is busy with another verb")
+                .because("a copy runs, or the database takes long to stop or start"));
+        };
+        // Read under the lock: the verb before may have changed it.
+        let node = self.node()?;
+        let reply = match request {
+            Request::State => Reply::State(state(&node)?),
+            Request::Start => {
+                unit::start(paths, &node).await?;
+                Reply::Done
+            }
+            Request::Stop { patience_ms, kill } => {
+                unit::stop(paths, &node, Duration::from_millis(*patience_ms), *kill).await?;
+                Reply::Done
+            }
+            Request::WriteSettings(wanted) => {
+                settings::write(paths, &node, wanted)?;
+                Reply::Done
+            }
+            Request::RemoveSettings => Reply::Moved {
+                moved: settings::remove(&node)?,
+            },
+            Request::RefreshTls => {
+                settings::refresh_tls(paths, &node)?;
+                Reply::Done
+            }
+            Request::Backup(options) => {
+                let backup = backup::start(&node, options)?;
+                if say(stream, &Reply::Done).await.is_err() {
+                    return Ok(None);
+                }
+                if let Err(error) = backup.send(stream).await {
+                    tracing::warn!(%error, "the receiver of a copy is gone; the backup was ended");
+                }
+                return Ok(None);
+            }
+            Request::Restore { expected_bytes } => {
+                restore::check_tools().await?;
+                let user = unit::User::of(&node)?;
+                let data = dirs::make_incoming(&node, (user.uid, user.gid), *expected_bytes)?;
+                say(stream, &Reply::Done).await.map_err(|error| {
+                    Refusal::new(Code::D003, "the caller is gone").because(error.to_string())
+                })?;
+                Reply::Ready {
+                    position: restore::receive(&node, &data, stream).await?,
+                }
+            }
+            Request::MakeIncoming { expected_bytes } => {
+                let user = unit::User::of(&node)?;
+                Reply::Place {
+                    path: dirs::make_incoming(&node, (user.uid, user.gid), *expected_bytes)?,
+                }
+            }
+            Request::SealIncoming { position } => {
+                dirs::seal(&node, position)?;
+                Reply::Ready {
+                    position: position.clone(),
+                }
+            }
+            Request::ActivateIncoming => Reply::Moved {
+                moved: dirs::activate(&node)?,
+            },
+            Request::DiscardIncoming => {
+                dirs::discard(&node)?;
+                Reply::Done
+            }
+        };
+        Ok(Some(reply))
+    }
+
+    fn node(&self) -> Result<DatabaseNode, Refusal> {
+        let file = self.paths.node_file();
+        Node::load(&file)?.database.ok_or_else(|| {
+            Refusal::new(Code::D009, "this machine has no database that Pontoon knows of")
+                .because(format!("{} has no [database]", file.display()))
+        })
+    }
+}
+
+fn state(node: &DatabaseNode) -> Result<DatabaseState, Refusal> {
+    Ok(DatabaseState {
+        pid: find::server_in(&node.datadir),
+        settings_written: node.settings_file().exists(),
+        datadir_exists: node.datadir.is_dir(),
+        incoming: dirs::read_mark(node)?,
+    })
+}
+
+async fn say(stream: &mut BufReader<UnixStream>, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
