@@ -46,6 +46,28 @@ fn the_page_of_codes_is_the_catalogue() {
     );
 }
 
+#[test]
+fn every_key_of_the_configuration_is_explained() {
+    let keys = documents::schema_keys(&pontoon_config::schema());
+    assert!(keys.iter().any(|key| key == "db.reads.max_lag"), "the schema was not read: {keys:?}");
+    let missing = documents::unexplained_keys(&read("docs/configuration.md"), &keys);
+    assert!(missing.is_empty(), "docs/configuration.md does not explain {missing:?}");
+}
+
+/// The documented examples are real: what stands between ```toml and ``` is a configuration.
+#[test]
+fn the_examples_are_configurations() {
+    let page = read("docs/configuration.md");
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        if let Err(errors) = pontoon_config::Config::parse(example) {
+            panic!("{example}\n{errors:?}");
+        }
+    }
+}
+
 fn read(name: &str) -> String {
     std::fs::read_to_string(repository().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
