@@ -1,1 +1,86 @@
-//! (being written)
+//! The SQL tier (`pontoon sql`): what an application dials as its database.
+//!
+//! **In:** connections of applications, over TCP and the MySQL Unix socket; the fleet view; connections of other
+//! servers' SQL proxies, over mutual TLS. **Out:** the same bytes at the present primary's database, here or on another
+//! server; a report a second to the agent. It passes connections through as they are: authentication, TLS and every
+//! command are between the application and the database.
+//!
+//! **Must never:** send a byte to a database that is not the primary of the epoch that the connection was made in (P2);
+//! depend on a living agent (P5); refuse a connection while there is hope within `hold_writes` (P4); let one slow or
+//! hostile peer cost another more than its share of a thread.
+//!
+//! A connection's path: [`doors`] listen, [`proxy`] accepts on one of the threads, [`session`] serves it, [`hold`] finds
+//! it a database that greets ([`backend`]), [`splice`] passes bytes. [`target`] turns views into where to go, [`relay`]
+//! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
+
+mod backend;
+mod context;
+mod counters;
+mod doors;
+mod hold;
+mod peer;
+mod preface;
+mod proxy;
+mod relay;
+mod session;
+mod splice;
+mod target;
+mod tls;
+
+use std::io;
+
+use pontoon_fleet::{Code, Refusal, ServerName};
+use pontoon_rt::paths::Paths;
+use pontoon_rt::shutdown::Shutdown;
+
+pub use context::Limits;
+pub use preface::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply};
+pub use target::Transport;
+
+/// What the process is told on its command line.
+#[derive(Clone, Debug)]
+pub struct SqlOptions {
+    /// The server it runs on.
+    pub server: ServerName,
+    /// Where the view, the identity and the sockets lie.
+    pub paths: Paths,
+    /// Threads that serve; 0 for one a core.
+    pub threads: usize,
+}
+
+/// Why the process could not run. Nothing that a client, a database, an agent or another proxy does ends it.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlProxyError {
+    /// No signal handlers.
+    #[error("signals cannot be handled: {0}")]
+    Signals(#[source] io::Error),
+    /// No runtime.
+    #[error("no runtime: {0}")]
+    Runtime(#[source] io::Error),
+    /// A thread could not be started, or ended in a bug.
+    #[error("a serving thread failed: {0}")]
+    Threads(#[source] io::Error),
+}
+
+impl From<SqlProxyError> for Refusal {
+    fn from(error: SqlProxyError) -> Refusal {
+        Refusal::new(Code::N007, "the SQL proxy cannot run").because(error.to_string())
+    }
+}
+
+/// Runs the SQL tier until SIGTERM or SIGINT, drains, and returns. Blocking.
+///
+/// # Errors
+/// [`SqlProxyError`].
+pub fn run(options: SqlOptions) -> Result<(), SqlProxyError> {
+    let shutdown = Shutdown::from_signals().map_err(SqlProxyError::Signals)?;
+    run_until(&options, Limits::default(), &shutdown)
+}
+
+/// Runs the SQL tier until `shutdown` is requested, drains, and returns. Blocking; must not be called within a runtime.
+///
+/// # Errors
+/// [`SqlProxyError`].
+pub fn run_until(options: &SqlOptions, limits: Limits, shutdown: &Shutdown) -> Result<(), SqlProxyError> {
+    proxy::run(options, limits, shutdown)
+}

@@ -1,0 +1,77 @@
+//! What every connection of the process shares.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use pontoon_fleet::{FleetView, ServerName};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::counters::Counters;
+use crate::target::Target;
+use crate::tls::FleetTls;
+
+/// Times and sizes that are not the fleet's to configure.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Client connections at once; one more gets error 1040. 0 takes as many as open files allow.
+    pub max_clients: u64,
+    /// How long the first attempt waits for a database's greeting. Each further attempt of a connection waits twice
+    /// as long, so that both a connection that got lost and a database that is slow to greet are served.
+    pub first_attempt: Duration,
+    /// How long open connections may go on after SIGTERM.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_clients: 0,
+            first_attempt: Duration::from_millis(1_500),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Shared by all threads.
+#[derive(Debug)]
+pub struct Context {
+    /// This server.
+    pub me: ServerName,
+    /// Times and sizes, with `max_clients` resolved.
+    pub limits: Limits,
+    /// The view, for questions other than where the primary is.
+    pub views: watch::Receiver<Option<Arc<FleetView>>>,
+    /// Where connections go; changes only when that does.
+    pub targets: watch::Receiver<Target>,
+    /// This server's identity, once there is one.
+    pub tls: FleetTls,
+    /// What is counted.
+    pub counters: Counters,
+    /// Who may try again while the database does not answer.
+    pub gate: Gate,
+    /// Everything still open is to close now.
+    pub closing: CancellationToken,
+    /// No new connections are taken.
+    pub draining: AtomicBool,
+}
+
+/// Lets few connections at a time look whether a database that failed is back. Thousands of held clients would
+/// otherwise fill its backlog with connections that they have given up by the time it accepts them.
+#[derive(Debug)]
+pub struct Gate {
+    /// Whether the last attempt failed.
+    pub closed: AtomicBool,
+    /// Attempts allowed at once while it did.
+    pub tries: Semaphore,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate {
+            closed: AtomicBool::new(false),
+            tries: Semaphore::new(8),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One end of a connection: an application, a database or another proxy.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A stream of one of the kinds that the proxy speaks over.
+#[derive(Debug)]
+pub enum Peer {
+    /// TCP, to an application or a database.
+    Tcp(TcpStream),
+    /// A Unix socket, to an application or a database.
+    Unix(UnixStream),
+    /// Mutual TLS, to another proxy.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A peer that went away without a word is noticed after idle + interval × retries, in about a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)). The kernel's own limit is a quarter of
+/// an hour: too long for an application that waits for a server that lost its power.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// Sets what every TCP connection of the proxy has: no delay, and an end when the far side has vanished. Failures
+/// are ignored: a connection without them still works.
+pub fn tune(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+}
+
+/// How often a client that spoke out of turn is looked at for having gone.
+const EARLY_BYTES_POLL: Duration = Duration::from_millis(100);
+
+impl Peer {
+    /// Waits until the peer has closed, without taking a byte from it. A MySQL client says nothing before the
+    /// greeting, so this is how a client that gave up while held is noticed.
+    pub async fn gone(&self) {
+        loop {
+            let ready = match self {
+                Peer::Tcp(stream) => stream.ready(Interest::READABLE).await,
+                Peer::Unix(stream) => stream.ready(Interest::READABLE).await,
+                Peer::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
+            };
+            match ready {
+                Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(EARLY_BYTES_POLL).await,
+                _ => return,
+            }
+        }
+    }
+
+    /// Makes the coming drop discard what was written and not yet sent: a statement that waits in our socket's
+    /// buffer must not reach a database that was demoted meanwhile.
+    pub fn abort_on_drop(&self) {
+        let tcp = match self {
+            Peer::Tcp(stream) => stream,
+            Peer::Tls(stream) => stream.get_ref().0,
+            Peer::Unix(_) => return,
+        };
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+    }
+}
+
+macro_rules! delegate {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Peer::Tcp($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            Peer::Unix($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            Peer::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => stream.poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,314 @@
+//! The process: threads that serve, and one place that follows the view, keeps the doors and reports.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pontoon_fleet::{Tier, TierDetail, TierReport};
+use pontoon_rt::shutdown::Shutdown;
+use pontoon_rt::threads;
+use pontoon_rt::view::ViewClient;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Context, Gate, Limits};
+use crate::counters::Counters;
+use crate::doors::{Doors, Listener, ThreadDoor};
+use crate::peer::{Peer, tune};
+use crate::relay::serve_relay;
+use crate::session::serve_client;
+use crate::target::{Follower, Target, Transport};
+use crate::tls::FleetTls;
+use crate::{SqlOptions, SqlProxyError};
+
+/// Between two looks at the doors: how fast a freed address is taken.
+const DOOR_TICK: Duration = Duration::from_millis(500);
+const REPORT_TICK: Duration = Duration::from_secs(1);
+/// How long to wait after an accept failed (out of file descriptors) rather than spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long sessions may take to notice that the process closes.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+/// Connections taken from a listening socket's queue after it was told to stop.
+const MAX_LATE: usize = 4096;
+
+/// See [`run_until`](crate::run_until).
+pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Result<(), SqlProxyError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(SqlProxyError::Runtime)?;
+    let room = raise_open_files();
+    if limits.max_clients == 0 {
+        limits.max_clients = room;
+    }
+    // The view is followed until the last session has ended, drained or not.
+    let ended = Shutdown::new();
+    runtime.block_on(async {
+        let client = ViewClient::start(&options.paths, Tier::Sql, ended.clone());
+        let mut follower = Follower::new(options.server.clone());
+        let first = follower.follow(client.current().as_deref());
+        let (target_sender, targets) = watch::channel(first);
+        let context = Arc::new(Context {
+            me: options.server.clone(),
+            limits,
+            views: client.subscribe(),
+            targets,
+            tls: FleetTls::new(options.paths.identity_dir()),
+            counters: Counters::default(),
+            gate: Gate::default(),
+            closing: CancellationToken::new(),
+            draining: false.into(),
+        });
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads::count(options.threads))
+            .map(|_| mpsc::unbounded_channel())
+            .unzip();
+        let threads = start_threads(&context, receivers).map_err(SqlProxyError::Threads)?;
+        let keeper = Keeper {
+            context: Arc::clone(&context),
+            client,
+            follower,
+            targets: target_sender,
+        };
+        keeper.keep(senders, shutdown).await;
+        ended.trigger();
+        threads
+            .join()
+            .map_err(|error| SqlProxyError::Threads(io::Error::other(error)))?;
+        Ok(())
+    })
+}
+
+/// A connection takes two descriptors, and the soft limit of 1,024 is for programs that use select(2). Returns how
+/// many connections the limit has room for.
+fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        let raised = Rlimit {
+            current: limit.maximum.or(Some(1 << 20)),
+            maximum: limit.maximum,
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    (limit.current.unwrap_or(1 << 20).saturating_sub(128) / 2).clamp(16, 50_000)
+}
+
+fn start_threads(
+    context: &Arc<Context>,
+    receivers: Vec<mpsc::UnboundedReceiver<ThreadDoor>>,
+) -> io::Result<threads::Threads<()>> {
+    let count = receivers.len();
+    let slots: Arc<[std::sync::Mutex<Option<_>>]> = receivers
+        .into_iter()
+        .map(|receiver| std::sync::Mutex::new(Some(receiver)))
+        .collect();
+    let context = Arc::clone(context);
+    threads::per_core(count, move |index| {
+        let doors = slots.get(index).and_then(|slot| slot.lock().ok()?.take());
+        let context = Arc::clone(&context);
+        async move {
+            if let Some(doors) = doors {
+                serve_thread(context, doors).await;
+            }
+        }
+    })
+}
+
+/// One thread: serves every door it is handed, and ends when the doors have ended and the sessions too.
+async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<ThreadDoor>) {
+    let tasks = TaskTracker::new();
+    while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
+        let served = serve_door(Arc::clone(&context), listener, stop, tasks.clone());
+        tasks.spawn_local(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "a listening socket failed");
+            }
+        });
+    }
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => {}
+        () = async {
+            context.closing.cancelled().await;
+            tokio::time::sleep(CLOSE_LIMIT).await;
+        } => tracing::warn!(sessions = tasks.len(), "sessions did not end in time"),
+    }
+}
+
+async fn serve_door(
+    context: Arc<Context>,
+    listener: Listener,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) -> io::Result<()> {
+    match listener {
+        Listener::ClientTcp(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            accept_all(
+                &stop,
+                || listener.accept(),
+                |(stream, _)| {
+                    tune(&stream);
+                    let context = Arc::clone(&context);
+                    tasks.spawn_local(async move {
+                        serve_client(&context, Peer::Tcp(stream), Transport::Tcp).await;
+                    });
+                },
+            )
+            .await;
+        }
+        Listener::ClientUnix(listener) => {
+            let listener = UnixListener::from_std(listener)?;
+            accept_all(
+                &stop,
+                || listener.accept(),
+                |(stream, _)| {
+                    let context = Arc::clone(&context);
+                    tasks.spawn_local(async move {
+                        serve_client(&context, Peer::Unix(stream), Transport::Unix).await;
+                    });
+                },
+            )
+            .await;
+        }
+        Listener::Relay(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            accept_all(
+                &stop,
+                || listener.accept(),
+                |(stream, _)| {
+                    tune(&stream);
+                    let context = Arc::clone(&context);
+                    tasks.spawn_local(async move { serve_relay(&context, stream).await });
+                },
+            )
+            .await;
+        }
+    }
+    Ok(())
+}
+
+/// Accepts until `stop`, and then what already waits (closing a socket resets the connections in its queue), but not
+/// for ever.
+async fn accept_all<S, F>(stop: &CancellationToken, accept: impl Fn() -> F, mut serve: impl FnMut(S))
+where
+    F: Future<Output = io::Result<S>>,
+{
+    let mut late = 0;
+    while late < MAX_LATE {
+        late += usize::from(stop.is_cancelled());
+        let accepted = tokio::select! {
+            biased;
+            accepted = accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(stream) => serve(stream),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Follows the view, keeps the doors, reports, and leads through the end.
+struct Keeper {
+    context: Arc<Context>,
+    client: ViewClient,
+    follower: Follower,
+    targets: watch::Sender<Target>,
+}
+
+impl Keeper {
+    async fn keep(mut self, threads: Vec<mpsc::UnboundedSender<ThreadDoor>>, shutdown: &Shutdown) {
+        let mut doors = Doors::new(self.context.me.clone(), threads);
+        let mut views = self.client.subscribe();
+        let mut door_tick = interval(DOOR_TICK);
+        let mut report_tick = interval(REPORT_TICK);
+        door_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = views.changed() => self.obey(&views),
+                _ = door_tick.tick() => {}
+                _ = report_tick.tick() => {
+                    self.report(doors.not_listening());
+                    continue;
+                }
+                () = shutdown.requested() => break,
+            }
+            let has_identity = self.context.tls.load();
+            doors.reconcile(views.borrow_and_update().as_deref(), has_identity);
+        }
+        self.drain(doors, views, report_tick, shutdown).await;
+    }
+
+    fn obey(&mut self, views: &watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>) {
+        let target = self.follower.follow(views.borrow().as_deref());
+        self.targets.send_if_modified(|current| {
+            if *current == target {
+                return false;
+            }
+            match &target.primary {
+                Ok(primary) => {
+                    tracing::info!(server = %primary.pin.server, epoch = %primary.pin.epoch, "the primary");
+                }
+                Err(reason) => tracing::warn!(%reason, "no primary: new connections are held"),
+            }
+            *current = target;
+            true
+        });
+    }
+
+    fn report(&self, not_listening: Vec<String>) {
+        self.client.report(TierReport {
+            pid: std::process::id(),
+            view_serial: self.client.current().map_or(0, |view| view.serial),
+            detail: TierDetail::Sql(self.context.counters.report(not_listening)),
+        });
+    }
+
+    /// Takes nothing new, and gives what is open its time. The view is still obeyed: a connection to a primary that
+    /// is replaced meanwhile is closed.
+    async fn drain(
+        mut self,
+        doors: Doors,
+        mut views: watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>,
+        mut report_tick: tokio::time::Interval,
+        shutdown: &Shutdown,
+    ) {
+        self.context.draining.store(true, Relaxed);
+        doors.close_all();
+        let grace = self.context.limits.grace;
+        let counters = &Arc::clone(&self.context).counters;
+        let open = || counters.clients.load(Relaxed) + counters.relayed.load(Relaxed);
+        tracing::info!(open = open(), ?grace, "shutting down");
+        let until = tokio::time::sleep(grace);
+        tokio::pin!(until);
+        let mut look = interval(Duration::from_millis(20));
+        loop {
+            tokio::select! {
+                () = &mut until => break,
+                () = shutdown.hurried() => break,
+                _ = views.changed() => self.obey(&views),
+                _ = report_tick.tick() => self.report(Vec::new()),
+                _ = look.tick() => if open() == 0 { break },
+            }
+        }
+        if open() > 0 {
+            tracing::warn!(open = open(), "closing what is still open");
+        }
+        self.context.closing.cancel();
+    }
+}

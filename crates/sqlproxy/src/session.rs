@@ -1,0 +1,99 @@
+//! The life of one connection: a client's, or another proxy's.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pontoon_mysql_wire::{Capabilities, ErrorPacket, SqlState, encode_packet, error_code};
+use tokio::io::AsyncWriteExt;
+
+use crate::context::Context;
+use crate::counters::Counted;
+use crate::hold::{self, NotOpened};
+use crate::peer::Peer;
+use crate::splice::{discard, splice};
+use crate::target::{Pin, Transport};
+
+/// How long a refused client may take to read why.
+const REFUSAL_LINGER: Duration = Duration::from_millis(500);
+
+/// Serves a client until it or its database ends, or its database is no longer the primary's.
+pub async fn serve_client(context: &Context, mut client: Peer, transport: Transport) {
+    context.counters.connections.fetch_add(1, Relaxed);
+    let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
+        context.counters.over_limit.fetch_add(1, Relaxed);
+        let error = ErrorPacket::new(
+            error_code::TOO_MANY_CONNECTIONS,
+            SqlState::REFUSED,
+            &format!(
+                "Too many connections (pontoon sql takes {})",
+                context.limits.max_clients
+            ),
+        );
+        return refuse(&mut client, &error).await;
+    };
+    let opened = tokio::select! {
+        opened = hold::open(context, &client, transport) => opened,
+        () = context.closing.cancelled() => {
+            let text = "Server shutdown in progress (pontoon sql is stopping)";
+            let error = ErrorPacket::new(error_code::SERVER_SHUTDOWN, SqlState::LINK_FAILURE, text);
+            return refuse(&mut client, &error).await;
+        }
+    };
+    match opened {
+        Ok(mut opened) => {
+            let greeted = client.write_all(&opened.first).await;
+            if greeted.is_ok() {
+                pass_through(context, &mut client, &mut opened.peer, &opened.pin).await;
+            }
+        }
+        Err(NotOpened::ClientGone) => {}
+        Err(NotOpened::TimedOut { waited, obstacle }) => {
+            context.counters.refused.fetch_add(1, Relaxed);
+            tracing::warn!(%obstacle, waited_ms = waited.as_millis() as u64, "a connection was refused");
+            // 1105 is the one code without a meaning that a client could act on wrongly: 2003 and its like are made
+            // by client libraries only, 1040 invites waiting for others to leave, 1053 and 1927 are for sessions.
+            let text = format!("Pontoon: {obstacle}; waited {:.1} s", waited.as_secs_f64());
+            refuse(
+                &mut client,
+                &ErrorPacket::new(error_code::UNKNOWN_ERROR, SqlState::GENERAL, &text),
+            )
+            .await;
+        }
+    }
+}
+
+/// Passes bytes until either side ends, the primary changes or the process closes.
+pub async fn pass_through(context: &Context, client: &mut Peer, database: &mut Peer, pin: &Pin) {
+    let mut targets = context.targets.clone();
+    let demoted = async {
+        if targets.wait_for(|target| !target.permits(pin)).await.is_err() {
+            // The sender is gone: the process ends, and `closing` says when.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // In this order: not a byte more once the primary has changed.
+        biased;
+        () = demoted => {
+            context.counters.demoted.fetch_add(1, Relaxed);
+            database.abort_on_drop();
+        }
+        () = context.closing.cancelled() => {}
+        ended = splice(client, database) => if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        },
+    }
+}
+
+/// Sends an error in place of the greeting and closes.
+async fn refuse(client: &mut Peer, error: &ErrorPacket) {
+    let mut bytes = Vec::new();
+    // Nothing is agreed on before the handshake, so there is no SQLSTATE in it.
+    encode_packet(&mut bytes, 0, &error.to_payload(Capabilities::default()));
+    let say = async {
+        if client.write_all(&bytes).await.is_ok() && client.shutdown().await.is_ok() {
+            discard(client).await;
+        }
+    };
+    let _ = tokio::time::timeout(REFUSAL_LINGER, say).await;
+}

@@ -1,0 +1,287 @@
+//! Where connections go: what this proxy makes of the fleet view. Pure.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pontoon_fleet::{Epoch, FleetView, ListenAddress, ServerName};
+
+/// How an application reached the proxy, and so how the proxy reaches the database: grants for
+/// `'user'@'localhost'` hold only over the Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Over TCP.
+    Tcp,
+    /// Over a Unix socket.
+    Unix,
+}
+
+/// Where connections go now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The primary, or why there is none.
+    pub primary: Result<Primary, NoPrimary>,
+    /// How long a new connection waits for one.
+    pub hold: Duration,
+}
+
+/// The present primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    /// Whose it is, and since which epoch.
+    pub pin: Pin,
+    /// The way to it.
+    pub way: Way,
+}
+
+/// What a connection is bound to for its whole life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The server.
+    pub server: ServerName,
+    /// The epoch of its being primary.
+    pub epoch: Epoch,
+}
+
+/// The way to a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is on this server.
+    Local(Local),
+    /// Through the SQL relay of its server.
+    Relay(SocketAddr),
+}
+
+/// Where the database of this server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Over TCP.
+    pub tcp: SocketAddr,
+    /// As a Unix socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// Why there is nowhere to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPrimary {
+    /// No view has arrived yet, or it has no database.
+    NoDatabase,
+    /// The fleet has no primary at the moment.
+    Nobody,
+    /// The view names a server that it does not list.
+    Unlisted(ServerName),
+    /// The view is of an epoch before one that was already obeyed. Following it could mean writing to a server
+    /// that is no longer primary (P2).
+    OlderEpoch {
+        /// The epoch of the view.
+        view: Epoch,
+        /// The latest that was obeyed.
+        obeyed: Epoch,
+    },
+    /// The database's address is one that the proxy itself listens on.
+    Itself(ListenAddress),
+}
+
+impl fmt::Display for NoPrimary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoPrimary::NoDatabase => write!(f, "the fleet view names no database"),
+            NoPrimary::Nobody => write!(f, "no database server is primary at the moment"),
+            NoPrimary::Unlisted(server) => write!(f, "the primary {server} is not in the fleet view"),
+            NoPrimary::OlderEpoch { view, obeyed } => write!(
+                f,
+                "the fleet view is of epoch {view} after epoch {obeyed}: restart `pontoon sql` if that is right"
+            ),
+            NoPrimary::Itself(address) => write!(f, "the database's address {address} is the proxy's own"),
+        }
+    }
+}
+
+/// Turns views into targets, one after the other.
+#[derive(Debug)]
+pub struct Follower {
+    me: ServerName,
+    obeyed: Epoch,
+}
+
+impl Follower {
+    /// For the proxy of the server `me`.
+    pub fn new(me: ServerName) -> Follower {
+        Follower { me, obeyed: Epoch(0) }
+    }
+
+    /// The target of the next view.
+    pub fn follow(&mut self, view: Option<&FleetView>) -> Target {
+        let sql = view.and_then(|view| view.sql.as_ref());
+        let hold = sql.map_or(Duration::ZERO, |sql| sql.hold_writes);
+        Target {
+            primary: self.primary(view),
+            hold,
+        }
+    }
+
+    fn primary(&mut self, view: Option<&FleetView>) -> Result<Primary, NoPrimary> {
+        let (view, sql) = view
+            .and_then(|view| Some((view, view.sql.as_ref()?)))
+            .ok_or(NoPrimary::NoDatabase)?;
+        let server = sql.primary.clone().ok_or(NoPrimary::Nobody)?;
+        if view.epoch < self.obeyed {
+            return Err(NoPrimary::OlderEpoch {
+                view: view.epoch,
+                obeyed: self.obeyed,
+            });
+        }
+        let way = if server == self.me {
+            let local = Local {
+                tcp: sql.backend_tcp,
+                socket: sql.backend_socket.clone(),
+            };
+            let tcp = ListenAddress::Tcp(local.tcp);
+            let socket = local.socket.clone().map(ListenAddress::Unix);
+            if let Some(own) = [Some(tcp), socket]
+                .into_iter()
+                .flatten()
+                .find(|it| sql.listen.contains(it))
+            {
+                return Err(NoPrimary::Itself(own));
+            }
+            Way::Local(local)
+        } else {
+            let listed = view
+                .server(&server)
+                .ok_or_else(|| NoPrimary::Unlisted(server.clone()))?;
+            Way::Relay(listed.sql_relay())
+        };
+        self.obeyed = view.epoch;
+        Ok(Primary {
+            pin: Pin {
+                server,
+                epoch: view.epoch,
+            },
+            way,
+        })
+    }
+}
+
+impl Target {
+    /// Whether a connection that was made under `pin` may go on. While nobody is primary it may: its server was
+    /// not replaced. It may not once another server is primary, or the same one anew.
+    pub fn permits(&self, pin: &Pin) -> bool {
+        match &self.primary {
+            Ok(primary) => primary.pin.server == pin.server && primary.pin.epoch <= pin.epoch,
+            Err(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use pontoon_fleet::{Engine, Ports, Revision, Role, ServerState, ServerView, SqlView};
+
+    /// Servers `a` (127.0.0.1) and `b` (127.0.0.2).
+    pub(crate) fn view(primary: Option<&str>, epoch: u64) -> FleetView {
+        let server = |name: &str, private: &str| ServerView {
+            name: name.parse().unwrap(),
+            private: private.parse().unwrap(),
+            public: Vec::new(),
+            roles: Role::ALL.into_iter().collect(),
+            zone: None,
+            standby: false,
+            state: ServerState::Up,
+            ports: Ports::from_base(7400),
+            edge_listen: Vec::new(),
+        };
+        FleetView {
+            fleet: "test".parse().unwrap(),
+            revision: Revision(1),
+            epoch: Epoch(epoch),
+            serial: 1,
+            servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
+            app: None,
+            sql: Some(SqlView {
+                engine: Engine::Mariadb,
+                listen: vec![ListenAddress::Tcp("127.0.0.1:3306".parse().unwrap())],
+                backend_tcp: "127.0.0.1:3307".parse().unwrap(),
+                backend_socket: Some("/run/db.sock".into()),
+                primary: primary.map(|name| name.parse().unwrap()),
+                servers: Vec::new(),
+                hold_writes: Duration::from_secs(10),
+            }),
+        }
+    }
+
+    fn follower() -> Follower {
+        Follower::new("a".parse().unwrap())
+    }
+
+    #[test]
+    fn near_and_far_primaries_have_their_ways() {
+        let mut follower = follower();
+        let near = follower.follow(Some(&view(Some("a"), 1))).primary.unwrap();
+        assert!(matches!(near.way, Way::Local(local) if local.tcp.port() == 3307));
+        let far = follower.follow(Some(&view(Some("b"), 2))).primary.unwrap();
+        assert_eq!(far.way, Way::Relay("127.0.0.2:7402".parse().unwrap()));
+    }
+
+    #[test]
+    fn there_is_a_reason_when_there_is_no_primary() {
+        let mut follower = follower();
+        assert_eq!(follower.follow(None).primary, Err(NoPrimary::NoDatabase));
+        assert_eq!(
+            follower.follow(Some(&view(None, 1))).primary,
+            Err(NoPrimary::Nobody)
+        );
+        let unlisted = follower.follow(Some(&view(Some("x"), 1))).primary;
+        assert_eq!(unlisted, Err(NoPrimary::Unlisted("x".parse().unwrap())));
+        let mut loops = view(Some("a"), 1);
+        loops
+            .sql
+            .as_mut()
+            .unwrap()
+            .listen
+            .push(ListenAddress::Unix("/run/db.sock".into()));
+        assert!(matches!(
+            follower.follow(Some(&loops)).primary,
+            Err(NoPrimary::Itself(_))
+        ));
+    }
+
+    #[test]
+    fn an_epoch_that_was_left_behind_is_not_obeyed_again() {
+        let mut follower = follower();
+        follower.follow(Some(&view(Some("b"), 7)));
+        let back = follower.follow(Some(&view(Some("a"), 6)));
+        assert_eq!(
+            back.primary,
+            Err(NoPrimary::OlderEpoch {
+                view: Epoch(6),
+                obeyed: Epoch(7)
+            })
+        );
+        assert!(follower.follow(Some(&view(Some("b"), 7))).primary.is_ok());
+    }
+
+    #[test]
+    fn a_connection_ends_with_its_primary_and_not_before() {
+        let mut follower = follower();
+        let pin = |server: &str, epoch| Pin {
+            server: server.parse().unwrap(),
+            epoch: Epoch(epoch),
+        };
+        let now = follower.follow(Some(&view(Some("a"), 5)));
+        assert!(now.permits(&pin("a", 5)));
+        assert!(
+            now.permits(&pin("a", 6)),
+            "the relay knew of the next epoch before us"
+        );
+        assert!(
+            !now.permits(&pin("a", 4)),
+            "demoted and promoted again: it may have lost what it had"
+        );
+        assert!(!now.permits(&pin("b", 5)));
+        let nobody = follower.follow(Some(&view(None, 5)));
+        assert!(nobody.permits(&pin("a", 5)));
+    }
+}
