@@ -196,7 +196,7 @@ pub(crate) fn server_params(name: &ServerName, private: IpAddr) -> Result<Certif
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name.as_str());
     params.subject_alt_names = vec![
-        SanType::DnsName(name.as_str().try_into()?),
+        SanType::DnsName(x509::dns_name(name).try_into()?),
         SanType::IpAddress(private),
     ];
     Ok(params)

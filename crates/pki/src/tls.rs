@@ -119,7 +119,7 @@ pub fn pinned_ca_pem(chain: &[CertificateDer<'_>], pin: Pin) -> Result<String, P
 /// # Errors
 /// None for a name that the fleet accepted; it is for rustls to say.
 pub fn expected(name: &ServerName) -> Result<rustls::pki_types::ServerName<'static>, PkiError> {
-    DnsName::try_from(name.as_str().to_owned())
+    DnsName::try_from(x509::dns_name(name))
         .map(rustls::pki_types::ServerName::DnsName)
         .map_err(|error| PkiError::Certificate(format!("{name} cannot be asked for: {error}")))
 }
@@ -159,6 +159,8 @@ impl TlsError {
                     | A::UnknownCA
                     | A::UnsupportedCertificate
                     | A::AccessDenied
+                    // A signature that does not fit (RFC 8446 section 6.2): another authority of the same name.
+                    | A::DecryptError
             ),
             _ => false,
         }

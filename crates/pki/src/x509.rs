@@ -22,6 +22,15 @@ const MAX_PEM_BYTES: usize = 16 << 10;
 const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 const P256: &str = "1.2.840.10045.3.1.7";
 
+/// Behind a server's name in its certificate. A name alone will not do: "10" is a good name for a server and no DNS
+/// name to a TLS library. `internal` is nobody's on the Internet (ICANN, 2024-07-29).
+const SUFFIX: &str = ".pontoon.internal";
+
+/// A server's name as its certificate has it.
+pub(crate) fn dns_name(name: &ServerName) -> String {
+    format!("{name}{SUFFIX}")
+}
+
 /// What is read from a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFacts {
@@ -103,9 +112,13 @@ impl CertificateFacts {
     /// The one server that the certificate names.
     pub(crate) fn server_name(&self) -> Result<ServerName, PkiError> {
         match self.names.as_slice() {
-            [name] => name
-                .parse()
-                .map_err(|error| PkiError::Certificate(format!("its name {name:?}: {error}"))),
+            [name] => match name.strip_suffix(SUFFIX).map(str::parse) {
+                Some(Ok(name)) => Ok(name),
+                Some(Err(error)) => Err(PkiError::Certificate(format!("its name {name:?}: {error}"))),
+                None => Err(PkiError::Certificate(format!(
+                    "its name {name:?} is not one of a server"
+                ))),
+            },
             names => Err(PkiError::Certificate(format!(
                 "it has {} DNS names instead of one",
                 names.len()

@@ -130,16 +130,19 @@ async fn a_body_streams_without_being_collected() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_off_is_an_error_and_not_an_end() {
-    let response = request(server(), Call::get("b", "/broken").request(empty()).unwrap())
-        .await
-        .unwrap();
-    let mut bytes = Vec::new();
-    assert!(
+    let whole = async {
+        let response = request(server(), Call::get("b", "/broken").request(empty()).unwrap()).await?;
+        let mut bytes = Vec::new();
         body_reader(response.into_body())
             .read_to_end(&mut bytes)
             .await
-            .is_err()
-    );
+            .map_err(|error| HttpError::Body(error.into()))
+    };
+    // Whether the head was still sent before the connection broke depends on the scheduler.
+    assert!(matches!(
+        whole.await,
+        Err(HttpError::Body(_) | HttpError::Connection(_))
+    ));
 }
 
 #[tokio::test]
