@@ -150,6 +150,8 @@ codes! {
         "The statement and the database's own message are in the evidence.";
     D009 Failed "no database server was found"
         "No running mariadbd or mysqld was found on this machine, or it cannot be told how it is started.";
+    D010 Safety "there is too little room on the disk"
+        "A copy of the database would not fit, with a tenth more for what is written meanwhile. Nothing was begun.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

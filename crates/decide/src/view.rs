@@ -1,0 +1,147 @@
+//! From configuration and observations to the [`FleetView`].
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use pontoon_config::{App, Config, Db};
+use pontoon_fleet::{
+    AppView, DatabaseServerView, DrainBook, Epoch, FleetView, LeaseRecord, Revision, Role, ServerName,
+    ServerReport, ServerState, ServerView, SqlView,
+};
+
+/// The latest report of a server, and how long ago it came in by the receiver's own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// What it said.
+    pub report: ServerReport,
+    /// How long ago.
+    pub age: Duration,
+}
+
+/// Everything a view is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewInputs<'a> {
+    /// The configuration that is active.
+    pub config: &'a Config,
+    /// Its revision.
+    pub revision: Revision,
+    /// The highest epoch this agent has ever seen. An older lease names nobody.
+    pub epoch: Epoch,
+    /// Of the view to be made.
+    pub serial: u64,
+    /// Who makes it.
+    pub me: &'a ServerName,
+    /// What the servers said, this one included.
+    pub reports: &'a BTreeMap<ServerName, Observed>,
+    /// Who is drained.
+    pub drains: &'a DrainBook,
+    /// The lease as last read.
+    pub lease: Option<&'a LeaseRecord>,
+    /// A server whose report is older is unreachable.
+    pub unreachable_after: Duration,
+}
+
+/// Makes the view. What it rests on:
+///
+/// * every server of the configuration is in it, whether it answers or not: unreachable is not removed;
+/// * the primary comes from the lease and from nothing else: a database that says it is primary is not believed,
+///   and a primary whose agent is silent stays the primary (an agent's death is not a database's, P5);
+/// * a lease of an older epoch, or one whose leader has no database, names nobody (P2);
+/// * drained outranks unreachable: a server that an operator took out gets no request while its agent is down.
+pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
+    let config = inputs.config;
+    let epoch = inputs
+        .lease
+        .map_or(inputs.epoch, |lease| lease.epoch.max(inputs.epoch));
+    FleetView {
+        fleet: config.fleet.name.clone(),
+        revision: inputs.revision,
+        epoch,
+        serial: inputs.serial,
+        servers: config
+            .servers
+            .iter()
+            .map(|server| ServerView {
+                name: server.name.clone(),
+                private: server.private,
+                public: server.public.clone(),
+                roles: server.roles.clone(),
+                zone: server.zone.clone(),
+                standby: server.standby,
+                state: state(inputs, &server.name),
+                ports: config.ports(),
+                edge_listen: config.edge_listen(server),
+            })
+            .collect(),
+        app: config.app.as_ref().map(app_view),
+        sql: config
+            .db
+            .as_ref()
+            .filter(|db| db.proxy && db.is_ours())
+            .map(|db| sql_view(inputs, db, epoch)),
+    }
+}
+
+fn state(inputs: &ViewInputs<'_>, server: &ServerName) -> ServerState {
+    if inputs.drains.is_drained(server) {
+        ServerState::Draining
+    } else if server == inputs.me || fresh(inputs, server).is_some() {
+        ServerState::Up
+    } else {
+        ServerState::Unreachable
+    }
+}
+
+/// The server's report, unless it is missing, too old, or another server's.
+fn fresh<'a>(inputs: &ViewInputs<'a>, server: &ServerName) -> Option<&'a ServerReport> {
+    let observed = inputs.reports.get(server)?;
+    let fresh = observed.age <= inputs.unreachable_after && &observed.report.server == server;
+    fresh.then_some(&observed.report)
+}
+
+fn app_view(app: &App) -> AppView {
+    AppView {
+        upstream: app.upstream,
+        health: app.health.clone(),
+        retries: app.retries.clone(),
+        drain: app.drain,
+    }
+}
+
+fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
+    let config = inputs.config;
+    let leader = inputs
+        .lease
+        .filter(|lease| lease.epoch == epoch)
+        .map(|lease| &lease.leader);
+    let primary = leader
+        .filter(|leader| {
+            config
+                .server(leader)
+                .is_some_and(|server| server.roles.contains(&Role::Db))
+        })
+        .cloned();
+    let servers = config
+        .with_role(Role::Db)
+        .map(|server| {
+            let database = fresh(inputs, &server.name).and_then(|report| report.database.as_ref());
+            DatabaseServerView {
+                server: server.name.clone(),
+                lag_ms: database.and_then(|database| database.lag_ms),
+                position: database
+                    .map(|database| database.position.clone())
+                    .filter(|text| !text.is_empty()),
+            }
+        })
+        .collect();
+    SqlView {
+        engine: db.engine,
+        listen: db.listen.clone(),
+        backend_tcp: SocketAddr::from((Ipv4Addr::LOCALHOST, db.server_port)),
+        backend_socket: db.server_socket.clone(),
+        primary,
+        servers,
+        hold_writes: db.hold_writes,
+    }
+}
