@@ -8,20 +8,29 @@
 //! **Must never:** touch the machine's own network, files or services; leave anything behind, however it ends; end a
 //! process that it did not start; use Pontoon's own code to judge Pontoon (the HTTP client is its own).
 
+pub mod app;
 pub mod database;
 mod enter;
 mod error;
+pub mod http;
 mod lab;
+mod ledger;
+mod load;
+mod phase;
 pub mod proc;
 mod server;
 mod testing;
 mod wait;
 mod workdir;
 
+pub use app::{Visited, WriteId};
 pub use database::{DatabaseOptions, Mariadb, Standalone};
 pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, namespaces_unavailable};
 pub use error::{LabError, Skip};
 pub use lab::Lab;
+pub use ledger::{Ledger, Reread};
+pub use load::{Arrivals, Load, LoadOptions, LoadReport};
+pub use phase::{PhaseSummary, Record};
 pub use proc::ProcessId;
 pub use server::{Bind, Process, Server, Spawn};
 pub use testing::{in_lab, say};
