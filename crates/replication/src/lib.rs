@@ -1,1 +1,32 @@
-//! (being written)
+//! The database tier: an existing MariaDB or MySQL becomes one of two.
+//!
+//! **In:** what runs on the machine ([`detect`]), the settings that a role needs ([`Wanted`]), a source's
+//! [`SourceTicket`] and a stream of its data. **Out:** the database moved aside and back, a copy that follows its
+//! source by GTID over TLS, a [`pontoon_fleet::DatabaseReport`] with the lag, checksums by table.
+//!
+//! The engines differ in words, not in what is done: [`Flavor`] is pure text in and text out, [`Control`] carries it
+//! to the server over its Unix socket, [`Database`] is the order of steps.
+//!
+//! **Must never:** write a row of the user's, start a copy or a rename that cannot be repeated after a kill, or wait
+//! on a replica while it holds a lock on the source.
+//!
+//! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
+
+mod checksum;
+mod clone;
+mod control;
+mod database;
+pub mod detect;
+mod flavor;
+mod mariadb;
+mod mysql;
+mod secret;
+mod version;
+
+pub use checksum::{Checksums, Difference, differences};
+pub use clone::{CloneProgress, CloneState, CloneStep, Joiner, Method, SourceTicket};
+pub use control::{Control, Row, Session};
+pub use database::{Database, MovedAside, Place};
+pub use detect::{Detected, detect};
+pub use flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, flavor_of};
+pub use version::Version;

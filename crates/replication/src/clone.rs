@@ -1,0 +1,540 @@
+//! A joining server's copy: each step can be repeated after a kill at any moment, because what is done is read from
+//! the disk (the helper's mark, the replica's own status), not remembered.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use pontoon_fleet::{Code, Engine, Refusal, ServerName};
+use pontoon_helper::frame::{self, Frame};
+use pontoon_helper::{BackupOptions, IncomingState, Setting};
+use pontoon_rt::files;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::database::{Database, STOP_PATIENCE, check_position, replication_user};
+use crate::flavor::{Account, Source, Wanted};
+use crate::secret;
+use crate::version::Version;
+
+/// Who wants a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joiner {
+    /// Its name.
+    pub server: ServerName,
+    /// Its address inside the fleet, from where it will replicate.
+    pub address: IpAddr,
+    /// Its engine.
+    pub engine: Engine,
+    /// Its version, such as `10.11.19`.
+    pub version: String,
+}
+
+/// What a source gives a joiner: all it needs to copy and to follow. Holds a password: it travels over mutual TLS only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTicket {
+    /// The source's engine.
+    pub engine: Engine,
+    /// Its version.
+    pub version: String,
+    /// Its address inside the fleet.
+    pub address: IpAddr,
+    /// Its own port there.
+    pub port: u16,
+    /// The joiner's account.
+    pub account: Account,
+    /// The size of its data: an estimate of the copy.
+    pub expected_bytes: u64,
+    /// Settings that a replica must share.
+    pub inherited: Vec<Setting>,
+    /// How the copy is made.
+    pub method: Method,
+}
+
+/// How a copy is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// mariadb-backup's stream, which the agents carry.
+    Stream,
+    /// MySQL's CLONE: the joiner's server fetches from the source's server.
+    Clone,
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneProgress {
+    /// The step.
+    pub step: CloneStep,
+    /// Bytes so far.
+    pub bytes: u64,
+    /// Bytes expected.
+    pub total: u64,
+}
+
+/// The steps of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneStep {
+    /// The data comes over.
+    Copying,
+    /// The copy is made consistent.
+    Preparing,
+    /// The data directories change places.
+    Activating,
+    /// The new replica starts to follow.
+    Following,
+    /// It follows and has what the source had.
+    Done,
+}
+
+impl CloneStep {
+    /// A word for a progress line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CloneStep::Copying => "copying database",
+            CloneStep::Preparing => "preparing the copy",
+            CloneStep::Activating => "putting the copy in place",
+            CloneStep::Following => "catching up",
+            CloneStep::Done => "replica",
+        }
+    }
+}
+
+/// What is kept on disk about a copy (`<state>/clone.json`): for people, and so that a repeated attempt keeps the
+/// replication id of the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneState {
+    /// The source's address.
+    pub source: IpAddr,
+    /// The last step that was begun.
+    pub step: CloneStep,
+    /// The copy's replication id.
+    pub server_id: u32,
+}
+
+impl Database {
+    /// Makes this server ready to be copied by `joiner`: checks that it can be, makes the joiner's account (TLS with a
+    /// fleet certificate required, only from its address). `own_address` is where the joiner reaches this server.
+    /// Repeatable: the same joiner gets the same password.
+    ///
+    /// # Errors
+    /// [`Code::D001`], [`Code::D002`]; [`Code::D008`].
+    pub async fn prepare_source(
+        &self,
+        joiner: &Joiner,
+        own_address: IpAddr,
+    ) -> Result<SourceTicket, Refusal> {
+        let own = self.version()?;
+        own.check_supported(self.node.engine)?;
+        let theirs = Version::parse(&joiner.version)
+            .ok_or_else(|| Refusal::new(Code::D002, format!("{:?} is not a version", joiner.version)))?;
+        theirs.check_may_follow(joiner.engine, (self.node.engine, own))?;
+
+        let secrets = self.paths.state_dir.join("replication");
+        files::create_dir(&secrets, 0o700)?;
+        let account = Account {
+            user: replication_user(&joiner.server),
+            host: joiner.address.to_string(),
+            password: secret::kept_password(&secrets.join(joiner.server.as_str()))?,
+        };
+        self.control.run(&self.flavor.create_account(&account)).await?;
+        let inherited = self.control.query(self.flavor.inherited()).await?;
+        let inherited = inherited
+            .iter()
+            .filter_map(|row| Some(Setting::new(row.get("name")?, row.get("value")?)))
+            .collect();
+        let method = match self.node.engine {
+            Engine::Mysql => {
+                self.install_clone_plugin().await?;
+                Method::Clone
+            }
+            _ => Method::Stream,
+        };
+        Ok(SourceTicket {
+            engine: self.node.engine,
+            version: self.node.version.clone(),
+            address: own_address,
+            port: self.place.port,
+            account,
+            expected_bytes: self.data_bytes().await,
+            inherited,
+            method,
+        })
+    }
+
+    /// Takes a joiner's account away: when it leaves. Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D008`].
+    pub async fn forget_joiner(&self, joiner: &ServerName, address: IpAddr) -> Result<(), Refusal> {
+        let account = Account {
+            user: replication_user(joiner),
+            host: address.to_string(),
+            password: String::new(),
+        };
+        self.control
+            .query(&self.flavor.drop_account(&account))
+            .await
+            .map(drop)
+    }
+
+    /// Sends a copy of the running database as frames. What goes wrong after the first byte is said in the last frame.
+    ///
+    /// # Errors
+    /// [`Code::D007`] without mariadb-backup; [`Code::N002`] when the receiver is gone.
+    pub async fn serve_backup<W: AsyncWrite + Unpin>(
+        &self,
+        to: &mut W,
+        options: &BackupOptions,
+    ) -> Result<(), Refusal> {
+        let outcome = self.helper.backup(options).await;
+        let gone = |error: std::io::Error| {
+            Refusal::new(Code::N002, "the receiver of the copy is gone").because(error.to_string())
+        };
+        match outcome {
+            Ok(mut frames) => {
+                tokio::io::copy_buf(&mut frames, to).await.map_err(gone)?;
+                tokio::io::AsyncWriteExt::flush(to).await.map_err(gone)
+            }
+            Err(refusal) => {
+                // The joiner should hear the reason, not only that the stream ended.
+                frame::write(to, &Frame::Failed(refusal.clone()))
+                    .await
+                    .map_err(gone)?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes such a copy and prepares it beside the present data directory, which is not touched. Returns its GTID
+    /// position.
+    ///
+    /// # Errors
+    /// [`Code::D003`] when it is truncated, falsified or does not fit on the disk; [`Code::D007`].
+    pub async fn receive_backup<R: AsyncRead + Unpin>(
+        &self,
+        from: &mut R,
+        expected_bytes: u64,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<String, Refusal> {
+        let mut session = self.helper.restore(expected_bytes).await?;
+        let mut now = CloneProgress {
+            step: CloneStep::Copying,
+            bytes: 0,
+            total: expected_bytes,
+        };
+        loop {
+            let frame = frame::read(from).await.map_err(|error| {
+                Refusal::new(Code::D003, "the copy of the database failed")
+                    .because(format!("the stream ended after {} bytes: {error}", now.bytes))
+                    .next(
+                        "repeat it: the old data directory was not touched",
+                        "pontoon join …",
+                    )
+            })?;
+            match &frame {
+                Frame::Data(bytes) => now.bytes += bytes.len() as u64,
+                Frame::Progress(said) => now.total = said.total,
+                Frame::End(_) => now.step = CloneStep::Preparing,
+                Frame::Failed(refusal) => {
+                    let refusal = refusal.clone();
+                    // The helper's own answer would say the same.
+                    let _ = session.send(&frame).await;
+                    return Err(refusal);
+                }
+            }
+            now.total = now.total.max(now.bytes);
+            progress(now);
+            session.send(&frame).await?;
+            if now.step == CloneStep::Preparing {
+                return session.finish().await;
+            }
+        }
+    }
+
+    /// Makes this server a replica of the ticket's source: copy, put in place, follow. `open` is called when the copy's
+    /// stream is needed, which it is not when an earlier attempt already has the whole of it. To be repeated after
+    /// any failure or kill: it goes on where the last one ended. `wanted` is what the replica shall be.
+    ///
+    /// # Errors
+    /// [`Code::D002`], [`Code::D003`], [`Code::D004`], [`Code::D005`], [`Code::D006`], [`Code::D007`]: see each.
+    pub async fn clone_from<R, F>(
+        &self,
+        ticket: &SourceTicket,
+        wanted: &Wanted,
+        open: impl FnOnce() -> F,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<(), Refusal>
+    where
+        R: AsyncRead + Unpin,
+        F: Future<Output = Result<R, Refusal>>,
+    {
+        let source_version = Version::parse(&ticket.version)
+            .ok_or_else(|| Refusal::new(Code::N005, format!("{:?} is not a version", ticket.version)))?;
+        self.version()?.check_supported(self.node.engine)?;
+        self.version()?
+            .check_may_follow(self.node.engine, (ticket.engine, source_version))?;
+        let mut state = self.clone_state(ticket)?;
+
+        let mark = self.helper.state().await?.incoming;
+        if mark
+            .as_ref()
+            .is_none_or(|mark| mark.state == IncomingState::Receiving)
+        {
+            self.note(&mut state, CloneStep::Copying)?;
+            match ticket.method {
+                Method::Stream => {
+                    let mut stream = open().await?;
+                    self.receive_backup(&mut stream, ticket.expected_bytes, progress)
+                        .await?;
+                }
+                Method::Clone => self.fetch_clone(ticket, wanted, progress).await?,
+            }
+        }
+        let total = ticket.expected_bytes;
+        progress(CloneProgress {
+            step: CloneStep::Activating,
+            bytes: total,
+            total,
+        });
+        self.activate_clone(ticket, wanted, &mut state).await?;
+        progress(CloneProgress {
+            step: CloneStep::Following,
+            bytes: total,
+            total,
+        });
+        self.follow(ticket).await?;
+        self.helper.discard_incoming().await?;
+        self.note(&mut state, CloneStep::Done)?;
+        progress(CloneProgress {
+            step: CloneStep::Done,
+            bytes: total,
+            total,
+        });
+        Ok(())
+    }
+
+    /// Puts a complete copy into the data directory's place and starts it, read-only, under a replication id of its
+    /// own. The old data directory is renamed. Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D006`], [`Code::D005`].
+    async fn activate_clone(
+        &self,
+        ticket: &SourceTicket,
+        wanted: &Wanted,
+        state: &mut CloneState,
+    ) -> Result<(), Refusal> {
+        self.note(state, CloneStep::Activating)?;
+        let mark = self.helper.state().await?.incoming;
+        if mark.is_none_or(|mark| mark.state != IncomingState::Active) {
+            self.control.close().await;
+            self.helper.stop(STOP_PATIENCE, false).await?;
+            let wanted = Wanted {
+                replica: true,
+                inherited: ticket.inherited.clone(),
+                ..wanted.clone()
+            };
+            let (settings, _) = self.settings(&wanted, state.server_id)?;
+            self.helper.write_settings(&settings).await?;
+            self.helper.activate_incoming().await?;
+        }
+        self.helper.start().await?;
+        self.login().await
+    }
+
+    /// Lets this server follow the ticket's source and waits until it does. A server that never followed starts at the
+    /// position of its copy; one that did goes on where it is. Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D004`] with the server's own words.
+    pub async fn follow(&self, ticket: &SourceTicket) -> Result<(), Refusal> {
+        let source = Source {
+            address: ticket.address,
+            port: ticket.port,
+            account: ticket.account.clone(),
+        };
+        let mut session = self.control.session().await?;
+        let patience = Duration::from_secs(60);
+        if self.replica_status().await?.is_some() {
+            session.query(self.flavor.stop_replica(), patience).await?;
+        } else if let Some(mark) = self.helper.state().await?.incoming
+            && let Some(position) = mark.position.filter(|_| mark.state == IncomingState::Active)
+        {
+            check_position(&position)?;
+            for statement in self.flavor.set_position(&position) {
+                session.query(&statement, patience).await?;
+            }
+        }
+        for statement in self.flavor.follow(&source, &self.tls_files()) {
+            session.query(&statement, patience).await?;
+        }
+        session.query(self.flavor.start_replica(), patience).await?;
+
+        let begun = Instant::now();
+        loop {
+            let status = self.replica_status().await?.unwrap_or_default();
+            if status.receiving && status.applying {
+                return Ok(());
+            }
+            let given_up =
+                status.error.is_some() && !status.connecting && begun.elapsed() > Duration::from_secs(2);
+            if given_up || begun.elapsed() > Duration::from_secs(30) {
+                let said = status.error.unwrap_or_else(|| "it says nothing".to_owned());
+                return Err(Refusal::new(Code::D004, "the replica does not follow")
+                    .because(format!("source {}:{}", ticket.address, ticket.port))
+                    .because(said));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Stops following and becomes a server of its own that still takes no writes. Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D008`].
+    pub async fn stop_following(&self) -> Result<(), Refusal> {
+        if self.replica_status().await?.is_some() {
+            let mut session = self.control.session().await?;
+            session
+                .query(self.flavor.stop_replica(), Duration::from_secs(60))
+                .await?;
+            session
+                .query(self.flavor.forget_source(), Duration::from_secs(60))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The copy that is under way or was the last; `None` when there was none.
+    ///
+    /// # Errors
+    /// [`Code::N006`].
+    pub fn last_clone(&self) -> Result<Option<CloneState>, Refusal> {
+        let path = self.paths.state_dir.join("clone.json");
+        Ok(files::read_limited(&path, 1 << 16)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn clone_state(&self, ticket: &SourceTicket) -> Result<CloneState, Refusal> {
+        match self.last_clone()? {
+            Some(state) if state.source == ticket.address && state.step != CloneStep::Done => Ok(state),
+            _ => Ok(CloneState {
+                source: ticket.address,
+                step: CloneStep::Copying,
+                server_id: secret::new_server_id()?,
+            }),
+        }
+    }
+
+    fn note(&self, state: &mut CloneState, step: CloneStep) -> Result<(), Refusal> {
+        state.step = step;
+        let bytes = serde_json::to_vec(state).map_err(|error| Refusal::new(Code::N007, error.to_string()))?;
+        files::write_atomic(&self.paths.state_dir.join("clone.json"), &bytes, 0o600)?;
+        Ok(())
+    }
+
+    /// MySQL: this server fetches the copy from the source's server.
+    async fn fetch_clone(
+        &self,
+        ticket: &SourceTicket,
+        wanted: &Wanted,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<(), Refusal> {
+        // Our account and our certificate first, on the data that is still there; writable, or no plugin can be
+        // installed.
+        self.move_aside(&Wanted {
+            replica: false,
+            inherited: Vec::new(),
+            ..wanted.clone()
+        })
+        .await?;
+        self.install_clone_plugin().await?;
+        let place = self.helper.make_incoming(ticket.expected_bytes).await?;
+        let (source, tls) = (format!("{}:{}", ticket.address, ticket.port), self.tls_files());
+        let mut session = self.control.session().await?;
+        let patience = Duration::from_secs(60);
+        for (name, value) in [
+            ("clone_valid_donor_list", source.clone()),
+            ("clone_ssl_ca", tls.ca.display().to_string()),
+            ("clone_ssl_cert", tls.cert.display().to_string()),
+            ("clone_ssl_key", tls.key.display().to_string()),
+        ] {
+            session
+                .query(&format!("SET GLOBAL {name} = '{value}'"), patience)
+                .await?;
+        }
+        let statement = format!(
+            "CLONE INSTANCE FROM '{}'@'{}':{} IDENTIFIED BY '{}' DATA DIRECTORY = '{}' REQUIRE SSL",
+            ticket.account.user,
+            ticket.address,
+            ticket.port,
+            ticket.account.password,
+            place.display()
+        );
+        let day = Duration::from_secs(86_400);
+        let cloning = session.query(&statement, day);
+        tokio::pin!(cloning);
+        loop {
+            tokio::select! {
+                outcome = &mut cloning => {
+                    outcome.map_err(|refusal| Refusal { code: Code::D003, ..refusal })?;
+                    break;
+                }
+                () = tokio::time::sleep(Duration::from_millis(250)) => {
+                    let rows = self.control.query(
+                        "SELECT CAST(SUM(data) AS UNSIGNED) AS bytes, CAST(SUM(estimate) AS UNSIGNED) AS total \
+                         FROM performance_schema.clone_progress").await.unwrap_or_default();
+                    if let Some(row) = rows.first() {
+                        let (bytes, total) = (row.number("bytes"), row.number("total"));
+                        let total = total.max(bytes).max(ticket.expected_bytes);
+                        progress(CloneProgress { step: CloneStep::Copying, bytes, total });
+                    }
+                }
+            }
+        }
+        let rows = self
+            .control
+            .query("SELECT gtid_executed FROM performance_schema.clone_status")
+            .await?;
+        let position = rows
+            .first()
+            .and_then(|row| row.first())
+            .unwrap_or_default()
+            .replace(['\n', ' '], "");
+        check_position(&position)?;
+        self.helper.seal_incoming(&position).await
+    }
+
+    async fn install_clone_plugin(&self) -> Result<(), Refusal> {
+        let there = "SELECT 1 FROM information_schema.plugins WHERE plugin_name = 'clone' AND plugin_status = 'ACTIVE'";
+        if !self.control.query(there).await?.is_empty() {
+            return Ok(());
+        }
+        self.control
+            .query("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+            .await
+            .map(drop)
+            .map_err(|refusal| Refusal {
+                code: Code::D007,
+                what: "MySQL's clone plugin cannot be loaded".to_owned(),
+                ..refusal
+            })
+    }
+
+    /// The size of the tables' files; 0 when the server does not say.
+    async fn data_bytes(&self) -> u64 {
+        let table = match self.node.engine {
+            Engine::Mysql => "INNODB_TABLESPACES",
+            _ => "INNODB_SYS_TABLESPACES",
+        };
+        let statement =
+            format!("SELECT CAST(SUM(FILE_SIZE) AS UNSIGNED) AS bytes FROM information_schema.{table}");
+        self.control
+            .query(&statement)
+            .await
+            .ok()
+            .and_then(|rows| Some(rows.first()?.number("bytes")))
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,560 @@
+//! [`Database`]: the order of steps. Moves the server aside and back, reports, beats.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pontoon_fleet::{Code, DatabaseReport, DatabaseRole, Refusal, ServerName};
+use pontoon_helper::{DatabaseNode, DatabaseSettings, HelperClient, Moved, Node, Setting, TlsFiles};
+use pontoon_rt::paths::Paths;
+
+use crate::control::{Control, Row};
+use crate::flavor::{Flavor, ReplicaStatus, Wanted, flavor_of};
+use crate::secret;
+use crate::version::Version;
+
+/// The file name of the socket that the server moves to, beside the one that the application dials.
+const SOCKET_NAME: &str = "pontoon-server.sock";
+
+/// How long a graceful stop may take: dirty pages are written first.
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long after a start the account must work.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Settings that a running server takes at once; all others need a restart.
+const LIVE: &[&str] = &["read_only", "super_read_only", "event_scheduler"];
+
+/// Where the server is, once it moved aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its port: `server_port` of the configuration.
+    pub port: u16,
+    /// Whether its Unix socket moves too: when the SQL proxy listens on the user's own.
+    pub moves_socket: bool,
+}
+
+/// What [`Database::move_aside`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedAside {
+    /// How long the database did not answer; zero when nothing had to change.
+    pub interruption: Duration,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// The database of this machine.
+pub struct Database {
+    pub(crate) paths: Paths,
+    pub(crate) node: DatabaseNode,
+    pub(crate) place: Place,
+    pub(crate) helper: HelperClient,
+    pub(crate) flavor: Box<dyn Flavor>,
+    pub(crate) control: Control,
+    pub(crate) password: String,
+}
+
+impl Database {
+    /// The database that the node file describes; `None` when it has none. Needs no running server.
+    ///
+    /// # Errors
+    /// [`Code::N003`] for a node file that makes no sense, [`Code::N006`].
+    pub fn open(paths: &Paths, place: Place) -> Result<Option<Database>, Refusal> {
+        let Some(node) = Node::load(&paths.node_file())?.database else {
+            return Ok(None);
+        };
+        let password = secret::kept_password(&paths.state_dir.join("database.secret"))?;
+        let flavor = flavor_of(node.engine)?;
+        let helper = HelperClient::new(paths.helper_socket());
+        let control = Control::new(backend_socket(&node, &place), password.clone());
+        Ok(Some(Database {
+            paths: paths.clone(),
+            node,
+            place,
+            helper,
+            flavor,
+            control,
+            password,
+        }))
+    }
+
+    /// How the database is run.
+    pub fn node(&self) -> &DatabaseNode {
+        &self.node
+    }
+
+    /// The server's own socket once it moved aside: what an SQL proxy splices clients of the Unix socket to.
+    pub fn backend_socket(&self) -> PathBuf {
+        backend_socket(&self.node, &self.place)
+    }
+
+    /// The control connection, for what this type has no method for.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The helper that acts for this database.
+    pub fn helper(&self) -> &HelperClient {
+        &self.helper
+    }
+
+    /// What this server is doing. Never fails: a server that does not answer is `down`, with the reason.
+    pub async fn report(&self) -> DatabaseReport {
+        let mut report = DatabaseReport {
+            engine: self.node.engine,
+            version: self.node.version.clone(),
+            role: DatabaseRole::Down,
+            read_only: true,
+            position: String::new(),
+            lag_ms: None,
+            error: None,
+        };
+        if let Err(refusal) = self.observe(&mut report).await {
+            // It may run where the user put it, before Pontoon's settings or after they were taken away.
+            let runs = self
+                .helper
+                .state()
+                .await
+                .is_ok_and(|state| state.pid.is_some() && !state.settings_written);
+            if runs {
+                report.role = DatabaseRole::Standalone;
+                report.read_only = false;
+            } else {
+                report.error = Some(refusal.to_string());
+            }
+        }
+        report
+    }
+
+    async fn observe(&self, report: &mut DatabaseReport) -> Result<(), Refusal> {
+        let facts = self.facts().await?;
+        let status = self.replica_status().await?;
+        report.version = facts.get("version").unwrap_or_default().to_owned();
+        report.read_only = is_on(facts.get("read_only"));
+        let position = if status.is_some() { "applied" } else { "written" };
+        report.position = facts.get(position).unwrap_or_default().replace(['\n', ' '], "");
+        match status {
+            None => {
+                report.role = if report.read_only {
+                    DatabaseRole::Standalone
+                } else {
+                    DatabaseRole::Primary
+                };
+            }
+            Some(status) => {
+                report.role = DatabaseRole::Replica;
+                report.lag_ms = self.lag(facts.number("now_us")).await;
+                report.error = replica_error(&status);
+            }
+        }
+        Ok(())
+    }
+
+    /// Behind the source in milliseconds, by the age of the last beat that arrived. The beat's own interval is taken
+    /// off, since a replica that has everything still sees beats up to that old; what remains is exact to one
+    /// interval plus the difference of the two servers' clocks.
+    async fn lag(&self, now_us: u64) -> Option<u64> {
+        let rows = self
+            .control
+            .query("SELECT at_us, every_us FROM pontoon.heartbeat WHERE id = 1")
+            .await
+            .ok()?;
+        let beat = rows.first()?;
+        let age = now_us.saturating_sub(beat.number("at_us"));
+        Some(age.saturating_sub(beat.number("every_us")) / 1000)
+    }
+
+    /// Writes a beat, so that replicas can tell how far they are behind. To be called on the primary every `every`.
+    /// On a server that takes no writes of clients it does nothing: a beat there would be a transaction that the
+    /// source does not have.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn heartbeat(&self, every: Duration) -> Result<(), Refusal> {
+        let every_us = every.as_micros();
+        self.control
+            .query(&format!(
+                "INSERT INTO pontoon.heartbeat (id, at_us, every_us, server_id) \
+                 SELECT 1, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED), {every_us}, @@server_id FROM DUAL \
+                 WHERE @@global.read_only = 0 \
+                 ON DUPLICATE KEY UPDATE at_us = VALUES(at_us), every_us = VALUES(every_us), \
+                 server_id = VALUES(server_id)"
+            ))
+            .await
+            .map(drop)
+    }
+
+    /// What `wanted` means for the plan: lines to show.
+    ///
+    /// # Errors
+    /// [`Code::D001`].
+    pub fn plan_notes(&self, wanted: &Wanted) -> Result<Vec<String>, Refusal> {
+        Ok(self.flavor.settings(&self.node, self.version()?, wanted).1)
+    }
+
+    /// Moves the server to its own port and socket and sets it up for `wanted`. A server that is already so is left
+    /// alone; one that differs only in what can be set while it runs is not restarted. Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D001`]; [`Code::D005`] when it does not start or a setting does not take effect; the helper's.
+    pub async fn move_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
+        let (settings, notes) = self.settings(wanted, self.server_id()?)?;
+        self.helper.write_settings(&settings).await?;
+        let begun = Instant::now();
+        let mut interruption = Duration::ZERO;
+        let differing = match self.differences(&settings).await {
+            Ok(differing) => Some(differing),
+            Err(_) => None,
+        };
+        match differing {
+            Some(names) if names.is_empty() => {}
+            Some(names) if names.iter().all(|name| LIVE.contains(&name.as_str())) => {
+                self.control
+                    .run(&self.flavor.set_writable(!wanted.replica))
+                    .await?;
+            }
+            _ => {
+                self.restart().await?;
+                interruption = begun.elapsed();
+                let left = self.differences(&settings).await?;
+                if !left.is_empty() {
+                    return Err(
+                        Refusal::new(Code::D005, "settings of Pontoon did not take effect")
+                            .because(format!(
+                                "another option file or the command line overrides: {}",
+                                left.join(", ")
+                            ))
+                            .next(
+                                "see which file says so",
+                                "my_print_defaults --defaults-file=/etc/mysql/my.cnf mysqld",
+                            ),
+                    );
+                }
+            }
+        }
+        if !wanted.replica {
+            self.create_schema().await?;
+        }
+        Ok(MovedAside { interruption, notes })
+    }
+
+    /// Gives the server back to its own configuration: stops following, takes Pontoon's accounts away, renames the
+    /// settings, restarts. The data stays as it is. The SQL proxy must have released port and socket before.
+    /// Repeatable.
+    ///
+    /// # Errors
+    /// [`Code::D005`] when it does not start, for instance because the proxy still has its port.
+    pub async fn move_back(&self) -> Result<Option<Moved>, Refusal> {
+        let moved = self.helper.remove_settings().await?;
+        match self.control.session().await {
+            Ok(mut session) => {
+                let patience = Duration::from_secs(30);
+                if self.replica_status().await?.is_some() {
+                    session.query(self.flavor.stop_replica(), patience).await?;
+                    session.query(self.flavor.forget_source(), patience).await?;
+                }
+                self.control.run(&self.flavor.set_writable(true)).await?;
+                // Not to the binary log: other servers keep their own accounts.
+                session.query("SET SESSION sql_log_bin = 0", patience).await?;
+                let accounts = "SELECT user, host FROM mysql.user WHERE user LIKE 'pontoon\\_r\\_%'";
+                for account in session.query(accounts, patience).await? {
+                    let (user, host) = (account.get("user"), account.get("host"));
+                    let drop = format!(
+                        "DROP USER IF EXISTS '{}'@'{}'",
+                        user.unwrap_or_default(),
+                        host.unwrap_or_default()
+                    );
+                    session.query(&drop, patience).await?;
+                }
+                session
+                    .query("DROP USER IF EXISTS `pontoon`@`localhost`", patience)
+                    .await?;
+            }
+            // Not up, or a killed attempt took the account away already.
+            Err(refusal) => tracing::info!(%refusal, "no login any more: going on with the restart"),
+        }
+        self.control.close().await;
+        self.helper.stop(STOP_PATIENCE, false).await?;
+        self.helper.start().await?;
+        Ok(moved)
+    }
+
+    /// Uses the fleet certificate as it is now, without a restart: after a renewal.
+    ///
+    /// # Errors
+    /// [`Code::J009`], [`Code::D008`].
+    pub async fn renew_tls(&self) -> Result<(), Refusal> {
+        self.helper.refresh_tls().await?;
+        self.control.query(self.flavor.reload_tls()).await.map(drop)
+    }
+
+    /// Starts the database when it does not run.
+    ///
+    /// # Errors
+    /// [`Code::D005`].
+    pub async fn ensure_running(&self) -> Result<(), Refusal> {
+        self.helper.start().await
+    }
+
+    /// The replica's status; `None` when it follows nobody.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn replica_status(&self) -> Result<Option<ReplicaStatus>, Refusal> {
+        let rows = self.control.query(self.flavor.replica_status()).await?;
+        Ok(rows.first().map(|row| self.flavor.read_replica_status(row)))
+    }
+
+    /// What this server has written: what a replica must reach to have everything.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn position(&self) -> Result<String, Refusal> {
+        Ok(self
+            .facts()
+            .await?
+            .get("written")
+            .unwrap_or_default()
+            .replace(['\n', ' '], ""))
+    }
+
+    /// Waits on a replica until it has applied `position`; says whether it did.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`], [`Code::N005`] for a position that is none.
+    pub async fn wait_for_position(&self, position: &str, patience: Duration) -> Result<bool, Refusal> {
+        check_position(position)?;
+        if position.is_empty() {
+            return Ok(true);
+        }
+        let mut session = self.control.session().await?;
+        let statement = self.flavor.wait_for_position(position, patience.as_secs_f64());
+        let rows = session
+            .query(&statement, patience + Duration::from_secs(5))
+            .await?;
+        Ok(rows.first().and_then(Row::first) == Some("1"))
+    }
+
+    pub(crate) fn version(&self) -> Result<Version, Refusal> {
+        Version::parse(&self.node.version)
+            .ok_or_else(|| Refusal::new(Code::D001, format!("{:?} is not a version", self.node.version)))
+    }
+
+    pub(crate) fn tls_files(&self) -> TlsFiles {
+        TlsFiles::of(&self.node)
+    }
+
+    /// The id of the node file as it is now: a copy gets a new one.
+    pub(crate) fn server_id(&self) -> Result<u32, Refusal> {
+        let node = Node::load(&self.paths.node_file())?.database;
+        Ok(node.map_or(self.node.server_id, |node| node.server_id))
+    }
+
+    pub(crate) fn settings(
+        &self,
+        wanted: &Wanted,
+        server_id: u32,
+    ) -> Result<(DatabaseSettings, Vec<String>), Refusal> {
+        let version = self.version()?;
+        version.check_supported(self.node.engine)?;
+        let (options, notes) = self.flavor.settings(&self.node, version, wanted);
+        let socket = self.backend_socket();
+        let socket_name = socket
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let settings = DatabaseSettings {
+            server_id,
+            socket_name,
+            options,
+            tls: wanted.tls,
+            admin_password: self.password.clone(),
+        };
+        Ok((settings, notes))
+    }
+
+    /// The names of settings that the running server does not have.
+    async fn differences(&self, wanted: &DatabaseSettings) -> Result<Vec<String>, Refusal> {
+        let rows = self.control.query("SHOW GLOBAL VARIABLES").await?;
+        let value_of = |name: &str| {
+            rows.iter()
+                .find(|row| row.get("Variable_name") == Some(name))?
+                .get("Value")
+        };
+        let mut wanted_settings = wanted.options.clone();
+        wanted_settings.push(Setting::new("server_id", wanted.server_id));
+        if wanted.tls {
+            wanted_settings.push(Setting::new("ssl_cert", self.tls_files().cert.display()));
+        }
+        Ok(wanted_settings
+            .iter()
+            .filter(|setting| value_of(&setting.name).is_some_and(|value| !is_same(setting, value)))
+            .map(|setting| setting.name.clone())
+            .collect())
+    }
+
+    async fn facts(&self) -> Result<Row, Refusal> {
+        let rows = self.control.query(self.flavor.facts()).await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| Refusal::new(Code::D008, "the database says nothing about itself"))
+    }
+
+    pub(crate) async fn restart(&self) -> Result<(), Refusal> {
+        self.control.close().await;
+        self.helper.stop(STOP_PATIENCE, false).await?;
+        self.helper.start().await?;
+        self.login().await
+    }
+
+    /// Waits until the account works: the start-up statements have run.
+    pub(crate) async fn login(&self) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        loop {
+            match self.control.query("SELECT 1").await {
+                Ok(_) => return Ok(()),
+                Err(refusal) if begun.elapsed() > LOGIN_PATIENCE => return Err(refusal),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn create_schema(&self) -> Result<(), Refusal> {
+        // Looked for first: CREATE … IF NOT EXISTS is a transaction in the binary log even when it does nothing.
+        let there = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'pontoon' AND table_name = 'heartbeat'";
+        if !self.control.query(there).await?.is_empty() {
+            return Ok(());
+        }
+        self.control
+            .run(&[
+                "CREATE DATABASE IF NOT EXISTS pontoon",
+                "CREATE TABLE IF NOT EXISTS pontoon.heartbeat (id TINYINT UNSIGNED NOT NULL PRIMARY KEY, \
+                 at_us BIGINT UNSIGNED NOT NULL, every_us BIGINT UNSIGNED NOT NULL, \
+                 server_id INT UNSIGNED NOT NULL) ENGINE=InnoDB COMMENT='Written by Pontoon; tells replicas their lag'",
+            ])
+            .await
+    }
+}
+
+/// The account of `joiner` on its source: at most 32 characters (MySQL's limit).
+pub(crate) fn replication_user(joiner: &ServerName) -> String {
+    use sha2::{Digest, Sha256};
+    let name = joiner.as_str();
+    if name.len() <= 22 {
+        return format!("pontoon_r_{name}");
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let tail: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("pontoon_r_{}-{tail}", &name[..13])
+}
+
+/// A position goes into a statement: nothing but what GTIDs are made of.
+pub(crate) fn check_position(position: &str) -> Result<(), Refusal> {
+    if position
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "-:,_".contains(c))
+    {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::N005, "that is not a GTID position").because(format!("{position:?}")))
+}
+
+fn backend_socket(node: &DatabaseNode, place: &Place) -> PathBuf {
+    if place.moves_socket {
+        node.socket.with_file_name(SOCKET_NAME)
+    } else {
+        node.socket.clone()
+    }
+}
+
+fn replica_error(status: &ReplicaStatus) -> Option<String> {
+    if status.error.is_some() {
+        return status.error.clone();
+    }
+    match (status.receiving, status.applying) {
+        (true, true) => None,
+        (_, false) => Some("replication is stopped".to_owned()),
+        (false, true) if status.connecting => Some("connecting to the source".to_owned()),
+        (false, true) => Some("it does not receive".to_owned()),
+    }
+}
+
+fn is_on(value: Option<&str>) -> bool {
+    matches!(value, Some("1" | "ON"))
+}
+
+/// Whether a variable has the value that was set: the servers print `ON` for 1, and for logs only that they are on.
+fn is_same(setting: &Setting, value: &str) -> bool {
+    let plain = |text: &str| match text.to_ascii_uppercase().as_str() {
+        "ON" | "TRUE" => "1".to_owned(),
+        "OFF" | "FALSE" => "0".to_owned(),
+        other => other.replace(' ', ""),
+    };
+    if setting.name == "log_bin" {
+        return plain(value) == "1";
+    }
+    plain(&setting.value) == plain(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_fit_and_differ() {
+        let user = |name: &str| replication_user(&name.parse().unwrap());
+        assert_eq!(user("b"), "pontoon_r_b");
+        let long = "a".repeat(63);
+        let other = format!("{}b", "a".repeat(62));
+        assert!(user(&long).len() <= 32);
+        assert_ne!(user(&long), user(&other));
+    }
+
+    #[test]
+    fn a_position_cannot_carry_a_statement() {
+        for good in [
+            "",
+            "0-1-7",
+            "0-1-7,1-2-3",
+            "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7",
+            "a:tag_1:1-2",
+        ] {
+            check_position(good).unwrap();
+        }
+        for bad in ["0-1-7'", "0-1-7; DROP", "\\", "0-1-7\n"] {
+            assert_eq!(check_position(bad).unwrap_err().code, Code::N005, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_compared_as_the_server_prints_it() {
+        for (name, set, printed) in [
+            ("read_only", "1", "ON"),
+            ("read_only", "0", "OFF"),
+            ("log_bin", "pontoon-bin", "ON"),
+            ("bind_address", "127.0.0.1,10.0.0.1", "127.0.0.1,10.0.0.1"),
+        ] {
+            assert!(is_same(&Setting::new(name, set), printed), "{name}");
+        }
+        assert!(!is_same(&Setting::new("port", 3307), "3306"));
+        assert!(!is_same(&Setting::new("log_bin", "x"), "OFF"));
+    }
+
+    #[test]
+    fn a_replica_that_stands_still_says_so() {
+        let status = |receiving, connecting, applying| ReplicaStatus {
+            receiving,
+            connecting,
+            applying,
+            ..Default::default()
+        };
+        assert_eq!(replica_error(&status(true, false, true)), None);
+        assert!(
+            replica_error(&status(false, true, true))
+                .unwrap()
+                .contains("connecting")
+        );
+        assert!(replica_error(&status(false, false, true)).is_some());
+        assert!(replica_error(&status(true, false, false)).is_some());
+    }
+}

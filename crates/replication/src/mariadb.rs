@@ -1,0 +1,133 @@
+//! MariaDB 10.6 to 11.8.
+
+use pontoon_fleet::Engine;
+use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
+
+use crate::control::Row;
+use crate::flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::version::Version;
+
+/// MariaDB's words.
+pub(crate) struct MariaDb;
+
+impl Flavor for MariaDb {
+    fn engine(&self) -> Engine {
+        Engine::Mariadb
+    }
+
+    fn settings(
+        &self,
+        node: &DatabaseNode,
+        version: Version,
+        wanted: &Wanted,
+    ) -> (Vec<Setting>, Vec<String>) {
+        // A list of addresses came with 10.11 (MDEV-6536).
+        let has_list = version
+            >= Version {
+                major: 10,
+                minor: 11,
+                patch: 0,
+            };
+        let (mut settings, notes) = common_settings(node, wanted, has_list);
+        settings.extend([
+            Setting::new("log_slave_updates", 1),
+            Setting::new("gtid_strict_mode", 1),
+            Setting::new("slave_net_timeout", 4),
+        ]);
+        (settings, notes)
+    }
+
+    fn facts(&self) -> &'static str {
+        "SELECT @@version AS version, @@global.read_only AS read_only, @@global.log_bin AS log_bin, \
+         @@global.gtid_current_pos AS written, @@global.gtid_slave_pos AS applied, \
+         CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED) AS now_us"
+    }
+
+    fn replica_status(&self) -> &'static str {
+        "SHOW SLAVE STATUS"
+    }
+
+    fn read_replica_status(&self, row: &Row) -> ReplicaStatus {
+        let io = row.get("Slave_IO_Running").unwrap_or_default();
+        let said = |column: &str| row.get(column).filter(|text| !text.is_empty()).map(str::to_owned);
+        ReplicaStatus {
+            source_host: row.get("Master_Host").unwrap_or_default().to_owned(),
+            source_port: u16::try_from(row.number("Master_Port")).unwrap_or(0),
+            receiving: io == "Yes",
+            connecting: io == "Connecting" || io == "Preparing",
+            applying: row.get("Slave_SQL_Running") == Some("Yes"),
+            error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
+        }
+    }
+
+    fn set_writable(&self, writable: bool) -> Vec<String> {
+        vec![format!(
+            "SET GLOBAL read_only = {}",
+            if writable { "OFF" } else { "ON" }
+        )]
+    }
+
+    fn set_position(&self, position: &str) -> Vec<String> {
+        vec![format!("SET GLOBAL gtid_slave_pos = '{position}'")]
+    }
+
+    fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String> {
+        vec![format!(
+            "CHANGE MASTER TO MASTER_HOST='{}', MASTER_PORT={}, MASTER_USER='{}', MASTER_PASSWORD='{}', \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1, MASTER_SSL=1, \
+             MASTER_SSL_CA='{}', MASTER_SSL_CERT='{}', MASTER_SSL_KEY='{}', MASTER_SSL_VERIFY_SERVER_CERT=1",
+            source.address,
+            source.port,
+            source.account.user,
+            source.account.password,
+            tls.ca.display(),
+            tls.cert.display(),
+            tls.key.display(),
+        )]
+    }
+
+    fn start_replica(&self) -> &'static str {
+        "START SLAVE"
+    }
+
+    fn stop_replica(&self) -> &'static str {
+        "STOP SLAVE"
+    }
+
+    fn forget_source(&self) -> &'static str {
+        "RESET SLAVE ALL"
+    }
+
+    fn wait_for_position(&self, position: &str, seconds: f64) -> String {
+        format!("SELECT MASTER_GTID_WAIT('{position}', {seconds:.3}) = 0")
+    }
+
+    fn create_account(&self, account: &Account) -> Vec<String> {
+        let who = format!("'{}'@'{}'", account.user, account.host);
+        vec![
+            format!(
+                "CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{}' REQUIRE X509",
+                account.password
+            ),
+            format!(
+                "ALTER USER {who} IDENTIFIED BY '{}' REQUIRE X509",
+                account.password
+            ),
+            format!("GRANT REPLICATION SLAVE ON *.* TO {who}"),
+        ]
+    }
+
+    fn drop_account(&self, account: &Account) -> String {
+        format!("DROP USER IF EXISTS '{}'@'{}'", account.user, account.host)
+    }
+
+    fn inherited(&self) -> &'static str {
+        "SELECT LOWER(VARIABLE_NAME) AS name, VARIABLE_VALUE AS value FROM information_schema.GLOBAL_VARIABLES \
+         WHERE VARIABLE_NAME IN ('sql_mode', 'character_set_server', 'collation_server', 'lower_case_table_names', \
+         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp')"
+    }
+
+    fn reload_tls(&self) -> &'static str {
+        "FLUSH SSL"
+    }
+}

@@ -1,0 +1,151 @@
+//! MySQL 8.0.26 to 9.x.
+
+use pontoon_fleet::Engine;
+use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
+
+use crate::control::Row;
+use crate::flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::version::Version;
+
+/// MySQL's words: those of sources and replicas, the only ones that 9.x still knows.
+pub(crate) struct MySql;
+
+impl Flavor for MySql {
+    fn engine(&self) -> Engine {
+        Engine::Mysql
+    }
+
+    fn settings(
+        &self,
+        node: &DatabaseNode,
+        version: Version,
+        wanted: &Wanted,
+    ) -> (Vec<Setting>, Vec<String>) {
+        // A list of addresses came with 8.0.13.
+        let (mut settings, notes) = common_settings(node, wanted, true);
+        // Deprecated since 8.0.34, the default (ROW) and on its way out.
+        settings.retain(|setting| {
+            setting.name != "binlog_format"
+                || version
+                    < Version {
+                        major: 8,
+                        minor: 0,
+                        patch: 34,
+                    }
+        });
+        settings.extend([
+            Setting::new("gtid_mode", "ON"),
+            Setting::new("enforce_gtid_consistency", "ON"),
+            Setting::new("log_replica_updates", 1),
+            Setting::new("replica_net_timeout", 4),
+            Setting::new("super_read_only", u8::from(wanted.replica)),
+            // The X protocol's own port would be in the way of nothing, and is one more to guard.
+            Setting::new("mysqlx", 0),
+        ]);
+        (settings, notes)
+    }
+
+    fn facts(&self) -> &'static str {
+        "SELECT @@version AS version, @@global.read_only AS read_only, @@global.log_bin AS log_bin, \
+         @@global.gtid_executed AS written, @@global.gtid_executed AS applied, \
+         CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED) AS now_us"
+    }
+
+    fn replica_status(&self) -> &'static str {
+        "SHOW REPLICA STATUS"
+    }
+
+    fn read_replica_status(&self, row: &Row) -> ReplicaStatus {
+        let io = row.get("Replica_IO_Running").unwrap_or_default();
+        let said = |column: &str| row.get(column).filter(|text| !text.is_empty()).map(str::to_owned);
+        ReplicaStatus {
+            source_host: row.get("Source_Host").unwrap_or_default().to_owned(),
+            source_port: u16::try_from(row.number("Source_Port")).unwrap_or(0),
+            receiving: io == "Yes",
+            connecting: io == "Connecting",
+            applying: row.get("Replica_SQL_Running") == Some("Yes"),
+            error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
+        }
+    }
+
+    fn set_writable(&self, writable: bool) -> Vec<String> {
+        if writable {
+            vec![
+                "SET GLOBAL super_read_only = OFF".to_owned(),
+                "SET GLOBAL read_only = OFF".to_owned(),
+            ]
+        } else {
+            vec!["SET GLOBAL super_read_only = ON".to_owned()]
+        }
+    }
+
+    fn set_position(&self, _position: &str) -> Vec<String> {
+        // CLONE copies gtid_executed with the data.
+        Vec::new()
+    }
+
+    fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String> {
+        vec![format!(
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{}', SOURCE_PORT={}, SOURCE_USER='{}', SOURCE_PASSWORD='{}', \
+             SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1, \
+             SOURCE_SSL=1, SOURCE_SSL_CA='{}', SOURCE_SSL_CERT='{}', SOURCE_SSL_KEY='{}', \
+             SOURCE_SSL_VERIFY_SERVER_CERT=1",
+            source.address,
+            source.port,
+            source.account.user,
+            source.account.password,
+            tls.ca.display(),
+            tls.cert.display(),
+            tls.key.display(),
+        )]
+    }
+
+    fn start_replica(&self) -> &'static str {
+        "START REPLICA"
+    }
+
+    fn stop_replica(&self) -> &'static str {
+        "STOP REPLICA"
+    }
+
+    fn forget_source(&self) -> &'static str {
+        "RESET REPLICA ALL"
+    }
+
+    fn wait_for_position(&self, position: &str, seconds: f64) -> String {
+        // A timeout of 0 waits forever: never send it.
+        format!(
+            "SELECT WAIT_FOR_EXECUTED_GTID_SET('{position}', {:.3}) = 0",
+            seconds.max(0.001)
+        )
+    }
+
+    fn create_account(&self, account: &Account) -> Vec<String> {
+        let who = format!("'{}'@'{}'", account.user, account.host);
+        vec![
+            format!(
+                "CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{}' REQUIRE X509",
+                account.password
+            ),
+            format!(
+                "ALTER USER {who} IDENTIFIED BY '{}' REQUIRE X509",
+                account.password
+            ),
+            format!("GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO {who}"),
+        ]
+    }
+
+    fn drop_account(&self, account: &Account) -> String {
+        format!("DROP USER IF EXISTS '{}'@'{}'", account.user, account.host)
+    }
+
+    fn inherited(&self) -> &'static str {
+        "SELECT LOWER(VARIABLE_NAME) AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables \
+         WHERE VARIABLE_NAME IN ('sql_mode', 'character_set_server', 'collation_server', 'lower_case_table_names', \
+         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp')"
+    }
+
+    fn reload_tls(&self) -> &'static str {
+        "ALTER INSTANCE RELOAD TLS"
+    }
+}
