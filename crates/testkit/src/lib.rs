@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod database;
+mod demo_app;
 mod enter;
 mod error;
 pub mod http;
@@ -21,10 +22,12 @@ pub mod proc;
 mod server;
 mod testing;
 mod wait;
+pub mod wordpress;
 mod workdir;
 
 pub use app::{Visited, WriteId};
 pub use database::{DatabaseOptions, Mariadb, Standalone};
+pub use demo_app::DemoApp;
 pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, namespaces_unavailable};
 pub use error::{LabError, Skip};
 pub use lab::Lab;
@@ -35,4 +38,5 @@ pub use proc::ProcessId;
 pub use server::{Bind, Process, Server, Spawn};
 pub use testing::{in_lab, say};
 pub use wait::{find_program, free_port, run, wait_until};
+pub use wordpress::WordPress;
 pub use workdir::{BASE_VARIABLE, base_folder, existing as existing_labs};

@@ -1,0 +1,52 @@
+//! An application that the lab can install and run on its servers.
+
+use std::net::SocketAddr;
+
+use crate::app::{Later, Visited};
+use crate::database::Mariadb;
+use crate::server::{Process, Server};
+use crate::{LabError, Skip};
+
+/// An application of the demo. In order: [`available`](DemoApp::available), [`create_database`](DemoApp::create_database)
+/// once, [`prepare`](DemoApp::prepare) and [`start`](DemoApp::start) on each server,
+/// [`install`](DemoApp::install) once through any of them.
+pub trait DemoApp: Visited {
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can be had here.
+    ///
+    /// # Errors
+    /// [`Skip`] names what is missing.
+    fn available(&self) -> Result<(), Skip>;
+
+    /// The path that answers 200 while the application runs. It does not ask the database: a database that restarts
+    /// must not take every application server out of service.
+    fn health_path(&self) -> &'static str;
+
+    /// Makes its database and its user.
+    fn create_database<'a>(&'a self, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>>;
+
+    /// Puts its files and its configuration on a server; also after the server was switched off and on.
+    fn prepare<'a>(&'a self, server: &'a Server) -> Later<'a, Result<(), LabError>>;
+
+    /// Starts it on a server and waits until it listens. It dials the database as `localhost`: the Unix socket.
+    fn start<'a>(&'a self, server: &'a Server, listen: SocketAddr) -> Later<'a, Result<Process, LabError>>;
+
+    /// Installs the site through the application at `address` and sets it up for visitors.
+    fn install<'a>(&'a self, address: SocketAddr, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>>;
+}
+
+/// Waits until something listens on `listen` inside `server`, while `process` runs.
+pub(crate) async fn wait_listening(server: &Server, process: &Process, listen: SocketAddr) -> Result<(), LabError> {
+    let port = format!("sport = :{}", listen.port());
+    let limit = std::time::Duration::from_secs(20);
+    crate::wait_until(&format!("a listener on port {}", listen.port()), limit, || async {
+        if let Err(e) = process.check_alive() {
+            return Some(Err(e));
+        }
+        let sockets = server.exec("ss", &["-Hltn", &port]).await.unwrap_or_default();
+        (!sockets.trim().is_empty()).then_some(Ok(()))
+    })
+    .await?
+}

@@ -1,0 +1,53 @@
+//! WordPress in a server of the lab, visited directly: the measure of what the demo may ask of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_testkit::{
+    DatabaseOptions, DemoApp, LabError, Load, LoadOptions, Mariadb, Visited, WordPress, database, in_lab,
+};
+
+#[test]
+fn every_acknowledged_comment_and_post_is_read_back() -> Result<(), LabError> {
+    in_lab("every_acknowledged_comment_and_post_is_read_back", Duration::from_secs(50), |mut lab| async move {
+        let number = |name: &str, default: f64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+        let (rate, seconds, workers) = (number("RATE", 15.0), number("SECONDS", 6.0), number("WORKERS", 4.0));
+        let app = Arc::new(WordPress::new(7, workers as usize));
+        app.available()?;
+        Mariadb::available()?;
+        let a = lab.add_server("a", vec![]).await?;
+        let mariadb = Mariadb::start(&a, &DatabaseOptions::default()).await?;
+        let listen = SocketAddr::from((a.public(), 8080));
+        app.create_database(&mariadb).await?;
+        app.prepare(&a).await?;
+        app.prepare(&a).await?;
+        let process = app.start(&a, listen).await?;
+        app.install(listen, &mariadb).await?;
+
+        let options = LoadOptions { targets: vec![listen], rate, ..LoadOptions::default() };
+        let load = Load::start(app.clone(), options, "direct")?;
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        load.phase("the application dies");
+        tokio::time::sleep(Duration::from_secs(1)).await; // what was due before is answered
+        load.between_writes(Duration::from_secs(5)).await?;
+        process.kill_9().await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        app.start(&a, listen).await?;
+        let report = load.stop().await?;
+        eprintln!("{} late {:?}", serde_json::to_string_pretty(&report.phases).unwrap(), report.latest_send);
+        report.believable()?;
+        assert_eq!(report.phases[0].failed, 0, "{:?}", report.phases[0]);
+        assert!(report.phases[0].acknowledged > 0);
+        assert!(report.phases[1].failed > 0, "a dead application is noticed");
+
+        let read = report.ledger.compare(&app.read_back(listen).await?);
+        assert!(read.complete() && read.acknowledged == report.ledger.len(), "{read:?}");
+        let socket = a.path(database::SOCKET)?;
+        assert!(report.ledger.compare(&app.read_database(&socket).await?).complete());
+        database::rows::<u8>(&mut mariadb.root().await?, "DELETE FROM wordpress.wp_comments ORDER BY comment_ID DESC LIMIT 1").await?;
+        let read = report.ledger.compare(&app.read_back(listen).await?);
+        assert!(!read.complete() && read.missing.len() == 1, "a lost comment is noticed: {read:?}");
+        Ok(())
+    })
+}
