@@ -1,4 +1,5 @@
 //! Databases, clients and agents that fail. See FAILURES.md.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 mod support;
 

@@ -1,93 +1,25 @@
 //! Two servers: `a` holds the primary, `b` reaches it through `a`'s relay. Databases are stand-ins here; `mariadb.rs`
 //! does the same with a real one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_fleet::{Epoch, ListenAddress, Role};
-use pontoon_pki::{Authority, SharedIdentity, tls};
+use pontoon_fleet::Epoch;
+use pontoon_pki::{IdentityFiles, SharedIdentity, tls};
 use pontoon_rt::paths::Paths;
 use pontoon_sqlproxy::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply, Transport};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use support::two::Two;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::time::{sleep, timeout};
-
-/// Servers `a` and `b` with their views, which the test changes one by one.
-struct Two {
-    authority: Authority,
-    a: Server,
-    b: Server,
-}
-
-struct Server {
-    _proxy: Proxy,
-    agent: Agent,
-    view: View,
-    address: SocketAddr,
-    paths: Paths,
-    dir: tempfile::TempDir,
-}
-
-impl Two {
-    async fn start(backend: SocketAddr, change: impl Fn(&mut View)) -> Two {
-        let authority = found_fleet();
-        let ports = [free_port(), free_port()];
-        let server = async |name: &'static str, private: &'static str| {
-            let dir = tempfile::tempdir().unwrap();
-            let paths = Paths::under(dir.path());
-            identify(&authority, name, private, &paths);
-            let address = SocketAddr::new(private.parse().unwrap(), free_port());
-            let listen = [
-                ListenAddress::Tcp(address),
-                ListenAddress::Unix(dir.path().join("mysqld.sock")),
-            ];
-            let mut view = View::new(&listen, backend);
-            view.roles = vec![Role::App, Role::Db];
-            view.relay_ports = ports;
-            change(&mut view);
-            let agent = Agent::start(&paths).await;
-            agent.publish(&view);
-            let proxy = Proxy::start(name, &paths, limits());
-            wait_listening(address).await;
-            let relay = ports[usize::from(name == "b")];
-            wait_listening(SocketAddr::new(private.parse().unwrap(), relay)).await;
-            Server {
-                _proxy: proxy,
-                agent,
-                view,
-                address,
-                paths,
-                dir,
-            }
-        };
-        let (a, b) = (server("a", "127.0.0.1").await, server("b", "127.0.0.2").await);
-        Two { authority, a, b }
-    }
-
-    fn relay(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.a.view.relay_ports[0]))
-    }
-}
-
-impl Server {
-    fn publish(&mut self, change: impl FnOnce(&mut View)) {
-        change(&mut self.view);
-        self.agent.publish(&self.view);
-    }
-
-    async fn dial(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
-    }
-
-    async fn dial_socket(&self) -> UnixStream {
-        UnixStream::connect(self.dir.path().join("mysqld.sock"))
-            .await
-            .unwrap()
-    }
-}
 
 /// A database that also has a Unix socket, on which its greetings carry the thread id 999.
 async fn database_with_socket(dir: &std::path::Path) -> (SocketAddr, std::path::PathBuf) {
@@ -173,9 +105,12 @@ async fn a_caller_that_is_behind_keeps_the_connection_when_it_catches_up() {
 /// Speaks to `a`'s relay with the identity in `paths`; `None` when it was not let in.
 async fn ask(two: &Two, paths: &Paths, preface: [u8; PREFACE_LEN]) -> Option<Reply> {
     let identity = SharedIdentity::load(&paths.identity_dir()).unwrap();
-    let config = tls::client_config(&identity).unwrap();
+    ask_with(two, &tls::client_config(&identity).unwrap(), preface).await
+}
+
+async fn ask_with(two: &Two, config: &Arc<ClientConfig>, preface: [u8; PREFACE_LEN]) -> Option<Reply> {
     let tcp = TcpStream::connect(two.relay()).await.unwrap();
-    let mut stream = tls::connect(&config, &"a".parse().unwrap(), tcp, SOON)
+    let mut stream = tls::connect(config, &"a".parse().unwrap(), tcp, SOON)
         .await
         .ok()?;
     stream.write_all(&preface).await.ok()?;
@@ -229,11 +164,23 @@ async fn the_relay_lets_in_only_who_is_of_the_fleet_and_of_the_view() {
         reply(Answer::NotAllowed)
     );
 
-    // Another fleet's `b`: not even a preface is read. The client below trusts `a`'s authority on purpose.
+    // Another fleet's `b`, which knows where to go: not even a preface is read.
     let foreign = tempfile::tempdir().unwrap();
     let foreign_paths = Paths::under(foreign.path());
     identify(&found_fleet(), "b", "127.0.0.2", &foreign_paths);
-    assert_eq!(ask(&two, &foreign_paths, preface(1)).await, None);
+    let files = IdentityFiles::in_dir(&foreign_paths.identity_dir());
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(two.authority.certificate_pem().as_bytes()).unwrap())
+        .unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(&files.cert).unwrap()],
+            PrivateKeyDer::from_pem_file(&files.key).unwrap(),
+        )
+        .unwrap();
+    assert_eq!(ask_with(&two, &Arc::new(config), preface(1)).await, None);
 
     // Plain text, half a handshake, nothing: closed, and the relay goes on.
     let mut plain = TcpStream::connect(two.relay()).await.unwrap();

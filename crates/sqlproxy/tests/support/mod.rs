@@ -1,5 +1,8 @@
 //! A proxy in this process, with a stand-in for the agent, and raw clients and databases.
 #![allow(dead_code)] // each test file uses its part
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests: a panic is the report
+
+pub mod two;
 
 use std::future::Future;
 use std::net::SocketAddr;
