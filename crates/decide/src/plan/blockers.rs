@@ -122,6 +122,12 @@ fn ports(
         .iter()
         .filter(|step| step.server == server.name)
         .any(|step| moves(&step));
+    // Otherwise `database` below has said that it cannot be moved.
+    let movable = facts
+        .database
+        .as_ref()
+        .is_some_and(|found| wanted.db.as_ref().is_some_and(|db| db.engine == found.engine));
+    let database_is_seen_to = database_moves || (wanted.runs_database(server) && !movable);
     let mut wants: Vec<(ListenAddress, &str)> = Vec::new();
     let relay = |port| ListenAddress::Tcp(SocketAddr::new(server.private, port));
     if wanted.runs_edge(server) {
@@ -156,8 +162,8 @@ fn ports(
     for (at, who) in &wants {
         for other in facts.listeners.iter().filter(|other| collide(at, &other.at)) {
             let is_database = is_database_program(&other.program);
-            let is_fine =
-                other.program == "pontoon" || (is_database && (database_moves || *who == "the database"));
+            let is_fine = other.program == "pontoon"
+                || (is_database && (database_is_seen_to || *who == "the database"));
             if !is_fine {
                 let refusal = taken(server, at, who, other);
                 if !found.iter().any(|said| said.what == refusal.what) {

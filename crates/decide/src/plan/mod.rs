@@ -190,7 +190,7 @@ impl Plan {
     }
 
     /// The steps of one server, in order.
-    pub fn of<'a>(&'a self, server: &'a ServerName) -> impl Iterator<Item = &'a Step> {
+    pub fn of<'a, 's>(&'a self, server: &'s ServerName) -> impl Iterator<Item = &'a Step> + use<'a, 's> {
         self.steps.iter().filter(move |step| step.server == *server)
     }
 

@@ -1,0 +1,204 @@
+//! The view, against what it promises, over generated fleets and observations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pontoon_config::Config;
+use pontoon_decide::{Observed, ViewInputs, compose};
+use pontoon_fleet::{
+    DatabaseReport, DatabaseRole, DrainBook, DrainMark, Engine, Epoch, FleetView, LeaseRecord, Revision,
+    Role, ServerName, ServerReport, ServerState, UnixMillis,
+};
+use proptest::prelude::*;
+
+const LIMIT: Duration = Duration::from_secs(3);
+
+fn name(index: usize) -> ServerName {
+    format!("s{index}").parse().unwrap()
+}
+
+fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
+    ServerReport {
+        server: server.clone(),
+        at: UnixMillis(1),
+        version: "0.1.0".to_owned(),
+        revision: Revision(1),
+        settled: Revision(1),
+        trouble: None,
+        config_digest: String::new(),
+        tiers: Vec::new(),
+        database: Some(DatabaseReport {
+            engine: Engine::Mariadb,
+            version: "10.11.6-MariaDB".to_owned(),
+            // Every database claims to be primary: none is believed.
+            role: DatabaseRole::Primary,
+            read_only: false,
+            position: "0-1-5".to_owned(),
+            lag_ms,
+            error: None,
+        }),
+        load_percent: 0,
+        drains: DrainBook::default(),
+        lease: None,
+    }
+}
+
+/// The last server has no database.
+fn config(count: usize) -> Config {
+    let mut text = String::from("version = 1\n[fleet]\nname = \"notes\"\n");
+    for index in 0..count {
+        text.push_str(&format!(
+            "[[server]]\nname = \"s{index}\"\nprivate = \"10.0.0.{}\"\n",
+            index + 1
+        ));
+        if index > 0 && index + 1 == count {
+            text.push_str("roles = [\"edge\", \"app\"]\n");
+        }
+    }
+    text.push_str(
+        "[app]\nupstream = \"127.0.0.1:8080\"\n[db]\nengine = \"mariadb\"\nlisten = [\"127.0.0.1:3306\"]\n",
+    );
+    Config::parse(&text).unwrap()
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    count: usize,
+    me: usize,
+    ages: Vec<Option<u64>>,
+    drained: Vec<bool>,
+    epoch: u64,
+    lease: Option<(u64, usize)>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (1usize..6).prop_flat_map(|count| {
+        (
+            0..count,
+            prop::collection::vec(prop::option::of(0u64..6_000), count),
+            prop::collection::vec(any::<bool>(), count),
+            0u64..4,
+            prop::option::of((0u64..4, 0usize..7)),
+        )
+            .prop_map(move |(me, ages, drained, epoch, lease)| Case {
+                count,
+                me,
+                ages,
+                drained,
+                epoch,
+                lease,
+            })
+    })
+}
+
+fn view(case: &Case) -> FleetView {
+    let reports: BTreeMap<_, _> = case
+        .ages
+        .iter()
+        .enumerate()
+        .filter_map(|(index, age)| {
+            let age = Duration::from_millis((*age)?);
+            Some((
+                name(index),
+                Observed {
+                    report: report(&name(index), Some(40)),
+                    age,
+                },
+            ))
+        })
+        .collect();
+    let drains = DrainBook(
+        case.drained
+            .iter()
+            .enumerate()
+            .map(|(index, drained)| {
+                (
+                    name(index),
+                    DrainMark {
+                        at: UnixMillis(1),
+                        drained: *drained,
+                    },
+                )
+            })
+            .collect(),
+    );
+    let lease = case.lease.map(|(epoch, leader)| LeaseRecord {
+        epoch: Epoch(epoch),
+        leader: name(leader),
+    });
+    compose(&ViewInputs {
+        config: &config(case.count),
+        revision: Revision(3),
+        epoch: Epoch(case.epoch),
+        serial: 9,
+        me: &name(case.me),
+        reports: &reports,
+        drains: &drains,
+        lease: lease.as_ref(),
+        unreachable_after: LIMIT,
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_a_view_promises(case in cases()) {
+        let view = view(&case);
+        let names: Vec<_> = view.servers.iter().map(|server| server.name.clone()).collect();
+        prop_assert_eq!(names, (0..case.count).map(name).collect::<Vec<_>>(), "unreachable is not removed");
+        for (index, server) in view.servers.iter().enumerate() {
+            let heard = index == case.me || case.ages[index].is_some_and(|age| age <= 3_000);
+            let wanted = match (case.drained[index], heard) {
+                (true, _) => ServerState::Draining,
+                (false, true) => ServerState::Up,
+                (false, false) => ServerState::Unreachable,
+            };
+            prop_assert_eq!(server.state, wanted);
+        }
+        prop_assert!(view.epoch >= Epoch(case.epoch), "the epoch never goes back");
+        let sql = view.sql.as_ref().unwrap();
+        match &sql.primary {
+            Some(primary) => {
+                let (epoch, leader) = case.lease.unwrap();
+                prop_assert_eq!(primary, &name(leader), "the primary is the lease's and nobody else's");
+                prop_assert!(epoch >= case.epoch, "an old lease names nobody");
+                prop_assert!(view.server(primary).is_some_and(|server| server.roles.contains(&Role::Db)));
+            }
+            None => {
+                let named = case.lease.is_some_and(|(epoch, leader)| {
+                    epoch >= case.epoch && view.server(&name(leader)).is_some_and(|s| s.roles.contains(&Role::Db))
+                });
+                prop_assert!(!named, "a good lease is obeyed, whether its leader's agent answers or not");
+            }
+        }
+        for database in &sql.servers {
+            let index: usize = database.server.as_str()[1..].parse().unwrap();
+            let heard = case.ages[index].is_some_and(|age| age <= 3_000);
+            prop_assert_eq!(database.lag_ms, heard.then_some(40), "nothing old is shown as new");
+        }
+    }
+}
+
+#[test]
+fn a_report_under_another_servers_name_is_not_believed() {
+    let config = config(3);
+    let reports = BTreeMap::from([(
+        name(1),
+        Observed {
+            report: report(&name(0), None),
+            age: Duration::ZERO,
+        },
+    )]);
+    let view = compose(&ViewInputs {
+        config: &config,
+        revision: Revision(1),
+        epoch: Epoch(0),
+        serial: 1,
+        me: &name(0),
+        reports: &reports,
+        drains: &DrainBook::default(),
+        lease: None,
+        unreachable_after: LIMIT,
+    });
+    assert_eq!(view.servers[1].state, ServerState::Unreachable);
+    assert_eq!(view.sql.unwrap().primary, None);
+}
