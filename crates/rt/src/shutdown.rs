@@ -134,4 +134,26 @@ mod tests {
         shutdown.trigger();
         shutdown.hurried().await;
     }
+
+    #[test]
+    fn the_first_signal_asks_and_the_second_hurries() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let shutdown = Shutdown::from_signals().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let in_time = |what: std::pin::Pin<Box<dyn Future<Output = ()> + '_>>| {
+            runtime.block_on(async {
+                tokio::time::timeout(std::time::Duration::from_secs(10), what)
+                    .await
+                    .unwrap()
+            });
+        };
+        // The handlers stand: this test process does not die of its own signals.
+        kill_process(getpid(), Signal::TERM).unwrap();
+        in_time(Box::pin(shutdown.requested()));
+        kill_process(getpid(), Signal::INT).unwrap();
+        in_time(Box::pin(shutdown.hurried()));
+    }
 }

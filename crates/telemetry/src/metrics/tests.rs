@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use pontoon_fleet::{Epoch, FleetView, LeaseRecord, Ports, Revision, Role, ServerState, ServerView};
+
+use super::*;
+
+fn registry() -> Registry {
+    Registry::new(&"a".parse().unwrap(), "edge", "0.1.0")
+}
+
+fn has(text: &str, line: &str) {
+    assert!(
+        text.lines().any(|have| have == line),
+        "{line:?} is not in\n{text}"
+    );
+}
+
+#[test]
+fn the_edges_numbers_read_as_the_text_format_says() {
+    let mut registry = registry();
+    let edge = EdgeMetrics::register(&mut registry);
+    for status in [200, 204, 302, 404, 502, 999] {
+        edge.answered(status, Duration::from_millis(3));
+    }
+    edge.answered(200, Duration::from_secs(100));
+    edge.retried(RetryReason::Connect);
+    edge.tls_failed(TlsFailure::Certificate);
+    let running = edge.begin();
+    let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+    edge.upstreams([(&a, true), (&b, false)].into_iter());
+    let text = registry.encode();
+    for line in [
+        "pontoon_build_info{version=\"0.1.0\",process=\"edge\",server=\"a\"} 1",
+        "# TYPE pontoon_edge_requests counter",
+        "pontoon_edge_requests_total{code_class=\"2xx\"} 3",
+        "pontoon_edge_requests_total{code_class=\"5xx\"} 1",
+        "pontoon_edge_requests_total{code_class=\"other\"} 1",
+        "# TYPE pontoon_edge_request_duration_seconds histogram",
+        "pontoon_edge_request_duration_seconds_bucket{le=\"0.0025\"} 0",
+        "pontoon_edge_request_duration_seconds_bucket{le=\"0.005\"} 6",
+        "pontoon_edge_request_duration_seconds_bucket{le=\"60.0\"} 6",
+        "pontoon_edge_request_duration_seconds_bucket{le=\"+Inf\"} 7",
+        "pontoon_edge_request_duration_seconds_count 7",
+        "pontoon_edge_request_duration_seconds_sum 100.018",
+        "pontoon_edge_inflight_requests 1",
+        "pontoon_edge_retries_total{reason=\"connect\"} 1",
+        "pontoon_edge_retries_total{reason=\"closed\"} 0",
+        "pontoon_edge_tls_handshake_failures_total{reason=\"certificate\"} 1",
+        "pontoon_edge_upstream_healthy{upstream=\"b\"} 0",
+        "# EOF",
+    ] {
+        has(&text, line);
+    }
+    drop(running);
+    edge.upstreams([(&a, true)].into_iter());
+    let text = registry.encode();
+    has(&text, "pontoon_edge_inflight_requests 0");
+    assert!(
+        !text.contains("upstream=\"b\""),
+        "a server that left is no longer shown"
+    );
+}
+
+#[test]
+fn the_sql_proxys_numbers() {
+    let mut registry = registry();
+    let sql = SqlMetrics::register(&mut registry);
+    let open = sql.served(ConnectionState::Relayed);
+    let held = sql.hold();
+    sql.refused();
+    let text = registry.encode();
+    has(&text, "pontoon_sql_connections_total{result=\"served\"} 1");
+    has(&text, "pontoon_sql_connections_total{result=\"refused\"} 1");
+    has(&text, "pontoon_sql_pool_connections{state=\"relayed\"} 1");
+    has(&text, "pontoon_sql_pool_connections{state=\"local\"} 0");
+    has(&text, "pontoon_sql_held_queries 1");
+    drop((open, held));
+    let text = registry.encode();
+    has(&text, "pontoon_sql_pool_connections{state=\"relayed\"} 0");
+    has(&text, "pontoon_sql_hold_duration_seconds_count 1");
+}
+
+#[test]
+fn the_agents_numbers_follow_the_view() {
+    let mut registry = registry();
+    let agent = AgentMetrics::register(&mut registry);
+    let server = |name: &str, state| ServerView {
+        name: name.parse().unwrap(),
+        private: [198, 51, 100, 1].into(),
+        public: Vec::new(),
+        roles: [Role::Edge, Role::Db].into(),
+        zone: None,
+        standby: false,
+        state,
+        ports: Ports::from_base(7400),
+        edge_listen: Vec::new(),
+    };
+    let mut view = FleetView {
+        fleet: "notes".parse().unwrap(),
+        revision: Revision(4),
+        epoch: Epoch(1),
+        serial: 1,
+        servers: vec![
+            server("a", ServerState::Draining),
+            server("b", ServerState::Unreachable),
+        ],
+        app: None,
+        sql: None,
+    };
+    agent.view(&view);
+    let lease = LeaseRecord {
+        epoch: Epoch(1),
+        leader: "a".parse().unwrap(),
+    };
+    agent.lease(Some(&lease), view.servers.iter().map(|server| &server.name));
+    agent.replication(Some(Duration::from_millis(1500)), Some(3));
+    agent.replication_error(1062);
+    agent.pending_changes(2);
+    let text = registry.encode();
+    for line in [
+        "pontoon_server_up{server=\"a\"} 1",
+        "pontoon_server_up{server=\"b\"} 0",
+        "pontoon_role{server=\"b\",role=\"db\"} 1",
+        "pontoon_lease_held{server=\"a\"} 1",
+        "pontoon_lease_held{server=\"b\"} 0",
+        "pontoon_fleet_revision 4",
+        "pontoon_plan_pending_changes 2",
+        "pontoon_db_replication_lag_seconds 1.5",
+        "pontoon_db_replication_transactions_behind 3.0",
+        "pontoon_db_replication_errors_total{code=\"1062\"} 1",
+    ] {
+        has(&text, line);
+    }
+    view.servers.pop();
+    agent.view(&view);
+    agent.replication(None, None);
+    let text = registry.encode();
+    assert!(!text.contains("pontoon_server_up{server=\"b\"}") && !text.contains("pontoon_role{server=\"b\""));
+    has(&text, "pontoon_db_replication_lag_seconds NaN");
+    has(&text, "pontoon_db_replication_transactions_behind NaN");
+}
+
+#[test]
+fn threads_add_without_losing_any() {
+    let histogram = AtomicHistogram::new(&[0.5, 1.0]);
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let histogram = histogram.clone();
+            std::thread::spawn(move || {
+                (0..10_000).for_each(|_| histogram.observe(Duration::from_millis(700)))
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(histogram.count(), 40_000);
+}
