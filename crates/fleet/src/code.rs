@@ -122,6 +122,8 @@ codes! {
         "Two operators apply at the same moment; one goes first. Look at what it changed, then plan again.";
     P006 Safety "a port is taken by a program that Pontoon will not stop"
         "The configuration wants to listen where another program listens. Pontoon moves the database aside because that is part of the plan; it does not stop web servers or anything else.";
+    P007 Usage "a yes is needed"
+        "The command changes what runs, and there is no terminal to ask on. Say yes beforehand with --yes, or name the plan: `pontoon apply ID` carries out exactly what was looked at.";
 
     F001 Safety "refused to avoid two primaries"
         "At most one database server may accept the application's writes (P2). What was asked could make two.";
@@ -196,7 +198,10 @@ mod tests {
     fn every_code_explains_itself_and_is_found_by_its_name() {
         for code in Code::ALL {
             assert_eq!(code.as_str().to_lowercase().parse::<Code>(), Ok(*code));
-            assert!(code.explanation().len() > 40, "{code} is explained in too few words");
+            assert!(
+                code.explanation().len() > 40,
+                "{code} is explained in too few words"
+            );
             assert!(code.explanation().ends_with('.'), "{code}");
         }
     }

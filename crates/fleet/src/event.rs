@@ -35,33 +35,104 @@ pub enum Severity {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[allow(missing_docs)] // the variants' and fields' names are the documentation; `Display` is the sentence
 pub enum EventKind {
-    FleetFounded { fleet: String },
-    AgentStarted { version: String },
+    FleetFounded {
+        fleet: String,
+    },
+    AgentStarted {
+        version: String,
+    },
     AgentStopped,
-    RevisionPrepared { revision: Revision, by: ServerName },
-    RevisionActivated { revision: Revision, by: ServerName },
-    RevisionRefused { revision: Revision, code: Code, reason: String },
-    TokenIssued { id: String, expires: UnixMillis },
-    TokenRefused { id: String, reason: String, from: String },
-    JoinStep { joiner: ServerName, step: String },
-    ServerJoined { joiner: ServerName },
-    ServerLeft { leaver: ServerName },
-    PeerUnreachable { peer: ServerName, reason: String },
-    PeerReachable { peer: ServerName, silent_ms: u64 },
-    PeerRefused { peer: String, reason: String },
-    TierStarted { tier: Tier, pid: u32 },
-    TierDied { tier: Tier, pid: u32, reason: String },
-    TierAdopted { tier: Tier, pid: u32 },
-    UpstreamDown { upstream: ServerName, reason: String },
-    UpstreamUp { upstream: ServerName },
-    DrainChanged { subject: ServerName, drained: bool },
-    DatabaseMoved { from: String, to: String },
-    DatabaseSetAside { from: String, to: String },
-    DatabaseDown { reason: String },
-    DatabaseUp { version: String },
-    ReplicationStarted { source: ServerName },
-    ReplicationBroken { reason: String },
-    CertificateRenewed { until: UnixMillis },
+    RevisionPrepared {
+        revision: Revision,
+        by: ServerName,
+    },
+    RevisionActivated {
+        revision: Revision,
+        by: ServerName,
+    },
+    RevisionRefused {
+        revision: Revision,
+        code: Code,
+        reason: String,
+    },
+    TokenIssued {
+        id: String,
+        expires: UnixMillis,
+    },
+    TokenRefused {
+        id: String,
+        reason: String,
+        from: String,
+    },
+    JoinStep {
+        joiner: ServerName,
+        step: String,
+    },
+    ServerJoined {
+        joiner: ServerName,
+    },
+    ServerLeft {
+        leaver: ServerName,
+    },
+    PeerUnreachable {
+        peer: ServerName,
+        reason: String,
+    },
+    PeerReachable {
+        peer: ServerName,
+        silent_ms: u64,
+    },
+    PeerRefused {
+        peer: String,
+        reason: String,
+    },
+    TierStarted {
+        tier: Tier,
+        pid: u32,
+    },
+    TierDied {
+        tier: Tier,
+        pid: u32,
+        reason: String,
+    },
+    TierAdopted {
+        tier: Tier,
+        pid: u32,
+    },
+    UpstreamDown {
+        upstream: ServerName,
+        reason: String,
+    },
+    UpstreamUp {
+        upstream: ServerName,
+    },
+    DrainChanged {
+        subject: ServerName,
+        drained: bool,
+    },
+    DatabaseMoved {
+        from: String,
+        to: String,
+    },
+    DatabaseSetAside {
+        from: String,
+        to: String,
+    },
+    DatabaseDown {
+        reason: String,
+    },
+    DatabaseUp {
+        version: String,
+    },
+    ReplicationStarted {
+        source: ServerName,
+    },
+    ReplicationBroken {
+        reason: String,
+    },
+    CertificateRenewed {
+        until: UnixMillis,
+    },
 }
 
 impl EventKind {
@@ -90,17 +161,27 @@ impl fmt::Display for EventKind {
             K::AgentStopped => write!(f, "agent stopped"),
             K::RevisionPrepared { revision, by } => write!(f, "revision {revision} checked for {by}"),
             K::RevisionActivated { revision, by } => write!(f, "revision {revision} activated by {by}"),
-            K::RevisionRefused { revision, code, reason } => {
+            K::RevisionRefused {
+                revision,
+                code,
+                reason,
+            } => {
                 write!(f, "revision {revision} refused [{code}]: {reason}")
             }
             K::TokenIssued { id, .. } => write!(f, "join token {id} issued"),
-            K::TokenRefused { id, reason, from } => write!(f, "join token {id} from {from} refused: {reason}"),
+            K::TokenRefused { id, reason, from } => {
+                write!(f, "join token {id} from {from} refused: {reason}")
+            }
             K::JoinStep { joiner, step } => write!(f, "{joiner} joins: {step}"),
             K::ServerJoined { joiner } => write!(f, "{joiner} joined the fleet"),
             K::ServerLeft { leaver } => write!(f, "{leaver} left the fleet"),
             K::PeerUnreachable { peer, reason } => write!(f, "{peer} stopped answering: {reason}"),
             K::PeerReachable { peer, silent_ms } => {
-                write!(f, "{peer} answers again after {:.1} s", *silent_ms as f64 / 1000.0)
+                write!(
+                    f,
+                    "{peer} answers again after {:.1} s",
+                    *silent_ms as f64 / 1000.0
+                )
             }
             K::PeerRefused { peer, reason } => write!(f, "refused {peer}: {reason}"),
             K::TierStarted { tier, pid } => write!(f, "{tier} started (pid {pid})"),
@@ -108,8 +189,14 @@ impl fmt::Display for EventKind {
             K::TierAdopted { tier, pid } => write!(f, "{tier} (pid {pid}) went on without an agent, adopted"),
             K::UpstreamDown { upstream, reason } => write!(f, "application on {upstream} is out: {reason}"),
             K::UpstreamUp { upstream } => write!(f, "application on {upstream} is in again"),
-            K::DrainChanged { subject, drained: true } => write!(f, "{subject} is drained"),
-            K::DrainChanged { subject, drained: false } => write!(f, "{subject} is back in service"),
+            K::DrainChanged {
+                subject,
+                drained: true,
+            } => write!(f, "{subject} is drained"),
+            K::DrainChanged {
+                subject,
+                drained: false,
+            } => write!(f, "{subject} is back in service"),
             K::DatabaseMoved { from, to } => write!(f, "database moved from {from} to {to}"),
             K::DatabaseSetAside { from, to } => write!(f, "data directory {from} was renamed to {to}"),
             K::DatabaseDown { reason } => write!(f, "database does not answer: {reason}"),

@@ -23,11 +23,11 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, LeaseRecord, ServerReport, SqlReport, TierDetail,
-    TierReport, UpstreamReport,
+    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, LeaseRecord, ServerReport, SqlReport,
+    TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, RetryPolicy, ServerState, ServerView,
-    SqlView,
+    AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, RetryPolicy, ServerState,
+    ServerView, SqlView,
 };

@@ -62,6 +62,9 @@ impl UnixMillis {
 
     /// This moment plus `span`.
     pub fn plus(self, span: Duration) -> UnixMillis {
-        UnixMillis(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        UnixMillis(
+            self.0
+                .saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }

@@ -31,7 +31,12 @@ pub struct NextStep {
 impl Refusal {
     /// A refusal without evidence yet.
     pub fn new(code: Code, what: impl Into<String>) -> Refusal {
-        Refusal { code, what: what.into(), evidence: Vec::new(), next: Vec::new() }
+        Refusal {
+            code,
+            what: what.into(),
+            evidence: Vec::new(),
+            next: Vec::new(),
+        }
     }
 
     /// Adds a line of evidence.
@@ -44,7 +49,10 @@ impl Refusal {
     /// Adds a next step: what it achieves, and the command.
     #[must_use]
     pub fn next(mut self, why: impl Into<String>, command: impl Into<String>) -> Refusal {
-        self.next.push(NextStep { why: why.into(), command: command.into() });
+        self.next.push(NextStep {
+            why: why.into(),
+            command: command.into(),
+        });
         self
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, Epoch, Revision, ServerName, Tier, UnixMillis};
+use crate::{Engine, Epoch, Refusal, Revision, ServerName, Tier, UnixMillis};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +128,10 @@ pub struct ServerReport {
     pub version: String,
     /// The configuration that is active there.
     pub revision: Revision,
+    /// The last revision that was carried out there in full: services run and the database stands as it says.
+    pub settled: Revision,
+    /// What keeps `revision` from being carried out; tried again until it works.
+    pub trouble: Option<Refusal>,
     /// The configuration's sha256, so that equal revisions with unequal texts are noticed.
     pub config_digest: String,
     /// The latest report of each tier that runs there.
@@ -203,7 +207,13 @@ mod tests {
                 marks
                     .iter()
                     .map(|(name, at, drained)| {
-                        (name.parse().unwrap(), DrainMark { at: UnixMillis(*at), drained: *drained })
+                        (
+                            name.parse().unwrap(),
+                            DrainMark {
+                                at: UnixMillis(*at),
+                                drained: *drained,
+                            },
+                        )
                     })
                     .collect(),
             )

@@ -17,9 +17,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600_000_000_000,
         "d" => 86_400_000_000_000,
         "" => return Err(format!("{text:?} has no unit: write \"{text}s\" or \"{text}ms\"")),
-        other => return Err(format!("{other:?} is not a unit of time: use us, ms, s, m, h or d")),
+        other => {
+            return Err(format!(
+                "{other:?} is not a unit of time: use us, ms, s, m, h or d"
+            ));
+        }
     };
-    Ok(Duration::from_nanos(scale(number, nanos_per_unit).ok_or_else(|| format!("{text:?} is too long"))?))
+    Ok(Duration::from_nanos(
+        scale(number, nanos_per_unit).ok_or_else(|| format!("{text:?} is too long"))?,
+    ))
 }
 
 /// Prints a duration so that [`parse_duration`] reads the same value back.
@@ -58,15 +64,28 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
         "TB" => 1_000_000_000_000,
-        "" => return Err(format!("{text:?} has no unit: write \"{text}MiB\" or \"{text}B\"")),
-        other => return Err(format!("{other:?} is not a unit of size: use B, KiB, MiB, GiB, TiB, KB, MB, GB or TB")),
+        "" => {
+            return Err(format!(
+                "{text:?} has no unit: write \"{text}MiB\" or \"{text}B\""
+            ));
+        }
+        other => {
+            return Err(format!(
+                "{other:?} is not a unit of size: use B, KiB, MiB, GiB, TiB, KB, MB, GB or TB"
+            ));
+        }
     };
     scale(number, size).ok_or_else(|| format!("{text:?} is too large"))
 }
 
 /// Prints a size so that [`parse_bytes`] reads the same value back.
 pub fn format_bytes(bytes: u64) -> String {
-    for (unit, size) in [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+    for (unit, size) in [
+        ("TiB", 1u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ] {
         if bytes != 0 && bytes.is_multiple_of(size) {
             return format!("{}{unit}", bytes / size);
         }
@@ -83,7 +102,11 @@ pub fn human_bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
 }
 
 /// Reads a share such as `20%` or `0.1%`, as thousandths of a percent (so that it can be compared exactly).
@@ -117,14 +140,18 @@ pub fn format_share(thousandths: u32) -> String {
 type Decimal = (u64, u32);
 
 fn split_number(text: &str) -> Result<(Decimal, &str), String> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let digits = format!("{whole}{part}");
     if whole.is_empty() || part.contains('.') || part.len() > 9 || (number.contains('.') && part.is_empty()) {
         return Err(format!("{text:?} does not begin with a number"));
     }
-    let value = digits.parse().map_err(|_| format!("{text:?} is too large a number"))?;
+    let value = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is too large a number"))?;
     Ok(((value, part.len() as u32), unit.trim_start_matches(' ')))
 }
 
@@ -182,7 +209,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_without_a_panic() {
-        for bad in ["", "s", ".5s", "1..2s", "-1s", "1e9s", "99999999999999999999s", "9999999999999d", "1.s", "é"] {
+        for bad in [
+            "",
+            "s",
+            ".5s",
+            "1..2s",
+            "-1s",
+            "1e9s",
+            "99999999999999999999s",
+            "9999999999999d",
+            "1.s",
+            "é",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
             assert!(parse_bytes(bad).is_err(), "{bad}");
             assert!(parse_share(bad).is_err(), "{bad}");

@@ -39,7 +39,9 @@ impl FleetView {
 
     /// The servers that have `role`, in the configuration's order.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &ServerView> {
-        self.servers.iter().filter(move |server| server.roles.contains(&role))
+        self.servers
+            .iter()
+            .filter(move |server| server.roles.contains(&role))
     }
 }
 
@@ -109,7 +111,11 @@ pub struct Ports {
 impl Ports {
     /// The three ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`.
     pub fn from_base(base: u16) -> Ports {
-        Ports { agent: base, edge_relay: base.saturating_add(1), sql_relay: base.saturating_add(2) }
+        Ports {
+            agent: base,
+            edge_relay: base.saturating_add(1),
+            sql_relay: base.saturating_add(2),
+        }
     }
 }
 
@@ -208,7 +214,9 @@ impl std::str::FromStr for ListenAddress {
         if text.starts_with('/') {
             // The kernel's sun_path holds 108 bytes with the closing NUL (unix(7)).
             if text.len() > 107 {
-                return Err(format!("{text:?} is too long for a Unix socket: 107 bytes at most"));
+                return Err(format!(
+                    "{text:?} is too long for a Unix socket: 107 bytes at most"
+                ));
             }
             if text.contains('\0') {
                 return Err(format!("{text:?} has a NUL byte in it"));

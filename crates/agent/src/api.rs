@@ -1,0 +1,231 @@
+//! What the command line and the agent say to each other over `<run>/admin.sock`: HTTP/1.1 with JSON bodies.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/view` | the `FleetView` now published |
+//! | `GET /v1/config` | [`ActiveConfig`] |
+//! | `GET /v1/events?count=N` | the latest `Event`s of every server that answers, oldest first |
+//! | `POST /v1/plan` [`PlanRequest`] | [`PlanAnswer`]; the plan is kept for `apply ID` |
+//! | `POST /v1/apply` [`ApplyRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/token` [`TokenRequest`] | [`TokenAnswer`] |
+//! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//!
+//! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use pontoon_decide::plan::Plan;
+use pontoon_fleet::units::millis;
+use pontoon_fleet::{
+    Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState, UnixMillis,
+};
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages and of every `--json` output; grows when a field changes its meaning.
+pub const API_VERSION: u32 = 1;
+
+/// What `pontoon status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// [`API_VERSION`].
+    pub version: u32,
+    /// The fleet's name; `None` when this machine belongs to none yet.
+    pub fleet: Option<String>,
+    /// The server that answers.
+    pub me: Option<ServerName>,
+    /// The active configuration.
+    pub revision: Revision,
+    /// All in all.
+    pub health: Health,
+    /// What is not as it should be, most important first; empty when healthy.
+    pub problems: Vec<Problem>,
+    /// Who may be primary.
+    pub lease: Option<LeaseRecord>,
+    /// The kind of lease store, as in `fleet.toml`.
+    pub lease_store: String,
+    /// Every server, in the configuration's order.
+    pub servers: Vec<ServerStatus>,
+    /// The last few events worth showing, oldest first.
+    pub recent: Vec<Event>,
+    /// The clock of the server that answers.
+    pub now: UnixMillis,
+}
+
+/// The fleet's state in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Health {
+    /// Everything is as configured.
+    Healthy,
+    /// Visitors are served; something is missing. `status --check` exits with 11.
+    Degraded,
+    /// Visitors are not served. `status --check` exits with 12.
+    Down,
+}
+
+/// One thing that is wrong, what was done about it, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// How bad.
+    pub health: Health,
+    /// What is wrong.
+    pub what: String,
+    /// What Pontoon does or did about it.
+    pub done: Option<String>,
+    /// Commands that come next.
+    pub next: Vec<String>,
+}
+
+/// One row of the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: ServerName,
+    /// Its roles, in the order in which they are shown.
+    pub roles: Vec<Role>,
+    /// Inside the fleet.
+    pub private: IpAddr,
+    /// For visitors.
+    pub public: Vec<IpAddr>,
+    /// Whether it answers.
+    pub state: ServerState,
+    /// How long ago it was last heard of; `None` if never.
+    pub heard_ms_ago: Option<u64>,
+    /// What it last said.
+    pub report: Option<ServerReport>,
+    /// Requests per second that its edge answered lately, in thousandths.
+    pub edge_millirequests_per_second: Option<u64>,
+    /// Whether its application is healthy in the eyes of the edges; `None` when no edge says.
+    pub app_healthy: Option<bool>,
+    /// Why not.
+    pub app_reason: Option<String>,
+}
+
+/// The active configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActiveConfig {
+    /// Its revision; 0 when nothing was applied yet.
+    pub revision: Revision,
+    /// Its text.
+    pub text: String,
+}
+
+/// Asks what a configuration would change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanRequest {
+    /// The wanted `fleet.toml`, overrides already in it.
+    pub text: String,
+}
+
+/// What it would change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanAnswer {
+    /// The plan, with its id.
+    pub plan: Plan,
+    /// The active revision; the plan is good while this is.
+    pub base: Revision,
+}
+
+/// Carries out a plan.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// A plan made before; refused (P001) when the fleet has changed since.
+    pub plan: Option<String>,
+    /// Or a configuration to plan and apply at once.
+    pub text: Option<String>,
+}
+
+/// Asks for a join token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// How long it is good.
+    #[serde(with = "millis")]
+    pub ttl: Duration,
+}
+
+/// A join token: shown once, stored hashed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// What to paste on the new server.
+    pub token: String,
+    /// Until when.
+    pub expires: UnixMillis,
+    /// The address that the new server should be given.
+    pub address: SocketAddr,
+}
+
+/// Makes this machine join a fleet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The agent of a server that is in it.
+    pub address: SocketAddr,
+    /// The token as printed by `token new`.
+    pub token: String,
+    /// This server's name in the fleet.
+    pub name: ServerName,
+    /// Its private address; by default the one from which `address` is reached.
+    pub private: Option<IpAddr>,
+    /// Its public addresses.
+    pub public: Vec<IpAddr>,
+    /// Its roles; by default all.
+    pub roles: Option<Vec<Role>>,
+}
+
+/// Makes this machine leave its fleet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaveRequest {}
+
+/// Takes a server's application out of service, or puts it back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainRequest {
+    /// Which.
+    pub server: ServerName,
+    /// Out or back.
+    pub drained: bool,
+}
+
+/// A line of a stream: what a long command is doing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "progress", rename_all = "snake_case")]
+pub enum Progress {
+    /// A step began.
+    Step {
+        /// On which server.
+        server: ServerName,
+        /// What is being done, in the present participle ("copying database from a").
+        text: String,
+    },
+    /// The present step moved on.
+    Bytes {
+        /// So far.
+        done: u64,
+        /// In all, as far as it can be told.
+        total: Option<u64>,
+    },
+    /// A step ended well.
+    Done {
+        /// On which server.
+        server: ServerName,
+        /// What is now so ("replica of a, lag 0.0 s").
+        text: String,
+    },
+    /// Something that the operator should know and that stops nothing.
+    Note {
+        /// What.
+        text: String,
+    },
+    /// The command ended well.
+    Finished {
+        /// What is now so.
+        text: String,
+    },
+    /// The command was refused or failed; nothing follows.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}

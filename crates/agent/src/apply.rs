@@ -1,0 +1,239 @@
+//! From a text to an active configuration: the plan, what stands in its way, and the change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pontoon_config::Config;
+use pontoon_decide::change::Outcome;
+use pontoon_decide::facts::ServerFacts;
+use pontoon_decide::plan::{Plan, plan as make_plan};
+use pontoon_fleet::{Code, Refusal, Revision, ServerName};
+use pontoon_rt::http::Call;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::Reporter;
+use crate::api::{ApplyRequest, PlanAnswer, Progress};
+use crate::core::{Agent, parse};
+use crate::{dial, observe};
+
+/// How long all servers may take to be as configured: a database restarts within.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(330);
+
+/// A plan that was made and may be applied.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    text: String,
+    plan: Plan,
+}
+
+/// Makes a plan and keeps it for `apply ID`.
+pub(crate) async fn plan(agent: &Arc<Agent>, text: &str) -> Result<PlanAnswer, Refusal> {
+    agent.member()?;
+    let plan = plan_of(agent, &parse(text)?).await?;
+    let kept = Kept {
+        text: text.to_owned(),
+        plan: plan.clone(),
+    };
+    agent.store.save_plan(
+        &plan.id,
+        &serde_json::to_value(&kept).map_err(|error| not_json(&error))?,
+    )?;
+    Ok(PlanAnswer {
+        base: plan.base,
+        plan,
+    })
+}
+
+/// Carries a plan out: everywhere, or nowhere.
+pub(crate) async fn apply(
+    agent: &Arc<Agent>,
+    request: ApplyRequest,
+    reporter: &Reporter,
+) -> Result<String, Refusal> {
+    let me = agent.member()?.me;
+    if !agent.is_control() {
+        return Err(Refusal::new(Code::J005, format!("{me} may not change the fleet"))
+            .because("changes are made on servers with the role db")
+            .next("see which they are", "pontoon status"));
+    }
+    let (text, planned) = wanted_text(agent, request)?;
+    let config = parse(&text)?;
+    let plan = plan_of(agent, &config).await?;
+    if let Some(planned) = planned.filter(|planned| planned.id != plan.id) {
+        return Err(Refusal::new(
+            Code::P001,
+            format!("plan {} is not what would be done now", planned.id),
+        )
+        .because(format!(
+            "it was made at revision {}; the same text now makes plan {}",
+            planned.base, plan.id
+        ))
+        .next("look at what would be done now", "pontoon plan"));
+    }
+    if let Some(blocker) = plan.blockers.into_iter().next() {
+        return Err(blocker);
+    }
+    let text_of_step = format!(
+        "asking {} servers whether they can carry it out",
+        config.servers.len()
+    );
+    reporter
+        .say(Progress::Step {
+            server: me.clone(),
+            text: text_of_step,
+        })
+        .await;
+    let revision = match agent.changes.propose(text).await? {
+        Outcome::Activated(revision) => revision,
+        Outcome::Unchanged(revision) => {
+            // Asked for again on purpose: what was in the way may be gone.
+            agent.to_carry_out.notify_one();
+            revision
+        }
+        Outcome::Refused(refusal) | Outcome::Unknown(refusal) => return Err(refusal),
+    };
+    reporter
+        .say(Progress::Done {
+            server: me,
+            text: format!("revision {revision} is active"),
+        })
+        .await;
+    wait_until_settled(agent, &config, revision, reporter).await?;
+    Ok(format!("revision {revision} is carried out on every server"))
+}
+
+/// Waits until every server is as `revision` says, and tells as each one is.
+pub(crate) async fn wait_until_settled(
+    agent: &Agent,
+    config: &Config,
+    revision: Revision,
+    reporter: &Reporter,
+) -> Result<(), Refusal> {
+    let started = Instant::now();
+    let mut waiting: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
+    // Trouble of an earlier attempt is not this one's.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    while !waiting.is_empty() {
+        let mut still = Vec::new();
+        for server in std::mem::take(&mut waiting) {
+            match state_of(agent, &server, revision) {
+                Standing::Settled => {
+                    let text = format!("is as revision {revision} says");
+                    reporter.say(Progress::Done { server, text }).await;
+                }
+                Standing::Trouble(refusal) => return Err(refusal),
+                Standing::Working => still.push(server),
+            }
+        }
+        waiting = still;
+        if started.elapsed() > SETTLE_PATIENCE {
+            let names: Vec<_> = waiting.iter().map(ServerName::as_str).collect();
+            return Err(Refusal::new(
+                Code::P004,
+                format!("revision {revision} is active and not carried out everywhere"),
+            )
+            .because(format!(
+                "no word from {} within {} s",
+                names.join(", "),
+                SETTLE_PATIENCE.as_secs()
+            ))
+            .next("see what they say", "pontoon status"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+enum Standing {
+    Settled,
+    Working,
+    Trouble(Refusal),
+}
+
+fn state_of(agent: &Agent, server: &ServerName, revision: Revision) -> Standing {
+    let mine = agent.report().filter(|report| &report.server == server);
+    let theirs = || agent.known().peers.get(server).map(|heard| heard.report.clone());
+    let Some(report) = mine.or_else(theirs) else {
+        return Standing::Working;
+    };
+    if report.settled >= revision {
+        return Standing::Settled;
+    }
+    match report.trouble {
+        Some(refusal) if report.revision >= revision => Standing::Trouble(refusal),
+        _ => Standing::Working,
+    }
+}
+
+async fn plan_of(agent: &Arc<Agent>, wanted: &Config) -> Result<Plan, Refusal> {
+    let facts = facts_of_all(agent, wanted).await?;
+    let active = agent.active();
+    let active = active
+        .as_ref()
+        .map(|active| (&*active.config, active.committed.revision));
+    Ok(make_plan(active, wanted, &facts))
+}
+
+/// The facts of every server of `wanted` that answers.
+async fn facts_of_all(
+    agent: &Arc<Agent>,
+    wanted: &Config,
+) -> Result<BTreeMap<ServerName, ServerFacts>, Refusal> {
+    let me = agent.member()?.me;
+    let mut facts = BTreeMap::new();
+    let mut asked = tokio::task::JoinSet::new();
+    for server in &wanted.servers {
+        if server.name == me {
+            facts.insert(me.clone(), observe::facts(agent).await?);
+            continue;
+        }
+        let Ok(address) = dial::address_of(agent, &server.name) else {
+            continue;
+        };
+        let (agent, name) = (agent.clone(), server.name.clone());
+        asked.spawn(async move {
+            let call = Call::get(name.as_str(), "/p/v1/facts");
+            let answer = dial::ask::<(), ServerFacts>(&agent, &name, address, &call, None).await;
+            (name, answer)
+        });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok((name, Ok(found))) => {
+                facts.insert(name, found);
+            }
+            Ok((name, Err(refusal))) => tracing::info!(%name, %refusal, "no facts"),
+            Err(_) => {}
+        }
+    }
+    Ok(facts)
+}
+
+fn wanted_text(agent: &Agent, request: ApplyRequest) -> Result<(String, Option<Plan>), Refusal> {
+    match (request.plan, request.text) {
+        (Some(id), text) => {
+            let kept = agent
+                .store
+                .plan(&id)?
+                .map(serde_json::from_value::<Kept>)
+                .transpose();
+            match (kept.map_err(|error| not_json(&error))?, text) {
+                (Some(kept), _) => Ok((kept.text, Some(kept.plan))),
+                (None, _) => Err(
+                    Refusal::new(Code::P002, format!("there is no plan {id} on this server"))
+                        .next("make one", "pontoon plan"),
+                ),
+            }
+        }
+        (None, Some(text)) => Ok((text, None)),
+        (None, None) => Err(Refusal::new(
+            Code::P002,
+            "neither a plan nor a configuration was given",
+        )),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Refusal {
+    Refusal::new(Code::N007, "a plan has no JSON form").because(error.to_string())
+}

@@ -1,0 +1,190 @@
+//! Makes this server as its configuration says. It looks at what is and does what is missing, so that it can be killed
+//! anywhere and begun again: at every start of the agent, and whenever a revision was activated.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pontoon_config::{Config, Db, Server};
+use pontoon_fleet::{
+    Code, Epoch, EventKind, LeaseRecord, ListenAddress, Refusal, Revision, Role, ServerName,
+};
+use pontoon_lease::{LeaseStore, Single, Swap};
+use pontoon_replication::{Database, Place, Wanted};
+
+use crate::core::{Active, Agent};
+
+/// Runs until shutdown.
+pub(crate) async fn run(agent: Arc<Agent>) {
+    loop {
+        tokio::select! {
+            () = agent.to_carry_out.notified() => {}
+            () = agent.shutdown.requested() => return,
+        }
+        // A join or a leave that is under way does the same things in its own order.
+        let _changing = agent.changing.lock().await;
+        once(&agent).await;
+    }
+}
+
+/// One pass, with its result noted. The caller holds `changing`.
+pub(crate) async fn once(agent: &Agent) {
+    let Some(active) = agent.active() else { return };
+    let revision = active.committed.revision;
+    match carry_out(agent, &active).await {
+        Ok(()) => settled(agent, revision),
+        Err(refusal) => {
+            tracing::error!(%refusal, %revision, "this server is not as configured");
+            let (code, reason) = (refusal.code, refusal.to_string());
+            agent.record(EventKind::RevisionRefused {
+                revision,
+                code,
+                reason,
+            });
+            agent.known().trouble = Some(refusal);
+        }
+    }
+    agent.changed.notify_one();
+}
+
+fn settled(agent: &Agent, revision: Revision) {
+    let mut known = agent.known();
+    known.settled = revision;
+    known.trouble = None;
+    drop(known);
+    if let Err(refusal) = agent.store.save_settled(&revision) {
+        tracing::error!(%refusal, "the revision is carried out and not noted");
+    }
+}
+
+/// One pass. The tiers are not here: `supervise` starts them as soon as the configuration is active, and they take their
+/// addresses when the database has left them.
+async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
+    let me = agent.member()?.me;
+    let Some(server) = active.config.server(&me) else {
+        return Ok(());
+    };
+    let Some(db) = active
+        .config
+        .db
+        .as_ref()
+        .filter(|db| db.is_ours() && active.config.runs_database(server))
+    else {
+        return Ok(());
+    };
+    grant_first_lease(agent, &active.config).await?;
+    let database = open_database(agent, db).await?;
+    let replica = match agent.known().lease.clone() {
+        Some(lease) => lease.leader != me,
+        // Nobody may write before the lease says who: the agent that holds the store will tell.
+        None => return Err(no_lease()),
+    };
+    let wanted = wanted(agent, db, server, replica)?;
+    let before = database.node().port;
+    let moved = database.move_aside(&wanted).await?;
+    for note in &moved.notes {
+        tracing::info!("{note}");
+    }
+    if !moved.interruption.is_zero() {
+        let (from, to) = (format!("port {before}"), format!("port {}", db.server_port));
+        agent.record(EventKind::DatabaseMoved { from, to });
+    }
+    Ok(())
+}
+
+/// The database of this server, opened once.
+pub(crate) async fn open_database(agent: &Agent, db: &Db) -> Result<Arc<Database>, Refusal> {
+    let mut slot = agent.database.write().await;
+    let place = place(db);
+    if let Some(database) = slot.as_ref().filter(|database| database.place() == &place) {
+        return Ok(database.clone());
+    }
+    let database = Database::open(&agent.paths, place)?.ok_or_else(|| {
+        Refusal::new(
+            Code::D009,
+            "it is not known how the database of this server is run",
+        )
+        .because(format!("{} has no [database]", agent.paths.node_file().display()))
+    })?;
+    Ok(slot.insert(Arc::new(database)).clone())
+}
+
+/// Where the server goes so that the SQL proxy can have its old places.
+fn place(db: &Db) -> Place {
+    let moves_socket = db.proxy
+        && db
+            .listen
+            .iter()
+            .any(|address| matches!(address, ListenAddress::Unix(_)));
+    let name = db
+        .server_socket
+        .as_ref()
+        .filter(|_| moves_socket)
+        .and_then(|path| path.file_name());
+    Place {
+        port: db.server_port,
+        socket_name: name.map(|name| name.to_string_lossy().into_owned()),
+    }
+}
+
+/// What the database of `server` shall be.
+pub(crate) fn wanted(agent: &Agent, db: &Db, server: &Server, replica: bool) -> Result<Wanted, Refusal> {
+    wanted_at(agent, db, server.private, replica)
+}
+
+/// The same for a server that is not in the configuration yet.
+pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        port: db.server_port,
+        // From the first day, so that a second server can join without a restart of the first one's database.
+        private: Some(private),
+        replica,
+        tls: true,
+        inherited: if replica {
+            agent.store.inherited()?.unwrap_or_default()
+        } else {
+            Vec::new()
+        },
+    })
+}
+
+/// On the server that holds the lease store: the first record, once there is a database to lead.
+async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<(), Refusal> {
+    let membership = agent.member()?;
+    if membership.keeper != membership.me {
+        return Ok(());
+    }
+    let store = Single::new(agent.paths.lease_file());
+    if let Some((record, _)) = store.read().await? {
+        agent.learn_lease(&record);
+        return Ok(());
+    }
+    let leader = first_leader(config, &membership.me).ok_or_else(no_lease)?;
+    let first = LeaseRecord {
+        epoch: Epoch(1),
+        leader,
+    };
+    match store.compare_and_swap(None, &first).await? {
+        Swap::Won(_) => agent.learn_lease(&first),
+        Swap::Lost(Some((record, _))) => agent.learn_lease(&record),
+        Swap::Lost(None) => return Err(no_lease()),
+    }
+    Ok(())
+}
+
+/// The founder if it has a database, otherwise the first server that has.
+fn first_leader(config: &Config, founder: &ServerName) -> Option<ServerName> {
+    let mut candidates = config
+        .with_role(Role::Db)
+        .filter(|server| config.runs_database(server));
+    let own = config
+        .server(founder)
+        .filter(|server| config.runs_database(server));
+    own.or_else(|| candidates.next())
+        .map(|server| server.name.clone())
+}
+
+fn no_lease() -> Refusal {
+    Refusal::new(Code::F001, "no server holds the lease: nobody may be primary")
+        .because("the lease store is on the server that founded the fleet; it has not been heard of")
+        .next("see who answers", "pontoon status")
+}

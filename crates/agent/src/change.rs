@@ -1,0 +1,228 @@
+//! The shell around `decide::change`: carries its messages, makes its effects durable, and tells the operator how an
+//! attempt ended. What is decided, and when, is decided there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_decide::change::{Change, Committed, Effect, Event, Message, Node, Outcome, step};
+use pontoon_fleet::{Code, EventKind, Refusal, ServerName};
+use pontoon_rt::http::Call;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{Agent, activated, parse};
+use crate::peer::ChangeMessage;
+use crate::{dial, observe};
+
+/// Messages that may wait. They are sent again when they get lost.
+const QUEUE: usize = 256;
+
+/// Between two ticks of the state machine.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The way into the state machine.
+#[derive(Clone)]
+pub(crate) struct ChangeHub(mpsc::Sender<Input>);
+
+/// What the state machine's task works off.
+pub(crate) enum Input {
+    /// A message from a peer whose name is proven.
+    Received(ServerName, Message),
+    /// This server's own check has ended.
+    Validated(Event),
+    /// An operator wants a new configuration.
+    Propose {
+        text: String,
+        members: BTreeSet<ServerName>,
+        done: oneshot::Sender<Outcome>,
+    },
+}
+
+impl ChangeHub {
+    pub(crate) fn new() -> (ChangeHub, mpsc::Receiver<Input>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (ChangeHub(sender), receiver)
+    }
+
+    /// Hands in a message; one that finds the queue full is lost, which the protocol allows.
+    pub(crate) fn received(&self, from: ServerName, message: Message) {
+        let _ = self.0.try_send(Input::Received(from, message));
+    }
+
+    /// Proposes `text` and waits for how it ends.
+    pub(crate) async fn propose(&self, text: String) -> Result<Outcome, Refusal> {
+        let members = members(&parse(&text)?);
+        let (done, outcome) = oneshot::channel();
+        let stopping = |_| Refusal::new(Code::N001, "the agent is stopping");
+        self.0
+            .send(Input::Propose { text, members, done })
+            .await
+            .map_err(|_| stopping(()))?;
+        outcome.await.map_err(|_| stopping(()))
+    }
+}
+
+/// Runs until shutdown, or until a decision cannot be made durable: then the process must end, and start again with
+/// what is on disk.
+pub(crate) async fn run(agent: Arc<Agent>, mut inputs: mpsc::Receiver<Input>) -> Result<(), Refusal> {
+    let mut node: Option<Node> = None;
+    let mut waiting: Vec<oneshot::Sender<Outcome>> = Vec::new();
+    loop {
+        node = present_node(&agent, node);
+        let event = tokio::select! {
+            input = inputs.recv() => match input {
+                Some(Input::Received(from, message)) => Event::Received { from, message },
+                Some(Input::Validated(event)) => event,
+                Some(Input::Propose { text, members, done }) => {
+                    waiting.push(done);
+                    Event::Propose { number: agent.clock.unix().0, text, members }
+                }
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep(TICK) => Event::Tick,
+            () = agent.shutdown.requested() => return Ok(()),
+        };
+        let Some(present) = node.take() else {
+            // Not a member: nobody to agree with. Whoever waits learns it by the closed channel.
+            waiting.clear();
+            continue;
+        };
+        let (next, effects) = step(present, event, agent.clock.now());
+        node = Some(next);
+        for effect in effects {
+            match effect {
+                Effect::Validate(change) => {
+                    tokio::spawn(validate(agent.clone(), change));
+                }
+                Effect::Activate(committed) => activate(&agent, committed)?,
+                Effect::Send { to, message } => {
+                    tokio::spawn(send(agent.clone(), to, message));
+                }
+                Effect::Finished { outcome, .. } => {
+                    // One attempt at a time: a second one is refused at once, and it came last.
+                    if let Some(done) = waiting.pop() {
+                        let _ = done.send(outcome);
+                    }
+                }
+                Effect::Forked { peer, revision } => agent.record(EventKind::PeerRefused {
+                    peer: peer.to_string(),
+                    reason: format!("it has another configuration at revision {revision}: a copied disk?"),
+                }),
+            }
+        }
+    }
+}
+
+/// The node of the present membership: the one there is, or a new one after a join or a leave.
+fn present_node(agent: &Agent, node: Option<Node>) -> Option<Node> {
+    let membership = agent.membership()?;
+    match node {
+        Some(node) if node.me == membership.me && node.keeper == membership.keeper => Some(node),
+        _ => {
+            let active = agent
+                .active()
+                .map_or_else(Committed::nothing, |active| active.committed);
+            Some(Node::new(
+                membership.me,
+                membership.keeper,
+                agent.clock.unix().0,
+                active,
+            ))
+        }
+    }
+}
+
+/// Makes a configuration durable, then active.
+fn activate(agent: &Agent, committed: Committed) -> Result<(), Refusal> {
+    agent.store.save_active(&committed)?;
+    let revision = committed.revision;
+    match activated(committed) {
+        Ok(active) => agent.known().active = Some(active),
+        // A voter reads every text before it says yes, and a peer only passes on what was voted for.
+        Err(refusal) => return Err(refusal),
+    }
+    if let Some(membership) = agent.membership() {
+        agent.record(EventKind::RevisionActivated {
+            revision,
+            by: membership.keeper,
+        });
+    }
+    agent.changed.notify_one();
+    agent.to_carry_out.notify_one();
+    Ok(())
+}
+
+/// Checks whether this server can carry a change out.
+async fn validate(agent: Arc<Agent>, change: Change) {
+    let refusal = check(&agent, &change).await.err();
+    let revision = change.base.next();
+    match &refusal {
+        None => agent.record(EventKind::RevisionPrepared {
+            revision,
+            by: change.id.coordinator.clone(),
+        }),
+        Some(refusal) => {
+            let (code, reason) = (refusal.code, refusal.to_string());
+            agent.record(EventKind::RevisionRefused {
+                revision,
+                code,
+                reason,
+            });
+        }
+    }
+    let _ = agent
+        .changes
+        .0
+        .send(Input::Validated(Event::Validated {
+            id: change.id,
+            refusal,
+        }))
+        .await;
+}
+
+async fn check(agent: &Arc<Agent>, change: &Change) -> Result<(), Refusal> {
+    let config = parse(&change.text)?;
+    if members(&config) != change.members {
+        return Err(Refusal::new(
+            Code::N005,
+            "the change names other servers than its text",
+        ));
+    }
+    let me = agent.member()?.me;
+    let Some(server) = config.server(&me) else {
+        return Ok(());
+    };
+    let address = agent.member()?.identity.current().addresses().first().copied();
+    if address != Some(server.private) {
+        return Err(
+            Refusal::new(Code::C006, format!("{me} cannot change its private address"))
+                .because(format!(
+                    "its certificate is for {address:?}, the configuration says {}",
+                    server.private
+                ))
+                .next(
+                    format!("on {me}"),
+                    "pontoon leave, then pontoon join with the new address",
+                ),
+        );
+    }
+    observe::blockers(agent, &config, &me).await
+}
+
+async fn send(agent: Arc<Agent>, to: ServerName, message: Message) {
+    let call = Call::post(to.as_str(), "/p/v1/change").timeout(Duration::from_secs(3));
+    let sent = match agent.address_for_change(&to) {
+        Ok(address) => {
+            dial::ask::<_, ()>(&agent, &to, address, &call, Some(&ChangeMessage { message })).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = sent {
+        tracing::debug!(%to, %refusal, "a message of a change was lost");
+    }
+}
+
+/// The servers that a configuration names.
+pub(crate) fn members(config: &pontoon_config::Config) -> BTreeSet<ServerName> {
+    config.servers.iter().map(|server| server.name.clone()).collect()
+}

@@ -1,0 +1,402 @@
+//! The fleet's side of a join and of a leave: tokens, the welcome, the copy of the database, the change that makes a
+//! joiner a member.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Response, StatusCode};
+use pontoon_config::edit::{self, ServerEntry};
+use pontoon_decide::change::Outcome;
+use pontoon_fleet::{Code, Engine, EventKind, Refusal, Revision, Role, ServerName};
+use pontoon_helper::BackupOptions;
+use pontoon_pki::{Authority, IdentityFiles, SERVER_LIFETIME, csr_fingerprint};
+use pontoon_replication::{Joiner, SourceTicket};
+use pontoon_rt::files;
+use pontoon_rt::http::{self, Body};
+
+use crate::api::TokenAnswer;
+use crate::authorise::Peer;
+use crate::carry_out;
+use crate::core::{Active, Agent};
+use crate::dial::no_such_server;
+use crate::peer::{Done, Hello, Welcome};
+use crate::store::PendingJoiner;
+
+/// The longest life of a token.
+const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
+
+/// Bytes of a backup that may wait between the helper and the network.
+const BACKUP_BUFFER_BYTES: usize = 1 << 20;
+
+/// Issues a token. It is on disk, hashed, before it is shown.
+pub(crate) fn issue_token(agent: &Agent, ttl: Duration) -> Result<TokenAnswer, Refusal> {
+    let authority = authority(agent)?;
+    agent.config()?; // a fleet without a configuration cannot be joined
+    if ttl.is_zero() || ttl > LONGEST_TTL {
+        return Err(Refusal::new(
+            Code::C002,
+            "a token lives more than nothing and at most a week",
+        ));
+    }
+    let now = agent.clock.unix();
+    let mut book = agent.store.tokens()?.unwrap_or_default();
+    let token = book.issue(authority.pin(), now, ttl)?;
+    agent.store.save_tokens(&book)?;
+    let expires = now.plus(ttl);
+    agent.record(EventKind::TokenIssued {
+        id: token.id.clone(),
+        expires,
+    });
+    let address = agent
+        .own_address()
+        .ok_or_else(|| Refusal::new(Code::J007, "this server has no address yet"))?;
+    Ok(TokenAnswer {
+        token: token.to_string(),
+        expires,
+        address,
+    })
+}
+
+/// Answers a joiner's first words. The token is looked at before anything else is said; it is bound to the joiner's key
+/// once everything else is right, and that is on disk before the certificate leaves.
+pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<Welcome, Refusal> {
+    let authority = authority(agent)?;
+    let fingerprint = csr_fingerprint(&hello.csr)?;
+    let now = agent.clock.unix();
+    // The lock keeps two joiners with one token apart.
+    let _changing = agent.changing.lock().await;
+    let mut book = agent.store.tokens()?.unwrap_or_default();
+    if let Err(error) = book.redeem(&hello.id, &hello.secret, &fingerprint, now) {
+        agent.record(EventKind::TokenRefused {
+            id: hello
+                .id
+                .chars()
+                .filter(char::is_ascii_alphanumeric)
+                .take(16)
+                .collect(),
+            reason: error.to_string(),
+            from: from.ip().to_string(),
+        });
+        return Err(error.into());
+    }
+    let active = agent.config()?;
+    let joiner = PendingJoiner {
+        private: hello.private,
+        public: hello.public.clone(),
+        roles: hello.roles.clone(),
+        database: hello
+            .facts
+            .database
+            .as_ref()
+            .map(|database| (database.engine, database.version.clone())),
+    };
+    let text = text_with(&active, &hello.name, &joiner)?;
+    let roles: BTreeSet<Role> = joiner.roles().into_iter().collect();
+    let source = source_for(agent, &active, &roles, &hello)?;
+
+    agent.store.save_tokens(&book)?;
+    if active.config.server(&hello.name).is_none() {
+        let joiners = {
+            let mut known = agent.known();
+            known.joiners.insert(hello.name.clone(), joiner);
+            known.joiners.clone()
+        };
+        agent.store.save_joiners(&joiners)?;
+    }
+    tracing::info!(joiner = %hello.name, bytes = text.len(), "welcomed");
+    agent.record(EventKind::JoinStep {
+        joiner: hello.name.clone(),
+        step: "certificate issued".to_owned(),
+    });
+    let certificate = authority.sign_server(&hello.csr, &hello.name, hello.private, now, SERVER_LIFETIME)?;
+    let is_control = roles.contains(&Role::Db);
+    let key_file = IdentityFiles::in_dir(&agent.paths.identity_dir()).ca_key;
+    let database_secret = agent.paths.state_dir.join("database.secret");
+    Ok(Welcome {
+        certificate,
+        authority: authority.certificate_pem(),
+        authority_key: if is_control { read_text(&key_file)? } else { None },
+        database_secret: if is_control {
+            read_text(&database_secret)?
+        } else {
+            None
+        },
+        config: active.committed,
+        keeper: agent.member()?.keeper,
+        source,
+        drains: agent.known().drains.clone(),
+        lease: agent.known().lease.clone(),
+    })
+}
+
+/// Gives a joiner what it needs to copy and follow this server's database.
+pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, Refusal> {
+    let (name, address, database) = joiner_of(agent, peer)?;
+    let Some((engine, version)) = database else {
+        return Err(Refusal::new(Code::D009, format!("{name} has no database server"))
+            .because("none was found there when it said hello")
+            .next(format!("install one on {name}; then there"), "pontoon join …"));
+    };
+    let (ours, own_address) = primary_here(agent).await?;
+    let ticket = ours
+        .prepare_source(
+            &Joiner {
+                server: name.clone(),
+                address,
+                engine,
+                version,
+            },
+            own_address,
+        )
+        .await?;
+    agent.record(EventKind::JoinStep {
+        joiner: name,
+        step: "copies the database".to_owned(),
+    });
+    Ok(ticket)
+}
+
+/// Streams a copy of this server's database.
+pub(crate) async fn backup(agent: &Agent, peer: &Peer) -> Result<Response<Body>, Refusal> {
+    joiner_of(agent, peer)?;
+    let (database, _) = primary_here(agent).await?;
+    let (reader, mut writer) = tokio::io::simplex(BACKUP_BUFFER_BYTES);
+    tokio::spawn(async move {
+        if let Err(refusal) = database
+            .serve_backup(&mut writer, &BackupOptions::default())
+            .await
+        {
+            tracing::error!(%refusal, "the copy for a joiner failed");
+        }
+    });
+    let mut response = Response::new(http::reader_body(reader));
+    *response.status_mut() = StatusCode::OK;
+    Ok(response)
+}
+
+/// Makes a joiner a member: on every server, or on none.
+pub(crate) async fn finish(agent: &Agent, peer: &Peer) -> Result<Done, Refusal> {
+    let Some(name) = peer.name() else {
+        return Err(Refusal::new(Code::J005, "a stranger cannot become a member"));
+    };
+    let active = agent.config()?;
+    if active.config.server(name).is_some() {
+        forget_joiner(agent, name)?; // finished before, and the answer was lost
+        return Ok(Done {
+            revision: active.committed.revision,
+        });
+    }
+    let joiner = agent.known().joiner(name).cloned().ok_or_else(|| {
+        Refusal::new(Code::J001, format!("{name} is not known as joining"))
+            .next("begin again", "pontoon token new")
+    })?;
+    let revision = change(agent, text_with(&active, name, &joiner)?).await?;
+    forget_joiner(agent, name)?;
+    agent.record(EventKind::ServerJoined { joiner: name.clone() });
+    Ok(Done { revision })
+}
+
+/// Takes a member out of the configuration, at its own wish.
+pub(crate) async fn farewell(agent: &Agent, peer: &Peer) -> Result<Done, Refusal> {
+    let Some(name) = peer.name() else {
+        return Err(Refusal::new(Code::J005, "a stranger cannot leave"));
+    };
+    let active = agent.config()?;
+    let Some(server) = active.config.server(name) else {
+        return Ok(Done {
+            revision: active.committed.revision,
+        });
+    };
+    let (address, has_database) = (server.private, active.config.runs_database(server));
+    if agent
+        .known()
+        .lease
+        .as_ref()
+        .is_some_and(|lease| &lease.leader == name)
+    {
+        return Err(Refusal::new(
+            Code::J008,
+            format!("{name} cannot leave: its database is the primary"),
+        )
+        .because("the others follow it, and this version does not move the primary"));
+    }
+    let text = edit::remove_server(&active.committed.text, name).map_err(|errors| wrong_text(&errors))?;
+    let revision = change(agent, text).await?;
+    agent.record(EventKind::ServerLeft { leaver: name.clone() });
+    if has_database
+        && let Ok((database, _)) = primary_here(agent).await
+        && let Err(refusal) = database.forget_joiner(name, address).await
+    {
+        tracing::warn!(%refusal, "the replication account of a server that left stays");
+    }
+    Ok(Done { revision })
+}
+
+async fn change(agent: &Agent, text: String) -> Result<Revision, Refusal> {
+    match agent.changes.propose(text).await? {
+        Outcome::Activated(revision) | Outcome::Unchanged(revision) => Ok(revision),
+        Outcome::Refused(refusal) | Outcome::Unknown(refusal) => Err(refusal),
+    }
+}
+
+/// The configuration with the joiner in it; J004 when its name or address is taken.
+fn text_with(active: &Active, name: &ServerName, joiner: &PendingJoiner) -> Result<String, Refusal> {
+    let entry = ServerEntry {
+        name: name.clone(),
+        private: joiner.private,
+        public: joiner.public.clone(),
+        roles: joiner.roles.clone().map(|roles| roles.into_iter().collect()),
+        zone: None,
+    };
+    edit::add_server(&active.committed.text, &entry).map_err(|errors| {
+        let wrong = wrong_text(&errors);
+        if wrong.code != Code::C005 {
+            return wrong;
+        }
+        let mut refusal = Refusal::new(
+            Code::J004,
+            format!("{name} at {} cannot be added", joiner.private),
+        );
+        refusal.evidence = wrong.evidence;
+        refusal.next(
+            "choose another name or address",
+            "pontoon join … --name NAME --private ADDRESS",
+        )
+    })
+}
+
+fn wrong_text(errors: &[pontoon_config::ConfigError]) -> Refusal {
+    let mut refusal = errors.first().map_or_else(
+        || Refusal::new(Code::C006, "the configuration would be wrong"),
+        |first| first.to_refusal(),
+    );
+    if refusal.evidence.is_empty() {
+        refusal.evidence = errors.iter().map(|error| error.message.clone()).collect();
+    }
+    refusal
+}
+
+/// The server that a joiner with these roles copies the database from; `None` when it needs none.
+fn source_for(
+    agent: &Agent,
+    active: &Active,
+    roles: &BTreeSet<Role>,
+    hello: &Hello,
+) -> Result<Option<ServerName>, Refusal> {
+    let Some(db) = active
+        .config
+        .db
+        .as_ref()
+        .filter(|db| db.is_ours() && roles.contains(&Role::Db))
+    else {
+        return Ok(None);
+    };
+    let missing = |what: String| {
+        Refusal::new(Code::D009, format!("{} cannot have a replica", hello.name))
+            .because(what)
+            .next(
+                format!("on {}", hello.name),
+                "apt-get install mariadb-server mariadb-backup",
+            )
+            .next("or join without a database", "pontoon join … --roles edge,app")
+    };
+    match &hello.facts.database {
+        None => return Err(missing("no database server was found there".to_owned())),
+        Some(found) if found.engine != db.engine => {
+            return Err(
+                Refusal::new(Code::D002, format!("{} runs another database engine", hello.name)).because(
+                    format!(
+                        "found {} {}, the fleet has {}",
+                        found.engine, found.version, db.engine
+                    ),
+                ),
+            );
+        }
+        Some(_)
+            if db.engine == Engine::Mariadb
+                && !(hello.facts.tools.mariadb_backup && hello.facts.tools.mbstream) =>
+        {
+            return Err(Refusal::new(
+                Code::D007,
+                format!("mariadb-backup is not installed on {}", hello.name),
+            )
+            .next("install it", "apt-get install mariadb-backup"));
+        }
+        Some(_) => {}
+    }
+    let leader = agent.known().lease.as_ref().map(|lease| lease.leader.clone());
+    leader.map(Some).ok_or_else(|| {
+        Refusal::new(
+            Code::F001,
+            "no server holds the lease: there is no primary to copy",
+        )
+    })
+}
+
+/// This server's database, if it is the primary.
+async fn primary_here(agent: &Agent) -> Result<(Arc<pontoon_replication::Database>, IpAddr), Refusal> {
+    let me = agent.member()?.me;
+    let active = agent.config()?;
+    let leader = agent.known().lease.as_ref().map(|lease| lease.leader.clone());
+    if leader.as_ref() != Some(&me) {
+        return Err(Refusal::new(Code::F001, format!("{me} is not the primary"))
+            .because(leader.map_or_else(|| "nobody is".to_owned(), |leader| format!("{leader} is"))));
+    }
+    let server = active
+        .config
+        .server(&me)
+        .ok_or_else(|| no_such_server(&me, &active.config))?;
+    let db = active
+        .config
+        .db
+        .as_ref()
+        .ok_or_else(|| Refusal::new(Code::D009, "the fleet has no database"))?;
+    Ok((carry_out::open_database(agent, db).await?, server.private))
+}
+
+/// Name, address and database of a peer that may copy.
+fn joiner_of(agent: &Agent, peer: &Peer) -> Result<(ServerName, IpAddr, Option<(Engine, String)>), Refusal> {
+    let nobody = || Refusal::new(Code::J005, format!("{} is not joining", peer.label()));
+    let name = peer.name().ok_or_else(nobody)?.clone();
+    let known = agent.known();
+    if let Some(joiner) = known.joiner(&name) {
+        return Ok((name, joiner.private, joiner.database.clone()));
+    }
+    let address = known
+        .active
+        .as_ref()
+        .and_then(|active| active.config.server(&name))
+        .ok_or_else(nobody)?
+        .private;
+    let database = known
+        .peers
+        .get(&name)
+        .and_then(|heard| heard.report.database.as_ref());
+    let database = database.map(|database| (database.engine, database.version.clone()));
+    Ok((name, address, database))
+}
+
+fn forget_joiner(agent: &Agent, name: &ServerName) -> Result<(), Refusal> {
+    let joiners = {
+        let mut known = agent.known();
+        known.joiners.remove(name);
+        known.joiners.clone()
+    };
+    agent.store.save_joiners(&joiners)
+}
+
+fn authority(agent: &Agent) -> Result<Authority, Refusal> {
+    let me = agent.member()?.me;
+    Authority::load_optional(&agent.paths.identity_dir())?.ok_or_else(|| {
+        Refusal::new(Code::J005, format!("{me} cannot admit servers"))
+            .because("it does not hold the authority's key; servers with the role db do")
+            .next("on one of those", "pontoon token new")
+    })
+}
+
+fn read_text(path: &std::path::Path) -> Result<Option<String>, Refusal> {
+    let bytes = files::read_limited(path, 1 << 16)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}

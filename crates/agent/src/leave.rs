@@ -1,0 +1,153 @@
+//! Gives this server back: tiers stop, the database returns to its old place, what made it a member is renamed aside.
+//! Nothing of the user's is deleted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_fleet::{Code, EventKind, Refusal, Role, ServerName};
+use pontoon_rt::http::Call;
+
+use crate::admin::Reporter;
+use crate::api::Progress;
+use crate::authorise::is_control;
+use crate::core::{Active, Agent};
+use crate::peer::Done;
+use crate::{carry_out, dial, supervise};
+
+/// Leaves the fleet. Repeatable: what is already done is skipped.
+pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<String, Refusal> {
+    let _changing = agent.changing.lock().await;
+    let me = agent.member()?.me;
+    let active = agent.active();
+    if let Some(active) = &active {
+        say_goodbye(agent, active, &me, reporter).await?;
+    }
+
+    say(reporter, &me, "stopping edge and SQL proxy").await;
+    // Without an active configuration `supervise` wants no tier; wait here until they are gone.
+    agent.known().active = None;
+    agent.changed.notify_one();
+    supervise::stop_all(agent).await?;
+
+    let db = active
+        .as_ref()
+        .and_then(|active| active.config.db.clone())
+        .filter(|db| db.is_ours());
+    if let Some(db) = db
+        && let Ok(database) = carry_out::open_database(agent, &db).await
+    {
+        say(reporter, &me, "moving the database back").await;
+        let moved = database.move_back().await?;
+        *agent.database.write().await = None;
+        let node = database.node();
+        agent.record(EventKind::DatabaseMoved {
+            from: format!("port {}", db.server_port),
+            to: format!("port {}", node.port),
+        });
+        done(
+            reporter,
+            &me,
+            &format!("database on port {} and {}", node.port, node.socket.display()),
+        )
+        .await;
+        if let Some(moved) = moved {
+            let text = format!("{} was renamed to {}", moved.from.display(), moved.to.display());
+            reporter.say(Progress::Note { text }).await;
+        }
+    }
+
+    agent.record(EventKind::ServerLeft { leaver: me.clone() });
+    let suffix = format!("left-{}", agent.clock.unix().0 / 1000);
+    for (from, to) in agent.store.set_aside(&suffix)? {
+        reporter
+            .say(Progress::Note {
+                text: format!("{} was renamed to {}", from.display(), to.display()),
+            })
+            .await;
+    }
+    agent.forget_everything();
+    agent.set_membership(None);
+    Ok(format!("{me} belongs to no fleet any more"))
+}
+
+/// Lets the others take this server out of their configuration, unless it is the only one.
+async fn say_goodbye(
+    agent: &Arc<Agent>,
+    active: &Active,
+    me: &ServerName,
+    reporter: &Reporter,
+) -> Result<(), Refusal> {
+    if active.config.server(me).is_none() {
+        return Ok(()); // never became a member, or the others know already
+    }
+    let others: Vec<_> = active
+        .config
+        .servers
+        .iter()
+        .filter(|server| &server.name != me)
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let membership = agent.member()?;
+    if membership.keeper == *me {
+        return Err(Refusal::new(
+            Code::J008,
+            format!("{me} cannot leave: it keeps the lease of the fleet"),
+        )
+        .because("the lease store `single` is on the server that founded the fleet")
+        .next("let the others leave first; on each of them", "pontoon leave"));
+    }
+    let leads = agent
+        .known()
+        .lease
+        .as_ref()
+        .is_some_and(|lease| lease.leader == *me);
+    if leads && others.iter().any(|server| server.roles.contains(&Role::Db)) {
+        return Err(Refusal::new(
+            Code::J008,
+            format!("{me} cannot leave: its database is the primary"),
+        )
+        .because("the others follow it"));
+    }
+    say(reporter, me, "telling the other servers").await;
+    let mut last = Refusal::new(Code::P004, "no control server of the fleet answers");
+    for server in others {
+        if !is_control(&server.roles.iter().copied().collect::<Vec<_>>()) {
+            continue;
+        }
+        let address = dial::address_of(agent, &server.name)?;
+        let call = Call::post(server.name.as_str(), "/p/v1/leave").timeout(Duration::from_secs(60));
+        match dial::ask::<_, Done>(agent, &server.name, address, &call, Some(&())).await {
+            Ok(gone) => {
+                done(
+                    reporter,
+                    me,
+                    &format!("not in the configuration since revision {}", gone.revision),
+                )
+                .await;
+                return Ok(());
+            }
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+async fn say(reporter: &Reporter, server: &ServerName, text: &str) {
+    reporter
+        .say(Progress::Step {
+            server: server.clone(),
+            text: text.to_owned(),
+        })
+        .await;
+}
+
+async fn done(reporter: &Reporter, server: &ServerName, text: &str) {
+    reporter
+        .say(Progress::Done {
+            server: server.clone(),
+            text: text.to_owned(),
+        })
+        .await;
+}

@@ -1,0 +1,119 @@
+//! What agents say to each other: HTTP/1.1 with JSON bodies over mutual TLS 1.3, on `private:7400`.
+//!
+//! | request | from | answer |
+//! |---|---|---|
+//! | `POST /p/v1/heartbeat` [`Heartbeat`] | members and joiners | [`Heartbeat`] |
+//! | `GET /p/v1/facts` | control servers | `ServerFacts` |
+//! | `GET /p/v1/config` | members and joiners | [`Committed`] |
+//! | `GET /p/v1/events?count=N` | members | this server's latest `Event`s |
+//! | `POST /p/v1/change` [`ChangeMessage`] | see `authorise::verb_of` | nothing: the answer is a message of its own |
+//! | `POST /p/v1/renew` [`RenewRequest`] | members | [`RenewAnswer`] |
+//! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |
+//! | `POST /p/v1/join/source` | joiners | [`Source`] |
+//! | `GET /p/v1/join/backup` | joiners | the backup stream |
+//! | `POST /p/v1/join/finish` | joiners | [`Done`], once the fleet has the joiner in its configuration |
+//! | `POST /p/v1/leave` | the leaver | [`Done`], once the fleet's configuration is without it |
+//!
+//! A refusal is an answer with status 409 and a `Refusal` as its body.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use pontoon_decide::change::{Committed, Message};
+use pontoon_decide::facts::ServerFacts;
+use pontoon_fleet::{DrainBook, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
+use serde::{Deserialize, Serialize};
+
+use crate::store::PendingJoiner;
+
+/// Exchanged between every two agents, twice a second.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Heartbeat {
+    /// The sender's own report.
+    pub(crate) report: ServerReport,
+    /// Who is joining through the sender: the server that has the database must know them too.
+    pub(crate) joiners: BTreeMap<ServerName, PendingJoiner>,
+}
+
+/// A joiner's first words. Sent only after the fleet's certificate authority matched the token's pin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The token's id.
+    pub(crate) id: String,
+    /// The token's secret.
+    pub(crate) secret: String,
+    /// The certificate signing request; the key stays on the joiner.
+    pub(crate) csr: String,
+    /// The name it wants.
+    pub(crate) name: ServerName,
+    /// Its private address.
+    pub(crate) private: IpAddr,
+    /// Its public addresses.
+    pub(crate) public: Vec<IpAddr>,
+    /// Its roles; `None` for all.
+    pub(crate) roles: Option<Vec<Role>>,
+    /// What it found on itself.
+    pub(crate) facts: ServerFacts,
+    /// Its version of Pontoon.
+    pub(crate) version: String,
+}
+
+/// The fleet's answer to a [`Hello`].
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    /// The certificate, PEM.
+    pub(crate) certificate: String,
+    /// The certificate authority's certificate, PEM.
+    pub(crate) authority: String,
+    /// Its key, PEM: only for servers with the role `db`, which thereby become control servers, so that the fleet
+    /// can renew certificates and admit servers after its founder is gone.
+    pub(crate) authority_key: Option<String>,
+    /// The password of Pontoon's own account in the databases, for servers with the role `db`: a physical copy carries
+    /// its accounts along, so it is the same everywhere.
+    pub(crate) database_secret: Option<String>,
+    /// The fleet's present configuration.
+    pub(crate) config: Committed,
+    /// The server that decides changes of the configuration.
+    pub(crate) keeper: ServerName,
+    /// The server to copy the database from; `None` when the joiner needs none.
+    pub(crate) source: Option<ServerName>,
+    /// Who is drained.
+    pub(crate) drains: DrainBook,
+    /// Who is primary.
+    pub(crate) lease: Option<LeaseRecord>,
+}
+
+/// A message of the two-phase change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ChangeMessage {
+    /// What is said.
+    pub(crate) message: Message,
+}
+
+/// A change that was asked for is active.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// Since this revision.
+    pub(crate) revision: Revision,
+}
+
+/// Asks for a new certificate before the old one ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RenewRequest {
+    /// The certificate signing request.
+    pub(crate) csr: String,
+}
+
+/// The new certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RenewAnswer {
+    /// PEM.
+    pub(crate) certificate: String,
+}
+
+/// One server's events.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Events {
+    /// Oldest first.
+    pub(crate) events: Vec<Event>,
+}

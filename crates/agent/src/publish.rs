@@ -1,0 +1,85 @@
+//! Composes the fleet view whenever something changed, and publishes it to this server's tiers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_decide::view::{Observed, ViewInputs, compose};
+use pontoon_fleet::{FleetView, ServerName, TierReport};
+use pontoon_rt::view::ViewPublisher;
+use tokio::sync::mpsc;
+
+use crate::core::Agent;
+use crate::heartbeat::SILENCE;
+use crate::observe;
+
+/// The view is composed this often even when nothing rang: silence is something that happens too.
+const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// Runs until shutdown.
+pub(crate) async fn run(
+    agent: Arc<Agent>,
+    publisher: ViewPublisher,
+    mut reports: mpsc::Receiver<TierReport>,
+) {
+    loop {
+        if let Some(view) = view(&agent)
+            && let Err(error) = publisher.publish(view)
+        {
+            tracing::error!(%error, "the view was not published; the tiers keep the last one");
+        }
+        tokio::select! {
+            () = agent.changed.notified() => {}
+            () = tokio::time::sleep(AT_LEAST) => {}
+            Some(report) = reports.recv() => {
+                observe::heard_from_tier(&agent, report);
+            }
+            () = agent.shutdown.requested() => return,
+        }
+    }
+}
+
+/// The view as it is now; `None` while no configuration is active.
+pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
+    let membership = agent.membership()?;
+    let reports = observed(agent);
+    let known = agent.known();
+    let active = known.active.as_ref()?;
+    active.config.server(&membership.me)?;
+    Some(compose(&ViewInputs {
+        config: &active.config,
+        revision: active.committed.revision,
+        epoch: known.lease.as_ref().map(|lease| lease.epoch).unwrap_or_default(),
+        serial: 0, // the publisher numbers them
+        me: &membership.me,
+        reports: &reports,
+        drains: &known.drains,
+        lease: known.lease.as_ref(),
+        unreachable_after: SILENCE,
+    }))
+}
+
+/// The latest report of every server, this one included, with its age.
+pub(crate) fn observed(agent: &Agent) -> BTreeMap<ServerName, Observed> {
+    let mine = agent.report();
+    let known = agent.known();
+    let theirs = known.peers.iter().map(|(name, heard)| {
+        (
+            name.clone(),
+            Observed {
+                report: heard.report.clone(),
+                age: heard.at.elapsed(),
+            },
+        )
+    });
+    let mine = mine.map(|report| {
+        (
+            report.server.clone(),
+            Observed {
+                report,
+                age: Duration::ZERO,
+            },
+        )
+    });
+    theirs.chain(mine).collect()
+}

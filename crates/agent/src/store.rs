@@ -1,0 +1,223 @@
+//! What an agent keeps on disk below its state directory. Every write is atomic and synced before it is answered for:
+//! an agent that is killed at any point finds either the old or the new.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use pontoon_fleet::{Code, DrainBook, Engine, LeaseRecord, Refusal, Revision, Role, ServerName};
+use pontoon_helper::Setting;
+use pontoon_rt::files;
+use pontoon_rt::paths::Paths;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use pontoon_decide::change::Committed;
+
+/// A file of the state directory can be no larger; one that is was not written by an agent.
+const LARGEST_FILE_BYTES: u64 = 8 << 20;
+
+/// The files of one agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+/// A server that was given a certificate and is not in the configuration yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PendingJoiner {
+    pub(crate) private: IpAddr,
+    pub(crate) public: Vec<IpAddr>,
+    /// `None` for all.
+    pub(crate) roles: Option<Vec<Role>>,
+    /// Its database's engine and version; `None` when it has none.
+    pub(crate) database: Option<(Engine, String)>,
+}
+
+impl PendingJoiner {
+    pub(crate) fn roles(&self) -> Vec<Role> {
+        self.roles.clone().unwrap_or_else(|| Role::ALL.to_vec())
+    }
+}
+
+/// How far this server's own join has come. Kept until the join is complete, so that a killed one can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinRecord {
+    /// The agent that admitted us.
+    pub(crate) address: std::net::SocketAddr,
+    /// Its name.
+    pub(crate) host: ServerName,
+    /// The name that we asked for.
+    pub(crate) name: ServerName,
+    /// Our private address.
+    pub(crate) private: IpAddr,
+    /// Whether the database is to be copied.
+    pub(crate) needs_database: bool,
+    /// Whether the database is copied and follows its source.
+    pub(crate) database_done: bool,
+}
+
+macro_rules! kept {
+    ($($(#[$doc:meta])* $load:ident $save:ident $file:literal $mode:literal $type:ty;)*) => {
+        impl Store {
+            $(
+                $(#[$doc])*
+                pub(crate) fn $load(&self) -> Result<Option<$type>, Refusal> {
+                    self.load($file)
+                }
+
+                pub(crate) fn $save(&self, value: &$type) -> Result<(), Refusal> {
+                    self.save($file, $mode, value)
+                }
+            )*
+        }
+    };
+}
+
+kept! {
+    /// The active configuration.
+    active save_active "active.json" 0o640 Committed;
+    /// The server that decides changes of the configuration.
+    keeper save_keeper "keeper.json" 0o640 ServerName;
+    /// The revision that was carried out last.
+    settled save_settled "settled.json" 0o640 Revision;
+    /// Who is drained.
+    drains save_drains "drains.json" 0o640 DrainBook;
+    /// The lease as last heard of, so that an agent that starts alone does not forget who is primary.
+    known_lease save_known_lease "known-lease.json" 0o640 LeaseRecord;
+    /// Settings of the source that this replica must share.
+    inherited save_inherited "inherited.json" 0o640 Vec<Setting>;
+    /// Servers that are joining through this one.
+    joiners save_joiners "joiners.json" 0o640 BTreeMap<ServerName, PendingJoiner>;
+    /// The join tokens that this server issued.
+    tokens save_tokens "tokens.json" 0o600 pontoon_pki::TokenBook;
+    /// This server's own join.
+    join save_join "join.json" 0o640 JoinRecord;
+}
+
+impl Store {
+    pub(crate) fn new(paths: &Paths) -> Store {
+        Store {
+            dir: paths.state_dir.clone(),
+        }
+    }
+
+    /// Forgets this server's own join, once it is complete.
+    pub(crate) fn join_is_complete(&self) -> Result<(), Refusal> {
+        files::remove_optional(&self.dir.join("join.json"))
+            .map_err(|error| unusable(&self.dir.join("join.json"), &error))
+    }
+
+    /// Sets aside everything that made this server a member, under names that end in `suffix`.
+    pub(crate) fn set_aside(&self, suffix: &str) -> Result<Vec<(PathBuf, PathBuf)>, Refusal> {
+        let names = [
+            "active.json",
+            "keeper.json",
+            "settled.json",
+            "drains.json",
+            "known-lease.json",
+            "inherited.json",
+            "database.secret",
+            "clone.json",
+            "joiners.json",
+            "join.json",
+            "tokens.json",
+            "lease.json",
+            "identity",
+            "view.json",
+        ];
+        let mut moved = Vec::new();
+        for name in names {
+            let from = self.dir.join(name);
+            let to = self.dir.join(format!("{name}.{suffix}"));
+            match std::fs::rename(&from, &to) {
+                Ok(()) => moved.push((from, to)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unusable(&from, &error)),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// A plan that was made; `None` when there is none of that id.
+    pub(crate) fn plan(&self, id: &str) -> Result<Option<serde_json::Value>, Refusal> {
+        // The id becomes a file's name: nothing but what ids are made of.
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Ok(None);
+        }
+        self.load(&format!("plans/{id}.json"))
+    }
+
+    pub(crate) fn save_plan(&self, id: &str, plan: &serde_json::Value) -> Result<(), Refusal> {
+        let dir = self.dir.join("plans");
+        files::create_dir(&dir, 0o750).map_err(|error| unusable(&dir, &error))?;
+        self.save(&format!("plans/{id}.json"), 0o640, plan)
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Refusal> {
+        let path = self.dir.join(name);
+        let Some(bytes) =
+            files::read_limited(&path, LARGEST_FILE_BYTES).map_err(|error| unusable(&path, &error))?
+        else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| unusable(&path, &error))
+    }
+
+    fn save<T: Serialize>(&self, name: &str, mode: u32, value: &T) -> Result<(), Refusal> {
+        let path = self.dir.join(name);
+        let bytes = serde_json::to_vec_pretty(value).map_err(|error| unusable(&path, &error))?;
+        files::write_atomic(&path, &bytes, mode).map_err(|error| unusable(&path, &error))
+    }
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(Code::N006, format!("cannot use {}", path.display())).because(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store {
+            dir: dir.path().to_owned(),
+        };
+        (dir, store)
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_what_was_not_is_absent() {
+        let (_dir, store) = store();
+        assert_eq!(store.known_lease().unwrap(), None);
+        let lease = LeaseRecord {
+            epoch: pontoon_fleet::Epoch(3),
+            leader: "a".parse().unwrap(),
+        };
+        store.save_known_lease(&lease).unwrap();
+        assert_eq!(store.known_lease().unwrap(), Some(lease));
+    }
+
+    #[test]
+    fn a_torn_or_foreign_file_is_refused_with_its_path() {
+        let (dir, store) = store();
+        std::fs::write(dir.path().join("active.json"), b"{\"revision\": 3, \"te").unwrap();
+        let refusal = store.active().unwrap_err();
+        assert_eq!(refusal.code, Code::N006);
+        assert!(refusal.what.contains("active.json"));
+    }
+
+    #[test]
+    fn setting_aside_renames_and_deletes_nothing() {
+        let (dir, store) = store();
+        std::fs::write(dir.path().join("active.json"), b"{}").unwrap();
+        std::fs::create_dir(dir.path().join("identity")).unwrap();
+        let moved = store.set_aside("left-1").unwrap();
+        assert_eq!(moved.len(), 2);
+        assert!(dir.path().join("identity.left-1").is_dir());
+        assert!(dir.path().join("active.json.left-1").is_file());
+    }
+}

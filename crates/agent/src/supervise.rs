@@ -1,0 +1,245 @@
+//! Keeps this server's tiers running, without being their life-line: a tier outlives the agent that started it and is
+//! adopted by the next one (P5).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier};
+use pontoon_rt::process::{self, Running, Spec};
+
+use crate::core::{Agent, Supervision};
+
+/// Every tier there is.
+const TIERS: [Tier; 2] = [Tier::Edge, Tier::Sql];
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A tier that dies sooner than this after its start is started again more slowly each time.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The slowest restart.
+const SLOWEST: Duration = Duration::from_secs(10);
+
+/// How long a tier may take to finish what it began when it is no longer wanted.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// One tier's process, and how its starts went.
+struct Minded {
+    running: Option<Running>,
+    started: Instant,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// Runs until shutdown. Leaves the tiers running.
+pub(crate) async fn run(agent: Arc<Agent>) {
+    let mut minded: BTreeMap<Tier, Minded> = BTreeMap::new();
+    loop {
+        let wanted = wanted(&agent);
+        for tier in TIERS {
+            let result = match &wanted {
+                Some((me, tiers)) if tiers.contains(&tier) => {
+                    keep_running(&agent, me, tier, &mut minded).await
+                }
+                _ => keep_stopped(&agent, tier, &mut minded).await,
+            };
+            if let Err(refusal) = result {
+                tracing::error!(%tier, %refusal, "a tier could not be managed");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = agent.shutdown.requested() => return,
+        }
+    }
+}
+
+/// The tiers that the active configuration wants on this server.
+fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
+    let me = agent.membership()?.me;
+    let active = agent.active()?;
+    let server = active.config.server(&me)?;
+    let mut tiers = Vec::new();
+    if active.config.runs_edge(server) {
+        tiers.push(Tier::Edge);
+    }
+    if active.config.runs_sql(server) {
+        tiers.push(Tier::Sql);
+    }
+    Some((me, tiers))
+}
+
+async fn keep_running(
+    agent: &Agent,
+    me: &ServerName,
+    tier: Tier,
+    minded: &mut BTreeMap<Tier, Minded>,
+) -> Result<(), Refusal> {
+    if agent.supervision == Supervision::Systemd {
+        return systemd(agent, tier, "start", minded).await;
+    }
+    let now = Instant::now();
+    let entry = minded.entry(tier).or_insert(Minded {
+        running: None,
+        started: now,
+        failures: 0,
+        not_before: now,
+    });
+    match entry.running.take() {
+        Some(running) if running.alive() => {
+            entry.running = Some(running);
+            return Ok(());
+        }
+        Some(gone) => {
+            agent.record(EventKind::TierDied {
+                tier,
+                pid: gone.pid,
+                reason: "the process ended".to_owned(),
+            });
+            entry.failures = if entry.started.elapsed() > SETTLED {
+                0
+            } else {
+                entry.failures + 1
+            };
+            entry.not_before = now + delay(entry.failures);
+        }
+        None => {
+            if let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
+                agent.record(EventKind::TierAdopted {
+                    tier,
+                    pid: running.pid,
+                });
+                entry.running = Some(running);
+                return Ok(());
+            }
+        }
+    }
+    if now < entry.not_before {
+        return Ok(());
+    }
+    let spec = Spec::new(&agent.program)
+        .arg("--config")
+        .arg(&agent.paths.config)
+        .arg("--state-dir")
+        .arg(&agent.paths.state_dir)
+        .arg("--run-dir")
+        .arg(&agent.paths.run_dir)
+        .arg(tier.as_str())
+        .arg("--server")
+        .arg(me.as_str());
+    let name = tier.as_str();
+    match process::spawn_detached(&spec, &agent.paths.pid_file(name), &agent.paths.log_file(name)) {
+        Ok(running) => {
+            agent.record(EventKind::TierStarted {
+                tier,
+                pid: running.pid,
+            });
+            entry.started = now;
+            entry.running = Some(running);
+            Ok(())
+        }
+        Err(error) => {
+            entry.failures += 1;
+            entry.not_before = now + delay(entry.failures);
+            Err(error.into())
+        }
+    }
+}
+
+async fn keep_stopped(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Minded>) -> Result<(), Refusal> {
+    if agent.supervision == Supervision::Systemd {
+        if minded.remove(&tier).is_some() {
+            return systemctl("stop", tier).await;
+        }
+        return Ok(());
+    }
+    let known = minded.remove(&tier).and_then(|entry| entry.running);
+    let running = match known {
+        Some(running) => Some(running),
+        None => process::adopt(&agent.paths.pid_file(tier.as_str()))?,
+    };
+    if let Some(running) = running {
+        running.terminate(STOP_GRACE).await?;
+    }
+    Ok(())
+}
+
+/// Stops every tier and waits until they are gone: for `leave`, when the database moves back to their addresses.
+pub(crate) async fn stop_all(agent: &Agent) -> Result<(), Refusal> {
+    for tier in TIERS {
+        if agent.supervision == Supervision::Systemd {
+            systemctl("stop", tier).await?;
+        } else if let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
+            running.terminate(STOP_GRACE).await?;
+        }
+    }
+    Ok(())
+}
+
+/// systemd restarts its units by itself: it only has to be told once that one is wanted.
+async fn systemd(
+    agent: &Agent,
+    tier: Tier,
+    verb: &'static str,
+    minded: &mut BTreeMap<Tier, Minded>,
+) -> Result<(), Refusal> {
+    let now = Instant::now();
+    if minded.get(&tier).is_some_and(|entry| now < entry.not_before) {
+        return Ok(());
+    }
+    let first = !minded.contains_key(&tier);
+    systemctl(verb, tier).await?;
+    if first {
+        agent.record(EventKind::TierStarted { tier, pid: 0 });
+    }
+    minded.insert(
+        tier,
+        Minded {
+            running: None,
+            started: now,
+            failures: 0,
+            not_before: now + SLOWEST,
+        },
+    );
+    Ok(())
+}
+
+async fn systemctl(verb: &'static str, tier: Tier) -> Result<(), Refusal> {
+    let unit = format!("pontoon-{tier}.service");
+    let output = tokio::process::Command::new("systemctl")
+        .args(["--no-block", verb, &unit])
+        .output()
+        .await
+        .map_err(|error| {
+            Refusal::new(Code::N003, format!("cannot {verb} {unit}")).because(error.to_string())
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::N003, format!("cannot {verb} {unit}"))
+        .because(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        .next("see what systemd says", format!("systemctl status {unit}")))
+}
+
+/// 0, 0.2, 0.4, … up to [`SLOWEST`].
+fn delay(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => (Duration::from_millis(100) * 2u32.saturating_pow(n.min(10))).min(SLOWEST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_that_keeps_dying_is_started_more_and_more_slowly() {
+        let delays: Vec<u64> = (0..12).map(|n| delay(n).as_millis() as u64).collect();
+        assert_eq!(&delays[..5], [0, 200, 400, 800, 1600]);
+        assert!(delays.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(delays[11], 10_000);
+    }
+}
