@@ -20,6 +20,9 @@ pub trait DemoApp: Visited {
     /// [`Skip`] names what is missing.
     fn available(&self) -> Result<(), Skip>;
 
+    /// Requests per second that a machine with so many cores carries with room for all the rest of a demo.
+    fn rate(&self, cores: usize) -> f64;
+
     /// The path that answers 200 while the application runs. It does not ask the database: a database that restarts
     /// must not take every application server out of service.
     fn health_path(&self) -> &'static str;

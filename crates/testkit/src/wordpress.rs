@@ -195,6 +195,11 @@ impl DemoApp for WordPress {
         Ok(())
     }
 
+    /// A visit costs about 70 ms of one core (measured: `tests/wordpress.rs` prints it); a quarter of all cores is asked for.
+    fn rate(&self, cores: usize) -> f64 {
+        (cores as f64 * 3.5).clamp(4.0, 20.0)
+    }
+
     fn health_path(&self) -> &'static str {
         "/wp-includes/images/blank.gif"
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_testkit::{
-    DatabaseOptions, DemoApp, LabError, Load, LoadOptions, Mariadb, Visited, WordPress, database, in_lab,
+    DatabaseOptions, DemoApp, LabError, Load, LoadOptions, Mariadb, ProcessId, Visited, WordPress, database, in_lab,
 };
 
 #[test]
@@ -30,6 +30,8 @@ fn every_acknowledged_comment_and_post_is_read_back() -> Result<(), LabError> {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         load.phase("the application dies");
         tokio::time::sleep(Duration::from_secs(1)).await; // what was due before is answered
+        let cpu = |ids: &[ProcessId]| ids.iter().map(|id| cpu_ms(*id)).sum::<u64>() / load.summary()[0].sent.max(1);
+        eprintln!("CPU ms a visit: PHP {}, MariaDB {}", cpu(&process.session()), cpu(&[mariadb.process()]));
         load.between_writes(Duration::from_secs(5)).await?;
         process.kill_9().await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -50,4 +52,11 @@ fn every_acknowledged_comment_and_post_is_read_back() -> Result<(), LabError> {
         assert!(!read.complete() && read.missing.len() == 1, "a lost comment is noticed: {read:?}");
         Ok(())
     })
+}
+
+/// User and system time of a process since its start; a tick is 10 ms on every architecture of Debian.
+fn cpu_ms(id: ProcessId) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.pid)).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    [11, 12].iter().filter_map(|n| fields.get(*n)?.parse::<u64>().ok()).sum::<u64>() * 10
 }
