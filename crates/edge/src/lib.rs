@@ -1,2 +1,34 @@
-//! edge
+//! The load balancer in front of the application: an HTTP/1.1 forwarder that knows the fleet.
+//!
+//! **In:** visitors' connections, the fleet view. **Out:** each request to one application server (chosen by
+//! `pontoon_balance::round_robin`), its answer back, a report a second to the agent.
+//!
+//! One thread a core, each with its own listeners (`SO_REUSEPORT`), connections and pools; one control thread that
+//! follows the view and checks the servers. The way of a request:
+//! `worker` (accept) → `connection` (head, keep-alive) → [`http1`] (what is it, where does it end) → `forward`
+//! (which server, may it be tried again) → `exchange` (one try) → `pipe` (bytes). `FAILURES.md` names what can go
+//! wrong and the test of each.
+//!
+//! **Must never:** pass on a message that two programs could read differently; send a request twice that may have
+//! been carried out, unless its method may be repeated; begin an answer again once a byte of it is with the client;
+//! ask the agent, or any other server, before it serves (P5); decide which servers exist.
+
+mod access_log;
+mod answer;
+mod connection;
+mod control;
+mod dial;
+mod exchange;
+mod forward;
+mod health;
 pub mod http1;
+mod io;
+mod options;
+mod pipe;
+mod stats;
+mod status;
+mod upstream;
+mod worker;
+
+pub use control::{run, run_until};
+pub use options::{AccessLog, AccessLogFormat, AccessLogTo, EdgeError, EdgeOptions, Tuning};

@@ -246,10 +246,11 @@ impl<'h> Facts<'h> {
         let mut framing = Framing::default();
         for (name, value) in fields.iter() {
             match known(name) {
-                Known::Host => match facts.host.replace(value) {
-                    Some(_) => return Err(Reject::DuplicateHost),
-                    None => {}
-                },
+                Known::Host => {
+                    if facts.host.replace(value).is_some() {
+                        return Err(Reject::DuplicateHost);
+                    }
+                }
                 Known::ContentLength => framing.content_length(value)?,
                 Known::TransferEncoding => framing.transfer_encoding(value, version)?,
                 Known::Connection => facts.connection(value)?,

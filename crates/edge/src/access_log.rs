@@ -1,0 +1,297 @@
+//! The access log: lines are collected in each thread and written by a thread of their own, so that a slow or full
+//! disk holds up no request. When the writer does not keep up, lines are dropped and counted.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::options::{AccessLogFormat, AccessLogTo};
+
+/// One answered request.
+pub struct Record<'r> {
+    /// Who asked.
+    pub peer: IpAddr,
+    /// `GET`, …
+    pub method: &'r [u8],
+    /// What was asked for.
+    pub target: &'r [u8],
+    /// `User-Agent`; empty when there was none.
+    pub user_agent: &'r [u8],
+    /// `Referer`; empty when there was none.
+    pub referer: &'r [u8],
+    /// `HTTP/1.0` rather than `HTTP/1.1`.
+    pub old: bool,
+    /// The status.
+    pub status: u16,
+    /// Bytes written to the client, heads included.
+    pub bytes: u64,
+    /// From the request's head to the answer's end.
+    pub took: Duration,
+    /// Which server answered; `None` for the edge itself.
+    pub upstream: Option<&'r str>,
+    /// How many servers were tried before.
+    pub retries: u32,
+}
+
+/// The lines of one thread that were not yet handed to the writer.
+pub struct LogBuffer {
+    format: AccessLogFormat,
+    lines: String,
+    count: u64,
+    to: SyncSender<String>,
+}
+
+/// Lines are handed over when so many bytes are there, or after a second.
+const HAND_OVER: usize = 32 * 1024;
+/// Blocks that may wait for the writer.
+const QUEUE: usize = 64;
+
+/// Starts the writer; `None` when nothing is logged.
+///
+/// # Errors
+/// When its thread cannot be started.
+pub fn start(
+    format: AccessLogFormat,
+    to: AccessLogTo,
+    file: PathBuf,
+) -> io::Result<Option<SyncSender<String>>> {
+    if format == AccessLogFormat::Off {
+        return Ok(None);
+    }
+    let (sender, receiver) = sync_channel(QUEUE);
+    let sink = match to {
+        AccessLogTo::File => Some(file),
+        AccessLogTo::Stderr => None,
+    };
+    std::thread::Builder::new()
+        .name("access-log".to_owned())
+        .spawn(move || write_blocks(&receiver, sink))?;
+    Ok(Some(sender))
+}
+
+fn write_blocks(blocks: &Receiver<String>, path: Option<PathBuf>) {
+    let open = || {
+        path.as_ref()
+            .map(|path| OpenOptions::new().create(true).append(true).open(path))
+    };
+    let mut file: Option<File> = None;
+    let mut complained = false;
+    for block in blocks {
+        let result = match (&path, &mut file) {
+            (None, _) => io::stderr().write_all(block.as_bytes()),
+            (Some(_), Some(file)) => file.write_all(block.as_bytes()),
+            (Some(_), None) => match open() {
+                Some(Ok(mut opened)) => {
+                    let result = opened.write_all(block.as_bytes());
+                    file = Some(opened);
+                    result
+                }
+                Some(Err(error)) => Err(error),
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = &result {
+            if !complained {
+                tracing::warn!(%error, "the access log cannot be written; requests are served on");
+            }
+            file = None;
+        }
+        complained = result.is_err();
+    }
+}
+
+impl LogBuffer {
+    /// A buffer that hands over to `to`.
+    pub fn new(format: AccessLogFormat, to: SyncSender<String>) -> LogBuffer {
+        LogBuffer {
+            format,
+            lines: String::with_capacity(HAND_OVER),
+            count: 0,
+            to,
+        }
+    }
+
+    /// Adds a line. Says how many lines were dropped.
+    pub fn add(&mut self, record: &Record<'_>) -> u64 {
+        let now = SystemTime::now();
+        // Writing to a String cannot fail.
+        let _ = match self.format {
+            AccessLogFormat::Off => Ok(()),
+            AccessLogFormat::Combined => combined(&mut self.lines, record, now),
+            AccessLogFormat::Json => json(&mut self.lines, record, now),
+        };
+        self.count += 1;
+        if self.lines.len() >= HAND_OVER {
+            self.hand_over()
+        } else {
+            0
+        }
+    }
+
+    /// Hands the lines to the writer. Says how many were dropped.
+    pub fn hand_over(&mut self) -> u64 {
+        if self.lines.is_empty() {
+            return 0;
+        }
+        let lines = std::mem::replace(&mut self.lines, String::with_capacity(HAND_OVER));
+        let count = std::mem::take(&mut self.count);
+        match self.to.try_send(lines) {
+            Ok(()) => 0,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => count,
+        }
+    }
+}
+
+/// Apache's combined format with the duration in seconds and the upstream at its end.
+fn combined(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt::Result {
+    let date = Date::of(now);
+    write!(
+        out,
+        "{} - - [{:02}/{}/{}:{:02}:{:02}:{:02} +0000] \"",
+        record.peer,
+        date.day,
+        MONTHS[usize::from(date.month - 1)],
+        date.year,
+        date.hour,
+        date.minute,
+        date.second
+    )?;
+    quoted(out, record.method)?;
+    out.push(' ');
+    quoted(out, record.target)?;
+    let version = if record.old { "HTTP/1.0" } else { "HTTP/1.1" };
+    write!(out, " {version}\" {} {} \"", record.status, record.bytes)?;
+    quoted(out, or_dash(record.referer))?;
+    out.push_str("\" \"");
+    quoted(out, or_dash(record.user_agent))?;
+    let upstream = record.upstream.unwrap_or("-");
+    writeln!(out, "\" {:.6} {upstream}", record.took.as_secs_f64())
+}
+
+fn json(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt::Result {
+    let millis = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    write!(
+        out,
+        "{{\"time_ms\":{millis},\"peer\":\"{}\",\"method\":\"",
+        record.peer
+    )?;
+    quoted(out, record.method)?;
+    out.push_str("\",\"target\":\"");
+    quoted(out, record.target)?;
+    write!(
+        out,
+        "\",\"status\":{},\"bytes\":{},\"seconds\":{:.6},\"retries\":{},\"referer\":\"",
+        record.status,
+        record.bytes,
+        record.took.as_secs_f64(),
+        record.retries
+    )?;
+    quoted(out, record.referer)?;
+    out.push_str("\",\"user_agent\":\"");
+    quoted(out, record.user_agent)?;
+    match record.upstream {
+        Some(upstream) => writeln!(out, "\",\"upstream\":\"{upstream}\"}}"),
+        None => writeln!(out, "\",\"upstream\":null}}"),
+    }
+}
+
+fn or_dash(text: &[u8]) -> &[u8] {
+    if text.is_empty() { b"-" } else { text }
+}
+
+/// Text that cannot end its quotes or its line: everything but plain visible ASCII is escaped.
+fn quoted(out: &mut String, text: &[u8]) -> std::fmt::Result {
+    for byte in text {
+        match byte {
+            b'"' | b'\\' => write!(out, "\\{}", char::from(*byte))?,
+            0x20..=0x7e => out.push(char::from(*byte)),
+            _ => write!(out, "\\u00{byte:02x}")?,
+        }
+    }
+    Ok(())
+}
+
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+struct Date {
+    year: u16,
+    month: u8,
+    day: u8,
+    hour: u8,
+    minute: u8,
+    second: u8,
+}
+
+impl Date {
+    fn of(now: SystemTime) -> Date {
+        let utc = time::OffsetDateTime::from(now);
+        let month = u8::from(utc.month());
+        let year = u16::try_from(utc.year()).unwrap_or(0);
+        Date {
+            year,
+            month,
+            day: utc.day(),
+            hour: utc.hour(),
+            minute: utc.minute(),
+            second: utc.second(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record<'static> {
+        Record {
+            peer: "198.51.100.7".parse().unwrap(),
+            method: b"GET",
+            target: b"/a\"b",
+            user_agent: b"x\xff\ny",
+            referer: b"",
+            old: false,
+            status: 200,
+            bytes: 12,
+            took: Duration::from_millis(1500),
+            upstream: Some("a"),
+            retries: 1,
+        }
+    }
+
+    #[test]
+    fn a_line_cannot_be_broken_by_what_a_visitor_sends() {
+        let (mut line, moment) = (String::new(), UNIX_EPOCH + Duration::from_secs(86_400 * 59));
+        combined(&mut line, &record(), moment).unwrap();
+        assert_eq!(
+            line,
+            "198.51.100.7 - - [01/Mar/1970:00:00:00 +0000] \"GET /a\\\"b HTTP/1.1\" 200 12 \"-\" \"x\\u00ff\\u000ay\" 1.500000 a\n"
+        );
+        line.clear();
+        json(&mut line, &record(), moment).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["target"], "/a\"b");
+        assert_eq!(value["user_agent"], "x\u{ff}\ny");
+    }
+
+    #[test]
+    fn a_writer_that_does_not_keep_up_costs_lines_and_nothing_else() {
+        let (sender, receiver) = sync_channel(1);
+        let mut buffer = LogBuffer::new(AccessLogFormat::Json, sender);
+        buffer.add(&record());
+        assert_eq!(buffer.hand_over(), 0);
+        buffer.add(&record());
+        buffer.add(&record());
+        assert_eq!(buffer.hand_over(), 2);
+        drop(receiver);
+        buffer.add(&record());
+        assert_eq!(buffer.hand_over(), 1);
+    }
+}

@@ -1,0 +1,58 @@
+//! What the edge says itself when there is nothing to pass on.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use crate::http1::reject::Reject;
+
+/// The head and body of an answer of the edge itself.
+pub fn write(out: &mut Vec<u8>, status: u16, detail: &str, extra: &str, head_only: bool, keep_alive: bool) {
+    let reason = reason(status);
+    let body = if detail.is_empty() {
+        format!("{status} {reason}\n")
+    } else {
+        format!("{status} {reason}: {detail}\n")
+    };
+    let connection = if keep_alive { "" } else { "Connection: close\r\n" };
+    let mut text = String::with_capacity(256);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "HTTP/1.1 {status} {reason}\r\nDate: {}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\n{extra}{connection}\r\n",
+        httpdate::fmt_http_date(SystemTime::now()),
+        body.len(),
+    );
+    if !head_only {
+        text.push_str(&body);
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+/// The answer to a request that is refused. The connection ends with it.
+pub fn refusal(out: &mut Vec<u8>, reject: Reject, head_only: bool) {
+    let allow = match reject {
+        Reject::ConnectRefused | Reject::TraceRefused => {
+            "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        }
+        _ => "",
+    };
+    write(out, reject.status(), reject.word(), allow, head_only, false);
+}

@@ -1,0 +1,322 @@
+//! One client connection: a head comes in, its request is carried out, and so on until either side has had enough.
+
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::access_log::Record;
+use crate::answer;
+use crate::forward::{self, After, Served};
+use crate::http1::body::Length;
+use crate::http1::head::Scanner;
+use crate::http1::reject::Reject;
+use crate::http1::request::{self, Request, Sender, Version};
+use crate::io::{Buffer, Deadline, Stream};
+use crate::pipe::Pipe;
+use crate::worker::{Route, Worker};
+
+/// A client's connection.
+pub struct Client {
+    /// The connection.
+    pub stream: Stream,
+    /// What was read and not yet used.
+    pub buffer: Buffer,
+    /// What it waits for, at most.
+    pub deadline: Deadline,
+    /// Memory for heads of answers.
+    pub scratch: Vec<u8>,
+}
+
+/// Serves `stream` until it ends.
+pub async fn serve(worker: &Rc<Worker>, stream: Stream, sender: Sender, route: Route) {
+    let mut client = Client {
+        stream,
+        buffer: worker.buffers.take(),
+        deadline: Deadline::new(worker.shared.tuning.head_timeout),
+        scratch: Vec::new(),
+    };
+    let mut head = Vec::with_capacity(1024);
+    let mut first = true;
+    loop {
+        match next_head(worker, &mut client, &sender, route, first, &mut head).await {
+            Next::Request(request) => {
+                first = false;
+                let (end, memory) = carry_out(worker, &mut client, route, &sender, &request, head).await;
+                head = memory;
+                match end {
+                    After::KeepAlive => {}
+                    After::Linger => return linger(&mut client).await,
+                    After::Close => return,
+                }
+            }
+            Next::Refuse(reject) => {
+                refuse(worker, &mut client, reject).await;
+                return linger(&mut client).await;
+            }
+            Next::End => return,
+        }
+    }
+}
+
+enum Next {
+    Request(Request),
+    Refuse(Reject),
+    End,
+}
+
+/// Waits for the next request's head, and reads it; `head` then holds what is passed on.
+async fn next_head(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    sender: &Sender,
+    route: Route,
+    first: bool,
+    head: &mut Vec<u8>,
+) -> Next {
+    let tuning = &worker.shared.tuning;
+    if client.buffer.is_empty() {
+        let patience = if first {
+            tuning.head_timeout
+        } else {
+            tuning.idle_timeout
+        };
+        if !wait_for_first_byte(worker, client, patience, route, first).await {
+            return Next::End;
+        }
+    }
+    client.deadline.set(tuning.head_timeout);
+    let mut scanner = Scanner::default();
+    loop {
+        match scanner.scan(client.buffer.filled(), &tuning.head) {
+            Err(reject) => return Next::Refuse(reject),
+            Ok(Some(extent)) => {
+                let verdict = request::read(&client.buffer.filled()[extent.start..extent.end], sender, head);
+                client.buffer.consume(extent.end);
+                return match verdict {
+                    Ok(request) => Next::Request(request),
+                    Err(reject) => Next::Refuse(reject),
+                };
+            }
+            Ok(None) => {}
+        }
+        match read_more(client).await {
+            Ok(count) if count > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                // On an encrypted connection the wait for the first byte is part of this one.
+                return if client.buffer.is_empty() {
+                    Next::End
+                } else {
+                    Next::Refuse(Reject::HeadTimeout)
+                };
+            }
+            Ok(_) | Err(_) => return Next::End,
+        }
+    }
+}
+
+/// Waits without holding a buffer's worth of anything; `false` when the connection is to be closed.
+async fn wait_for_first_byte(
+    worker: &Worker,
+    client: &mut Client,
+    patience: Duration,
+    route: Route,
+    first: bool,
+) -> bool {
+    client.deadline.set(patience);
+    let Client {
+        stream,
+        buffer,
+        deadline,
+        ..
+    } = client;
+    let mut read = std::future::poll_fn(|cx| match stream.poll_read(cx, buffer) {
+        Poll::Ready(result) => Poll::Ready(matches!(result, Ok(count) if count > 0)),
+        Poll::Pending => deadline.poll(cx).map(|()| false),
+    });
+    // A relay's connections stay open to the end of the drain: the other edge learns from its checks, and until
+    // then a request that is already on its way finds somebody.
+    if route == Route::Relay {
+        return read.await;
+    }
+    if worker.draining.get() && !first {
+        return false;
+    }
+    let drain = worker.drain_begins.notified();
+    tokio::select! {
+        biased;
+        came = &mut read => came,
+        () = drain => {
+            // A connection that was made just now is about to carry a request; a kept one that is idle is not.
+            first && tokio::time::timeout(GRACE, read).await.unwrap_or(false)
+        }
+    }
+}
+
+/// What a connection without a request yet is given when draining begins.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Reads some bytes before the deadline.
+async fn read_more(client: &mut Client) -> io::Result<usize> {
+    let Client {
+        stream,
+        buffer,
+        deadline,
+        ..
+    } = client;
+    std::future::poll_fn(|cx| match stream.poll_read(cx, buffer) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => {
+            ready!(deadline.poll(cx));
+            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        }
+    })
+    .await
+}
+
+/// Carries out one request. Gives back the memory of its head.
+async fn carry_out(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    route: Route,
+    sender: &Sender,
+    request: &Request,
+    head: Vec<u8>,
+) -> (After, Vec<u8>) {
+    let begun = Instant::now();
+    let head_length = head.len();
+    worker.stats.in_flight.fetch_add(1, Ordering::Relaxed);
+    let mut up = Pipe::new(head, request.length.into());
+    let served = match gather_body(worker, client, request, &mut up).await {
+        Ok(()) => forward::forward(worker, client, request, &mut up, route).await,
+        Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
+        Err(None) => Served::nothing(),
+    };
+    worker.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+    let took = begun.elapsed();
+    if served.status != 0 {
+        worker.stats.answered(served.status, took);
+    }
+    let mut head = up.into_staged();
+    head.truncate(head_length);
+    if let Sender::Visitor { peer, .. } = sender {
+        worker.log(&Record {
+            peer: peer.to_canonical(),
+            method: head.get(..request.method_length).unwrap_or(&[]),
+            target: head.get(request.target.clone()).unwrap_or(&[]),
+            user_agent: head.get(request.user_agent.clone()).unwrap_or(&[]),
+            referer: head.get(request.referer.clone()).unwrap_or(&[]),
+            old: request.version == Version::Http10,
+            // Nothing was answered: what nginx writes for a client that went away.
+            status: if served.status == 0 { 499 } else { served.status },
+            bytes: served.bytes,
+            took,
+            upstream: served.upstream.as_ref().map(|upstream| upstream.server.as_str()),
+            retries: served.retries,
+        });
+    }
+    (served.after, head)
+}
+
+/// Takes a small body in whole, so that the request can be sent again, and goes up in one write.
+async fn gather_body(
+    worker: &Worker,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+) -> Result<(), Option<Reject>> {
+    let small = match request.length {
+        Length::None => return Ok(()),
+        Length::Known(length) => length <= worker.shared.tuning.replay_limit as u64,
+        Length::Chunked => false,
+    };
+    // Who waits for `100 Continue` has sent nothing.
+    if request.expects_continue {
+        return Ok(());
+    }
+    client.deadline.set(worker.shared.tuning.body_timeout);
+    loop {
+        let fits = !client.buffer.is_empty()
+            && client.buffer.filled().len() <= worker.shared.tuning.replay_limit * 2;
+        if (small || fits) && up.stage_body(&mut client.buffer).map_err(Some)? {
+            return Ok(());
+        }
+        if !small {
+            return Ok(());
+        }
+        match read_more(client).await {
+            Ok(count) if count > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Some(Reject::BodyTimeout)),
+            Ok(_) | Err(_) => return Err(None),
+        }
+    }
+}
+
+/// Answers a head that is refused.
+async fn refuse(worker: &Worker, client: &mut Client, reject: Reject) {
+    worker.stats.rejected(reject);
+    worker.stats.answered(reject.status(), Duration::ZERO);
+    let mut text = Vec::new();
+    answer::refusal(&mut text, reject, false);
+    let _ = send(client, &text, worker.shared.tuning.write_timeout).await;
+}
+
+/// Writes `bytes` to the client within `limit`.
+///
+/// # Errors
+/// When the client takes them not.
+pub async fn send(client: &mut Client, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    client.deadline.set(limit);
+    let Client { stream, deadline, .. } = client;
+    let mut at = 0;
+    std::future::poll_fn(|cx| {
+        let writing = loop {
+            if at == bytes.len() {
+                break stream.poll_flush(cx);
+            }
+            match stream.poll_write(cx, &[IoSlice::new(&bytes[at..])]) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => at += count,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if writing.is_pending() && deadline.poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        writing
+    })
+    .await
+}
+
+/// Closes so that the client can read the answer: what it still sends is taken and thrown away for a moment,
+/// because closing with unread bytes resets the connection (RFC 9112 section 9.6).
+async fn linger(client: &mut Client) {
+    const LIMIT: usize = 1024 * 1024;
+    client.deadline.set(Duration::from_secs(1));
+    let Client {
+        stream,
+        buffer,
+        deadline,
+        ..
+    } = client;
+    let mut thrown = 0;
+    let mut said = false;
+    std::future::poll_fn(|cx| {
+        if !said {
+            said = stream.poll_shutdown(cx).is_ready();
+        }
+        loop {
+            buffer.consume(usize::MAX);
+            match stream.poll_read(cx, buffer) {
+                Poll::Ready(Ok(count)) if count > 0 && thrown < LIMIT => thrown += count,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll(cx),
+            }
+        }
+    })
+    .await;
+}

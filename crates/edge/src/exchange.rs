@@ -1,0 +1,405 @@
+//! One request on one connection to an application server: the request goes up while the answer comes down.
+//!
+//! Both directions are driven from one place, so an answer that comes before the request's end is passed on at
+//! once, and a server that reads nothing more can still be heard.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::http1::body::{Body, Length};
+use crate::http1::head::Scanner;
+use crate::http1::reject::Reject;
+use crate::http1::request::{Request, Version};
+use crate::http1::response::{self, Asked, Ending, Handover, Response};
+use crate::io::{Buffer, Deadline, Stream};
+use crate::options::Tuning;
+use crate::pipe::{Form, Pipe, PipeError};
+
+/// Why an exchange did not come to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The server closed before a byte of the answer came.
+    ClosedEarly,
+    /// A relay said that its application got nothing of the request.
+    NotSent,
+    /// The server is out, and had not begun to answer.
+    ServerOut,
+    /// The server was silent for too long before it answered.
+    Timeout,
+    /// What came is not an answer.
+    BadAnswer(Option<Reject>),
+    /// The request's body is malformed, or did not come in time. Nothing was answered yet.
+    BadRequest(Reject),
+    /// The client went away, or took nothing for too long.
+    ClientGone,
+    /// The answer ended before its end. Part of it is with the client.
+    CutShort,
+}
+
+/// What remains after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Whether the connection to the server can carry another request.
+    pub reuse: bool,
+    /// Whether the connection to the client can.
+    pub keep_alive: bool,
+}
+
+/// What an exchange is made of.
+pub struct Exchange<'e> {
+    /// The client's connection.
+    pub client: &'e mut Stream,
+    /// What it sent and was not yet passed on.
+    pub client_buffer: &'e mut Buffer,
+    /// Shared with all that the client's connection waits for.
+    pub deadline: &'e mut Deadline,
+    /// The server's connection.
+    pub server: &'e mut Stream,
+    /// What the server sent and was not yet passed on.
+    pub server_buffer: Buffer,
+    /// The request.
+    pub up: &'e mut Pipe,
+    /// The answer.
+    pub down: Pipe,
+    /// What is asked.
+    pub request: &'e Request,
+    /// Whether the client's connection may stay open after this.
+    pub may_keep_alive: bool,
+    /// Whether the server is a relay, whose word on a request counts.
+    pub relay: bool,
+    /// Times and sizes.
+    pub tuning: &'e Tuning,
+    /// Where the answer is.
+    pub state: State,
+    /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
+    pub worth_waiting: &'e dyn Fn() -> bool,
+}
+
+/// Where the answer is.
+pub struct State {
+    phase: Phase,
+    scanner: Scanner,
+    /// The final answer's head, once it was read.
+    pub response: Option<Response>,
+    /// The request was sent, or the server takes nothing more of it.
+    up_done: bool,
+    up_broken: bool,
+    client_ended: bool,
+    keep_alive: bool,
+    /// One side of a tunnel has said all.
+    tunnel_ends: bool,
+    last_progress: Instant,
+    moved: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Head,
+    Body,
+    Tunnel,
+}
+
+/// How often a silent server's health is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            phase: Phase::Head,
+            scanner: Scanner::default(),
+            response: None,
+            up_done: false,
+            up_broken: false,
+            client_ended: false,
+            keep_alive: false,
+            tunnel_ends: false,
+            last_progress: Instant::now(),
+            moved: 0,
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// Why it did not end well. Whether something went to the client is told by `state.response`.
+    pub async fn run(&mut self) -> Result<Done, Failure> {
+        self.deadline.set(LOOK_EVERY);
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Done, Failure>> {
+        if let Some(end) = self.poll_streams(cx) {
+            return Poll::Ready(end);
+        }
+        self.note_progress();
+        while self.deadline.poll(cx).is_ready() {
+            if let Some(failure) = self.overdue() {
+                return Poll::Ready(Err(failure));
+            }
+            self.deadline.set(LOOK_EVERY);
+        }
+        Poll::Pending
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Option<Result<Done, Failure>> {
+        if let Err(failure) = self.poll_up(cx) {
+            return Some(Err(failure));
+        }
+        if self.state.phase == Phase::Head {
+            // Interim answers that wait to be written.
+            match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
+                Poll::Ready(Err(_)) => return Some(Err(Failure::ClientGone)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            match self.poll_head(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(failure)) => return Some(Err(failure)),
+                Poll::Pending => return None,
+            }
+            if self.state.phase == Phase::Tunnel
+                && let Err(failure) = self.poll_up(cx)
+            {
+                return Some(Err(failure));
+            }
+        }
+        match self
+            .down
+            .poll(cx, self.server, &mut self.server_buffer, self.client)
+        {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) if self.state.phase == Phase::Tunnel => self.poll_tunnel_end(cx),
+            Poll::Ready(Ok(())) => Some(Ok(self.done())),
+            Poll::Ready(Err(PipeError::Destination)) => Some(Err(Failure::ClientGone)),
+            Poll::Ready(Err(PipeError::Source | PipeError::Malformed(_))) => Some(Err(Failure::CutShort)),
+        }
+    }
+
+    /// The request's direction.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if self.state.up_done {
+            return if self.state.phase == Phase::Tunnel {
+                Ok(())
+            } else {
+                self.watch_client(cx)
+            };
+        }
+        match self.up.poll(cx, self.client, self.client_buffer, self.server) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                self.state.up_done = true;
+                if self.state.phase == Phase::Tunnel {
+                    // The client has said all; the server may still speak.
+                    self.state.tunnel_ends = true;
+                    let _ = self.server.poll_shutdown(cx);
+                }
+            }
+            // It may have answered before it stopped reading: 413, for example.
+            Poll::Ready(Err(PipeError::Destination)) => {
+                (self.state.up_done, self.state.up_broken) = (true, true);
+            }
+            Poll::Ready(Err(PipeError::Source)) => return Err(Failure::ClientGone),
+            Poll::Ready(Err(PipeError::Malformed(reject))) if self.state.phase == Phase::Head => {
+                return Err(Failure::BadRequest(reject));
+            }
+            Poll::Ready(Err(PipeError::Malformed(_))) => return Err(Failure::CutShort),
+        }
+        Ok(())
+    }
+
+    /// Notices a client that was reset while its answer is awaited. One that only ended its sending side still
+    /// wants the answer.
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        while !self.state.client_ended && !self.client_buffer.is_full() {
+            match self.client.poll_read(cx, self.client_buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => self.state.client_ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Err(Failure::ClientGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads heads until the final one; interim ones are passed on.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        loop {
+            match self
+                .state
+                .scanner
+                .scan(self.server_buffer.filled(), &self.tuning.head)
+            {
+                Err(reject) => return Poll::Ready(Err(Failure::BadAnswer(Some(reject)))),
+                Ok(Some(extent)) => {
+                    let end = extent.end;
+                    if let Err(failure) = self.take_head(extent.start, end) {
+                        return Poll::Ready(Err(failure));
+                    }
+                    self.server_buffer.consume(end);
+                    if self.state.phase != Phase::Head {
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.state.scanner = Scanner::default();
+                    match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
+                        Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::ClientGone)),
+                        Poll::Ready(Ok(())) | Poll::Pending => {}
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+            }
+            match self.server.poll_read(cx, &mut self.server_buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                // An interim answer is an answer: the server has seen the request.
+                Poll::Ready(_) if self.server_buffer.is_empty() && self.down.staged().is_empty() => {
+                    return Poll::Ready(Err(Failure::ClosedEarly));
+                }
+                Poll::Ready(_) => return Poll::Ready(Err(Failure::BadAnswer(None))),
+            }
+        }
+    }
+
+    fn take_head(&mut self, start: usize, end: usize) -> Result<(), Failure> {
+        let head = &self.server_buffer.filled()[start..end];
+        let asked = Asked {
+            head: self.request.is_head,
+            upgrade: self.request.upgrade,
+        };
+        let parsed = response::read(head, &asked).map_err(|reject| Failure::BadAnswer(Some(reject)))?;
+        let response = parsed.response;
+        let version = self.request.version;
+        if response.is_interim() {
+            // HTTP/1.0 does not know them (RFC 9110 section 15.2).
+            if version == Version::Http11 {
+                // A server that sends interim answers without end meets the limit of a head.
+                if self.down.staged().len() > self.tuning.head.head {
+                    return Err(Failure::BadAnswer(Some(Reject::HeadTooLarge)));
+                }
+                parsed.write(
+                    &Handover {
+                        version,
+                        keep_alive: true,
+                        chunk: false,
+                    },
+                    self.down.stage(),
+                );
+            }
+            return Ok(());
+        }
+        if self.relay && response.not_sent {
+            return Err(Failure::NotSent);
+        }
+        if response.status == 101 {
+            parsed.write(
+                &Handover {
+                    version,
+                    keep_alive: true,
+                    chunk: false,
+                },
+                self.down.stage(),
+            );
+            self.down.set_body(Body::UntilClose, Form::AsIs);
+            self.up.set_body(Body::UntilClose, Form::AsIs);
+            (self.state.phase, self.state.up_done) = (Phase::Tunnel, false);
+            self.state.response = Some(response);
+            return Ok(());
+        }
+        let (body, form, chunk) = match (response.ending, version) {
+            (Ending::Announced(Length::Chunked), Version::Http11) => {
+                (Length::Chunked.into(), Form::AsIs, true)
+            }
+            (Ending::Announced(Length::Chunked), Version::Http10) => {
+                (Length::Chunked.into(), Form::Unchunk, false)
+            }
+            (Ending::Announced(length), _) => (length.into(), Form::AsIs, false),
+            (Ending::Close, Version::Http11) => (Body::UntilClose, Form::Chunk, true),
+            (Ending::Close, Version::Http10) => (Body::UntilClose, Form::AsIs, false),
+        };
+        let end_is_told = form != Form::Unchunk && (form == Form::Chunk || !matches!(body, Body::UntilClose));
+        // With part of the request still to come, nobody knows where the next one would begin.
+        self.state.keep_alive = self.may_keep_alive
+            && self.request.keep_alive
+            && end_is_told
+            && self.up.is_past()
+            && !self.state.client_ended;
+        parsed.write(
+            &Handover {
+                version,
+                keep_alive: self.state.keep_alive,
+                chunk,
+            },
+            self.down.stage(),
+        );
+        self.down.set_body(body, form);
+        self.state.response = Some(response);
+        self.state.phase = Phase::Body;
+        Ok(())
+    }
+
+    /// The server has ended its side of a tunnel. The client hears of it, and may say the rest.
+    fn poll_tunnel_end(&mut self, cx: &mut Context<'_>) -> Option<Result<Done, Failure>> {
+        self.state.tunnel_ends = true;
+        let _ = self.client.poll_shutdown(cx);
+        self.state.up_done.then_some(Ok(Done {
+            reuse: false,
+            keep_alive: false,
+        }))
+    }
+
+    fn done(&self) -> Done {
+        let reuse = self.state.response.is_some_and(|response| response.keep_alive)
+            && self.state.up_done
+            && !self.state.up_broken
+            && self.server_buffer.is_empty();
+        Done {
+            reuse,
+            keep_alive: self.state.keep_alive,
+        }
+    }
+
+    fn note_progress(&mut self) {
+        let moved = self.up.written() + self.down.written() + self.server_buffer.filled().len() as u64;
+        if moved != self.state.moved {
+            self.state.moved = moved;
+            self.state.last_progress = Instant::now();
+        }
+    }
+
+    /// Who kept the exchange waiting, if for too long.
+    fn overdue(&mut self) -> Option<Failure> {
+        let waited = self.state.last_progress.elapsed();
+        let answered = self.state.response.is_some();
+        if self.state.phase == Phase::Tunnel {
+            let limit = if self.state.tunnel_ends {
+                self.tuning.write_timeout
+            } else {
+                self.tuning.tunnel_timeout
+            };
+            return (waited >= limit).then_some(Failure::CutShort);
+        }
+        if self.down.is_blocked() {
+            return (waited >= self.tuning.write_timeout).then_some(Failure::ClientGone);
+        }
+        // Who was asked to wait for `100 Continue` is not late.
+        let told_to_wait =
+            self.request.expects_continue && self.down.staged().is_empty() && self.up.can_rewind();
+        if !self.state.up_done && !self.up.is_blocked() && !answered && !told_to_wait {
+            // The request's sender is silent.
+            return (waited >= self.tuning.body_timeout).then_some(Failure::BadRequest(Reject::BodyTimeout));
+        }
+        let unanswered = !answered && self.server_buffer.is_empty() && self.down.staged().is_empty();
+        if unanswered && self.up.can_rewind() && !(self.worth_waiting)() {
+            return Some(Failure::ServerOut);
+        }
+        let late = if answered {
+            Failure::CutShort
+        } else {
+            Failure::Timeout
+        };
+        (waited >= self.tuning.answer_timeout).then_some(late)
+    }
+}

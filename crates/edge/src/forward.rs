@@ -1,0 +1,437 @@
+//! Carries a request to an application server and its answer back; to another server when that is safe.
+//!
+//! *Safe* means: not a byte of the request was sent; or nothing of an answer came, and the method may be repeated
+//! (`RetryPolicy::methods`), and all that was sent can be sent again, and the retry budget allows it. Never once
+//! a byte of an answer is with the client.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pontoon_balance::{Standing, Tried};
+use tokio::time::Instant;
+
+use crate::answer;
+use crate::connection::{Client, send};
+use crate::dial::dial;
+use crate::exchange::{Done, Exchange, Failure, State};
+use crate::http1::body::Body;
+use crate::http1::reject::Reject;
+use crate::http1::request::{Request, Version};
+use crate::http1::response::NOT_SENT;
+use crate::io::Stream;
+use crate::pipe::Pipe;
+use crate::upstream::{Upstream, Way};
+use crate::worker::{Pick, Route, Worker};
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It takes the next request.
+    KeepAlive,
+    /// It ends; the client may still be sending.
+    Linger,
+    /// It ends now.
+    Close,
+}
+
+/// How a request ended.
+pub struct Served {
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    /// Bytes written to the client.
+    pub bytes: u64,
+    /// Whose answer it was; `None` for the edge's own.
+    pub upstream: Option<Arc<Upstream>>,
+    /// How many servers were tried before.
+    pub retries: u32,
+    /// What becomes of the connection.
+    pub after: After,
+}
+
+impl Served {
+    /// The client went away.
+    pub fn nothing() -> Served {
+        Served {
+            status: 0,
+            bytes: 0,
+            upstream: None,
+            retries: 0,
+            after: After::Close,
+        }
+    }
+}
+
+/// Carries out `request`, whose head and body come from `up`.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+    route: Route,
+) -> Served {
+    worker.pay_into_budget();
+    let mut attempt = Attempt {
+        worker,
+        client,
+        request,
+        up,
+        route,
+        tried: Tried::default(),
+        retries: 0,
+        repeats: 0,
+        may_repeat: false,
+        fresh: false,
+    };
+    attempt.may_repeat = worker.may_repeat(attempt.up.staged().get(..request.method_length).unwrap_or(&[]));
+    let mut hold: Option<Hold<'_>> = None;
+    loop {
+        let Some(pick) = worker.choose(route, &attempt.tried) else {
+            if route == Route::Relay {
+                return attempt
+                    .answer(503, "the application cannot be reached", NOT_SENT)
+                    .await;
+            }
+            if hold.is_none() {
+                hold = Hold::begin(worker);
+            }
+            let again = match &mut hold {
+                Some(hold) => hold.wait().await,
+                None => false,
+            };
+            if !again {
+                return attempt
+                    .answer(503, "no application server can be reached", RETRY_AFTER)
+                    .await;
+            }
+            attempt.tried.clear();
+            continue;
+        };
+        if let Some(served) = attempt.at(&pick).await {
+            return served;
+        }
+    }
+}
+
+/// Answers a request whose body is refused.
+pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request, reject: Reject) -> Served {
+    worker.stats.rejected(reject);
+    let mut text = std::mem::take(&mut client.scratch);
+    text.clear();
+    answer::refusal(&mut text, reject, request.is_head);
+    let sent = send(client, &text, worker.shared.tuning.write_timeout).await;
+    let bytes = text.len() as u64;
+    client.scratch = text;
+    let after = if sent.is_ok() { After::Linger } else { After::Close };
+    Served {
+        status: reject.status(),
+        bytes,
+        upstream: None,
+        retries: 0,
+        after,
+    }
+}
+
+const RETRY_AFTER: &str = "Retry-After: 1\r\n";
+
+/// A request and what was done for it so far.
+struct Attempt<'a> {
+    worker: &'a Rc<Worker>,
+    client: &'a mut Client,
+    request: &'a Request,
+    up: &'a mut Pipe,
+    route: Route,
+    tried: Tried,
+    retries: u32,
+    /// Times that it was sent again after it had been sent.
+    repeats: u32,
+    may_repeat: bool,
+    /// Kept connections are not to be trusted for this request.
+    fresh: bool,
+}
+
+impl Attempt<'_> {
+    /// Tries one server; `None` when another should be tried.
+    async fn at(&mut self, pick: &Pick) -> Option<Served> {
+        let upstream = &pick.upstream;
+        loop {
+            let (mut stream, kept) = match self.connect(upstream).await {
+                Some(connection) => connection,
+                None => {
+                    self.try_another(pick);
+                    return None;
+                }
+            };
+            let (result, state, down) = self.exchange(upstream, &mut stream).await;
+            let written = down.written();
+            self.client.scratch = down.into_staged();
+            let failure = match result {
+                Ok(done) => {
+                    return Some(self.finished(upstream, stream, done, &state, written));
+                }
+                Err(failure) => failure,
+            };
+            if let Some(response) = state.response {
+                // Part of an answer is with the client: all that is left is to not pretend it is whole.
+                self.worker.stats.aborted.fetch_add(1, Ordering::Relaxed);
+                return Some(self.ended(upstream, response.status, written, After::Close));
+            }
+            match failure {
+                // The server closed a kept connection in the moment it was used again.
+                Failure::ClosedEarly if kept && self.may_repeat && written == 0 && self.up.rewind() => {
+                    self.fresh = true;
+                }
+                Failure::ClosedEarly | Failure::ServerOut => {
+                    if written == 0 && self.may_send_again() {
+                        self.try_another(pick);
+                        return None;
+                    }
+                    return Some(
+                        self.answer(502, "the application closed without an answer", "")
+                            .await,
+                    );
+                }
+                Failure::NotSent => {
+                    upstream.health.doubt(
+                        &upstream.server,
+                        "its relay cannot reach the application".to_owned(),
+                    );
+                    if written == 0 && self.up.rewind() {
+                        self.try_another(pick);
+                        return None;
+                    }
+                    return Some(self.answer(502, "the application cannot be reached", "").await);
+                }
+                Failure::Timeout => {
+                    return Some(
+                        self.answer(504, "the application did not answer in time", "")
+                            .await,
+                    );
+                }
+                Failure::BadAnswer(_) => {
+                    return Some(self.answer(502, "the application's answer is not HTTP", "").await);
+                }
+                Failure::BadRequest(reject) => {
+                    return Some(refused(self.worker, self.client, self.request, reject).await);
+                }
+                Failure::ClientGone | Failure::CutShort => {
+                    return Some(self.ended(upstream, 0, written, After::Close));
+                }
+            }
+        }
+    }
+
+    /// A connection to `upstream`, and whether it was used before.
+    async fn connect(&mut self, upstream: &Arc<Upstream>) -> Option<(Stream, bool)> {
+        // What cannot be sent twice never goes on a kept connection to an application: it may be closed in this
+        // very moment, and nobody could tell whether the request was seen. A relay keeps its side open for longer
+        // than connections are kept here.
+        let may_use_kept = !self.fresh && (self.may_repeat || matches!(upstream.way, Way::Relay(_)));
+        if may_use_kept && let Some(stream) = self.worker.take_kept(upstream) {
+            return Some((stream, true));
+        }
+        let shared = &self.worker.shared;
+        match dial(upstream, &shared.identity, shared.tuning.connect_timeout).await {
+            Ok(stream) => Some((stream, false)),
+            Err(error) => {
+                if error.is_theirs {
+                    upstream.health.doubt(&upstream.server, error.reason);
+                } else {
+                    tracing::warn!(upstream = %upstream.server, reason = %error.reason, "no connection could be made");
+                }
+                None
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        stream: &mut Stream,
+    ) -> (Result<Done, Failure>, State, Pipe) {
+        let worker = self.worker;
+        let mut memory = std::mem::take(&mut self.client.scratch);
+        memory.clear();
+        let _in_flight = InFlight::on(upstream);
+        let somewhere_else = || {
+            let upstreams = worker.upstreams();
+            upstreams
+                .servers
+                .iter()
+                .any(|other| other.standing() == Standing::InService)
+        };
+        let may_leave = self.may_repeat && self.route == Route::Visitors;
+        let mut exchange = Exchange {
+            client: &mut self.client.stream,
+            client_buffer: &mut self.client.buffer,
+            deadline: &mut self.client.deadline,
+            server: stream,
+            server_buffer: worker.buffers.take(),
+            up: self.up,
+            down: Pipe::new(memory, Body::Finished),
+            request: self.request,
+            may_keep_alive: !worker.draining.get() && !worker.is_crowded(),
+            relay: matches!(upstream.way, Way::Relay(_)),
+            tuning: &worker.shared.tuning,
+            state: State::default(),
+            worth_waiting: &|| !may_leave || upstream.health.is_healthy() || !somewhere_else(),
+        };
+        let result = exchange.run().await;
+        (result, exchange.state, exchange.down)
+    }
+
+    /// Whether a request that was sent may be sent to another server.
+    fn may_send_again(&mut self) -> bool {
+        let max = self
+            .worker
+            .upstreams()
+            .app
+            .as_ref()
+            .map_or(0, |app| app.retries.max);
+        let allowed = self.may_repeat && self.repeats < max && self.up.can_rewind();
+        if !allowed || !self.worker.take_from_budget() {
+            return false;
+        }
+        self.repeats += 1;
+        self.up.rewind()
+    }
+
+    fn try_another(&mut self, pick: &Pick) {
+        self.tried.add(pick.index);
+        self.fresh = false;
+        self.retries += 1;
+        if self.retries == 1 {
+            self.worker.stats.retried.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn finished(
+        &self,
+        upstream: &Arc<Upstream>,
+        stream: Stream,
+        done: Done,
+        state: &State,
+        bytes: u64,
+    ) -> Served {
+        if done.reuse {
+            self.worker.keep(upstream, stream);
+        }
+        let after = if done.keep_alive {
+            After::KeepAlive
+        } else {
+            After::Linger
+        };
+        self.ended(
+            upstream,
+            state.response.map_or(0, |response| response.status),
+            bytes,
+            after,
+        )
+    }
+
+    fn ended(&self, upstream: &Arc<Upstream>, status: u16, bytes: u64, after: After) -> Served {
+        Served {
+            status,
+            bytes,
+            upstream: Some(Arc::clone(upstream)),
+            retries: self.retries,
+            after,
+        }
+    }
+
+    /// An answer of the edge itself.
+    async fn answer(&mut self, status: u16, detail: &str, extra: &str) -> Served {
+        self.worker.stats.failed.fetch_add(1, Ordering::Relaxed);
+        // With part of the body still to come, nobody knows where the next request would begin.
+        let keep_alive = self.request.keep_alive
+            && self.request.version == Version::Http11
+            && self.up.is_past()
+            && !self.worker.draining.get();
+        let mut text = std::mem::take(&mut self.client.scratch);
+        text.clear();
+        answer::write(&mut text, status, detail, extra, self.request.is_head, keep_alive);
+        let sent = send(self.client, &text, self.worker.shared.tuning.write_timeout).await;
+        let bytes = text.len() as u64;
+        self.client.scratch = text;
+        let after = match (sent, keep_alive) {
+            (Err(_), _) => After::Close,
+            (Ok(()), true) => After::KeepAlive,
+            (Ok(()), false) => After::Linger,
+        };
+        Served {
+            status,
+            bytes,
+            upstream: None,
+            retries: self.retries,
+            after,
+        }
+    }
+}
+
+/// A request that waits for an application server to come back.
+struct Hold<'a> {
+    held: &'a AtomicUsize,
+    until: Instant,
+    changes: tokio::sync::watch::Receiver<u64>,
+}
+
+impl<'a> Hold<'a> {
+    /// `None` when there is no application at all, or as many wait as may.
+    fn begin(worker: &'a Rc<Worker>) -> Option<Hold<'a>> {
+        let shared = &worker.shared;
+        let servers = &worker.upstreams().servers;
+        if servers.is_empty() || shared.held.fetch_add(1, Ordering::Relaxed) >= shared.tuning.hold_limit {
+            if !servers.is_empty() {
+                shared.held.fetch_sub(1, Ordering::Relaxed);
+            }
+            return None;
+        }
+        let mut changes = shared.health_changes.clone();
+        changes.mark_unchanged();
+        Some(Hold {
+            held: &shared.held,
+            until: Instant::now() + shared.tuning.hold,
+            changes,
+        })
+    }
+
+    /// Waits until it makes sense to try again; `false` when the time is over.
+    async fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.until {
+            return false;
+        }
+        let next_try = (now + TRY_EVERY).min(self.until);
+        tokio::select! {
+            _ = self.changes.changed() => {}
+            () = tokio::time::sleep_until(next_try) => {}
+        }
+        true
+    }
+}
+
+/// How often a held request tries without having heard of a change.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a request on a server for as long as it lives.
+struct InFlight(Arc<Upstream>);
+
+impl InFlight {
+    fn on(upstream: &Arc<Upstream>) -> InFlight {
+        upstream.health.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(upstream))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.health.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

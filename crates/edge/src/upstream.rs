@@ -1,0 +1,333 @@
+//! The application servers as the view says they are, how each of them stands, and the connections kept to them.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pontoon_balance::Standing;
+use pontoon_fleet::{AppView, FleetView, Role, ServerName, ServerState};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::io::Stream;
+
+/// How an application server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Plain HTTP to the application itself.
+    Direct(SocketAddr),
+    /// Mutual TLS to the relay of its server's edge, because the application listens on loopback there.
+    Relay(SocketAddr),
+}
+
+/// One application server.
+#[derive(Debug)]
+pub struct Upstream {
+    /// On which server.
+    pub server: ServerName,
+    /// How it is reached.
+    pub way: Way,
+    /// An operator took it out.
+    pub draining: bool,
+    /// How it stands; outlives changes of the view.
+    pub health: Arc<Health>,
+}
+
+impl Upstream {
+    /// How it stands, for the choice.
+    pub fn standing(&self) -> Standing {
+        match (self.draining, self.health.is_healthy()) {
+            (true, _) => Standing::Draining,
+            (false, true) => Standing::InService,
+            (false, false) => Standing::Unhealthy,
+        }
+    }
+
+    fn is_same(&self, other: &Upstream) -> bool {
+        self.server == other.server && self.way == other.way
+    }
+}
+
+/// How one application server stands. Written by the checks and by failed connections, read by every thread.
+#[derive(Debug)]
+pub struct Health {
+    healthy: AtomicBool,
+    /// Requests on it now.
+    pub in_flight: AtomicU64,
+    reason: Mutex<Option<String>>,
+    /// A connection could not be made: checked again at once.
+    pub doubted: Notify,
+    doubts: AtomicU64,
+    changes: watch::Sender<u64>,
+}
+
+impl Health {
+    fn new(changes: watch::Sender<u64>) -> Health {
+        Health {
+            // Until the first check, a server is believed to work: a refused connection says otherwise at once.
+            healthy: AtomicBool::new(true),
+            in_flight: AtomicU64::new(0),
+            reason: Mutex::new(None),
+            doubted: Notify::new(),
+            doubts: AtomicU64::new(0),
+            changes,
+        }
+    }
+
+    /// Whether new requests go there.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Sets how it stands, and why. Says whether that is a change.
+    pub fn set(&self, healthy: bool, reason: Option<String>) -> bool {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        let changed = self.healthy.swap(healthy, Ordering::Relaxed) != healthy;
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+        changed
+    }
+
+    /// A connection could not be made: out at once, until a check succeeds.
+    pub fn doubt(&self, server: &ServerName, reason: String) {
+        if self.set(false, Some(reason.clone())) {
+            tracing::warn!(upstream = %server, %reason, "application server is out: a connection failed");
+        }
+        self.doubts.fetch_add(1, Ordering::Relaxed);
+        self.doubted.notify_one();
+    }
+
+    /// How often a connection could not be made.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    /// Why it is out, or what the last check saw.
+    pub fn reason(&self) -> Option<String> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The application servers of one view.
+#[derive(Debug)]
+pub struct Upstreams {
+    /// The view's serial.
+    pub serial: u64,
+    /// The application; `None` when the view has none.
+    pub app: Option<AppView>,
+    /// Those that visitors' requests go to, in the view's order.
+    pub servers: Vec<Arc<Upstream>>,
+    /// This server's own, which its relay forwards to.
+    pub local: Option<Arc<Upstream>>,
+    /// Every server of the fleet: who may use the relay.
+    pub members: Vec<ServerName>,
+}
+
+impl Upstreams {
+    /// None at all, before the first view.
+    pub fn none() -> Upstreams {
+        Upstreams {
+            serial: 0,
+            app: None,
+            servers: Vec::new(),
+            local: None,
+            members: Vec::new(),
+        }
+    }
+
+    /// Those of `view`, as seen from server `me`. A server that was there before keeps its [`Health`].
+    pub fn of_view(
+        view: &FleetView,
+        me: &ServerName,
+        before: &Upstreams,
+        changes: &watch::Sender<u64>,
+    ) -> Upstreams {
+        let members = view.servers.iter().map(|server| server.name.clone()).collect();
+        let Some(app) = &view.app else {
+            return Upstreams {
+                serial: view.serial,
+                members,
+                ..Upstreams::none()
+            };
+        };
+        let servers: Vec<Arc<Upstream>> = view
+            .with_role(Role::App)
+            .map(|server| {
+                let mut upstream = Upstream {
+                    server: server.name.clone(),
+                    way: way(
+                        app.upstream,
+                        &server.name == me,
+                        server.private,
+                        server.edge_relay(),
+                    ),
+                    // Unreachable is the agents' word on each other, not on applications (P5).
+                    draining: server.state == ServerState::Draining,
+                    health: Arc::new(Health::new(changes.clone())),
+                };
+                if let Some(known) = before.servers.iter().find(|known| known.is_same(&upstream)) {
+                    upstream.health = Arc::clone(&known.health);
+                }
+                Arc::new(upstream)
+            })
+            .collect();
+        let local = servers
+            .iter()
+            .find(|upstream| &upstream.server == me)
+            .map(Arc::clone);
+        Upstreams {
+            serial: view.serial,
+            app: Some(app.clone()),
+            servers,
+            local,
+            members,
+        }
+    }
+}
+
+fn way(upstream: SocketAddr, local: bool, private: IpAddr, relay: SocketAddr) -> Way {
+    let loopback = |ip: IpAddr| match ip {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    match (local, upstream.ip().is_unspecified(), upstream.ip().is_loopback()) {
+        (true, true, _) => Way::Direct(SocketAddr::new(loopback(upstream.ip()), upstream.port())),
+        (true, false, _) => Way::Direct(upstream),
+        (false, _, true) => Way::Relay(relay),
+        (false, _, false) => Way::Direct(SocketAddr::new(private, upstream.port())),
+    }
+}
+
+/// Unused connections of one thread to one application server, the latest used at the end.
+pub struct Pool {
+    /// To whom.
+    pub upstream: Arc<Upstream>,
+    idle: VecDeque<(Stream, Instant)>,
+}
+
+impl Pool {
+    /// Without connections yet.
+    pub fn new(upstream: Arc<Upstream>) -> Pool {
+        Pool {
+            upstream,
+            idle: VecDeque::new(),
+        }
+    }
+
+    /// For a changed view: the same connections if it is the same server.
+    pub fn moved_to(upstream: Arc<Upstream>, pools: &mut Vec<Pool>) -> Pool {
+        match pools.iter().position(|pool| pool.upstream.is_same(&upstream)) {
+            Some(at) => Pool {
+                upstream,
+                idle: pools.swap_remove(at).idle,
+            },
+            None => Pool::new(upstream),
+        }
+    }
+
+    /// A connection that is still open and quiet; the others found on the way are closed.
+    pub fn take(&mut self, max_idle: Duration) -> Option<Stream> {
+        while let Some((mut stream, since)) = self.idle.pop_back() {
+            if since.elapsed() < max_idle && stream.is_quiet() {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for later.
+    pub fn put(&mut self, stream: Stream, size: usize) {
+        if self.idle.len() >= size {
+            self.idle.pop_front();
+        }
+        self.idle.push_back((stream, Instant::now()));
+    }
+
+    /// Closes those that were unused for too long, and all of a server that is out.
+    pub fn tidy(&mut self, max_idle: Duration) {
+        if !self.upstream.health.is_healthy() {
+            self.idle.clear();
+        }
+        while self
+            .idle
+            .front()
+            .is_some_and(|(_, since)| since.elapsed() >= max_idle)
+        {
+            self.idle.pop_front();
+        }
+    }
+
+    /// Whether it is for `upstream`.
+    pub fn is_for(&self, upstream: &Upstream) -> bool {
+        self.upstream.is_same(upstream)
+    }
+}
+
+/// Retries that may be made: a share of the requests, and a few more so that a quiet site has some too.
+#[derive(Debug)]
+pub struct RetryBudget {
+    /// In thousandths of a percent of a retry.
+    tokens: u64,
+}
+
+const ONE_RETRY: u64 = 100_000;
+const FLOOR: u64 = 10 * ONE_RETRY;
+const CEILING: u64 = 100 * ONE_RETRY;
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        RetryBudget { tokens: FLOOR }
+    }
+}
+
+impl RetryBudget {
+    /// A request came: it pays in `share` thousandths of a percent of a retry.
+    pub fn pay_in(&mut self, share: u32) {
+        self.tokens = (self.tokens + u64::from(share)).min(CEILING);
+    }
+
+    /// Whether a retry may be made; takes it out.
+    pub fn take(&mut self) -> bool {
+        let enough = self.tokens >= ONE_RETRY;
+        if enough {
+            self.tokens -= ONE_RETRY;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_an_application() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (private, relay) = ("10.0.0.2".parse().unwrap(), address("10.0.0.2:7401"));
+        let there = |upstream: &str| way(address(upstream), false, private, relay);
+        let here = |upstream: &str| way(address(upstream), true, private, relay);
+        assert_eq!(there("127.0.0.1:8080"), Way::Relay(relay));
+        assert_eq!(there("[::1]:8080"), Way::Relay(relay));
+        assert_eq!(there("0.0.0.0:8080"), Way::Direct(address("10.0.0.2:8080")));
+        assert_eq!(there("172.17.0.2:80"), Way::Direct(address("10.0.0.2:80")));
+        assert_eq!(here("127.0.0.1:8080"), Way::Direct(address("127.0.0.1:8080")));
+        assert_eq!(here("0.0.0.0:8080"), Way::Direct(address("127.0.0.1:8080")));
+        assert_eq!(here("[::]:8080"), Way::Direct(address("[::1]:8080")));
+        assert_eq!(here("172.17.0.2:80"), Way::Direct(address("172.17.0.2:80")));
+    }
+
+    #[test]
+    fn retries_are_a_share_of_the_requests() {
+        let mut budget = RetryBudget::default();
+        assert_eq!((0..100).filter(|_| budget.take()).count(), 10, "the floor");
+        (0..100).for_each(|_| budget.pay_in(20_000));
+        assert_eq!(
+            (0..100).filter(|_| budget.take()).count(),
+            20,
+            "20 % of 100 requests"
+        );
+    }
+}

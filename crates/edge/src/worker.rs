@@ -1,0 +1,442 @@
+//! One serving thread: its listeners, its connections, its view of the application servers and its kept connections.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use pontoon_balance::{RoundRobin, Tried};
+use pontoon_fleet::RetryPolicy;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::access_log::{LogBuffer, Record};
+use crate::connection;
+use crate::dial::Identity;
+use crate::http1::request::Sender;
+use crate::io::{BufferPool, Stream};
+use crate::options::Tuning;
+use crate::stats::ThreadStats;
+use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams};
+
+/// What all threads share.
+pub struct Shared {
+    /// Times and sizes.
+    pub tuning: Tuning,
+    /// The application servers.
+    pub upstreams: watch::Receiver<Arc<Upstreams>>,
+    /// Counts changes of any server's health.
+    pub health_changes: watch::Receiver<u64>,
+    /// This server's identity.
+    pub identity: Identity,
+    /// Client connections open now.
+    pub connections: AtomicUsize,
+    /// The most of them.
+    pub max_connections: usize,
+    /// Requests that are held now.
+    pub held: AtomicUsize,
+}
+
+/// Who a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Route {
+    /// Visitors: their requests go to any application server.
+    Visitors,
+    /// Other edges: their requests go to this server's own application and nowhere else.
+    Relay,
+}
+
+/// What the control thread tells a serving thread.
+pub enum Command {
+    /// Take connections from here.
+    Listen(Route, SocketAddr, std::net::TcpListener),
+    /// Take no more from here. Connections that were made go on.
+    Close(Route, SocketAddr),
+    /// Take no more connections, finish what is begun within this time, and end.
+    Drain(Duration),
+}
+
+/// One serving thread.
+pub struct Worker {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Buffers that are not in use.
+    pub buffers: Rc<BufferPool>,
+    /// What this thread counts.
+    pub stats: Arc<ThreadStats>,
+    /// No new requests on kept connections.
+    pub draining: Cell<bool>,
+    /// Wakes idle connections when draining begins.
+    pub drain_begins: Notify,
+    open: Cell<usize>,
+    closed: Notify,
+    log: RefCell<Option<LogBuffer>>,
+    fleet: RefCell<Fleet>,
+}
+
+struct Fleet {
+    upstreams: watch::Receiver<Arc<Upstreams>>,
+    now: Arc<Upstreams>,
+    pools: Vec<Pool>,
+    local: Option<Pool>,
+    robin: RoundRobin,
+    budget: RetryBudget,
+}
+
+/// A server chosen for a request.
+pub struct Pick {
+    /// Which.
+    pub upstream: Arc<Upstream>,
+    /// Its index in the view that it was chosen from.
+    pub index: usize,
+}
+
+impl Worker {
+    /// The thread with number `index`.
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        stats: Arc<ThreadStats>,
+        log: Option<LogBuffer>,
+    ) -> Rc<Worker> {
+        let mut upstreams = shared.upstreams.clone();
+        upstreams.mark_changed();
+        let fleet = Fleet {
+            upstreams,
+            now: Arc::new(Upstreams::none()),
+            pools: Vec::new(),
+            local: None,
+            robin: RoundRobin::new(index),
+            budget: RetryBudget::default(),
+        };
+        Rc::new(Worker {
+            shared,
+            buffers: Rc::default(),
+            stats,
+            draining: Cell::new(false),
+            drain_begins: Notify::new(),
+            open: Cell::new(0),
+            closed: Notify::new(),
+            log: RefCell::new(log),
+            fleet: RefCell::new(fleet),
+        })
+    }
+
+    /// Serves until it was told to drain and has.
+    pub async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut listeners: HashMap<(Route, SocketAddr), Listener> = HashMap::new();
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        let drain = loop {
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                _ = every_second.tick() => {
+                    self.tidy();
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Listen(route, address, listener)) => match TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        let listener = Rc::new(listener);
+                        let task =
+                            tokio::task::spawn_local(Rc::clone(&self).accept(Rc::clone(&listener), route));
+                        listeners.insert(
+                            (route, address),
+                            Listener {
+                                listener,
+                                task: task.abort_handle(),
+                            },
+                        );
+                    }
+                    Err(error) => tracing::error!(%address, %error, "the listener cannot be used"),
+                },
+                Some(Command::Close(route, address)) => {
+                    if let Some(listener) = listeners.remove(&(route, address)) {
+                        self.close(route, listener).await;
+                    }
+                }
+                Some(Command::Drain(limit)) => break limit,
+                // The control thread is gone: a bug there must not end service here.
+                None => std::future::pending().await,
+            }
+        };
+        for ((route, _), listener) in listeners.drain() {
+            self.close(route, listener).await;
+        }
+        self.draining.set(true);
+        self.drain_begins.notify_waiters();
+        let mut limit = tokio::time::Instant::now() + drain;
+        while self.open.get() > 0 {
+            tokio::select! {
+                () = self.closed.notified() => {}
+                () = tokio::time::sleep_until(limit) => break,
+                // Asked again, with less patience.
+                Some(command) = commands.recv() => {
+                    if let Command::Drain(drain) = command {
+                        limit = limit.min(tokio::time::Instant::now() + drain);
+                    }
+                }
+            }
+        }
+        self.tidy();
+    }
+
+    /// Takes what still waits in the listener's queue, then closes it.
+    async fn close(self: &Rc<Self>, route: Route, listener: Listener) {
+        listener.task.abort();
+        let waiting = std::future::poll_fn(|cx| {
+            let mut waiting = Vec::new();
+            while let Poll::Ready(Ok(connection)) = listener.listener.poll_accept(cx) {
+                waiting.push(connection);
+            }
+            Poll::Ready(waiting)
+        })
+        .await;
+        for (stream, peer) in waiting {
+            self.begin(stream, peer, route);
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, route: Route) {
+        loop {
+            if self.shared.connections.load(Ordering::Relaxed) >= self.shared.max_connections {
+                // Those beyond wait in the kernel's queue; timeouts free places.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            match listener.accept().await {
+                Ok((stream, peer)) => self.begin(stream, peer, route),
+                Err(error) => {
+                    // Out of files, most likely: trying again at once would only burn the processor.
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, route: Route) {
+        let place = Place::take(self);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            if stream.set_nodelay(true).is_err() {
+                return;
+            }
+            match route {
+                Route::Visitors => {
+                    let Ok(local) = stream.local_addr() else { return };
+                    let sender = Sender::Visitor {
+                        peer: peer.ip(),
+                        local,
+                    };
+                    connection::serve(&worker, Stream::Tcp(stream), sender, route).await;
+                }
+                Route::Relay => {
+                    if let Some(stream) = Box::pin(worker.accept_edge(stream, peer)).await {
+                        connection::serve(&worker, stream, Sender::Edge, route).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// The handshake with another edge: only a server of the present view gets in.
+    async fn accept_edge(&self, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
+        let (_, config) = self.shared.identity.configs().ok()?;
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let refused = |reason: &str| tracing::warn!(%peer, reason, "refused a connection to the relay");
+        let tls = match tokio::time::timeout(self.shared.tuning.head_timeout, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                refused(&error.to_string());
+                return None;
+            }
+            Err(_) => {
+                refused("no handshake in time");
+                return None;
+            }
+        };
+        let certificate = tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first())?;
+        match pontoon_pki::tls::peer_server_name(certificate) {
+            Ok(name) if self.upstreams().members.contains(&name) => {
+                Some(Stream::Tls(Box::new(TlsStream::Server(tls))))
+            }
+            Ok(name) => {
+                refused(&format!("{name} is not a server of the fleet now"));
+                None
+            }
+            Err(error) => {
+                refused(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Whether connections should be given up after each answer because few places are left.
+    pub fn is_crowded(&self) -> bool {
+        let open = self.shared.connections.load(Ordering::Relaxed);
+        open + self.shared.max_connections / 10 >= self.shared.max_connections
+    }
+
+    /// The application servers as the present view says.
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.fleet.borrow_mut().refreshed().now)
+    }
+
+    /// A request came in.
+    pub fn pay_into_budget(&self) {
+        let mut fleet = self.fleet.borrow_mut();
+        let share = fleet
+            .refreshed()
+            .now
+            .app
+            .as_ref()
+            .map_or(0, |app| app.retries.budget);
+        fleet.budget.pay_in(share);
+    }
+
+    /// Whether a request may be sent a second time, as far as the budget goes.
+    pub fn take_from_budget(&self) -> bool {
+        self.fleet.borrow_mut().budget.take()
+    }
+
+    /// The server that a request goes to.
+    pub fn choose(&self, route: Route, tried: &Tried) -> Option<Pick> {
+        let mut fleet = self.fleet.borrow_mut();
+        let fleet = fleet.refreshed();
+        match route {
+            // Whoever sent it here has chosen.
+            Route::Relay => {
+                let upstream = fleet.now.local.as_ref().filter(|_| tried.is_empty())?;
+                Some(Pick {
+                    upstream: Arc::clone(upstream),
+                    index: 0,
+                })
+            }
+            Route::Visitors => {
+                let servers = &fleet.now.servers;
+                let choice = fleet
+                    .robin
+                    .choose(servers.len(), |at| servers[at].standing(), tried)?;
+                Some(Pick {
+                    upstream: Arc::clone(&servers[choice.index]),
+                    index: choice.index,
+                })
+            }
+        }
+    }
+
+    /// When a request may be sent again.
+    pub fn may_repeat(&self, method: &[u8]) -> bool {
+        let fleet = self.fleet.borrow();
+        let policy: Option<&RetryPolicy> = fleet.now.app.as_ref().map(|app| &app.retries);
+        policy.is_some_and(|policy| policy.methods.iter().any(|allowed| allowed.as_bytes() == method))
+    }
+
+    /// A kept connection to `upstream`.
+    pub fn take_kept(&self, upstream: &Upstream) -> Option<Stream> {
+        let max_idle = self.shared.tuning.pool_idle;
+        self.fleet.borrow_mut().pool(upstream)?.take(max_idle)
+    }
+
+    /// Keeps a connection to `upstream`.
+    pub fn keep(&self, upstream: &Upstream, stream: Stream) {
+        if let Some(pool) = self.fleet.borrow_mut().pool(upstream) {
+            pool.put(stream, self.shared.tuning.pool_size);
+        }
+    }
+
+    /// Logs one answered request.
+    pub fn log(&self, record: &Record<'_>) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            self.stats
+                .log_dropped
+                .fetch_add(log.add(record), Ordering::Relaxed);
+        }
+    }
+
+    fn tidy(&self) {
+        let mut fleet = self.fleet.borrow_mut();
+        let max_idle = self.shared.tuning.pool_idle;
+        let fleet = fleet.refreshed();
+        fleet
+            .pools
+            .iter_mut()
+            .chain(&mut fleet.local)
+            .for_each(|pool| pool.tidy(max_idle));
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            self.stats
+                .log_dropped
+                .fetch_add(log.hand_over(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Fleet {
+    /// Itself, after taking over a changed view. Kept connections to servers that stay are kept.
+    fn refreshed(&mut self) -> &mut Fleet {
+        if self.upstreams.has_changed().unwrap_or(false) {
+            self.now = Arc::clone(&self.upstreams.borrow_and_update());
+            let mut pools = std::mem::take(&mut self.pools);
+            let mut local = self.local.take().into_iter().collect();
+            self.pools = self
+                .now
+                .servers
+                .iter()
+                .map(|s| Pool::moved_to(Arc::clone(s), &mut pools))
+                .collect();
+            self.local = self
+                .now
+                .local
+                .as_ref()
+                .map(|s| Pool::moved_to(Arc::clone(s), &mut local));
+        }
+        self
+    }
+
+    fn pool(&mut self, upstream: &Upstream) -> Option<&mut Pool> {
+        self.pools
+            .iter_mut()
+            .chain(&mut self.local)
+            .find(|pool| pool.is_for(upstream))
+    }
+}
+
+struct Listener {
+    listener: Rc<TcpListener>,
+    task: AbortHandle,
+}
+
+/// A client connection's place among the open ones.
+struct Place(Rc<Worker>);
+
+impl Place {
+    fn take(worker: &Rc<Worker>) -> Place {
+        worker.open.set(worker.open.get() + 1);
+        worker.shared.connections.fetch_add(1, Ordering::Relaxed);
+        worker.stats.connections.fetch_add(1, Ordering::Relaxed);
+        Place(Rc::clone(worker))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.0.open.get() == 0 {
+            self.0.closed.notify_one();
+        }
+    }
+}
