@@ -2,14 +2,16 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pontoon_fleet::{Code, Refusal};
 use pontoon_rt::files;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::frame::{self, End, Frame, Progress};
@@ -60,7 +62,9 @@ pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Back
     let mut command = Command::new(TOOL);
     command
         .arg(format!("--defaults-file={}", defaults.display()))
-        .args(["--backup", "--stream=mbstream"])
+        // Under its locks the tool waits for its redo log thread, which looks once a second by default: the one second
+        // for which commits on the source stood still. Every 20 ms, they stand still for about 50.
+        .args(["--backup", "--stream=mbstream", "--log-copy-interval=20"])
         .arg(format!("--target-dir={}", scratch.display()))
         .arg(format!("--socket={}", settings::effective_socket(node).display()))
         .current_dir(&scratch)
@@ -81,17 +85,26 @@ pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Back
 impl Backup {
     /// Sends the whole stream; the last frame says how it went.
     ///
+    /// While the tool holds its locks, commits on the source wait for it, so it must never wait for the network: what
+    /// the receiver does not take at once is kept in memory, and a receiver so slow that this is not enough ends the
+    /// backup, not the service.
+    ///
     /// # Errors
     /// Only the receiver's: it is gone, and the backup is ended with it.
     pub(crate) async fn send<W: AsyncWrite + Unpin>(mut self, to: &mut W) -> std::io::Result<()> {
         let broken = || std::io::Error::other("the backup tool has no output");
-        let mut output = self.child.stdout.take().ok_or_else(broken)?;
+        let output = self.child.stdout.take().ok_or_else(broken)?;
         let errors = self.child.stderr.take().ok_or_else(broken)?;
-        let locked = Arc::new(AtomicBool::new(false));
-        let words = tokio::spawn(listen(BufReader::new(errors), locked.clone()));
+        let spool = Arc::new(Spool::default());
+        let words = tokio::spawn(listen(BufReader::new(errors), spool.clone()));
+        let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+        let reading = tokio::spawn(
+            spool
+                .clone()
+                .fill(output, queue, Pace::new(self.bytes_per_second)),
+        );
 
-        let (mut digest, mut bytes, mut buffer) = (Sha256::new(), 0u64, vec![0; CHUNK]);
-        let mut pace = Pace::new(self.bytes_per_second);
+        let (mut digest, mut bytes) = (Sha256::new(), 0u64);
         let mut reported = Instant::now();
         frame::write(
             to,
@@ -101,15 +114,12 @@ impl Backup {
             }),
         )
         .await?;
-        loop {
-            let count = output.read(&mut buffer).await?;
-            if count == 0 {
-                break;
-            }
-            let chunk = &buffer[..count];
-            digest.update(chunk);
-            bytes += count as u64;
-            frame::write_data(to, chunk).await?;
+        while let Some(chunk) = queued.recv().await {
+            let chunk: Vec<u8> = chunk;
+            digest.update(&chunk);
+            bytes += chunk.len() as u64;
+            frame::write_data(to, &chunk).await?;
+            spool.taken(chunk.len() as u64);
             if reported.elapsed() > Duration::from_millis(200) {
                 reported = Instant::now();
                 frame::write(
@@ -121,26 +131,114 @@ impl Backup {
                 )
                 .await?;
             }
-            // Under the tool's lock everybody's commits wait for us: no pacing there.
-            if !locked.load(Ordering::Relaxed) {
-                pace.after(count as u64).await;
-            }
+        }
+        let read = reading
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        if read.is_err() {
+            self.child.start_kill()?;
         }
         let status = self.child.wait().await?;
         let words = words.await.unwrap_or_default();
-        let last = if status.success() && words.completed {
-            Frame::End(End {
+        let last = match read {
+            Ok(()) if status.success() && words.completed => Frame::End(End {
                 bytes,
                 sha256: hex(&digest.finalize()),
-            })
-        } else {
-            let mut refusal = Refusal::new(Code::D003, format!("{TOOL} failed on the source ({status})"));
-            refusal.evidence.extend(words.last);
-            Frame::Failed(refusal)
+            }),
+            Ok(()) => {
+                let mut refusal = Refusal::new(Code::D003, format!("{TOOL} failed on the source ({status})"));
+                refusal.evidence.extend(words.last);
+                Frame::Failed(refusal)
+            }
+            Err(error) => Frame::Failed(
+                Refusal::new(Code::D003, "the copy was ended to keep the source writable")
+                    .because(error.to_string()),
+            ),
         };
         let _ = std::fs::remove_dir_all(&self.scratch);
         frame::write(to, &last).await?;
         to.flush().await
+    }
+}
+
+/// How much may wait for the receiver while tables are copied.
+const SPOOL: u64 = 8 << 20;
+
+/// How much may wait for it while the source's commits wait for the tool.
+const SPOOL_LOCKED: u64 = 256 << 20;
+
+/// How long the tool may be held up under its locks.
+const HELD_UP: Duration = Duration::from_millis(500);
+
+/// What was read and not yet sent.
+#[derive(Default)]
+pub(crate) struct Spool {
+    bytes: AtomicU64,
+    locked: AtomicBool,
+    room: Notify,
+}
+
+impl Spool {
+    /// Reads the tool's output into the queue.
+    async fn fill<R: AsyncRead + Unpin>(
+        self: Arc<Spool>,
+        mut output: R,
+        queue: UnboundedSender<Vec<u8>>,
+        mut pace: Pace,
+    ) -> std::io::Result<()> {
+        loop {
+            self.wait_for_room().await?;
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let count = (&mut output).take(CHUNK as u64).read_buf(&mut chunk).await? as u64;
+            if count == 0 {
+                return Ok(());
+            }
+            self.bytes.fetch_add(count, Ordering::Relaxed);
+            if queue.send(chunk).is_err() {
+                return Err(std::io::Error::other("the receiver is gone"));
+            }
+            if !self.is_locked() {
+                tokio::select! {
+                    () = pace.after(count) => {}
+                    () = self.lock_taken() => {}
+                }
+            }
+        }
+    }
+
+    async fn wait_for_room(&self) -> std::io::Result<()> {
+        let mut held_up = None;
+        loop {
+            let locked = self.is_locked();
+            if self.bytes.load(Ordering::Relaxed) < if locked { SPOOL_LOCKED } else { SPOOL } {
+                return Ok(());
+            }
+            if locked {
+                let since: Instant = *held_up.get_or_insert_with(Instant::now);
+                if since.elapsed() > HELD_UP {
+                    return Err(std::io::Error::other(
+                        "the receiver does not take the copy fast enough, and commits wait on the source",
+                    ));
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.room.notified()).await;
+        }
+    }
+
+    fn taken(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.notify_one();
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the tool says that it takes its locks: pacing ends there, in the middle of a pause too.
+    async fn lock_taken(&self) {
+        while !self.is_locked() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -183,10 +281,7 @@ pub(crate) struct Words {
 }
 
 /// Reads the tool's messages; notes when it takes its locks.
-pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(
-    mut errors: R,
-    locked: Arc<AtomicBool>,
-) -> Words {
+pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(mut errors: R, spool: Arc<Spool>) -> Words {
     let mut words = Words::default();
     let mut line = Vec::new();
     loop {
@@ -197,7 +292,7 @@ pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         if text.contains("BACKUP LOCKS") || text.contains("BACKUP STAGE FLUSH") {
-            locked.store(true, Ordering::Relaxed);
+            spool.locked.store(true, Ordering::Relaxed);
         }
         words.completed = text.ends_with("completed OK!");
         tracing::debug!(target: "mariadb_backup", "{text}");
@@ -298,11 +393,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_tools_last_line_and_its_locks_are_noted() {
-        let locked = Arc::new(AtomicBool::new(false));
+        let spool = Arc::new(Spool::default());
         let text = &b"[00] Acquiring BACKUP LOCKS...\n\xff\n[00] 2026 completed OK!\n"[..];
-        let words = listen(text, locked.clone()).await;
-        assert!(words.completed && locked.load(Ordering::Relaxed));
-        let words = listen(&b"completed OK!\nERROR: no\n"[..], locked).await;
+        let words = listen(text, spool.clone()).await;
+        assert!(words.completed && spool.is_locked());
+        let words = listen(&b"completed OK!\nERROR: no\n"[..], spool).await;
         assert!(!words.completed, "only the last line counts");
         assert_eq!(words.last.len(), 2);
     }
@@ -321,5 +416,39 @@ mod tests {
         let begun = Instant::now();
         pace.after(1000).await;
         assert!(begun.elapsed() >= Duration::from_millis(800));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_stands_still_under_lock_ends_the_copy_and_not_the_service() {
+        let spool = Arc::new(Spool::default());
+        spool.locked.store(true, Ordering::Relaxed);
+        let (queue, _queued) = tokio::sync::mpsc::unbounded_channel();
+        let begun = Instant::now();
+        let error = spool
+            .fill(tokio::io::repeat(7), queue, Pace::new(None))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("fast enough"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_stands_still_before_that_is_waited_for() {
+        let spool = Arc::new(Spool::default());
+        let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+        let filling = tokio::spawn(spool.clone().fill(
+            tokio::io::repeat(7).take(2 * SPOOL),
+            queue,
+            Pace::new(None),
+        ));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!filling.is_finished() && spool.bytes.load(Ordering::Relaxed) <= SPOOL + CHUNK as u64);
+        let mut bytes = 0;
+        while let Some(chunk) = queued.recv().await {
+            bytes += chunk.len() as u64;
+            spool.taken(chunk.len() as u64);
+        }
+        assert_eq!(bytes, 2 * SPOOL);
+        filling.await.unwrap().unwrap();
     }
 }

@@ -288,3 +288,7 @@ fn check_space(node: &DatabaseNode, expected_bytes: u64) -> Result<(), Refusal> 
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
+
+#[cfg(test)]
+#[path = "dirs_tests.rs"]
+mod tests;

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use pontoon_fleet::{Code, Refusal};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-use crate::backup::{hex, listen, tool_missing};
+use crate::backup::{Spool, hex, listen, tool_missing};
 use crate::dirs;
 use crate::frame::{self, Frame};
 use crate::node::DatabaseNode;
@@ -76,7 +75,7 @@ async fn extract<R: AsyncRead + Unpin>(user: &User, data: &Path, from: &mut R) -
         .stderr
         .take()
         .ok_or_else(|| failed("mbstream has no messages"))?;
-    let words = tokio::spawn(listen(BufReader::new(errors), Arc::new(AtomicBool::new(false))));
+    let words = tokio::spawn(listen(BufReader::new(errors), Arc::new(Spool::default())));
 
     let (mut digest, mut bytes) = (Sha256::new(), 0u64);
     let end = loop {
@@ -140,7 +139,7 @@ async fn prepare(user: &User, data: &Path) -> Result<(), Refusal> {
         .stderr
         .take()
         .ok_or_else(|| failed("it has no messages".to_owned()))?;
-    let words = listen(BufReader::new(errors), Arc::new(AtomicBool::new(false))).await;
+    let words = listen(BufReader::new(errors), Arc::new(Spool::default())).await;
     let status = child.wait().await.map_err(|error| failed(error.to_string()))?;
     if status.success() && words.completed {
         return Ok(());

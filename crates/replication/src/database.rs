@@ -12,9 +12,6 @@ use crate::flavor::{Flavor, ReplicaStatus, Wanted, flavor_of};
 use crate::secret;
 use crate::version::Version;
 
-/// The file name of the socket that the server moves to, beside the one that the application dials.
-const SOCKET_NAME: &str = "pontoon-server.sock";
-
 /// How long a graceful stop may take: dirty pages are written first.
 pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -29,8 +26,9 @@ const LIVE: &[&str] = &["read_only", "super_read_only", "event_scheduler"];
 pub struct Place {
     /// Its port: `server_port` of the configuration.
     pub port: u16,
-    /// Whether its Unix socket moves too: when the SQL proxy listens on the user's own.
-    pub moves_socket: bool,
+    /// The file name of the socket that it moves to, beside the one that the application dials (`server_socket` of the
+    /// configuration); `None` when the SQL proxy does not listen on that one, and it stays.
+    pub socket_name: Option<String>,
 }
 
 /// What [`Database::move_aside`] did.
@@ -80,6 +78,11 @@ impl Database {
     /// How the database is run.
     pub fn node(&self) -> &DatabaseNode {
         &self.node
+    }
+
+    /// Where the configuration wants the server.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The server's own socket once it moved aside: what an SQL proxy splices clients of the Unix socket to.
@@ -460,10 +463,9 @@ pub(crate) fn check_position(position: &str) -> Result<(), Refusal> {
 }
 
 fn backend_socket(node: &DatabaseNode, place: &Place) -> PathBuf {
-    if place.moves_socket {
-        node.socket.with_file_name(SOCKET_NAME)
-    } else {
-        node.socket.clone()
+    match &place.socket_name {
+        Some(name) => node.socket.with_file_name(name),
+        None => node.socket.clone(),
     }
 }
 
