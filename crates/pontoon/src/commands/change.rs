@@ -1,0 +1,56 @@
+//! `pontoon drain`, `pontoon undrain`, and how every long change is followed.
+
+use pontoon_agent::api::DrainRequest;
+use serde::Serialize;
+
+use super::Context;
+use crate::args::Drain;
+use crate::output::progress::Reporter;
+
+/// `pontoon drain SERVER` and `pontoon undrain SERVER`.
+pub async fn drain(context: &Context, args: Drain, drained: bool) -> anyhow::Result<u8> {
+    let word = if drained { "drain" } else { "undrain" };
+    let again = format!("pontoon {word} {}", args.server);
+    follow(
+        context,
+        "/v1/drain",
+        &DrainRequest {
+            server: args.server,
+            drained,
+        },
+        args.json,
+        &again,
+    )
+    .await
+}
+
+/// Asks the agent for something long and shows how it goes. Ctrl-C ends the looking, not the doing.
+pub async fn follow<I: Serialize>(
+    context: &Context,
+    path: &str,
+    input: &I,
+    json: bool,
+    again: &str,
+) -> anyhow::Result<u8> {
+    let mut reporter = Reporter::new(context.screen, json);
+    let outcome = tokio::select! {
+        outcome = context.client.stream(path, input, |progress| reporter.show(progress)) => Some(outcome),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    reporter.clear();
+    match outcome {
+        Some(outcome) => {
+            outcome?;
+            Ok(0)
+        }
+        None => {
+            context.screen.remark(&format!(
+                "\n  The agent goes on with it.\n  to look:        pontoon status\n  to follow again: {again}\n"
+            ));
+            Ok(INTERRUPTED)
+        }
+    }
+}
+
+/// What shells report for a command that Ctrl-C ended: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;

@@ -1,0 +1,67 @@
+//! One file for each command, or for a few that belong together. Each returns the exit status.
+
+pub mod change;
+pub mod config;
+mod events;
+mod explain;
+mod init;
+mod manual;
+mod membership;
+mod plan;
+mod process;
+mod status;
+
+use std::future::Future;
+
+use anyhow::Context as _;
+use pontoon_rt::paths::Paths;
+
+use crate::args::Command;
+use crate::client::Client;
+use crate::output::Screen;
+
+/// What every command works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where things lie.
+    pub paths: Paths,
+    /// `--set`, as typed.
+    pub set: Vec<String>,
+    /// Where answers go.
+    pub screen: Screen,
+    /// The agent of this machine.
+    pub client: Client,
+}
+
+/// Carries out what was typed.
+pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Init(args) => block_on(init::init(context, args)),
+        Command::Check(args) => config::check(context, &args),
+        Command::Plan(args) => block_on(plan::plan(context, &args)),
+        Command::Apply(args) => block_on(plan::apply(context, args)),
+        Command::Token(crate::args::Token::New(args)) => block_on(membership::token_new(context, &args)),
+        Command::Join(args) => block_on(membership::join(context, args)),
+        Command::Leave(args) => block_on(membership::leave(context, &args)),
+        Command::Status(args) => block_on(status::status(context, &args)),
+        Command::Events(args) => block_on(events::events(context, &args)),
+        Command::Explain(args) => explain::explain(context, &args),
+        Command::Drain(args) => block_on(change::drain(context, args, true)),
+        Command::Undrain(args) => block_on(change::drain(context, args, false)),
+        Command::Schema => config::schema(context),
+        Command::Completions(args) => manual::completions(context, &args),
+        Command::Man(args) => manual::man(context, &args),
+        Command::Agent(args) => process::agent(context, &args),
+        Command::Edge(args) => process::edge(context, args),
+        Command::Sql(args) => process::sql(context, args),
+        Command::Helper(args) => process::helper(context, &args),
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime could not be started")?
+        .block_on(command)
+}

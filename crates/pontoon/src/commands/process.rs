@@ -1,0 +1,102 @@
+//! The long-running processes: `pontoon agent`, `edge`, `sql` and `helper`.
+//!
+//! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
+//! after what they began is finished, and with a refusal on standard error when they cannot run.
+
+use anyhow::Context as _;
+use pontoon_agent::{AgentOptions, Supervision};
+use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
+use pontoon_fleet::{Refusal, ServerName};
+use pontoon_helper::HelperOptions;
+use pontoon_pki::Identity;
+use pontoon_sqlproxy::SqlOptions;
+
+use super::Context;
+use crate::args::{self, Edge, LogFormat, Process, Tier};
+use crate::start;
+
+/// `pontoon agent`
+pub fn agent(context: &Context, args: &Process) -> anyhow::Result<u8> {
+    log("agent", args.log_format)?;
+    let supervision = if start::by_systemd(&context.paths) {
+        Supervision::Systemd
+    } else {
+        Supervision::Children
+    };
+    let options = AgentOptions {
+        paths: context.paths.clone(),
+        program: start::own_program()?,
+        supervision,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(AGENT_THREADS)
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime could not be started")?;
+    runtime.block_on(pontoon_agent::run(options))?;
+    Ok(0)
+}
+
+/// `pontoon edge`
+pub fn edge(context: &Context, args: Edge) -> anyhow::Result<u8> {
+    log("edge", args.tier.log_format)?;
+    let access_log = AccessLog {
+        format: match args.access_log {
+            args::AccessLog::Off => AccessLogFormat::Off,
+            args::AccessLog::Combined => AccessLogFormat::Combined,
+            args::AccessLog::Json => AccessLogFormat::Json,
+        },
+        to: match args.access_log_to {
+            args::AccessLogTo::File => AccessLogTo::File,
+            args::AccessLogTo::Stderr => AccessLogTo::Stderr,
+        },
+    };
+    let mut options = EdgeOptions::new(server(context, args.tier.server)?, context.paths.clone());
+    options.threads = args.tier.threads.unwrap_or(0).into();
+    options.access_log = access_log;
+    pontoon_edge::run(options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon sql`
+pub fn sql(context: &Context, args: Tier) -> anyhow::Result<u8> {
+    log("sql", args.log_format)?;
+    let threads = args.threads.unwrap_or(0).into();
+    let options = SqlOptions {
+        server: server(context, args.server)?,
+        paths: context.paths.clone(),
+        threads,
+    };
+    pontoon_sqlproxy::run(options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon helper`
+pub fn helper(context: &Context, args: &Process) -> anyhow::Result<u8> {
+    log("helper", args.log_format)?;
+    pontoon_helper::run(HelperOptions {
+        paths: context.paths.clone(),
+    })?;
+    Ok(0)
+}
+
+fn log(process: &str, format: LogFormat) -> anyhow::Result<()> {
+    let format = match format {
+        LogFormat::Text => pontoon_telemetry::LogFormat::Text,
+        LogFormat::Json => pontoon_telemetry::LogFormat::Json,
+    };
+    pontoon_telemetry::init(process, format)?;
+    Ok(())
+}
+
+/// The server's name: as told, or that of the certificate.
+fn server(context: &Context, told: Option<ServerName>) -> Result<ServerName, Refusal> {
+    match told {
+        Some(server) => Ok(server),
+        None => Ok(Identity::load(&context.paths.identity_dir())?.name().clone()),
+    }
+}
+
+/// The agent waits for others most of the time; two, so that a database that answers slowly does not hold up
+/// heartbeats.
+const AGENT_THREADS: usize = 2;
