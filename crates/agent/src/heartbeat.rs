@@ -43,10 +43,10 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             keep
         });
         for peer in wanted {
-            if !links.contains_key(&peer) {
-                let task = tokio::spawn(link(agent.clone(), peer.0.clone(), peer.1));
-                links.insert(peer, task.abort_handle());
-            }
+            let (name, address) = peer.clone();
+            links
+                .entry(peer)
+                .or_insert_with(|| tokio::spawn(link(agent.clone(), name, address)).abort_handle());
         }
         note_silence(&agent);
         tokio::select! {

@@ -356,8 +356,10 @@ async fn primary_here(agent: &Agent) -> Result<(Arc<pontoon_replication::Databas
     Ok((carry_out::open_database(agent, db).await?, server.private))
 }
 
-/// Name, address and database of a peer that may copy.
-fn joiner_of(agent: &Agent, peer: &Peer) -> Result<(ServerName, IpAddr, Option<(Engine, String)>), Refusal> {
+/// Name, address, and engine and version of the database of a peer that may copy.
+type Copier = (ServerName, IpAddr, Option<(Engine, String)>);
+
+fn joiner_of(agent: &Agent, peer: &Peer) -> Result<Copier, Refusal> {
     let nobody = || Refusal::new(Code::J005, format!("{} is not joining", peer.label()));
     let name = peer.name().ok_or_else(nobody)?.clone();
     let known = agent.known();
