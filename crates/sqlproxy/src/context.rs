@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pontoon_fleet::{FleetView, ServerName};
+use pontoon_telemetry::metrics::SqlMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +48,10 @@ pub struct Context {
     pub targets: watch::Receiver<Target>,
     /// This server's identity, once there is one.
     pub tls: FleetTls,
-    /// What is counted.
+    /// What is counted for the agent.
     pub counters: Counters,
+    /// What is counted for Prometheus.
+    pub metrics: SqlMetrics,
     /// Who may try again while the database does not answer.
     pub gate: Gate,
     /// Everything still open is to close now.

@@ -18,18 +18,10 @@ pub struct Counters {
     pub over_limit: AtomicU64,
     /// Client connections waiting for their database's greeting now.
     pub held: AtomicU64,
-    /// Clients that went away while they waited.
-    pub gave_up: AtomicU64,
-    /// Attempts to reach the database that failed.
-    pub attempts_failed: AtomicU64,
     /// Connections closed because their primary was replaced.
     pub demoted: AtomicU64,
     /// Connections from other proxies open now.
     pub relayed: AtomicU64,
-    /// Connections from other proxies passed on to the database here.
-    pub relayed_total: AtomicU64,
-    /// Connections from other proxies refused.
-    pub relay_refused: AtomicU64,
     longest_hold_ms: AtomicU64,
 }
 

@@ -16,6 +16,9 @@ use crate::target::{NoPrimary, Primary, Target, Transport};
 /// Between two attempts of one connection: the first pause, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
+/// However often an attempt met silence, the next waits no longer than this.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
+
 /// Why a held connection got no database.
 #[derive(Debug)]
 pub enum NotOpened {
@@ -56,14 +59,11 @@ impl fmt::Display for Obstacle {
 /// # Errors
 /// [`NotOpened`].
 pub async fn open(context: &Context, client: &Peer, transport: Transport) -> Result<Opened, NotOpened> {
-    let _held = Counted::new(&context.counters.held);
+    let _held = (Counted::new(&context.counters.held), context.metrics.hold());
     let began = Instant::now();
     let opened = tokio::select! {
         opened = try_until_deadline(context, transport, began) => opened,
-        () = client.gone() => {
-            context.counters.gave_up.fetch_add(1, Relaxed);
-            Err(NotOpened::ClientGone)
-        }
+        () = client.gone() => Err(NotOpened::ClientGone),
     };
     context.counters.waited(began.elapsed());
     opened
@@ -104,10 +104,14 @@ async fn try_until_deadline(
             Obstacle::NoPrimary(_) => deadline,
             _ => deadline.min(Instant::now() + pause),
         };
+        let slow = matches!(obstacle, Obstacle::Attempt(AttemptError::Silent));
         if wait_for_news(&mut targets, patience).await {
             (pause, limit) = (BACKOFF.0, context.limits.first_attempt);
-        } else {
-            (pause, limit) = ((pause * 2).min(BACKOFF.1), limit * 2);
+            continue;
+        }
+        pause = (pause * 2).min(BACKOFF.1);
+        if slow {
+            limit = limit.saturating_mul(2).min(LONGEST_ATTEMPT);
         }
     }
 }
@@ -131,7 +135,6 @@ async fn try_once(
     let result = attempt(primary, transport, &context.tls, limit).await;
     gate.closed.store(result.is_err(), Relaxed);
     if let Err(error) = &result {
-        context.counters.attempts_failed.fetch_add(1, Relaxed);
         tracing::debug!(server = %primary.pin.server, epoch = %primary.pin.epoch, %error, "an attempt failed");
     }
     result.map_err(Obstacle::Attempt)

@@ -18,6 +18,7 @@ mod context;
 mod counters;
 mod doors;
 mod hold;
+mod metrics;
 mod peer;
 mod preface;
 mod proxy;

@@ -10,6 +10,7 @@ use pontoon_fleet::{Tier, TierDetail, TierReport};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
+use pontoon_telemetry::metrics::{Registry, SqlMetrics};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::context::{Context, Gate, Limits};
 use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
+use crate::metrics;
 use crate::peer::{Peer, tune};
 use crate::relay::serve_relay;
 use crate::session::serve_client;
@@ -52,6 +54,9 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         let client = ViewClient::start(&options.paths, Tier::Sql, ended.clone());
         let mut follower = Follower::new(options.server.clone());
         let first = follower.follow(client.current().as_deref());
+        let mut registry = Registry::new(&options.server, "sql", env!("CARGO_PKG_VERSION"));
+        let numbers = SqlMetrics::register(&mut registry);
+        metrics::serve(&options.paths.run_dir, registry, ended.clone());
         let (target_sender, targets) = watch::channel(first);
         let context = Arc::new(Context {
             me: options.server.clone(),
@@ -60,6 +65,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             targets,
             tls: FleetTls::new(options.paths.identity_dir()),
             counters: Counters::default(),
+            metrics: numbers,
             gate: Gate::default(),
             closing: CancellationToken::new(),
             draining: false.into(),
@@ -73,6 +79,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             client,
             follower,
             targets: target_sender,
+            told: (0, 0),
         };
         keeper.keep(senders, shutdown).await;
         ended.trigger();
@@ -228,6 +235,8 @@ struct Keeper {
     client: ViewClient,
     follower: Follower,
     targets: watch::Sender<Target>,
+    /// Connections over the limit and connections closed for a new primary, as the log last said.
+    told: (u64, u64),
 }
 
 impl Keeper {
@@ -271,7 +280,24 @@ impl Keeper {
         });
     }
 
-    fn report(&self, not_listening: Vec<String>) {
+    fn report(&mut self, not_listening: Vec<String>) {
+        let counters = &self.context.counters;
+        let now = (counters.over_limit.load(Relaxed), counters.demoted.load(Relaxed));
+        if now.0 > self.told.0 {
+            let limit = self.context.limits.max_clients;
+            tracing::warn!(
+                count = now.0 - self.told.0,
+                limit,
+                "connections were refused: over the limit"
+            );
+        }
+        if now.1 > self.told.1 {
+            tracing::warn!(
+                count = now.1 - self.told.1,
+                "connections were closed: the primary has changed"
+            );
+        }
+        self.told = now;
         self.client.report(TierReport {
             pid: std::process::id(),
             view_serial: self.client.current().map_or(0, |view| view.serial),

@@ -28,8 +28,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub async fn serve_relay(context: &Context, tcp: TcpStream) {
     let Some(_place) = Counted::within(&context.counters.relayed, context.limits.max_clients) else {
         // Without a word: the handshake that an answer needs is what there is no room for.
-        context.counters.relay_refused.fetch_add(1, Relaxed);
-        return;
+        return refused("no room");
     };
     let introduced = tokio::select! {
         introduced = timeout(INTRODUCTION, introduce(context, tcp)) => introduced,
@@ -37,8 +36,8 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
     };
     let (mut caller, name, preface) = match introduced {
         Ok(Ok(introduced)) => introduced,
-        Ok(Err(reason)) => return refused(context, &reason),
-        Err(_) => return refused(context, "no preface in time"),
+        Ok(Err(reason)) => return refused(&reason),
+        Err(_) => return refused("no preface in time"),
     };
     let decided = decide(
         preface,
@@ -50,7 +49,7 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
     );
     let (pin, local, transport) = match decided {
         Ok(decided) => decided,
-        Err(reply) => return answer(context, &mut caller, &name, reply).await,
+        Err(reply) => return answer(&mut caller, &name, reply).await,
     };
     let mut database = match timeout(CONNECT, connect_local(&local, transport)).await {
         Ok(Ok(database)) => database,
@@ -59,7 +58,7 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
                 answer: Answer::DatabaseUnavailable,
                 epoch: pin.epoch,
             };
-            return answer(context, &mut caller, &name, reply).await;
+            return answer(&mut caller, &name, reply).await;
         }
     };
     let reply = Reply {
@@ -67,7 +66,6 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
         epoch: pin.epoch,
     };
     if caller.write_all(&reply.to_bytes()).await.is_ok() && caller.flush().await.is_ok() {
-        context.counters.relayed_total.fetch_add(1, Relaxed);
         pass_through(context, &mut caller, &mut database, &pin).await;
     }
 }
@@ -125,13 +123,12 @@ async fn introduce(context: &Context, tcp: TcpStream) -> Result<(Peer, ServerNam
     Ok((caller, name, Preface::parse(bytes)))
 }
 
-fn refused(context: &Context, reason: &str) {
-    context.counters.relay_refused.fetch_add(1, Relaxed);
+fn refused(reason: &str) {
     tracing::debug!(reason, "a connection to the SQL relay was refused");
 }
 
-async fn answer(context: &Context, caller: &mut Peer, name: &ServerName, reply: Reply) {
-    refused(context, &format!("{name}: {}", reply.answer));
+async fn answer(caller: &mut Peer, name: &ServerName, reply: Reply) {
+    refused(&format!("{name}: {}", reply.answer));
     let say = async {
         if caller.write_all(&reply.to_bytes()).await.is_ok() {
             let _ = caller.shutdown().await;

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pontoon_mysql_wire::{Capabilities, ErrorPacket, SqlState, encode_packet, error_code};
+use pontoon_telemetry::metrics::ConnectionState;
 use tokio::io::AsyncWriteExt;
 
 use crate::context::Context;
@@ -41,6 +42,11 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
     };
     match opened {
         Ok(mut opened) => {
+            let state = match opened.peer {
+                Peer::Tls(_) => ConnectionState::Relayed,
+                Peer::Tcp(_) | Peer::Unix(_) => ConnectionState::Local,
+            };
+            let _open = context.metrics.served(state);
             let greeted = client.write_all(&opened.first).await;
             if greeted.is_ok() {
                 pass_through(context, &mut client, &mut opened.peer, &opened.pin).await;
@@ -49,6 +55,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
         Err(NotOpened::ClientGone) => {}
         Err(NotOpened::TimedOut { waited, obstacle }) => {
             context.counters.refused.fetch_add(1, Relaxed);
+            context.metrics.refused();
             tracing::warn!(%obstacle, waited_ms = waited.as_millis() as u64, "a connection was refused");
             // 1105 is the one code without a meaning that a client could act on wrongly: 2003 and its like are made
             // by client libraries only, 1040 invites waiting for others to leave, 1053 and 1927 are for sessions.

@@ -28,6 +28,11 @@ async fn a_database_that_never_greets_is_refused_with_an_error_that_says_so() {
         "{error}"
     );
     expect_closed(&mut client).await;
+    let numbers = metrics(&one).await;
+    assert!(
+        numbers.contains("pontoon_sql_connections_total{result=\"refused\"} 1"),
+        "{numbers}"
+    );
     let mut agent = one.agent;
     let report = agent
         .report("a refusal", |report| report.refused_total == 1)
@@ -511,4 +516,19 @@ async fn five_hundred_held_clients_are_all_served_when_the_database_comes_back()
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let report = one.agent.report("none held", |report| report.held == 0).await;
     assert_eq!((report.refused_total, report.clients), (0, 500));
+}
+
+/// What Prometheus would read.
+async fn metrics(one: &One) -> String {
+    let mut stream = UnixStream::connect(one.paths.run_dir.join("sql.sock"))
+        .await
+        .unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    timeout(SOON, stream.read_to_string(&mut text))
+        .await
+        .unwrap()
+        .unwrap();
+    text
 }
