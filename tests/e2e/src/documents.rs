@@ -100,10 +100,9 @@ fn collect(
         .get("$ref")
         .and_then(|name| name.as_str())
         .and_then(|name| name.strip_prefix('#'))
+        && let Some(target) = root.pointer(target)
     {
-        if let Some(target) = root.pointer(target) {
-            collect(root, target, path, depth + 1, keys);
-        }
+        collect(root, target, path, depth + 1, keys);
     }
     for (name, child) in node
         .get("properties")

@@ -2,6 +2,12 @@
 //!
 //! `PONTOON_WRITE_DOCS=1 cargo test -p pontoon-e2e --test docs` writes the generated page anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
+
 use pontoon_e2e::{documents, repository};
 
 /// The file that decides which application server gets a request. Somebody who has read only README.md and

@@ -1,5 +1,11 @@
 //! The systemd units, the installer and the shared shell functions, without installing anything on this machine.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,6 +1,12 @@
 //! The shape of the workspace: layers, lengths, heads, `unsafe`. Each rule is a function of `pontoon_e2e`, tested
 //! there with made-up input; here they meet the repository.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
+
 use std::path::Path;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
