@@ -20,6 +20,7 @@ mod overrides;
 mod print;
 mod raw;
 mod render;
+mod secret;
 mod shape;
 mod starter;
 

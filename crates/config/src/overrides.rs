@@ -153,7 +153,7 @@ impl Overrides {
                         errors.push(ConfigError::new(Code::C002, message, key));
                     }
                 }
-                Err(error) => errors.push(error),
+                Err(error) => errors.push(*error),
             }
             base = end + 1;
         }
@@ -191,14 +191,18 @@ fn check_path(path: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn read_value(all: &str, range: Range<usize>) -> Result<Spanned<DeValue<'_>>, ConfigError> {
+fn read_value(all: &str, range: Range<usize>) -> Result<Spanned<DeValue<'_>>, Box<ConfigError>> {
     let typed = all.get(range.clone()).unwrap_or_default();
     match DeValue::parse(typed) {
         Ok(value) => Ok(moved(value, range.start)),
         Err(error) if typed.trim_start().starts_with(['[', '{', '"', '\'']) => {
             let at = error.span().unwrap_or(0..typed.len());
             let at = range.start + at.start..range.start + at.end;
-            Err(ConfigError::new(Code::C001, error.message().to_owned(), at))
+            Err(Box::new(ConfigError::new(
+                Code::C001,
+                error.message().to_owned(),
+                at,
+            )))
         }
         Err(_) => Ok(Spanned::new(range, DeValue::String(typed.into()))),
     }

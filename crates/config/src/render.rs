@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use pontoon_fleet::Code;
 
-use crate::ConfigError;
+use crate::{ConfigError, secret};
 
 /// Draws one mistake. `text` is the configuration, `origin` what to call it (its path).
 pub fn render(error: &ConfigError, text: &str, origin: &str) -> String {
@@ -102,6 +102,7 @@ impl<'t> Place<'t> {
     fn window(&self, covered: bool) -> Shown {
         let mut cells: Vec<(String, bool)> = Vec::new();
         let mut first = None;
+        let secrets = secret::parts_of(self.line);
         for (at, c) in self.line.char_indices() {
             let inside = self.span.contains(&at);
             if at >= self.span.start && first.is_none() {
@@ -109,7 +110,9 @@ impl<'t> Place<'t> {
             }
             match c {
                 '\t' => cells.extend((0..4).map(|_| (" ".to_owned(), inside))),
-                _ if covered && inside => cells.push(("•".to_owned(), true)),
+                _ if (covered && inside) || secrets.iter().any(|part| part.contains(&at)) => {
+                    cells.push(("•".to_owned(), inside));
+                }
                 _ => cells.extend(show(c).into_iter().map(|cell| (cell, inside))),
             }
         }

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::ConfigError;
 use crate::model::Place;
+use crate::secret;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(crate::schema);
 
@@ -171,16 +172,7 @@ fn unknown_key(
     key: Range<usize>,
     value: Range<usize>,
 ) -> ConfigError {
-    let secret = [
-        "password",
-        "passwd",
-        "secret",
-        "access_key",
-        "api_key",
-        "private_key",
-        "token",
-    ];
-    if path.contains("credentials.") || secret.iter().any(|word| name.to_lowercase().contains(word)) {
+    if path.contains("credentials.") || secret::is_key(name) {
         return inline_secret(path, value);
     }
     let error = ConfigError::new(Code::C004, format!("unknown key `{name}`"), key);
@@ -191,7 +183,7 @@ fn unknown_key(
 }
 
 /// The value's place, so that the renderer can cover it.
-fn inline_secret(path: &str, value: Range<usize>) -> ConfigError {
+pub(crate) fn inline_secret(path: &str, value: Range<usize>) -> ConfigError {
     let message = format!("`{path}` would put a secret into the configuration");
     ConfigError::new(Code::C007, message, value).hint(
         "point to it: credentials = { credential = \"NAME\" }, { file = \"PATH\" } or { env = \"NAME\" }",

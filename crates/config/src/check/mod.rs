@@ -244,6 +244,20 @@ fn syntax_error(error: &toml::de::Error, text: &str) -> ConfigError {
 fn finish(mut errors: Vec<ConfigError>, overrides: &Overrides, file_len: usize) -> Vec<ConfigError> {
     errors.sort_by_key(|error| error.span.clone().map(|span| (span.start, span.end)));
     errors.dedup();
+    // Whatever else is wrong about a secret, its place must not be drawn uncovered.
+    let secrets: Vec<_> = errors
+        .iter()
+        .filter(|error| error.code == Code::C007)
+        .filter_map(|e| e.span.clone())
+        .collect();
+    errors.retain(|error| {
+        let overlaps = |span: &Range<usize>| {
+            secrets
+                .iter()
+                .any(|secret| secret.start < span.end && span.start < secret.end)
+        };
+        error.code == Code::C007 || !error.span.as_ref().is_some_and(overlaps)
+    });
     for error in &mut errors {
         if let Some(span) = error.span.take() {
             let (span, origin) = overrides.locate(span, file_len);

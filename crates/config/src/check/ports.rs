@@ -70,10 +70,10 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
     for at in config.edge_listen(server) {
         add("edge.listen", at, edge_listen.clone());
     }
-    if let (Some(app), Some(typed)) = (&config.app, &file.app) {
-        if server.roles.contains(&Role::App) {
-            add("app.upstream", app.upstream, Some(typed.upstream.span()));
-        }
+    if let (Some(app), Some(typed)) = (&config.app, &file.app)
+        && server.roles.contains(&Role::App)
+    {
+        add("app.upstream", app.upstream, Some(typed.upstream.span()));
     }
     if let (Some(db), Some(typed)) = (&config.db, &file.db) {
         let span = typed.get().listen.as_ref().map(At::span);
@@ -92,10 +92,10 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
             );
         }
     }
-    if let (Some(cache), Some(typed)) = (&config.cache, &file.cache) {
-        if server.roles.contains(&Role::App) || server.roles.contains(&Role::Cache) {
-            add("cache.listen", cache.listen, typed.listen.as_ref().map(At::span));
-        }
+    if let (Some(cache), Some(typed)) = (&config.cache, &file.cache)
+        && (server.roles.contains(&Role::App) || server.roles.contains(&Role::Cache))
+    {
+        add("cache.listen", cache.listen, typed.listen.as_ref().map(At::span));
     }
     found
 }

@@ -98,11 +98,11 @@ impl Check<'_> {
         let own_standby = typed.standby.as_ref();
         let standby = own_standby.or(defaults.and_then(|defaults| defaults.standby.as_ref()));
         let roles = roles?;
-        if let Some(span) = own_standby.filter(|standby| *standby.get()).map(At::span) {
-            if !roles.contains(&Role::Edge) {
-                let message = format!("{} is a standby without the role \"edge\"", typed.name);
-                self.wrong(Code::C006, message, span, "only an edge can stand by");
-            }
+        if let Some(span) = own_standby.filter(|standby| *standby.get()).map(At::span)
+            && !roles.contains(&Role::Edge)
+        {
+            let message = format!("{} is a standby without the role \"edge\"", typed.name);
+            self.wrong(Code::C006, message, span, "only an edge can stand by");
         }
         Some(Server {
             name: name?,

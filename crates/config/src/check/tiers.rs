@@ -475,10 +475,10 @@ impl Check<'_> {
     pub(super) fn dns(&mut self, dns: &raw::Dns) -> Option<Dns> {
         let zone = self.host("dns.zone", &dns.zone, false);
         let mut ttl = self.duration("dns.ttl", dns.ttl.as_ref(), 30 * SECOND, SECOND..=7 * DAY);
-        if let (Some(value), Some(text)) = (ttl, &dns.ttl) {
-            if value.subsec_millis() != 0 {
-                ttl = self.none("dns.ttl", text, "is not whole seconds (RFC 1035 section 3.2.1)");
-            }
+        if let (Some(value), Some(text)) = (ttl, &dns.ttl)
+            && value.subsec_millis() != 0
+        {
+            ttl = self.none("dns.ttl", text, "is not whole seconds (RFC 1035 section 3.2.1)");
         }
         Some(Dns {
             zone: zone?,

@@ -12,6 +12,7 @@ use pontoon_fleet::{Code, units};
 use super::Check;
 use crate::model::Credentials;
 use crate::raw::{At, Secret, Text};
+use crate::shape::inline_secret;
 
 impl Check<'_> {
     /// Reads `text` with its type's own parser.
@@ -269,23 +270,19 @@ impl Check<'_> {
             (Some(name), None, None) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
                 if name.get().is_empty() || name.get().len() > 255 || !name.get().chars().all(plain) {
-                    return self.none(
-                        &format!("{path}.credential"),
-                        name,
-                        "is not the name of a systemd credential",
-                    );
+                    self.errors
+                        .push(inline_secret(&format!("{path}.credential"), name.span()));
+                    return None;
                 }
                 Some(Credentials::Systemd(name.get().clone()))
             }
-            (None, Some(file), None) => self.path(&format!("{path}.file"), file).map(Credentials::File),
+            (None, Some(file), None) => self.secret_file(path, file),
             (None, None, Some(name)) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 if name.get().is_empty() || name.get().len() > 255 || !name.get().chars().all(plain) {
-                    return self.none(
-                        &format!("{path}.env"),
-                        name,
-                        "is not the name of an environment variable",
-                    );
+                    self.errors
+                        .push(inline_secret(&format!("{path}.env"), name.span()));
+                    return None;
                 }
                 Some(Credentials::Env(name.get().clone()))
             }
@@ -295,6 +292,16 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    /// What is no path may be the secret itself: it is not repeated.
+    fn secret_file(&mut self, path: &str, file: &Text) -> Option<Credentials> {
+        if !file.get().starts_with('/') {
+            self.errors
+                .push(inline_secret(&format!("{path}.file"), file.span()));
+            return None;
+        }
+        self.path(&format!("{path}.file"), file).map(Credentials::File)
     }
 
     pub(super) fn bad(&mut self, path: &str, text: &Text, why: &str) {

@@ -1,0 +1,395 @@
+//! Each kind of mistake: its code, its place and what it says.
+
+use pontoon_config::{Config, ConfigError, Overrides, render, render_all};
+use pontoon_fleet::Code;
+
+const ONE: &str = include_str!("../examples/fleet-1.toml");
+const TWO: &str = include_str!("../examples/fleet-2.toml");
+const SIX: &str = include_str!("../examples/fleet-6.toml");
+
+fn errors(text: &str) -> Vec<ConfigError> {
+    Config::parse(text).expect_err("there is a mistake in it")
+}
+
+/// `text` with `from` replaced by `to` has exactly one mistake, of that code, at `place`.
+#[track_caller]
+fn one(text: &str, from: &str, to: &str, code: Code, place: &str) -> ConfigError {
+    assert!(text.contains(from), "{from}");
+    let text = text.replacen(from, to, 1);
+    let errors = errors(&text);
+    assert_eq!(errors.len(), 1, "{}", render_all(&errors, &text, "x"));
+    let error = errors.into_iter().next().unwrap();
+    assert_eq!(
+        (error.code, &text[error.span.clone().unwrap()]),
+        (code, place),
+        "{}",
+        render(&error, &text, "x")
+    );
+    error
+}
+
+#[test]
+fn unknown_keys_and_what_was_meant() {
+    let error = one(TWO, "max_lag", "max_lagg", Code::C004, "max_lagg");
+    assert_eq!(error.hint.as_deref(), Some("did you mean `max_lag`?"));
+    let found: Vec<_> = errors(&ONE.replace("[fleet]", "[flet]"))
+        .iter()
+        .map(|error| error.code)
+        .collect();
+    assert_eq!(
+        found,
+        [Code::C003, Code::C004],
+        "`fleet` is missing, `flet` is unknown"
+    );
+    let error = one(ONE, "server_port = 3307", "zzz = 3307", Code::C004, "zzz");
+    assert!(error.hint.unwrap().starts_with("known here: `address`"));
+}
+
+#[test]
+fn all_of_them_at_once() {
+    let text = ONE
+        .replace("port = 3307", "port = \"x\"")
+        .replace("upstream", "upsteam")
+        .replace("10.0.0.1", "ten")
+        .replace("engine   = \"mariadb\"", "engine   = \"mariadbb\"");
+    let found: Vec<_> = errors(&text).iter().map(|error| error.code).collect();
+    assert_eq!(
+        found,
+        [Code::C003, Code::C004, Code::C002, Code::C002],
+        "shape first"
+    );
+    let text = ONE
+        .replace("3307", "0")
+        .replace("127.0.0.1:8080", "localhost:8080")
+        .replace("10.0.0.1", "ten")
+        .replace("\"1s\"", "\"1\"")
+        .replace("public  =", "pubic  =");
+    let found: Vec<_> = errors(&text).iter().map(|error| error.code).collect();
+    assert_eq!(
+        found,
+        [Code::C002, Code::C004, Code::C002, Code::C002, Code::C002],
+        "values and unknown keys"
+    );
+}
+
+#[test]
+fn wrong_types_and_forms() {
+    one(ONE, "\"1s\"", "1", Code::C002, "1");
+    one(ONE, "\"1s\"", "\"1\"", Code::C002, "\"1\"");
+    one(ONE, "\"1s\"", "\"1.5us\"", Code::C002, "\"1.5us\"");
+    one(ONE, "\"1s\"", "\"0s\"", Code::C002, "\"0s\"");
+    one(ONE, "200", "2000", Code::C002, "2000");
+    one(
+        ONE,
+        "200",
+        "99999999999999999999",
+        Code::C002,
+        "99999999999999999999",
+    );
+    one(ONE, "\"/up\"", "\"up\"", Code::C002, "\"up\"");
+    one(ONE, "\"/up\"", "\"/u p\"", Code::C002, "\"/u p\"");
+    one(ONE, "\"notes\"", "\"Notes\"", Code::C002, "\"Notes\"");
+    one(
+        ONE,
+        "\"10.0.0.1\"",
+        "\"10.0.0.1:80\"",
+        Code::C002,
+        "\"10.0.0.1:80\"",
+    );
+    one(ONE, "\"10.0.0.1\"", "\"0.0.0.0\"", Code::C002, "\"0.0.0.0\"");
+    one(
+        ONE,
+        "[\"203.0.113.10\"]",
+        "\"203.0.113.10\"",
+        Code::C002,
+        "\"203.0.113.10\"",
+    );
+    one(
+        ONE,
+        "127.0.0.1:3306",
+        "127.0.0.1:0",
+        Code::C002,
+        "\"127.0.0.1:0\"",
+    );
+    one(
+        ONE,
+        "/run/mysqld/mysqld.sock",
+        "/run/../etc/x",
+        Code::C002,
+        "\"/run/../etc/x\"",
+    );
+    one(SIX, "\"512MiB\"", "\"512\"", Code::C002, "\"512\"");
+    one(SIX, "\"20%\"", "\"120%\"", Code::C002, "\"120%\"");
+    one(
+        SIX,
+        "[\"GET\", \"HEAD\"]",
+        "[\"GET\", \"POST\"]",
+        Code::C002,
+        "\"POST\"",
+    );
+    let error = one(
+        TWO,
+        "\"fleet-wide\"",
+        "\"fleetwide\"",
+        Code::C002,
+        "\"fleetwide\"",
+    );
+    assert_eq!(error.hint.as_deref(), Some("did you mean \"fleet-wide\"?"));
+    let error = one(
+        SIX,
+        "[\"edge\", \"dns\"]",
+        "[\"edge\", \"mail\"]",
+        Code::C002,
+        "\"mail\"",
+    );
+    assert!(error.hint.unwrap().contains("\"edge\", \"app\", \"db\""));
+    let error = one(
+        ONE,
+        "notes.example.com",
+        "nötes.example.com",
+        Code::C002,
+        "\"nötes.example.com\"",
+    );
+    assert!(error.hint.unwrap().contains("xn--"));
+}
+
+#[test]
+fn what_is_the_same_and_must_differ() {
+    one(TWO, "name = \"b\"", "name = \"a\"", Code::C005, "\"a\"");
+    one(TWO, "\"10.0.0.2\"", "\"10.0.0.1\"", Code::C005, "\"10.0.0.1\"");
+    one(
+        TWO,
+        "203.0.113.20",
+        "203.0.113.10",
+        Code::C005,
+        "\"203.0.113.10\"",
+    );
+    one(ONE, "3307", "3306", Code::C005, "3306");
+    one(ONE, "3307", "7401", Code::C005, "7401");
+    one(ONE, "127.0.0.1:8080", "0.0.0.0:80", Code::C005, "\"0.0.0.0:80\"");
+    one(
+        ONE,
+        "server_port = 3307",
+        "server_socket = \"/run/mysqld/mysqld.sock\"",
+        Code::C005,
+        "\"/run/mysqld/mysqld.sock\"",
+    );
+    one(
+        SIX,
+        "[\"edge\", \"dns\"]",
+        "[\"edge\", \"edge\"]",
+        Code::C005,
+        "\"edge\"",
+    );
+    // An application on port 80 of servers that are no edges is nobody's trouble.
+    Config::parse(&SIX.replace("0.0.0.0:8080", "0.0.0.0:80")).unwrap();
+}
+
+#[test]
+fn what_contradicts_itself() {
+    one(TWO, "[ip]", "[ip]\nexec = \"/x\"", Code::C006, "\"/x\"");
+    one(
+        TWO,
+        "method = \"arp\"",
+        "method = \"exec\"",
+        Code::C003,
+        "\"exec\"",
+    );
+    one(
+        TWO,
+        "\"6s\"",
+        "\"6s\"\nendpoints = [\"a:1\"]",
+        Code::C006,
+        "[\"a:1\"]",
+    );
+    one(TWO, "bucket = \"notes-fleet\"", "", Code::C003, "[lease]");
+    one(
+        ONE,
+        "server_port = 3307",
+        "proxy = false",
+        Code::C006,
+        "[\"127.0.0.1:3306\", \"/run/mysqld/mysqld.sock\"]",
+    );
+    one(ONE, "\"mariadb\"", "\"external\"", Code::C003, "\"external\"");
+    one(
+        ONE,
+        "health   = { path = \"/up\", ",
+        "health   = { ",
+        Code::C006,
+        "200",
+    );
+    one(ONE, "[app]", "roles = []\n[app]", Code::C006, "[]");
+    one(
+        SIX,
+        "roles = [\"app\", \"cache\"]\n[[server]]\nname = \"app2\"",
+        "standby = true\nroles = [\"app\", \"cache\"]\n[[server]]\nname = \"app2\"",
+        Code::C006,
+        "true",
+    );
+    let both = SIX.replacen(
+        "roles = [\"edge\", \"dns\"]",
+        "standby = true\nroles = [\"edge\", \"dns\"]",
+        1,
+    );
+    assert_eq!(errors(&both)[0].code, Code::C006, "every edge is a standby");
+    let no_db = SIX.replace("roles = [\"db\"]", "roles = [\"app\"]");
+    assert_eq!(errors(&no_db)[0].code, Code::C006, "a [db] and no server for it");
+    let single = TWO.replace("store  = \"s3\"", "store  = \"single\"");
+    assert!(errors(&single).iter().all(|error| error.code == Code::C006));
+}
+
+#[test]
+fn secrets_do_not_belong_here_and_are_not_shown() {
+    for (from, to) in [
+        ("{ credential = \"s3\" }", "\"AKIA:hunter2\""),
+        ("{ credential = \"s3\" }", "{ secret_key = \"hunter2\" }"),
+        ("{ credential = \"s3\" }", "{ value = \"hunter2\" }"),
+        ("https://s3.eu", "https://me:hunter2@s3.eu"),
+        ("ttl    = \"6s\"", "password = \"hunter2\""),
+        ("{ credential = \"s3\" }", "{ credential = \"hunter2 /+\" }"),
+        ("{ credential = \"s3\" }", "{ file = \"hunter2\" }"),
+        ("{ credential = \"s3\" }", "{ secret = \"hunter2\", env = 7 }"),
+    ] {
+        let text = TWO.replacen(from, to, 1);
+        let errors = errors(&text);
+        assert!(
+            errors.iter().any(|error| error.code == Code::C007),
+            "{to}: {errors:?}"
+        );
+        let shown = render_all(&errors, &text, "fleet.toml");
+        assert!(!shown.contains("hunter2") && shown.contains('•'), "{shown}");
+    }
+    one(
+        TWO,
+        "{ credential = \"s3\" }",
+        "{ credential = \"s3\", env = \"X\" }",
+        Code::C006,
+        "{ credential = \"s3\", env = \"X\" }",
+    );
+}
+
+#[test]
+fn versions() {
+    one(ONE, "version = 1 ", "version = 2 ", Code::C008, "2");
+    one(ONE, "version = 1 ", "version = \"1\" ", Code::C002, "\"1\"");
+    assert_eq!(
+        errors("").iter().map(|error| error.code).collect::<Vec<_>>(),
+        [Code::C003; 3]
+    );
+}
+
+#[test]
+fn overrides_come_last_and_are_named() {
+    let environment = [
+        ("PONTOON_SET_DB__SERVER_PORT", "3311"),
+        ("PONTOON_SET_DB__HOLD_WRITES", "5s"),
+        ("HOME", "/"),
+    ];
+    let flags = [
+        "db.server_port=3310",
+        "server.a.zone=fsn1",
+        "fleet.name=7",
+        "app.health={ path = \"/x\" }",
+    ];
+    let overrides = Overrides::new(flags, environment).unwrap();
+    let config = Config::parse_with(ONE, &overrides).unwrap();
+    let db = config.db.as_ref().unwrap();
+    assert_eq!(
+        (db.server_port, db.hold_writes.as_secs()),
+        (3310, 5),
+        "a flag wins over the environment"
+    );
+    assert_eq!(config.servers[0].zone.as_deref(), Some("fsn1"));
+    assert_eq!(config.fleet.name.as_str(), "7");
+    assert_eq!(config.app.unwrap().health.path.as_deref(), Some("/x"));
+
+    let check = |flag: &str| {
+        let overrides = Overrides::new([flag], std::iter::empty::<(&str, &str)>()).unwrap();
+        let errors = Config::parse_with(ONE, &overrides).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let shown = render(&errors[0], ONE, "fleet.toml");
+        assert!(shown.contains("╭─[--set:1:"), "{shown}");
+        let origin = errors[0].origin.clone().unwrap();
+        (
+            errors[0].code,
+            origin.text[errors[0].span.clone().unwrap()].to_owned(),
+        )
+    };
+    assert_eq!(check("db.server_port=x"), (Code::C002, "x".to_owned()));
+    assert_eq!(
+        check("db.server_prot=3310"),
+        (Code::C004, "db.server_prot".to_owned())
+    );
+    assert_eq!(check("db.listen=[\"x\"]"), (Code::C002, "\"x\"".to_owned()));
+    assert_eq!(
+        check("db.listen=[\"127"),
+        (Code::C001, check("db.listen=[\"127").1)
+    );
+    assert_eq!(check("server.z.zone=x").0, Code::C002);
+    assert_eq!(check("version.x=1").0, Code::C002);
+
+    let environment = [("PONTOON_SET_DB__SERVER_PORT", "x")];
+    let overrides = Overrides::new(std::iter::empty::<&str>(), environment).unwrap();
+    let errors = Config::parse_with(ONE, &overrides).unwrap_err();
+    assert!(render(&errors[0], ONE, "f").contains("[PONTOON_SET_DB__SERVER_PORT:1:1]"));
+    assert_eq!(
+        Overrides::new(["nothing", "=x", "a..b=1"], environment)
+            .unwrap_err()
+            .len(),
+        3
+    );
+}
+
+#[test]
+fn a_mistake_is_drawn_as_in_the_mock_up() {
+    let text = "version = 1\nreads = { split = true, max_lagg = \"1s\" }\n";
+    let error =
+        ConfigError::new(Code::C004, "unknown key `max_lagg`", 36..44).hint("did you mean `max_lag`?");
+    let wanted = "\
+error[C004]: unknown key `max_lagg`
+  ╭─[/etc/pontoon/fleet.toml:2:25]
+2 │ reads = { split = true, max_lagg = \"1s\" }
+  ·                         ────┬───
+  ·                             ╰── did you mean `max_lag`?
+  ╰─
+";
+    assert_eq!(render(&error, text, "/etc/pontoon/fleet.toml"), wanted);
+}
+
+#[test]
+fn the_line_under_the_place_is_under_the_place() {
+    // Where the underlined columns begin and how many there are, for what a terminal shows.
+    let check = |text: &str, span: std::ops::Range<usize>| {
+        let shown = render(&ConfigError::new(Code::C002, "x", span), text, "f");
+        let lines: Vec<&str> = shown.lines().collect();
+        let under = lines[3].split_once("· ").unwrap().1;
+        (
+            lines[2]
+                .split_once("│ ")
+                .map(|(_, line)| line.to_owned())
+                .unwrap_or_default(),
+            under.find('─').unwrap(),
+            under.chars().filter(|c| *c == '─').count(),
+        )
+    };
+    assert_eq!(
+        check("\ta = 1", 5..6),
+        ("    a = 1".to_owned(), 8, 1),
+        "a tab is four columns"
+    );
+    assert_eq!(check("é = 1", 5..6).1, 4, "two bytes are one column");
+    assert_eq!(check("日 = 1", 6..7).1, 5, "one character, two columns");
+    assert_eq!(
+        check("a = \u{1b}[31mx", 4..5).0,
+        "a = ␛[31mx",
+        "a file does not steer the terminal"
+    );
+    assert_eq!(check("", 0..0), (String::new(), 0, 1));
+    assert_eq!(check("a\n", 900..901).1, 0, "beyond the end");
+    let long = format!("k = \"{}\" x", "v".repeat(10_000));
+    let (line, at, width) = check(&long, 10_007..10_008);
+    assert!(line.chars().count() <= 102 && line.starts_with('…'));
+    assert_eq!((line.chars().nth(at), width), (Some('x'), 1));
+    assert_eq!(check("a = 1\r\nb = 2\r\n", 11..12), ("b = 2".to_owned(), 4, 1));
+    assert_eq!(check("a = \"é\"", 6..7).1, 5, "in the middle of a character");
+}
