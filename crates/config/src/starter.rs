@@ -52,13 +52,20 @@ pub fn starter(facts: &Starter) -> String {
         "# Pontoon: the whole fleet, the same file on every server. `pontoon schema` has every key.\n",
     );
     // Writing to a String cannot fail.
-    let _ = write!(
+    // An unusual port takes a line; the header of [fleet] gives one, so that it stays at fourteen.
+    let usual_port = facts.db.as_ref().is_none_or(|db| db.server_port == USUAL_PORT);
+    let (header, key) = if usual_port {
+        ("\n[fleet]\n", "")
+    } else {
+        ("", "fleet.")
+    };
+    let _ = writeln!(
         out,
-        "version = 1\n\n[fleet]\nname    = {}\n",
+        "version = 1\n{header}{key}name    = {}",
         quoted(facts.fleet.as_str())
     );
     if !facts.domains.is_empty() {
-        let _ = writeln!(out, "domains = [{}]", list(facts.domains.clone()));
+        let _ = writeln!(out, "{key}domains = [{}]", list(facts.domains.clone()));
     }
     let _ = write!(
         out,
@@ -87,9 +94,12 @@ pub fn starter(facts: &Starter) -> String {
             out,
             "listen = [{listen}]   # what the application dials; the database moves aside"
         );
-        if db.server_port != 3307 {
+        if !usual_port {
             let _ = writeln!(out, "server_port = {}", db.server_port);
         }
     }
     out
 }
+
+/// The default of `db.server_port`, which needs no line.
+const USUAL_PORT: u16 = 3307;
