@@ -105,7 +105,11 @@ impl Dice {
 
     /// A number below `limit`, or 0 when `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        if limit == 0 { 0 } else { (self.roll() >> 11) as usize % limit }
+        if limit == 0 {
+            0
+        } else {
+            (self.roll() >> 11) as usize % limit
+        }
     }
 
     /// A number from 0 up to, not including, 1.

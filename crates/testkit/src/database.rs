@@ -12,7 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::proc::ProcessId;
-use crate::server::{Server, Spawn, log_tail};
+use crate::process::{Spawn, log_tail};
+use crate::server::Server;
 use crate::wait::{find_program, run, wait_until};
 use crate::{LabError, Skip};
 
@@ -27,7 +28,10 @@ pub struct DatabaseOptions {
 
 impl Default for DatabaseOptions {
     fn default() -> DatabaseOptions {
-        DatabaseOptions { port: 3306, config: Vec::new() }
+        DatabaseOptions {
+            port: 3306,
+            config: Vec::new(),
+        }
     }
 }
 
@@ -47,7 +51,9 @@ impl Mariadb {
     pub fn available() -> Result<(), Skip> {
         for program in ["mariadbd", "mariadb-install-db"] {
             if find_program(program).is_none() {
-                return Err(Skip(format!("`{program}` is not installed (Debian package mariadb-server-core)")));
+                return Err(Skip(format!(
+                    "`{program}` is not installed (Debian package mariadb-server-core)"
+                )));
             }
         }
         Ok(())
@@ -61,13 +67,25 @@ impl Mariadb {
         Mariadb::available()?;
         write_options(server, options)?;
         if !server.dir().join("var-lib/mysql/mysql").exists() {
-            let install = ["--user=root", "--datadir=/var/lib/mysql", "--skip-test-db", "--auth-root-socket-user=root"];
+            let install = [
+                "--user=root",
+                "--datadir=/var/lib/mysql",
+                "--skip-test-db",
+                "--auth-root-socket-user=root",
+            ];
             server.exec("mariadb-install-db", &install).await?;
         }
         let process = server.spawn(Spawn::new("mariadbd", "mariadbd")).await?;
-        let mariadb = Mariadb { server: server.clone(), pid: process.id() };
+        let mariadb = Mariadb {
+            server: server.clone(),
+            pid: process.id(),
+        };
         wait_until("an answer of MariaDB", Duration::from_secs(60), || async {
-            if process.alive() { mariadb.root().await.ok().map(drop).map(Ok) } else { Some(process.check_alive()) }
+            if process.alive() {
+                mariadb.root().await.ok().map(drop).map(Ok)
+            } else {
+                Some(process.check_alive())
+            }
         })
         .await??;
         Ok(mariadb)
@@ -97,7 +115,9 @@ impl Mariadb {
             format!("CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED BY '{password}'"),
             format!("GRANT ALL ON `{name}`.* TO '{user}'@'localhost'"),
         ] {
-            conn.query_drop(&statement).await.map_err(LabError::database(statement))?;
+            conn.query_drop(&statement)
+                .await
+                .map_err(LabError::database(statement))?;
         }
         Ok(())
     }
@@ -109,10 +129,18 @@ impl Mariadb {
 /// When it cannot be made within 5 s.
 pub async fn connect_root(socket: &Path) -> Result<Conn, LabError> {
     let what = format!("root at {}", socket.display());
-    let options = OptsBuilder::default().socket(Some(socket.to_string_lossy())).user(Some("root"));
+    let options = OptsBuilder::default()
+        .socket(Some(socket.to_string_lossy()))
+        .user(Some("root"));
     let limit = Duration::from_secs(5);
-    let late = |_| LabError::Timeout { what: what.clone(), after: limit };
-    timeout(limit, Conn::new(options)).await.map_err(late)?.map_err(LabError::database(what.clone()))
+    let late = |_| LabError::Timeout {
+        what: what.clone(),
+        after: limit,
+    };
+    timeout(limit, Conn::new(options))
+        .await
+        .map_err(late)?
+        .map_err(LabError::database(what.clone()))
 }
 
 /// Asks a database one thing.
@@ -131,13 +159,19 @@ fn write_options(server: &Server, options: &DatabaseOptions) -> Result<(), LabEr
     fs::create_dir_all(&folder).map_err(LabError::io("option file"))?;
     if fs::symlink_metadata(etc.join("my.cnf")).is_err() {
         // Only the programs are installed, without the package that brings the option files.
-        write(etc.join("my.cnf"), "!includedir /etc/mysql/mariadb.conf.d/\n".to_owned())?;
+        write(
+            etc.join("my.cnf"),
+            "!includedir /etc/mysql/mariadb.conf.d/\n".to_owned(),
+        )?;
     }
     if !folder.join("50-server.cnf").exists() {
         let server = "[mariadbd]\npid-file = /run/mysqld/mysqld.pid\nbind-address = 127.0.0.1\n";
         write(folder.join("50-server.cnf"), server.to_owned())?;
     }
-    let mut lines = format!("[mariadbd]\nuser = root\nport = {}\ninnodb_buffer_pool_size = 64M\n", options.port);
+    let mut lines = format!(
+        "[mariadbd]\nuser = root\nport = {}\ninnodb_buffer_pool_size = 64M\n",
+        options.port
+    );
     for line in &options.config {
         lines.push_str(line);
         lines.push('\n');
@@ -165,8 +199,17 @@ impl Standalone {
         if !data.join("mysql").exists() {
             fs::create_dir_all(&data).map_err(LabError::io("data folder"))?;
             let mut install = Command::new(program("mariadb-install-db")?);
-            install.args(["--no-defaults", "--user=root", "--skip-test-db", "--auth-root-authentication-method=normal"]);
-            run(install.arg(format!("--datadir={}", data.display())), Duration::from_secs(120)).await?;
+            install.args([
+                "--no-defaults",
+                "--user=root",
+                "--skip-test-db",
+                "--auth-root-authentication-method=normal",
+            ]);
+            run(
+                install.arg(format!("--datadir={}", data.display())),
+                Duration::from_secs(120),
+            )
+            .await?;
         }
         Standalone::start(&program("mariadbd")?, "mariadbd", dir, options).await
     }
@@ -181,7 +224,11 @@ impl Standalone {
         if !data.exists() {
             let mut install = Command::new(&mysqld);
             install.args(["--no-defaults", "--initialize-insecure", "--user=root"]);
-            run(install.arg(format!("--datadir={}", data.display())), Duration::from_secs(120)).await?;
+            run(
+                install.arg(format!("--datadir={}", data.display())),
+                Duration::from_secs(120),
+            )
+            .await?;
         }
         Standalone::start(&mysqld, "mysqld", dir, options).await
     }
@@ -210,21 +257,40 @@ impl Standalone {
         let out = fs::File::create(&log).map_err(LabError::io("log file"))?;
         let err = out.try_clone().map_err(LabError::io("log file"))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(mysqld).arg(format!("--defaults-file={}", at("my.cnf")));
-        command.stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true);
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(mysqld)
+            .arg(format!("--defaults-file={}", at("my.cnf")));
+        command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .kill_on_drop(true);
         let child = command.spawn().map_err(LabError::io(section))?;
-        let mut standalone = Standalone { child, socket: dir.join("mysqld.sock"), port: options.port };
-        wait_until(&format!("an answer of {section}"), Duration::from_secs(60), || {
-            let ended = standalone.child.try_wait().is_ok_and(|status| status.is_some());
-            let (socket, log) = (standalone.socket.clone(), log.clone());
-            async move {
-                if ended {
-                    let tail = log_tail(&log);
-                    return Some(Err(LabError::Ended { program: section.to_owned(), log, tail }));
+        let mut standalone = Standalone {
+            child,
+            socket: dir.join("mysqld.sock"),
+            port: options.port,
+        };
+        wait_until(
+            &format!("an answer of {section}"),
+            Duration::from_secs(60),
+            || {
+                let ended = standalone.child.try_wait().is_ok_and(|status| status.is_some());
+                let (socket, log) = (standalone.socket.clone(), log.clone());
+                async move {
+                    if ended {
+                        let tail = log_tail(&log);
+                        return Some(Err(LabError::Ended {
+                            program: section.to_owned(),
+                            log,
+                            tail,
+                        }));
+                    }
+                    connect_root(&socket).await.ok().map(|_| Ok(()))
                 }
-                connect_root(&socket).await.ok().map(|_| Ok(()))
-            }
-        })
+            },
+        )
         .await??;
         Ok(standalone)
     }
@@ -261,8 +327,15 @@ impl Standalone {
             process.signal(Signal::TERM)?;
         }
         let limit = Duration::from_secs(30);
-        let late = |_| LabError::Timeout { what: "end of the database".to_owned(), after: limit };
-        timeout(limit, self.child.wait()).await.map_err(late)?.map_err(LabError::io("end of the database")).map(drop)
+        let late = |_| LabError::Timeout {
+            what: "end of the database".to_owned(),
+            after: limit,
+        };
+        timeout(limit, self.child.wait())
+            .await
+            .map_err(late)?
+            .map_err(LabError::io("end of the database"))
+            .map(drop)
     }
 }
 
@@ -278,9 +351,11 @@ pub fn mysqld() -> Result<PathBuf, Skip> {
         // MariaDB installs a link of that name.
         fs::canonicalize(path).is_ok_and(|real| real.file_name().is_some_and(|name| name == "mysqld"))
     });
-    [named, Some(checkout), installed].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
-        Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned())
-    })
+    [named, Some(checkout), installed]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+        .ok_or_else(|| Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned()))
 }
 
 fn program(name: &str) -> Result<PathBuf, Skip> {

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use crate::app::{Later, Visited};
 use crate::database::Mariadb;
-use crate::server::{Process, Server};
+use crate::process::Process;
+use crate::server::Server;
 use crate::{LabError, Skip};
 
 /// An application of the demo. In order: [`available`](DemoApp::available), [`create_database`](DemoApp::create_database)
@@ -41,15 +42,23 @@ pub trait DemoApp: Visited {
 }
 
 /// Waits until something listens on `listen` inside `server`, while `process` runs.
-pub(crate) async fn wait_listening(server: &Server, process: &Process, listen: SocketAddr) -> Result<(), LabError> {
+pub(crate) async fn wait_listening(
+    server: &Server,
+    process: &Process,
+    listen: SocketAddr,
+) -> Result<(), LabError> {
     let port = format!("sport = :{}", listen.port());
     let limit = std::time::Duration::from_secs(20);
-    crate::wait_until(&format!("a listener on port {}", listen.port()), limit, || async {
-        if let Err(e) = process.check_alive() {
-            return Some(Err(e));
-        }
-        let sockets = server.exec("ss", &["-Hltn", &port]).await.unwrap_or_default();
-        (!sockets.trim().is_empty()).then_some(Ok(()))
-    })
+    crate::wait_until(
+        &format!("a listener on port {}", listen.port()),
+        limit,
+        || async {
+            if let Err(e) = process.check_alive() {
+                return Some(Err(e));
+            }
+            let sockets = server.exec("ss", &["-Hltn", &port]).await.unwrap_or_default();
+            (!sockets.trim().is_empty()).then_some(Ok(()))
+        },
+    )
     .await?
 }

@@ -63,15 +63,25 @@ pub fn enter(options: EnterOptions) -> Result<Entered, LabError> {
     for _ in 0..options.gateways {
         listeners.push(std::net::TcpListener::bind("127.0.0.1:0").map_err(LabError::io("gateway"))?);
     }
-    let ports = listeners.iter().map(|l| l.local_addr().map(|addr| addr.port().to_string()));
-    let ports = ports.collect::<Result<Vec<_>, _>>().map_err(LabError::io("gateway"))?;
+    let ports = listeners
+        .iter()
+        .map(|l| l.local_addr().map(|addr| addr.port().to_string()));
+    let ports = ports
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(LabError::io("gateway"))?;
     std::fs::write(workdir.path().join(GATEWAYS_FILE), ports.join(" ")).map_err(LabError::io("gateway"))?;
 
     let program = std::env::current_exe().map_err(LabError::io("own program"))?;
     // The shell starts nothing when the parent died before the death signal was armed.
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", "sh", "-c", "[ \"$PPID\" = \"$0\" ] && exec unshare \"$@\""])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "sh",
+            "-c",
+            "[ \"$PPID\" = \"$0\" ] && exec unshare \"$@\"",
+        ])
         .arg(std::process::id().to_string())
         .args(flags)
         .args(OUTER_FLAGS)
@@ -84,7 +94,13 @@ pub fn enter(options: EnterOptions) -> Result<Entered, LabError> {
         // A Ctrl-C reaches the process inside once, through this one.
         .process_group(0);
     let child = command.spawn().map_err(LabError::io("start setpriv"))?;
-    Ok(Entered::Outside(Outside { child, workdir, listeners, grace: options.grace, limit: options.limit }))
+    Ok(Entered::Outside(Outside {
+        child,
+        workdir,
+        listeners,
+        grace: options.grace,
+        limit: options.limit,
+    }))
 }
 
 /// Why namespaces cannot be had here, or nothing.
@@ -106,6 +122,11 @@ impl Outside {
     /// The lab's folder.
     pub fn workdir(&self) -> &Path {
         self.workdir.path()
+    }
+
+    /// The ports on loopback that lead into the lab.
+    pub fn gateway_ports(&self) -> Vec<u16> {
+        read_gateways(self.workdir.path())
     }
 
     /// Waits for the process inside, hands interrupts on to it, serves the gateways, and removes the lab's folder.
@@ -161,7 +182,10 @@ impl Outside {
 
     fn inside(&self) -> Option<ProcessId> {
         let unshare = self.child.id() as i32;
-        proc::all().into_iter().find(|process| process.parent == unshare).map(|process| process.id)
+        proc::all()
+            .into_iter()
+            .find(|process| process.parent == unshare)
+            .map(|process| process.id)
     }
 }
 
@@ -174,7 +198,9 @@ pub struct Inside {
 impl Inside {
     fn new(dir: PathBuf) -> Result<Inside, LabError> {
         if std::process::id() != 1 || !dir.is_dir() {
-            return Err(LabError::Unknown(format!("{INSIDE_VARIABLE} is set, but this process is in no lab")));
+            return Err(LabError::Unknown(format!(
+                "{INSIDE_VARIABLE} is set, but this process is in no lab"
+            )));
         }
         Ok(Inside { dir })
     }
@@ -186,8 +212,7 @@ impl Inside {
 
     /// The ports on the host's loopback that lead into the lab.
     pub fn gateway_ports(&self) -> Vec<u16> {
-        let text = std::fs::read_to_string(self.dir.join(GATEWAYS_FILE)).unwrap_or_default();
-        text.split_whitespace().filter_map(|port| port.parse().ok()).collect()
+        read_gateways(&self.dir)
     }
 
     /// Opens a gateway: connections to its port on the host's loopback reach `target` in the lab.
@@ -197,7 +222,8 @@ impl Inside {
     pub fn open_gateway(&self, index: usize, target: std::net::SocketAddr) -> Result<u16, LabError> {
         let port = self.gateway_ports().get(index).copied();
         let port = port.ok_or_else(|| LabError::Unknown(format!("the lab has no gateway {index}")))?;
-        let listener = UnixListener::bind(gateway_socket(&self.dir, index)).map_err(LabError::io("gateway"))?;
+        let listener =
+            UnixListener::bind(gateway_socket(&self.dir, index)).map_err(LabError::io("gateway"))?;
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 tokio::spawn(async move {
@@ -223,6 +249,13 @@ async fn lead_inside(listener: TcpListener, socket: PathBuf) {
     }
 }
 
+fn read_gateways(dir: &Path) -> Vec<u16> {
+    let text = std::fs::read_to_string(dir.join(GATEWAYS_FILE)).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|port| port.parse().ok())
+        .collect()
+}
+
 fn gateway_socket(dir: &Path, index: usize) -> PathBuf {
     dir.join(format!("gateway-{index}.sock"))
 }
@@ -231,8 +264,14 @@ fn gateway_socket(dir: &Path, index: usize) -> PathBuf {
 fn namespace_flags() -> Result<&'static [&'static str], Skip> {
     for program in ["unshare", "nsenter", "setpriv", "mount", "ip", "bridge"] {
         if find_program(program).is_none() {
-            let package = if matches!(program, "ip" | "bridge") { "iproute2" } else { "util-linux" };
-            return Err(Skip(format!("`{program}` is not installed (Debian package {package})")));
+            let package = if matches!(program, "ip" | "bridge") {
+                "iproute2"
+            } else {
+                "util-linux"
+            };
+            return Err(Skip(format!(
+                "`{program}` is not installed (Debian package {package})"
+            )));
         }
     }
     let root = rustix::process::geteuid().is_root();
@@ -240,7 +279,12 @@ fn namespace_flags() -> Result<&'static [&'static str], Skip> {
     let mut reason = String::new();
     for flags in candidates {
         let probe = "ip link add probe type bridge && mount -t tmpfs tmpfs /run";
-        let output = Command::new("unshare").args(*flags).args(OUTER_FLAGS).args(["sh", "-c", probe]).env("PATH", search_path()).output();
+        let output = Command::new("unshare")
+            .args(*flags)
+            .args(OUTER_FLAGS)
+            .args(["sh", "-c", probe])
+            .env("PATH", search_path())
+            .output();
         match output {
             Ok(output) if output.status.success() => return Ok(flags),
             Ok(output) => reason = tail(&output.stderr, 3).replace('\n', "; "),
@@ -254,7 +298,9 @@ fn namespace_flags() -> Result<&'static [&'static str], Skip> {
         "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone, \
          kernel.apparmor_restrict_unprivileged_userns, the container's seccomp profile)"
     };
-    Err(Skip(format!("namespaces cannot be had here ({reason}); {advice}")))
+    Err(Skip(format!(
+        "namespaces cannot be had here ({reason}); {advice}"
+    )))
 }
 
 /// The caller's `PATH` and the `sbin` folders, which an ordinary user of Debian does not have in it.
@@ -266,7 +312,15 @@ fn search_path() -> OsString {
 
 const AS_USER: &[&str] = &["--user", "--map-root-user"];
 const OUTER_FLAGS: &[&str] = &[
-    "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation",
+    "--net",
+    "--mount",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child=KILL",
+    "--mount-proc",
+    "--propagation",
     "private",
 ];
 const GATEWAYS_FILE: &str = "gateways";

@@ -86,6 +86,9 @@ impl LabError {
     /// Names what was attempted when the database said no.
     pub fn database(what: impl Into<String>) -> impl FnOnce(mysql_async::Error) -> LabError {
         let what = what.into();
-        move |source| LabError::Database { what, source: Box::new(source) }
+        move |source| LabError::Database {
+            what,
+            source: Box::new(source),
+        }
     }
 }

@@ -22,12 +22,19 @@ pub struct Request {
 impl Request {
     /// A GET.
     pub fn get(path: impl Into<String>) -> Request {
-        Request { method: "GET", path: path.into(), headers: Vec::new(), body: Vec::new() }
+        Request {
+            method: "GET",
+            path: path.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// A POST of a form.
     pub fn form(path: impl Into<String>, fields: &[(&str, &str)]) -> Request {
-        let pairs = fields.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+        let pairs = fields
+            .iter()
+            .map(|(name, value)| format!("{}={}", encode(name), encode(value)));
         let body = pairs.collect::<Vec<_>>().join("&").into_bytes();
         Request::post(path, "application/x-www-form-urlencoded", body)
     }
@@ -35,18 +42,30 @@ impl Request {
     /// A POST of a body of some type.
     pub fn post(path: impl Into<String>, content_type: &str, body: Vec<u8>) -> Request {
         let headers = vec![("Content-Type".to_owned(), content_type.to_owned())];
-        Request { method: "POST", path: path.into(), headers, body }
+        Request {
+            method: "POST",
+            path: path.into(),
+            headers,
+            body,
+        }
     }
 
     fn encode(&self, host: &str, keep_alive: bool) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: pontoon-visitor\r\n", self.method, self.path);
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: pontoon-visitor\r\n",
+            self.method, self.path
+        );
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         if !self.body.is_empty() || self.method == "POST" {
             head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         }
-        head.push_str(if keep_alive { "\r\n" } else { "Connection: close\r\n\r\n" });
+        head.push_str(if keep_alive {
+            "\r\n"
+        } else {
+            "Connection: close\r\n\r\n"
+        });
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes
@@ -67,7 +86,10 @@ pub struct Response {
 impl Response {
     /// A header field, whatever the case of its name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -124,21 +146,30 @@ impl Connection {
         })?;
         // A request is one write: there is nothing to gather.
         let _ = stream.set_nodelay(true);
-        Ok(Connection { stream, reusable: true })
+        Ok(Connection {
+            stream,
+            reusable: true,
+        })
     }
 
     /// Whether another request can be sent: the last answer allowed it and the server has not closed meanwhile.
     pub fn reusable(&self) -> bool {
         let mut byte = [0];
         // Readable without a request means closed, or something nobody asked for.
-        self.reusable && matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+        self.reusable
+            && matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Sends a request and reads its answer; the caller limits the time and drops the connection when it is over.
     ///
     /// # Errors
     /// When no whole answer came.
-    pub async fn send(&mut self, request: &Request, host: &str, keep_alive: bool) -> Result<Response, HttpError> {
+    pub async fn send(
+        &mut self,
+        request: &Request,
+        host: &str,
+        keep_alive: bool,
+    ) -> Result<Response, HttpError> {
         self.reusable = false;
         let bytes = request.encode(host, keep_alive);
         // A server may answer and close before it has read everything: the answer counts.
@@ -153,7 +184,11 @@ impl Connection {
                 break found;
             }
             if self.read(&mut buffer).await.unwrap_or(0) == 0 {
-                return Err(if buffer.is_empty() { HttpError::NoAnswer } else { HttpError::CutShort });
+                return Err(if buffer.is_empty() {
+                    HttpError::NoAnswer
+                } else {
+                    HttpError::CutShort
+                });
             }
         };
         let mut body = buffer.split_off(body_start);
@@ -169,7 +204,9 @@ impl Connection {
                 Ok(_) => {}
             }
         };
-        let closes = head.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"));
+        let closes = head
+            .header("connection")
+            .is_some_and(|value| value.to_ascii_lowercase().contains("close"));
         self.reusable = keep_alive && sent.is_ok() && !closes && !until_close;
         Ok(Response { body, ..head })
     }
@@ -178,7 +215,10 @@ impl Connection {
         if buffer.len() > MOST_BYTES {
             return Err(HttpError::Malformed);
         }
-        self.stream.read_buf(buffer).await.map_err(|_| HttpError::CutShort)
+        self.stream
+            .read_buf(buffer)
+            .await
+            .map_err(|_| HttpError::CutShort)
     }
 }
 
@@ -208,7 +248,11 @@ impl Framing {
             return Ok(Framing::Length(0));
         }
         if let Some(coding) = head.header("transfer-encoding") {
-            return if coding.eq_ignore_ascii_case("chunked") { Ok(Framing::Chunked) } else { Err(HttpError::Malformed) };
+            return if coding.eq_ignore_ascii_case("chunked") {
+                Ok(Framing::Chunked)
+            } else {
+                Err(HttpError::Malformed)
+            };
         }
         match head.header("content-length") {
             Some(length) => match length.trim().parse() {
@@ -240,8 +284,13 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, HttpError> {
                 return Ok(done.then_some(body));
             }
             Ok(httparse::Status::Complete((start, size))) => {
-                let size = usize::try_from(size).ok().filter(|size| *size <= MOST_BYTES).ok_or(HttpError::Malformed)?;
-                let Some(chunk) = bytes.get(start..start + size) else { return Ok(None) };
+                let size = usize::try_from(size)
+                    .ok()
+                    .filter(|size| *size <= MOST_BYTES)
+                    .ok_or(HttpError::Malformed)?;
+                let Some(chunk) = bytes.get(start..start + size) else {
+                    return Ok(None);
+                };
                 body.extend_from_slice(chunk);
                 match bytes.get(start + size..start + size + 2) {
                     Some(b"\r\n") => bytes = &bytes[start + size + 2..],
@@ -262,11 +311,21 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Response, usize)>, HttpError> {
     match parsed.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => {
             let field = |field: &httparse::Header<'_>| {
-                (field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned())
+                (
+                    field.name.to_owned(),
+                    String::from_utf8_lossy(field.value).into_owned(),
+                )
             };
             let headers = parsed.headers.iter().map(field).collect();
             let status = parsed.code.ok_or(HttpError::Malformed)?;
-            Ok(Some((Response { status, headers, body: Vec::new() }, length)))
+            Ok(Some((
+                Response {
+                    status,
+                    headers,
+                    body: Vec::new(),
+                },
+                length,
+            )))
         }
         Ok(httparse::Status::Partial) => Ok(None),
         Err(_) => Err(HttpError::Malformed),
@@ -302,14 +361,29 @@ mod tests {
     async fn every_framing_gives_the_whole_body() {
         for (answer, reusable) in [
             (&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..], true),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", false),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n", true),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n", true),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+                false,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
+                true,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n",
+                true,
+            ),
             (b"HTTP/1.0 200 OK\r\n\r\nhello", false),
-            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                true,
+            ),
         ] {
             let (response, again) = ask(answer).await.unwrap();
-            assert_eq!((response.status, response.text().as_ref(), again), (200, "hello", reusable));
+            assert_eq!(
+                (response.status, response.text().as_ref(), again),
+                (200, "hello", reusable)
+            );
         }
         assert_eq!(ask(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap().0.body, b"");
     }
@@ -319,17 +393,43 @@ mod tests {
         for (answer, error) in [
             (&b""[..], HttpError::NoAnswer),
             (b"HTTP/1.1 200 OK\r\nContent-Le", HttpError::CutShort),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello", HttpError::CutShort),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", HttpError::CutShort),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n", HttpError::Malformed),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", HttpError::Malformed),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", HttpError::Malformed),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", HttpError::Malformed),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+                HttpError::CutShort,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                HttpError::CutShort,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
+                HttpError::Malformed,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                HttpError::Malformed,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+                HttpError::Malformed,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+                HttpError::Malformed,
+            ),
             (b"SSH-2.0-x\r\n\r\n", HttpError::Malformed),
         ] {
-            assert_eq!(ask(answer).await.unwrap_err(), error, "{}", String::from_utf8_lossy(answer));
+            assert_eq!(
+                ask(answer).await.unwrap_err(),
+                error,
+                "{}",
+                String::from_utf8_lossy(answer)
+            );
         }
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         assert_eq!(Connection::open(closed).await.unwrap_err(), HttpError::Refused);
     }
 
@@ -339,6 +439,9 @@ mod tests {
         assert_eq!(request.body, b"a%20b=%C3%BC%26%3D&c=1");
         let bytes = request.encode("h", false);
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.starts_with("POST /x HTTP/1.1\r\nHost: h\r\n") && text.contains("Content-Length: 22\r\n"), "{text}");
+        assert!(
+            text.starts_with("POST /x HTTP/1.1\r\nHost: h\r\n") && text.contains("Content-Length: 22\r\n"),
+            "{text}"
+        );
     }
 }

@@ -33,7 +33,10 @@ impl Lab {
             // A kernel without IPv6 still makes a lab.
             let _ = ip(&["-6", "addr", "add", "2001:db8::1/64", "dev", BRIDGE, "nodad"]).await;
         }
-        Ok(Lab { inside, servers: Vec::new() })
+        Ok(Lab {
+            inside,
+            servers: Vec::new(),
+        })
     }
 
     /// The address that the caller, and so the visitors, come from.
@@ -48,8 +51,11 @@ impl Lab {
         if !fit || self.servers.iter().any(|server| server.name() == name) {
             return Err(LabError::Unknown(format!("{name:?} is no name for a new server")));
         }
-        let number = u8::try_from(self.servers.len() + 1).ok().filter(|number| *number <= MOST_SERVERS);
-        let number = number.ok_or_else(|| LabError::Unknown(format!("a lab has {MOST_SERVERS} servers at most")))?;
+        let number = u8::try_from(self.servers.len() + 1)
+            .ok()
+            .filter(|number| *number <= MOST_SERVERS);
+        let number =
+            number.ok_or_else(|| LabError::Unknown(format!("a lab has {MOST_SERVERS} servers at most")))?;
         let dir = self.inside.workdir().join(name);
         fs::create_dir_all(&dir).map_err(LabError::io("folder of a server"))?;
         let server = Server::new(name, number, dir, binds);

@@ -56,8 +56,15 @@ impl Ledger {
 
     /// Compares with what was read back. What was written without being acknowledged does no harm.
     pub fn compare(&self, found: &Found) -> Reread {
-        let mut reread = Reread { acknowledged: self.len(), ..Reread::default() };
-        reread.altered.extend(self.given_twice.iter().map(|id| format!("{id} (given to two writes)")));
+        let mut reread = Reread {
+            acknowledged: self.len(),
+            ..Reread::default()
+        };
+        reread.altered.extend(
+            self.given_twice
+                .iter()
+                .map(|id| format!("{id} (given to two writes)")),
+        );
         for (id, hash) in &self.entries {
             match found.get(id) {
                 Some(there) if there == hash => reread.found += 1,
@@ -84,13 +91,30 @@ mod tests {
     fn a_missing_an_altered_and_a_doubled_write_are_told() {
         let id = |id| WriteId { kind: "note", id };
         let mut ledger = Ledger::default();
-        for (n, text) in [(1, "one"), (2, "two"), (3, "three"), (4, "four"), (4, "another four")] {
+        for (n, text) in [
+            (1, "one"),
+            (2, "two"),
+            (3, "three"),
+            (4, "four"),
+            (4, "another four"),
+        ] {
             ledger.enter(id(n), text);
         }
-        let found = [(1, "one"), (2, "2"), (4, "another four"), (9, "never acknowledged")];
-        let found: Found = found.into_iter().map(|(n, text)| (id(n), TextHash::of(text))).collect();
+        let found = [
+            (1, "one"),
+            (2, "2"),
+            (4, "another four"),
+            (9, "never acknowledged"),
+        ];
+        let found: Found = found
+            .into_iter()
+            .map(|(n, text)| (id(n), TextHash::of(text)))
+            .collect();
         let reread = ledger.compare(&found);
-        assert_eq!((reread.acknowledged, reread.found, reread.complete()), (5, 2, false));
+        assert_eq!(
+            (reread.acknowledged, reread.found, reread.complete()),
+            (5, 2, false)
+        );
         assert_eq!(reread.missing, ["note 3"]);
         assert_eq!(reread.altered, ["note 4 (given to two writes)", "note 2"]);
         assert!(Ledger::default().compare(&found).complete());

@@ -110,14 +110,25 @@ impl Load {
             writes_in_flight: 0,
             latest_send: Duration::ZERO,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), ended: AtomicBool::new(false), wake: Notify::new() });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            ended: AtomicBool::new(false),
+            wake: Notify::new(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(LabError::io("runtime"))?;
-        let visitors = Visitors { app, options, shared: shared.clone() };
+        let visitors = Visitors {
+            app,
+            options,
+            shared: shared.clone(),
+        };
         let thread = std::thread::Builder::new().name("visitors".to_owned());
         let run = move || tokio::task::LocalSet::new().block_on(&runtime, visitors.run());
         let thread = thread.spawn(run).map_err(LabError::io("thread"))?;
-        Ok(Load { shared, thread: Some(thread) })
+        Ok(Load {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Begins a phase: requests that are due from now on belong to it.
@@ -168,7 +179,10 @@ impl Load {
         let begun = Instant::now();
         while self.in_flight().1 > 0 {
             if begun.elapsed() > limit {
-                return Err(LabError::Timeout { what: "a moment without a write".to_owned(), after: limit });
+                return Err(LabError::Timeout {
+                    what: "a moment without a write".to_owned(),
+                    after: limit,
+                });
             }
             sleep(Duration::from_millis(1)).await;
         }
@@ -183,7 +197,10 @@ impl Load {
         self.end();
         let thread = self.thread.take();
         wait_until("the visitors' last answers", MOST_PATIENCE, || async {
-            thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished).then_some(())
+            thread
+                .as_ref()
+                .is_none_or(std::thread::JoinHandle::is_finished)
+                .then_some(())
         })
         .await?;
         let mut state = self.shared.lock();
@@ -225,7 +242,9 @@ impl LoadReport {
             return Ok(());
         }
         let late = self.latest_send.as_millis();
-        Err(Skip(format!("this machine was too busy: a request left {late} ms after it was due")))
+        Err(Skip(format!(
+            "this machine was too busy: a request left {late} ms after it was due"
+        )))
     }
 }
 
@@ -296,7 +315,14 @@ impl Visitors {
             requests += 1;
             if let Some(one) = self.take_up(due, &mut dice) {
                 let (app, shared) = (self.app.clone(), self.shared.clone());
-                tasks.spawn_local(visit(app, shared, pool.clone(), host.clone(), self.options.patience, one));
+                tasks.spawn_local(visit(
+                    app,
+                    shared,
+                    pool.clone(),
+                    host.clone(),
+                    self.options.patience,
+                    one,
+                ));
             }
             while tasks.try_join_next().is_some() {}
             due += self.distance(&mut dice);
@@ -323,7 +349,13 @@ impl Visitors {
             Some(_) => state.writes_in_flight += 1,
             None => state.reads_in_flight += 1,
         }
-        Some(Due { at, phase: index, target, visit, fresh })
+        Some(Due {
+            at,
+            phase: index,
+            target,
+            visit,
+            fresh,
+        })
     }
 
     fn distance(&self, dice: &mut Dice) -> Duration {
@@ -347,7 +379,11 @@ async fn visit(
     let deadline = patience.saturating_sub(due.at.elapsed());
     let answer = timeout(deadline, exchange(&pool, &due, &host)).await;
     let wait = due.at.elapsed();
-    let status = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|response| response.status);
+    let status = answer
+        .as_ref()
+        .ok()
+        .and_then(|answer| answer.as_ref().ok())
+        .map(|response| response.status);
     let (failure, written) = match &answer {
         Err(_) => (Some("no answer in time".to_owned()), None),
         Ok(Err(e)) => (Some(e.to_string()), None),
@@ -398,7 +434,10 @@ async fn exchange(pool: &Pool, due: &Due, host: &str) -> Result<Response, HttpEr
     };
     let response = connection.send(&due.visit.request, host, !due.fresh).await?;
     if !due.fresh && connection.reusable() {
-        pool.borrow_mut().entry(due.target).or_default().push((connection, Instant::now()));
+        pool.borrow_mut()
+            .entry(due.target)
+            .or_default()
+            .push((connection, Instant::now()));
     }
     Ok(response)
 }

@@ -24,7 +24,8 @@ use crate::app::{Dice, Found, Later, TextHash, Verdict, Visit, Visited, WriteId}
 use crate::database::{Mariadb, SOCKET, connect_root, rows};
 use crate::demo_app::{DemoApp, wait_listening};
 use crate::http::{Connection, Request, Response};
-use crate::server::{Process, Server, Spawn};
+use crate::process::{Process, Spawn};
+use crate::server::Server;
 use crate::{LabError, Skip};
 
 /// The notes site.
@@ -39,7 +40,11 @@ impl Notes {
     /// A site whose database password comes from `seed`. `program args…`, run in a server, must end in [`serve`] with
     /// [`ServeOptions::from_env`].
     pub fn new(seed: u64, program: PathBuf, args: Vec<String>) -> Notes {
-        Notes { secret: Dice::new(seed).text(), program, args }
+        Notes {
+            secret: Dice::new(seed).text(),
+            program,
+            args,
+        }
     }
 }
 
@@ -70,8 +75,12 @@ impl DemoApp for Notes {
 
     fn start<'a>(&'a self, server: &'a Server, listen: SocketAddr) -> Later<'a, Result<Process, LabError>> {
         Box::pin(async move {
-            let spawn = Spawn::new(self.program.display().to_string(), "notes").args(self.args.iter().map(String::as_str));
-            let spawn = spawn.env(LISTEN, listen.to_string()).env(DATABASE_SOCKET, SOCKET).env(PASSWORD, &self.secret);
+            let spawn = Spawn::new(self.program.display().to_string(), "notes")
+                .args(self.args.iter().map(String::as_str));
+            let spawn = spawn
+                .env(LISTEN, listen.to_string())
+                .env(DATABASE_SOCKET, SOCKET)
+                .env(PASSWORD, &self.secret);
             let process = server.spawn(spawn).await?;
             wait_listening(server, &process, listen).await?;
             Ok(process)
@@ -81,7 +90,9 @@ impl DemoApp for Notes {
     fn install<'a>(&'a self, _address: SocketAddr, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>> {
         Box::pin(async move {
             let mut root = mariadb.root().await?;
-            root.query_drop(TABLE).await.map_err(LabError::database("the table of notes"))
+            root.query_drop(TABLE)
+                .await
+                .map_err(LabError::database("the table of notes"))
         })
     }
 }
@@ -94,20 +105,36 @@ impl Visited for Notes {
     /// Of 10 visitors 4 look at the list, 3 at a note, and 3 write one.
     fn next(&self, dice: &mut Dice, known: &[WriteId]) -> Visit {
         match dice.below(10) {
-            0..4 => Visit { what: "home", request: Request::get("/"), text: None },
+            0..4 => Visit {
+                what: "home",
+                request: Request::get("/"),
+                text: None,
+            },
             4..7 => {
-                let path = dice.recent(known, "note").map_or("/".to_owned(), |id| format!("/notes/{}", id.id));
-                Visit { what: "note", request: Request::get(path), text: None }
+                let path = dice
+                    .recent(known, "note")
+                    .map_or("/".to_owned(), |id| format!("/notes/{}", id.id));
+                Visit {
+                    what: "note",
+                    request: Request::get(path),
+                    text: None,
+                }
             }
             _ => {
                 let text = dice.text();
-                Visit { what: "write", request: Request::post("/notes", "text/plain", text.clone().into()), text: Some(text) }
+                Visit {
+                    what: "write",
+                    request: Request::post("/notes", "text/plain", text.clone().into()),
+                    text: Some(text),
+                }
             }
         }
     }
 
     fn judge(&self, visit: &Visit, response: &Response) -> Verdict {
-        let place = response.header("location").and_then(|place| place.strip_prefix("/notes/"));
+        let place = response
+            .header("location")
+            .and_then(|place| place.strip_prefix("/notes/"));
         match (visit.what, response.status, place.and_then(|id| id.parse().ok())) {
             ("write", 201, Some(id)) => Verdict::Written(WriteId { kind: "note", id }),
             ("home" | "note", 200, _) if response.text().contains("</html>") => Verdict::Good,
@@ -122,19 +149,34 @@ impl Visited for Notes {
             loop {
                 let exchange = async {
                     let request = Request::get(format!("/all?after={after}"));
-                    Connection::open(address).await?.send(&request, "demo.example", false).await
+                    Connection::open(address)
+                        .await?
+                        .send(&request, "demo.example", false)
+                        .await
                 };
                 let failed = |why: String| LabError::App(format!("{address} cannot be read back: {why}"));
                 let answer = tokio::time::timeout(Duration::from_secs(30), exchange).await;
-                let answer = answer.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+                let answer = answer
+                    .map_err(|e| failed(e.to_string()))?
+                    .map_err(|e| failed(e.to_string()))?;
                 if answer.status != 200 {
                     return Err(failed(format!("status {}", answer.status)));
                 }
                 let before = after;
                 for line in answer.text().lines() {
-                    let (id, text) = line.split_once(' ').ok_or_else(|| failed("a line without a note".to_owned()))?;
-                    after = id.parse().map_err(|_| failed("a note without a number".to_owned()))?;
-                    found.insert(WriteId { kind: "note", id: after }, TextHash::of(text));
+                    let (id, text) = line
+                        .split_once(' ')
+                        .ok_or_else(|| failed("a line without a note".to_owned()))?;
+                    after = id
+                        .parse()
+                        .map_err(|_| failed("a note without a number".to_owned()))?;
+                    found.insert(
+                        WriteId {
+                            kind: "note",
+                            id: after,
+                        },
+                        TextHash::of(text),
+                    );
                 }
                 if after == before {
                     return Ok(found);
@@ -147,7 +189,9 @@ impl Visited for Notes {
         Box::pin(async move {
             let mut root = connect_root(socket).await?;
             let notes = rows::<(u64, String)>(&mut root, "SELECT id, text FROM notes.notes").await?;
-            let found = notes.into_iter().map(|(id, text)| (WriteId { kind: "note", id }, TextHash::of(&text)));
+            let found = notes
+                .into_iter()
+                .map(|(id, text)| (WriteId { kind: "note", id }, TextHash::of(&text)));
             Ok(found.collect())
         })
     }
@@ -169,7 +213,11 @@ impl ServeOptions {
     pub fn from_env() -> Option<ServeOptions> {
         let listen = std::env::var(LISTEN).ok()?.parse().ok()?;
         let socket = std::env::var_os(DATABASE_SOCKET)?.into();
-        Some(ServeOptions { listen, socket, password: std::env::var(PASSWORD).ok()? })
+        Some(ServeOptions {
+            listen,
+            socket,
+            password: std::env::var(PASSWORD).ok()?,
+        })
     }
 }
 
@@ -180,7 +228,9 @@ impl ServeOptions {
 /// When it cannot listen.
 pub async fn serve(options: ServeOptions) -> Result<Infallible, LabError> {
     let what = format!("listen on {}", options.listen);
-    let listener = TcpListener::bind(options.listen).await.map_err(LabError::io(what))?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(LabError::io(what))?;
     let options = Arc::new(options);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -192,7 +242,9 @@ pub async fn serve(options: ServeOptions) -> Result<Infallible, LabError> {
         tokio::spawn(async move {
             let service = service_fn(|request| answer(options.clone(), request));
             let mut http = hyper::server::conn::http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(75));
+            let http = http
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(75));
             // A visitor that goes away is no error of the application.
             let _ = http.serve_connection(TokioIo::new(stream), service).await;
         });
@@ -218,17 +270,26 @@ async fn answer(options: Arc<ServeOptions>, request: hyper::Request<Incoming>) -
         _ => Ok(page(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n".to_owned())),
     };
     // The database's words are for the log, not for visitors.
-    Ok(result.unwrap_or_else(|_| page(StatusCode::INTERNAL_SERVER_ERROR, "the database did not answer\n".to_owned())))
+    Ok(result.unwrap_or_else(|_| {
+        page(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the database did not answer\n".to_owned(),
+        )
+    }))
 }
 
 async fn connect(options: &ServeOptions) -> Result<Conn, mysql_async::Error> {
-    let builder = OptsBuilder::default().socket(Some(options.socket.to_string_lossy())).user(Some("notes"));
+    let builder = OptsBuilder::default()
+        .socket(Some(options.socket.to_string_lossy()))
+        .user(Some("notes"));
     Conn::new(builder.pass(Some(&options.password)).db_name(Some("notes"))).await
 }
 
 async fn home(options: &ServeOptions) -> Result<Answer, mysql_async::Error> {
     let mut conn = connect(options).await?;
-    let notes: Vec<(u64, String)> = conn.query("SELECT id, text FROM notes ORDER BY id DESC LIMIT 20").await?;
+    let notes: Vec<(u64, String)> = conn
+        .query("SELECT id, text FROM notes ORDER BY id DESC LIMIT 20")
+        .await?;
     conn.disconnect().await?;
     let mut items = String::new();
     for (id, text) in notes {
@@ -239,10 +300,15 @@ async fn home(options: &ServeOptions) -> Result<Answer, mysql_async::Error> {
 
 async fn note(options: &ServeOptions, id: u64) -> Result<Answer, mysql_async::Error> {
     let mut conn = connect(options).await?;
-    let text: Option<String> = conn.exec_first("SELECT text FROM notes WHERE id = :id", params! { id }).await?;
+    let text: Option<String> = conn
+        .exec_first("SELECT text FROM notes WHERE id = :id", params! { id })
+        .await?;
     conn.disconnect().await?;
     Ok(match text {
-        Some(text) => html(StatusCode::OK, &format!("<h1>Note {id}</h1><p>{}</p>", escape(&text))),
+        Some(text) => html(
+            StatusCode::OK,
+            &format!("<h1>Note {id}</h1><p>{}</p>", escape(&text)),
+        ),
         None => html(StatusCode::NOT_FOUND, "<h1>No such note</h1>"),
     })
 }
@@ -250,7 +316,8 @@ async fn note(options: &ServeOptions, id: u64) -> Result<Answer, mysql_async::Er
 async fn write(options: &ServeOptions, text: &str) -> Result<Answer, mysql_async::Error> {
     let mut conn = connect(options).await?;
     let text = text.replace(['\r', '\n'], " ");
-    conn.exec_drop("INSERT INTO notes (text) VALUES (:text)", params! { text }).await?;
+    conn.exec_drop("INSERT INTO notes (text) VALUES (:text)", params! { text })
+        .await?;
     let id = conn.last_insert_id().unwrap_or_default();
     conn.disconnect().await?;
     let mut answer = html(StatusCode::CREATED, &format!("<h1>Note {id} is written</h1>"));
@@ -261,16 +328,27 @@ async fn write(options: &ServeOptions, text: &str) -> Result<Answer, mysql_async
 }
 
 async fn all(options: &ServeOptions, query: Option<&str>) -> Result<Answer, mysql_async::Error> {
-    let after: u64 = query.and_then(|q| q.strip_prefix("after=")?.parse().ok()).unwrap_or_default();
+    let after: u64 = query
+        .and_then(|q| q.strip_prefix("after=")?.parse().ok())
+        .unwrap_or_default();
     let mut conn = connect(options).await?;
     let query = "SELECT id, text FROM notes WHERE id > :after ORDER BY id LIMIT 1000";
     let notes: Vec<(u64, String)> = conn.exec(query, params! { after }).await?;
     conn.disconnect().await?;
-    Ok(page(StatusCode::OK, notes.into_iter().map(|(id, text)| format!("{id} {text}\n")).collect()))
+    Ok(page(
+        StatusCode::OK,
+        notes
+            .into_iter()
+            .map(|(id, text)| format!("{id} {text}\n"))
+            .collect(),
+    ))
 }
 
 fn html(status: StatusCode, body: &str) -> Answer {
-    let mut answer = page(status, format!("<!doctype html><html><title>Notes</title>{body}</html>\n"));
+    let mut answer = page(
+        status,
+        format!("<!doctype html><html><title>Notes</title>{body}</html>\n"),
+    );
     let html = hyper::header::HeaderValue::from_static("text/html; charset=utf-8");
     answer.headers_mut().insert(hyper::header::CONTENT_TYPE, html);
     answer
@@ -283,7 +361,10 @@ fn page(status: StatusCode, text: String) -> Answer {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS notes.notes (id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, \

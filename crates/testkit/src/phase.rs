@@ -104,10 +104,19 @@ impl Phase {
     }
 
     pub(crate) fn summary(&self) -> PhaseSummary {
-        let at = |quantile| self.waits.as_ref().map_or(0, |waits| waits.value_at_quantile(quantile)) as f64 / 1_000.0;
+        let at = |quantile| {
+            self.waits
+                .as_ref()
+                .map_or(0, |waits| waits.value_at_quantile(quantile)) as f64
+                / 1_000.0
+        };
         PhaseSummary {
             name: self.name.clone(),
-            seconds: self.ended.unwrap_or_else(Instant::now).duration_since(self.begun).as_secs_f64(),
+            seconds: self
+                .ended
+                .unwrap_or_else(Instant::now)
+                .duration_since(self.begun)
+                .as_secs_f64(),
             sent: self.sent,
             writes: self.writes,
             acknowledged: self.acknowledged,

@@ -39,7 +39,11 @@ pub fn all() -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(stat)
+        .collect()
 }
 
 /// The identity of a namespace of a process, such as `pid:[4026531836]`.
@@ -51,7 +55,13 @@ pub fn namespace(pid: i32, kind: &str) -> Option<String> {
 /// The pid that a process has in the innermost pid namespace it lives in (the last of `NSpid`, proc(5)).
 pub fn innermost_pid(pid: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?
+        .split_whitespace()
+        .last()?
+        .parse()
+        .ok()
 }
 
 impl ProcessId {
@@ -86,7 +96,10 @@ impl ProcessId {
         };
         match kill_process(pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(LabError::Io { what: format!("signal {signal:?} to {pid:?}"), source: e.into() }),
+            Err(e) => Err(LabError::Io {
+                what: format!("signal {signal:?} to {pid:?}"),
+                source: e.into(),
+            }),
         }
     }
 }
@@ -112,7 +125,10 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let line = "42 (a ) (b) S 7 40 39 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1";
         let stat = parse_stat(line).unwrap();
-        assert_eq!((stat.id.pid, stat.state, stat.parent, stat.session), (42, 'S', 7, 39));
+        assert_eq!(
+            (stat.id.pid, stat.state, stat.parent, stat.session),
+            (42, 'S', 7, 39)
+        );
         assert_eq!(stat.id.start_ticks, 98_765);
     }
 
@@ -140,7 +156,12 @@ mod tests {
     fn a_pid_with_another_start_time_is_never_signalled() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let id = ProcessId::of(child.id() as i32).unwrap();
-        ProcessId { start_ticks: id.start_ticks + 1, ..id }.kill_9().unwrap();
+        ProcessId {
+            start_ticks: id.start_ticks + 1,
+            ..id
+        }
+        .kill_9()
+        .unwrap();
         assert!(child.try_wait().unwrap().is_none());
         id.kill_9().unwrap();
         child.wait().unwrap();

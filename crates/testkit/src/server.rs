@@ -14,7 +14,8 @@ use tokio::process::{Child, Command};
 
 use crate::LabError;
 use crate::proc::{self, ProcessId};
-use crate::wait::{run, tail, wait_until};
+use crate::process::{Process, Spawn, log_tail};
+use crate::wait::{run, wait_until};
 
 /// A folder or file of the host that a server sees at a place of its own.
 #[derive(Clone, Debug)]
@@ -51,7 +52,15 @@ struct Machine {
 impl Server {
     pub(crate) fn new(name: &str, number: u8, dir: PathBuf, binds: Vec<Bind>) -> Server {
         let machine = Mutex::new(None);
-        Server { inner: Arc::new(Inner { name: name.to_owned(), number, dir, binds, machine }) }
+        Server {
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                number,
+                dir,
+                binds,
+                machine,
+            }),
+        }
     }
 
     /// Its name.
@@ -111,7 +120,16 @@ impl Server {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, LabError> {
         let mut command = Command::new("nsenter");
         command
-            .args(["-t", &self.init()?.pid.to_string(), "-n", "-m", "-p", "-u", "-i", "--"])
+            .args([
+                "-t",
+                &self.init()?.pid.to_string(),
+                "-n",
+                "-m",
+                "-p",
+                "-u",
+                "-i",
+                "--",
+            ])
             .arg(program)
             .env_clear()
             .envs(ENVIRONMENT.iter().copied());
@@ -142,25 +160,48 @@ impl Server {
     pub async fn spawn(&self, what: Spawn) -> Result<Process, LabError> {
         let log = self.log_file(&what.log);
         let mut command = self.command("sh")?;
-        command.args(["-euc", SPAWN_SCRIPT, &format!("/var/log/{}.log", what.log), &what.program]);
-        command.args(&what.args).envs(what.env.iter().map(|(k, v)| (k, v)));
+        command.args([
+            "-euc",
+            SPAWN_SCRIPT,
+            &format!("/var/log/{}.log", what.log),
+            &what.program,
+        ]);
+        command
+            .args(&what.args)
+            .envs(what.env.iter().map(|(k, v)| (k, v)));
         let output = run(&mut command, Duration::from_secs(10)).await?;
         let pid = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
-        let ended = || LabError::Ended { program: what.program.clone(), log: log.clone(), tail: log_tail(&log) };
+        let ended = || LabError::Ended {
+            program: what.program.clone(),
+            log: log.clone(),
+            tail: log_tail(&log),
+        };
         let id = pid.and_then(|pid| self.process(pid)).ok_or_else(ended)?;
-        Ok(Process { program: what.program, id, log })
+        Ok(Process {
+            program: what.program,
+            id,
+            log,
+        })
     }
 
     /// Every process of the server, as the caller sees them; process 1 of the server is among them.
     pub fn processes(&self) -> Vec<ProcessId> {
-        let namespace = self.machine(|machine| machine.pid_namespace.clone()).unwrap_or_default();
+        let namespace = self
+            .machine(|machine| machine.pid_namespace.clone())
+            .unwrap_or_default();
         let here = |pid| proc::namespace(pid, "pid").is_some_and(|found| found == namespace);
-        proc::all().into_iter().map(|process| process.id).filter(|id| here(id.pid)).collect()
+        proc::all()
+            .into_iter()
+            .map(|process| process.id)
+            .filter(|id| here(id.pid))
+            .collect()
     }
 
     /// The process that has `pid` inside the server (as a pid file there says), as the caller sees it.
     pub fn process(&self, pid: i32) -> Option<ProcessId> {
-        self.processes().into_iter().find(|id| proc::innermost_pid(id.pid) == Some(pid))
+        self.processes()
+            .into_iter()
+            .find(|id| proc::innermost_pid(id.pid) == Some(pid))
     }
 
     /// Switches the server on: new namespaces, the disk as it was, an empty `/run`.
@@ -177,21 +218,44 @@ impl Server {
         let _ = fs::remove_file(&ready);
         let log = fs::File::create(&boot_log).map_err(LabError::io("boot log"))?;
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]);
-        command.args(["--mount-proc", "--propagation", "private", "--", "sh", "-euc", BOOT_SCRIPT, "lab"]);
+        command.args([
+            "--net",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+        ]);
+        command.args([
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-euc",
+            BOOT_SCRIPT,
+            "lab",
+        ]);
         command.arg(self.name()).arg(dir);
         for bind in &self.inner.binds {
-            command.arg(&bind.host).arg(self.staged(&bind.server).unwrap_or_else(|| bind.server.clone()));
+            command
+                .arg(&bind.host)
+                .arg(self.staged(&bind.server).unwrap_or_else(|| bind.server.clone()));
         }
         let out = log.try_clone().map_err(LabError::io("boot log"))?;
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         command.env_clear().envs(ENVIRONMENT.iter().copied());
         let mut holder = command.spawn().map_err(LabError::io("start unshare"))?;
-        let boot = wait_until(&format!("boot of server {}", self.name()), Duration::from_secs(20), || {
-            let up = ready.exists();
-            let gone = holder.try_wait().is_ok_and(|status| status.is_some());
-            async move { if up || gone { Some(up) } else { None } }
-        })
+        let boot = wait_until(
+            &format!("boot of server {}", self.name()),
+            Duration::from_secs(20),
+            || {
+                let up = ready.exists();
+                let gone = holder.try_wait().is_ok_and(|status| status.is_some());
+                async move { if up || gone { Some(up) } else { None } }
+            },
+        )
         .await?;
         let failed = || LabError::Ended {
             program: format!("server {}", self.name()),
@@ -202,9 +266,17 @@ impl Server {
             return Err(failed());
         }
         let unshare = holder.id().ok_or_else(failed)? as i32;
-        let init = proc::all().into_iter().find(|process| process.parent == unshare).ok_or_else(failed)?.id;
+        let init = proc::all()
+            .into_iter()
+            .find(|process| process.parent == unshare)
+            .ok_or_else(failed)?
+            .id;
         let pid_namespace = proc::namespace(init.pid, "pid").ok_or_else(failed)?;
-        *self.lock() = Some(Machine { init, pid_namespace, _holder: holder });
+        *self.lock() = Some(Machine {
+            init,
+            pid_namespace,
+            _holder: holder,
+        });
         self.connect(init.pid).await
     }
 
@@ -218,9 +290,11 @@ impl Server {
             return Ok(());
         };
         machine.init.kill_9()?;
-        wait_until(&format!("end of server {}", self.name()), Duration::from_secs(10), || async {
-            (!machine.init.alive()).then_some(())
-        })
+        wait_until(
+            &format!("end of server {}", self.name()),
+            Duration::from_secs(10),
+            || async { (!machine.init.alive()).then_some(()) },
+        )
         .await?;
         // The kernel takes the interface away in its own time; a server that comes back wants its name.
         let _ = ip(&["link", "del", &self.port()]).await;
@@ -232,17 +306,21 @@ impl Server {
     /// # Errors
     /// When a process cannot be stopped.
     pub async fn freeze(&self) -> Result<(), LabError> {
-        wait_until(&format!("freezing of server {}", self.name()), Duration::from_secs(10), || async {
-            // A process that was being forked meanwhile is met in the next round.
-            let mut all_stopped = true;
-            for id in self.processes() {
-                if proc::stat(id.pid).is_some_and(|now| !matches!(now.state, 'T' | 'Z' | 'X')) {
-                    all_stopped = false;
-                    let _ = id.signal(Signal::STOP);
+        wait_until(
+            &format!("freezing of server {}", self.name()),
+            Duration::from_secs(10),
+            || async {
+                // A process that was being forked meanwhile is met in the next round.
+                let mut all_stopped = true;
+                for id in self.processes() {
+                    if proc::stat(id.pid).is_some_and(|now| !matches!(now.state, 'T' | 'Z' | 'X')) {
+                        all_stopped = false;
+                        let _ = id.signal(Signal::STOP);
+                    }
                 }
-            }
-            all_stopped.then_some(())
-        })
+                all_stopped.then_some(())
+            },
+        )
         .await
     }
 
@@ -253,7 +331,10 @@ impl Server {
     pub fn thaw(&self) -> Result<(), LabError> {
         let processes = self.processes();
         // An nsenter outside stops itself together with its child.
-        let parents = processes.iter().filter_map(|id| ProcessId::of(proc::stat(id.pid)?.parent)).filter(|id| id.pid > 1);
+        let parents = processes
+            .iter()
+            .filter_map(|id| ProcessId::of(proc::stat(id.pid)?.parent))
+            .filter(|id| id.pid > 1);
         let all: Vec<ProcessId> = parents.chain(processes.iter().copied()).collect();
         all.into_iter().try_for_each(|id| id.signal(Signal::CONT))
     }
@@ -283,12 +364,22 @@ impl Server {
     async fn prepare_disk(&self) -> Result<(), LabError> {
         let dir = &self.inner.dir;
         let first = !dir.join("etc").exists();
-        for folder in ["etc/pontoon", "var-lib/mysql", "var-lib/pontoon", "var-log/mysql", "run"] {
+        for folder in [
+            "etc/pontoon",
+            "var-lib/mysql",
+            "var-lib/pontoon",
+            "var-log/mysql",
+            "run",
+        ] {
             fs::create_dir_all(dir.join(folder)).map_err(LabError::io("disk of a server"))?;
         }
         if first {
             // What this user may not read is left out.
-            let copy = Command::new("cp").args(["-a", "/etc/."]).arg(dir.join("etc")).output().await;
+            let copy = Command::new("cp")
+                .args(["-a", "/etc/."])
+                .arg(dir.join("etc"))
+                .output()
+                .await;
             copy.map_err(LabError::io("copy /etc"))?;
             let _ = fs::remove_dir_all(dir.join("etc/pontoon"));
             let write = |file: &str, text: String| {
@@ -298,11 +389,16 @@ impl Server {
             };
             fs::create_dir_all(dir.join("etc/pontoon")).map_err(LabError::io("disk of a server"))?;
             write("hostname", format!("{}\n", self.name()))?;
-            write("hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", self.name()))?;
+            write(
+                "hosts",
+                format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", self.name()),
+            )?;
             write("resolv.conf", String::new())?;
         }
         for bind in &self.inner.binds {
-            let Some(target) = self.staged(&bind.server) else { continue };
+            let Some(target) = self.staged(&bind.server) else {
+                continue;
+            };
             if target.starts_with(dir.join("run")) {
                 continue; // `/run` is fresh memory at each start: the boot script makes the place
             }
@@ -313,16 +409,24 @@ impl Server {
 
     /// Where a place of the server is in the lab's folder while the server is being put together.
     fn staged(&self, place: &Path) -> Option<PathBuf> {
-        [("/etc", "etc"), ("/var/lib", "var-lib"), ("/var/log", "var-log"), ("/run", "run")]
-            .into_iter()
-            .find_map(|(server, staged)| Some(self.inner.dir.join(staged).join(place.strip_prefix(server).ok()?)))
+        [
+            ("/etc", "etc"),
+            ("/var/lib", "var-lib"),
+            ("/var/log", "var-log"),
+            ("/run", "run"),
+        ]
+        .into_iter()
+        .find_map(|(server, staged)| Some(self.inner.dir.join(staged).join(place.strip_prefix(server).ok()?)))
     }
 
     /// Joins the server to the bridge and gives it its addresses.
     async fn connect(&self, init: i32) -> Result<(), LabError> {
         let port = self.port();
         let netns = init.to_string();
-        ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &netns]).await?;
+        ip(&[
+            "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &netns,
+        ])
+        .await?;
         ip(&["link", "set", &port, "master", crate::lab::BRIDGE, "up"]).await?;
         let (private, public) = (self.private(), self.public());
         let (private6, public6) = (self.private6(), self.public6());
@@ -355,102 +459,11 @@ impl Server {
     }
 }
 
-/// What to start in a server.
-#[derive(Clone, Debug)]
-pub struct Spawn {
-    program: String,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-    log: String,
-}
-
-impl Spawn {
-    /// A program of the server; `log` names the file in `/var/log` that takes what it prints.
-    pub fn new(program: impl Into<String>, log: impl Into<String>) -> Spawn {
-        Spawn { program: program.into(), args: Vec::new(), env: Vec::new(), log: log.into() }
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Spawn {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Sets an environment variable; those of the caller are not passed on.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Spawn {
-        self.env.push((name.into(), value.into()));
-        self
-    }
-}
-
-/// A program that runs in a server.
-#[derive(Clone, Debug)]
-pub struct Process {
-    program: String,
-    id: ProcessId,
-    log: PathBuf,
-}
-
-impl Process {
-    /// The process as the caller sees it.
-    pub fn id(&self) -> ProcessId {
-        self.id
-    }
-
-    /// Whether it still runs.
-    pub fn alive(&self) -> bool {
-        self.id.alive()
-    }
-
-    /// The end of what it printed.
-    pub fn log_tail(&self) -> String {
-        log_tail(&self.log)
-    }
-
-    /// An error that shows the end of its log when it has ended by itself.
-    ///
-    /// # Errors
-    /// [`LabError::Ended`].
-    pub fn check_alive(&self) -> Result<(), LabError> {
-        if self.alive() {
-            return Ok(());
-        }
-        Err(LabError::Ended { program: self.program.clone(), log: self.log.clone(), tail: self.log_tail() })
-    }
-
-    /// The process and everything it started that stayed in its session.
-    pub fn session(&self) -> Vec<ProcessId> {
-        proc::all().into_iter().filter(|process| process.session == self.id.pid).map(|process| process.id).collect()
-    }
-
-    /// Kills it and what it started at once, and waits until they are gone.
-    ///
-    /// # Errors
-    /// When they cannot be killed.
-    pub async fn kill_9(&self) -> Result<(), LabError> {
-        let session = self.session();
-        session.iter().try_for_each(|id| id.kill_9())?;
-        wait_until(&format!("end of {}", self.program), Duration::from_secs(10), || async {
-            session.iter().all(|id| !id.alive()).then_some(())
-        })
-        .await
-    }
-
-    /// Asks it to end (SIGTERM) and waits.
-    ///
-    /// # Errors
-    /// When it has not ended within `grace`; it runs on then.
-    pub async fn terminate(&self, grace: Duration) -> Result<(), LabError> {
-        self.id.signal(Signal::TERM)?;
-        wait_until(&format!("end of {}", self.program), grace, || async { (!self.alive()).then_some(()) }).await
-    }
-}
-
 /// Runs `ip` in the lab's outer network namespace.
 pub(crate) async fn ip(args: &[&str]) -> Result<(), LabError> {
-    run(Command::new("ip").args(args), Duration::from_secs(10)).await.map(drop)
+    run(Command::new("ip").args(args), Duration::from_secs(10))
+        .await
+        .map(drop)
 }
 
 fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {
@@ -461,16 +474,20 @@ fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(LabError::io(what()))?;
     }
-    fs::OpenOptions::new().create(true).append(true).open(target).map(drop).map_err(LabError::io(what()))
-}
-
-pub(crate) fn log_tail(path: &Path) -> String {
-    tail(&fs::read(path).unwrap_or_default(), 20)
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(target)
+        .map(drop)
+        .map_err(LabError::io(what()))
 }
 
 /// What programs in a server get, whoever started the lab.
 const ENVIRONMENT: &[(&str, &str)] = &[
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
     ("HOME", "/run/lab/home"),
     ("LANG", "C.UTF-8"),
 ];

@@ -33,9 +33,19 @@ where
     F: FnOnce(Lab) -> B,
     B: Future<Output = Result<(), LabError>>,
 {
-    let args = [name, "--exact", "--nocapture", "--test-threads=1", "--include-ignored"];
+    let args = [
+        name,
+        "--exact",
+        "--nocapture",
+        "--test-threads=1",
+        "--include-ignored",
+    ];
     let limit_outside = Some(limit + Duration::from_secs(10));
-    let options = EnterOptions { args: args.map(Into::into).into(), limit: limit_outside, ..EnterOptions::default() };
+    let options = EnterOptions {
+        args: args.map(Into::into).into(),
+        limit: limit_outside,
+        ..EnterOptions::default()
+    };
     let outside = match enter(options) {
         Ok(Entered::Inside(inside)) => return run_inside(inside, limit, body),
         Ok(Entered::Outside(outside)) => outside,
@@ -46,13 +56,18 @@ where
         Err(e) => return Err(e),
     };
     // The verdict is a file, not the exit status alone: a harness that found no such test is content too.
-    let verdict_file = fs::File::create_new(outside.workdir().join(VERDICT_FILE)).map_err(LabError::io("verdict"))?;
+    let verdict_file =
+        fs::File::create_new(outside.workdir().join(VERDICT_FILE)).map_err(LabError::io("verdict"))?;
     let status = outside.wait()?;
     let passed = verdict_file.metadata().map_err(LabError::io("verdict"))?.len() > 0;
     match (status.success(), passed) {
         (true, true) => Ok(()),
-        (true, false) => Err(LabError::Unknown(format!("there is no test {name:?} in this program"))),
-        (false, _) => Err(LabError::App(format!("test {name:?} failed in the lab ({status}); see above"))),
+        (true, false) => Err(LabError::Unknown(format!(
+            "there is no test {name:?} in this program"
+        ))),
+        (false, _) => Err(LabError::App(format!(
+            "test {name:?} failed in the lab ({status}); see above"
+        ))),
     }
 }
 
@@ -66,14 +81,20 @@ where
     F: FnOnce(Lab) -> B,
     B: Future<Output = Result<(), LabError>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(LabError::io("runtime"))?;
     let verdict = inside.workdir().join(VERDICT_FILE);
     let result = runtime.block_on(async {
         let lab = Lab::new(inside).await?;
         tokio::time::timeout(limit, body(lab))
             .await
-            .map_err(|_| LabError::Timeout { what: "the test".to_owned(), after: limit })?
+            .map_err(|_| LabError::Timeout {
+                what: "the test".to_owned(),
+                after: limit,
+            })?
     });
     runtime.shutdown_background();
     match result {

@@ -25,7 +25,10 @@ where
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            return Err(LabError::Timeout { what: what.to_owned(), after: limit });
+            return Err(LabError::Timeout {
+                what: what.to_owned(),
+                after: limit,
+            });
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -46,14 +49,29 @@ pub fn free_port() -> Result<u16, LabError> {
 /// When it cannot be started, ends with an error, or takes too long.
 pub async fn run(command: &mut Command, limit: Duration) -> Result<Output, LabError> {
     let line = command_line(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let output = timeout(limit, command.output())
         .await
-        .map_err(|_| LabError::Timeout { what: line.clone(), after: limit })?
+        .map_err(|_| LabError::Timeout {
+            what: line.clone(),
+            after: limit,
+        })?
         .map_err(LabError::io(line.clone()))?;
     if !output.status.success() {
-        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-        return Err(LabError::Command { command: line, status: output.status.to_string(), stderr: tail(said, 20) });
+        let said = if output.stderr.is_empty() {
+            &output.stdout
+        } else {
+            &output.stderr
+        };
+        return Err(LabError::Command {
+            command: line,
+            status: output.status.to_string(),
+            stderr: tail(said, 20),
+        });
     }
     Ok(output)
 }
@@ -62,8 +80,21 @@ pub async fn run(command: &mut Command, limit: Duration) -> Result<Output, LabEr
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<_> = std::env::split_paths(&path).collect();
-    folders.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"].map(Into::into));
-    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    folders.extend(
+        [
+            "/usr/local/sbin",
+            "/usr/sbin",
+            "/sbin",
+            "/usr/local/bin",
+            "/usr/bin",
+            "/bin",
+        ]
+        .map(Into::into),
+    );
+    folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// The last lines of what a program said.
@@ -77,5 +108,8 @@ pub(crate) fn tail(bytes: &[u8], lines: usize) -> String {
 pub(crate) fn command_line(command: &Command) -> String {
     let command = command.as_std();
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

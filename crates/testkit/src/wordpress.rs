@@ -22,7 +22,8 @@ use crate::app::{Dice, Found, Later, TextHash, Verdict, Visit, Visited, WriteId}
 use crate::database::{Mariadb, connect_root, rows};
 use crate::demo_app::{DemoApp, wait_listening};
 use crate::http::{Connection, Request, Response};
-use crate::server::{Process, Server, Spawn};
+use crate::process::{Process, Spawn};
+use crate::server::Server;
 use crate::wait::find_program;
 use crate::{LabError, Skip};
 
@@ -44,7 +45,11 @@ struct Login {
 impl WordPress {
     /// A site whose passwords and keys come from `seed`, with so many PHP workers on each server.
     pub fn new(seed: u64, workers: usize) -> WordPress {
-        WordPress { secret: Dice::new(seed).text(), workers: workers.max(1), login: OnceLock::new() }
+        WordPress {
+            secret: Dice::new(seed).text(),
+            workers: workers.max(1),
+            login: OnceLock::new(),
+        }
     }
 
     /// The administrator's name.
@@ -58,8 +63,11 @@ impl WordPress {
     async fn prepare_on(&self, server: &Server) -> Result<(), LabError> {
         let etc = server.dir().join("etc/wordpress");
         fs::create_dir_all(&etc).map_err(LabError::io("WordPress's configuration"))?;
-        let config = CONFIG.replace("@DB_PASSWORD@", &self.secret).replace("@SECRET@", &self.secret);
-        fs::write(etc.join("config-default.php"), config).map_err(LabError::io("WordPress's configuration"))?;
+        let config = CONFIG
+            .replace("@DB_PASSWORD@", &self.secret)
+            .replace("@SECRET@", &self.secret);
+        fs::write(etc.join("config-default.php"), config)
+            .map_err(LabError::io("WordPress's configuration"))?;
         let plugins = server.dir().join("var-lib/wordpress/wp-content/mu-plugins");
         fs::create_dir_all(&plugins).map_err(LabError::io("WordPress's plugins"))?;
         fs::write(plugins.join("no-flood-check.php"), PLUGIN).map_err(LabError::io("WordPress's plugins"))?;
@@ -69,11 +77,25 @@ impl WordPress {
     async fn start_on(&self, server: &Server, listen: SocketAddr) -> Result<Process, LabError> {
         let listen_text = listen.to_string();
         let arguments = [
-            "-d", "opcache.enable_cli=1", "-d", "sendmail_path=/bin/true", "-d", "display_errors=0", "-d",
-            "log_errors=1", "-d", "mysqli.default_socket=/run/mysqld/mysqld.sock", "-S", &listen_text, "-t", ROOT,
+            "-d",
+            "opcache.enable_cli=1",
+            "-d",
+            "sendmail_path=/bin/true",
+            "-d",
+            "display_errors=0",
+            "-d",
+            "log_errors=1",
+            "-d",
+            "mysqli.default_socket=/run/mysqld/mysqld.sock",
+            "-S",
+            &listen_text,
+            "-t",
+            ROOT,
         ];
         let spawn = Spawn::new("php", "wordpress").args(arguments);
-        let process = server.spawn(spawn.env("PHP_CLI_SERVER_WORKERS", self.workers.to_string())).await?;
+        let process = server
+            .spawn(spawn.env("PHP_CLI_SERVER_WORKERS", self.workers.to_string()))
+            .await?;
         wait_listening(server, &process, listen).await?;
         Ok(process)
     }
@@ -97,8 +119,12 @@ impl WordPress {
         }
         let mut root = mariadb.root().await?;
         for (name, value) in SETTINGS {
-            let update = format!("UPDATE wordpress.wp_options SET option_value = '{value}' WHERE option_name = '{name}'");
-            root.query_drop(&update).await.map_err(LabError::database(update))?;
+            let update = format!(
+                "UPDATE wordpress.wp_options SET option_value = '{value}' WHERE option_name = '{name}'"
+            );
+            root.query_drop(&update)
+                .await
+                .map_err(LabError::database(update))?;
         }
         let login = self.log_in(address).await?;
         // Installed twice, the site keeps the first login, which is as good.
@@ -109,7 +135,10 @@ impl WordPress {
     async fn log_in(&self, address: SocketAddr) -> Result<Login, LabError> {
         let fields = [("log", WordPress::ADMINISTRATOR), ("pwd", &self.secret)];
         let answer = ask(address, &Request::form("/wp-login.php", &fields)).await?;
-        let set = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        let set = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
         let cookies: Vec<&str> = set.filter_map(|(_, value)| value.split(';').next()).collect();
         let cookies = cookies.join("; ");
         let mut request = Request::get("/wp-admin/admin-ajax.php?action=rest-nonce");
@@ -117,7 +146,10 @@ impl WordPress {
         let answer = ask(address, &request).await?;
         let nonce = answer.text().trim().to_owned();
         if answer.status != 200 || nonce.len() < 8 || !nonce.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(LabError::App(format!("WordPress does not let its author in (status {})", answer.status)));
+            return Err(LabError::App(format!(
+                "WordPress does not let its author in (status {})",
+                answer.status
+            )));
         }
         Ok(Login { cookies, nonce })
     }
@@ -127,27 +159,47 @@ impl WordPress {
         let mut request = Request::form("/?rest_route=/wp/v2/posts", &fields);
         if let Some(login) = self.login.get() {
             request.headers.push(("Cookie".to_owned(), login.cookies.clone()));
-            request.headers.push(("X-WP-Nonce".to_owned(), login.nonce.clone()));
+            request
+                .headers
+                .push(("X-WP-Nonce".to_owned(), login.nonce.clone()));
         }
         request
     }
 
     /// The REST interface gives what any visitor may see, a hundred at a time.
-    async fn read_kind(&self, address: SocketAddr, kind: &'static str, found: &mut Found) -> Result<(), LabError> {
+    async fn read_kind(
+        &self,
+        address: SocketAddr,
+        kind: &'static str,
+        found: &mut Found,
+    ) -> Result<(), LabError> {
         let mut page = 1;
         loop {
             let path = format!("/?rest_route=/wp/v2/{kind}s&per_page=100&orderby=id&order=asc&page={page}");
             let answer = ask(address, &Request::get(path)).await?;
-            let wrong = || LabError::App(format!("{address} answered {} when read for its {kind}s", answer.status));
+            let wrong = || {
+                LabError::App(format!(
+                    "{address} answered {} when read for its {kind}s",
+                    answer.status
+                ))
+            };
             if answer.status != 200 {
                 return Err(wrong());
             }
             let items: Vec<Value> = serde_json::from_slice(&answer.body).map_err(|_| wrong())?;
             for item in &items {
                 let id = item["id"].as_u64().ok_or_else(wrong)?;
-                enter(found, kind, id, item["content"]["rendered"].as_str().unwrap_or_default());
+                enter(
+                    found,
+                    kind,
+                    id,
+                    item["content"]["rendered"].as_str().unwrap_or_default(),
+                );
             }
-            let pages: u32 = answer.header("x-wp-totalpages").and_then(|n| n.parse().ok()).ok_or_else(wrong)?;
+            let pages: u32 = answer
+                .header("x-wp-totalpages")
+                .and_then(|n| n.parse().ok())
+                .ok_or_else(wrong)?;
             if page >= pages {
                 return Ok(());
             }
@@ -159,8 +211,14 @@ impl WordPress {
         let mut root = connect_root(socket).await?;
         let mut found = Found::new();
         for (kind, query) in [
-            ("comment", "SELECT comment_ID, comment_content FROM wordpress.wp_comments WHERE comment_approved = '1'"),
-            ("post", "SELECT ID, post_content FROM wordpress.wp_posts WHERE post_status = 'publish'"),
+            (
+                "comment",
+                "SELECT comment_ID, comment_content FROM wordpress.wp_comments WHERE comment_approved = '1'",
+            ),
+            (
+                "post",
+                "SELECT ID, post_content FROM wordpress.wp_posts WHERE post_status = 'publish'",
+            ),
         ] {
             for (id, content) in rows::<(u64, String)>(&mut root, query).await? {
                 enter(&mut found, kind, id, &content);
@@ -176,20 +234,31 @@ impl DemoApp for WordPress {
     }
 
     fn available(&self) -> Result<(), Skip> {
-        let missing = |what: &str, package: &str| Skip(format!("{what} is not installed (Debian package {package})"));
+        let missing =
+            |what: &str, package: &str| Skip(format!("{what} is not installed (Debian package {package})"));
         if find_program("php").is_none() {
             return Err(missing("`php`", "php-cli"));
         }
         if !Path::new(ROOT).join("wp-load.php").is_file() {
             return Err(missing("WordPress", "wordpress"));
         }
-        let themes = fs::read_dir(Path::new(ROOT).join("wp-content/themes")).map_err(|_| missing("a theme", THEME))?;
-        if !themes.flatten().any(|theme| theme.path().join("style.css").is_file()) {
-            return Err(missing("a theme for WordPress (its pages are empty without)", THEME));
+        let themes =
+            fs::read_dir(Path::new(ROOT).join("wp-content/themes")).map_err(|_| missing("a theme", THEME))?;
+        if !themes
+            .flatten()
+            .any(|theme| theme.path().join("style.css").is_file())
+        {
+            return Err(missing(
+                "a theme for WordPress (its pages are empty without)",
+                THEME,
+            ));
         }
         let modules = std::process::Command::new("php").arg("-m").output();
         let modules = modules.map_err(|e| Skip(format!("`php -m` does not run: {e}")))?;
-        if !String::from_utf8_lossy(&modules.stdout).lines().any(|module| module == "mysqli") {
+        if !String::from_utf8_lossy(&modules.stdout)
+            .lines()
+            .any(|module| module == "mysqli")
+        {
             return Err(missing("PHP's module mysqli", "php-mysql"));
         }
         Ok(())
@@ -231,8 +300,16 @@ impl Visited for WordPress {
         let post = dice.recent(known, "post").map_or(FIRST_POST, |id| id.id);
         let text = dice.text();
         match dice.below(20) {
-            0..9 => Visit { what: "home", request: Request::get("/"), text: None },
-            9..16 => Visit { what: "article", request: Request::get(format!("/?p={post}")), text: None },
+            0..9 => Visit {
+                what: "home",
+                request: Request::get("/"),
+                text: None,
+            },
+            9..16 => Visit {
+                what: "article",
+                request: Request::get(format!("/?p={post}")),
+                text: None,
+            },
             16..19 => {
                 let fields = [
                     ("comment", text.as_str()),
@@ -241,9 +318,17 @@ impl Visited for WordPress {
                     ("comment_post_ID", &post.to_string()),
                     ("comment_parent", "0"),
                 ];
-                Visit { what: "comment", request: Request::form("/wp-comments-post.php", &fields), text: Some(text) }
+                Visit {
+                    what: "comment",
+                    request: Request::form("/wp-comments-post.php", &fields),
+                    text: Some(text),
+                }
             }
-            _ => Visit { what: "post", request: self.write_post(&text), text: Some(text) },
+            _ => Visit {
+                what: "post",
+                request: self.write_post(&text),
+                text: Some(text),
+            },
         }
     }
 
@@ -259,10 +344,12 @@ impl Visited for WordPress {
                     None => wrong("comment without a place"),
                 }
             }
-            ("post", 201) => match serde_json::from_slice::<Value>(&response.body).map(|post| post["id"].as_u64()) {
-                Ok(Some(id)) => Verdict::Written(WriteId { kind: "post", id }),
-                _ => wrong("post without an identity"),
-            },
+            ("post", 201) => {
+                match serde_json::from_slice::<Value>(&response.body).map(|post| post["id"].as_u64()) {
+                    Ok(Some(id)) => Verdict::Written(WriteId { kind: "post", id }),
+                    _ => wrong("post without an identity"),
+                }
+            }
             ("home" | "article", 200) if body.contains(TITLE) && body.contains("</html>") => Verdict::Good,
             ("home" | "article", 200) => wrong("not the whole page"),
             _ => Verdict::Bad(format!("status {}", response.status)),
@@ -285,7 +372,9 @@ impl Visited for WordPress {
 
 /// Enters what carries a text of ours.
 fn enter(found: &mut Found, kind: &'static str, id: u64, content: &str) {
-    let text = content.find("pontoon").and_then(|at| content.get(at..at + "pontoon".len() + 32));
+    let text = content
+        .find("pontoon")
+        .and_then(|at| content.get(at..at + "pontoon".len() + 32));
     if let Some(text) = text {
         found.insert(WriteId { kind, id }, TextHash::of(text));
     }
@@ -294,7 +383,10 @@ fn enter(found: &mut Found, kind: &'static str, id: u64, content: &str) {
 async fn ask(address: SocketAddr, request: &Request) -> Result<Response, LabError> {
     let failed = |why: &dyn std::fmt::Display| LabError::App(format!("{} at {address}: {why}", request.path));
     let exchange = async { Connection::open(address).await?.send(request, HOST, false).await };
-    timeout(Duration::from_secs(60), exchange).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+    timeout(Duration::from_secs(60), exchange)
+        .await
+        .map_err(|e| failed(&e))?
+        .map_err(|e| failed(&e))
 }
 
 const ROOT: &str = "/usr/share/wordpress";

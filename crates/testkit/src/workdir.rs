@@ -32,7 +32,8 @@ impl Workdir {
                 Ok(()) => {
                     let workdir = Workdir { path };
                     let owner = Owner::this_process()?;
-                    fs::write(workdir.path.join(OWNER_FILE), owner.to_line()).map_err(LabError::io("lab folder"))?;
+                    fs::write(workdir.path.join(OWNER_FILE), owner.to_line())
+                        .map_err(LabError::io("lab folder"))?;
                     return Ok(workdir);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1_000 => attempt += 1,
@@ -74,13 +75,19 @@ pub fn base_folder() -> PathBuf {
         return base.into();
     }
     let disk = Path::new("/var/tmp");
-    if disk.is_dir() { disk.to_owned() } else { std::env::temp_dir() }
+    if disk.is_dir() {
+        disk.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// Removes the folders of this user's labs whose owner has died.
 fn sweep(base: &Path) {
     for path in existing(base) {
-        let owner = fs::read_to_string(path.join(OWNER_FILE)).ok().and_then(|line| Owner::from_line(&line));
+        let owner = fs::read_to_string(path.join(OWNER_FILE))
+            .ok()
+            .and_then(|line| Owner::from_line(&line));
         let dead = match owner {
             Some(owner) => owner.dead(),
             // Its owner died between two system calls, or is between them just now.
@@ -121,13 +128,19 @@ impl Owner {
     }
 
     fn to_line(&self) -> String {
-        format!("{} {} {} {}\n", self.process.pid, self.process.start_ticks, self.pid_namespace, self.boot)
+        format!(
+            "{} {} {} {}\n",
+            self.process.pid, self.process.start_ticks, self.pid_namespace, self.boot
+        )
     }
 
     fn from_line(line: &str) -> Option<Owner> {
         let mut words = line.split_whitespace();
         Some(Owner {
-            process: ProcessId { pid: words.next()?.parse().ok()?, start_ticks: words.next()?.parse().ok()? },
+            process: ProcessId {
+                pid: words.next()?.parse().ok()?,
+                start_ticks: words.next()?.parse().ok()?,
+            },
             pid_namespace: words.next()?.to_owned(),
             boot: words.next()?.to_owned(),
         })
@@ -144,7 +157,10 @@ impl Owner {
 }
 
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 const PREFIX: &str = "pontoon-lab-";
@@ -172,10 +188,13 @@ mod tests {
         let alive = make("pontoon-lab-1", &me);
         let reused_pid = make("pontoon-lab-2", &gone(|o| o.process.start_ticks += 1));
         let other_boot = make("pontoon-lab-3", &gone(|o| o.boot = "another".to_owned()));
-        let elsewhere = make("pontoon-lab-4", &gone(|o| {
-            o.pid_namespace = "pid:[1]".to_owned();
-            o.process.start_ticks += 1;
-        }));
+        let elsewhere = make(
+            "pontoon-lab-4",
+            &gone(|o| {
+                o.pid_namespace = "pid:[1]".to_owned();
+                o.process.start_ticks += 1;
+            }),
+        );
         let not_ours = make("something-else", &gone(|o| o.process.start_ticks += 1));
         let unfinished = base.join("pontoon-lab-5");
         fs::create_dir_all(&unfinished).unwrap();
