@@ -9,8 +9,8 @@
 //! depend on a living agent (P5); refuse a connection while there is hope within `hold_writes` (P4); let one slow or
 //! hostile peer cost another more than its share of a thread.
 //!
-//! A connection's path: [`doors`] listen, [`proxy`] accepts on one of the threads, [`session`] serves it, [`hold`] finds
-//! it a database that greets ([`backend`]), [`splice`] passes bytes. [`target`] turns views into where to go, [`relay`]
+//! A connection's path: `doors` listen, `proxy` accepts on one of the threads, `session` serves it, `hold` finds
+//! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
 mod backend;

@@ -1,7 +1,7 @@
 //! The relay: takes connections of other servers' proxies for the database here, and for nothing else.
 //!
 //! It never forwards to another server, so there are no loops, and it serves only while the view says that the
-//! database here is primary (P2). See [`preface`](crate::preface) for what is said.
+//! database here is primary (P2). See `preface.rs` for what is said.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

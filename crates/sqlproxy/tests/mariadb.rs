@@ -161,8 +161,8 @@ impl Road {
 
 /// A proxy before `database`, and the two roads through it.
 async fn proxy(database: &Database, hold: Duration) -> (One, [Road; 2]) {
-    let dir = tempfile::tempdir().unwrap().keep();
-    let socket = dir.join("mysqld.sock");
+    // Beside the database's own: the folder goes with it.
+    let socket = database.dir.path().join("proxy.sock");
     let (behind, listen) = (database.socket(), ListenAddress::Unix(socket.clone()));
     let one = One::start_with(database.tcp(), limits(), |view| {
         view.backend_socket = Some(behind);
