@@ -280,6 +280,11 @@ impl Config {
         self.servers.iter().find(|server| &server.name == name)
     }
 
+    /// The names of all servers.
+    pub fn members(&self) -> BTreeSet<ServerName> {
+        self.servers.iter().map(|server| server.name.clone()).collect()
+    }
+
     /// The servers that have `role`, in the file's order.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Server> {
         self.servers

@@ -1,5 +1,7 @@
 //! Edits keep what the user wrote; the starter file is short and complete; the schema knows what the reader knows.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{Config, Starter, StarterDb, not_yet, render_all, schema, starter};
 use pontoon_fleet::{Code, Engine, Role};
@@ -175,7 +177,7 @@ fn the_schema_is_closed_and_described() {
             visit.push((format!("{name}/{key}"), child));
         }
     }
-    assert_eq!(open, [String::new(); 0]);
+    assert!(open.is_empty(), "{open:?}");
     assert!(tables > 15, "{tables}");
     assert!(schema["properties"]["server"]["items"].is_object(), "{schema:#}");
 }

@@ -1,5 +1,7 @@
 //! Each kind of mistake: its code, its place and what it says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+
 use pontoon_config::{Config, ConfigError, Overrides, render, render_all};
 use pontoon_fleet::Code;
 

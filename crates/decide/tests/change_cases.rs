@@ -1,5 +1,7 @@
 //! Single cases of the change protocol: late copies, restarts, and peers that lie.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

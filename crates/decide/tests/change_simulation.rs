@@ -7,6 +7,8 @@
 //!
 //! A failing seed is printed; `PONTOON_SEED=n` replays it alone.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -329,10 +331,10 @@ impl World {
             _ => None,
         };
         let (node, effects) = step(node, event, self.now + server.clock);
-        if let (Some(text), Some(change)) = (proposed, node.coordinates()) {
-            if change.text == text {
-                self.changes.insert(text, change.clone());
-            }
+        if let (Some(text), Some(change)) = (proposed, node.coordinates())
+            && change.text == text
+        {
+            self.changes.insert(text, change.clone());
         }
         server.node = Some(node);
         for effect in effects {

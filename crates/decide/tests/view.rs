@@ -1,5 +1,7 @@
 //! The view, against what it promises, over generated fleets and observations.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

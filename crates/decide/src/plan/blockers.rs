@@ -76,14 +76,14 @@ fn unchangeable(active: &Config, wanted: &Config) -> Vec<Refusal> {
             no(what, before.private.to_string(), server.private.to_string());
         }
     }
-    if let (Some(before), Some(after)) = (&active.db, &wanted.db) {
-        if before.engine != after.engine {
-            no(
-                "the database's engine".to_owned(),
-                before.engine.to_string(),
-                after.engine.to_string(),
-            );
-        }
+    if let (Some(before), Some(after)) = (&active.db, &wanted.db)
+        && before.engine != after.engine
+    {
+        no(
+            "the database's engine".to_owned(),
+            before.engine.to_string(),
+            after.engine.to_string(),
+        );
     }
     found
 }
@@ -251,13 +251,13 @@ fn database(wanted: &Config, server: &Server, facts: &ServerFacts) -> Vec<Refusa
         .because("supported are MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x");
         found.push(refusal);
     }
-    if wanted.with_role(Role::Db).count() > 1 {
-        if let Some(lacks) = missing_tools(facts).filter(|_| db.engine == Engine::Mariadb) {
-            let refusal = Refusal::new(Code::D007, format!("{lacks} is not installed on {name}"))
-                .because("a copy of a running database is made with it")
-                .next("install it", "apt-get install mariadb-backup");
-            found.push(refusal);
-        }
+    if wanted.with_role(Role::Db).count() > 1
+        && let Some(lacks) = missing_tools(facts).filter(|_| db.engine == Engine::Mariadb)
+    {
+        let refusal = Refusal::new(Code::D007, format!("{lacks} is not installed on {name}"))
+            .because("a copy of a running database is made with it")
+            .next("install it", "apt-get install mariadb-backup");
+        found.push(refusal);
     }
     found
 }

@@ -43,17 +43,18 @@ pub(super) fn steps(active: Option<&Config>, wanted: &Config, facts: &Facts) -> 
         steps.extend(edge_step(was, wanted, server));
     }
     for server in active.into_iter().flat_map(|config| &config.servers) {
-        if wanted.server(&server.name).is_none() {
-            if let Some(active) = active {
-                leave(active, server, facts, &mut steps);
-            }
+        if wanted.server(&server.name).is_none()
+            && let Some(active) = active
+        {
+            leave(active, server, facts, &mut steps);
         }
     }
-    if steps.is_empty() && active.is_some_and(|active| active != wanted) {
-        if let Some(server) = wanted.servers.first() {
-            let text = "settings that take effect without touching a process".to_owned();
-            steps.push(step(server, Sign::Change, "fleet", text, Action::FleetSettings));
-        }
+    if steps.is_empty()
+        && active.is_some_and(|active| active != wanted)
+        && let Some(server) = wanted.servers.first()
+    {
+        let text = "settings that take effect without touching a process".to_owned();
+        steps.push(step(server, Sign::Change, "fleet", text, Action::FleetSettings));
     }
     steps
 }
