@@ -4,8 +4,12 @@ use super::{Action, Plan, Step};
 
 pub(super) fn render(plan: &Plan) -> String {
     let mut out = String::new();
-    let to = plan.base.next();
-    let head = format!("fleet {}  revision {} → {to}", plan.fleet, plan.base);
+    let to = if plan.is_empty() {
+        String::new()
+    } else {
+        format!(" → {}", plan.base.next())
+    };
+    let head = format!("fleet {}  revision {}{to}", plan.fleet, plan.base);
     let valid = format!("plan {} (valid while revision = {})", plan.id, plan.base);
     out.push_str(&format!("{head:<60}  {valid}\n"));
     let width = |f: fn(&Step) -> usize| plan.steps.iter().map(f).max().unwrap_or(0);
