@@ -65,8 +65,8 @@ pub struct Exchange<'e> {
     pub down: Pipe,
     /// What is asked.
     pub request: &'e Request,
-    /// Whether the client's connection may stay open after this.
-    pub may_keep_alive: bool,
+    /// Whether the client's connection may stay open after this; asked when the answer's head has come.
+    pub may_keep_alive: &'e dyn Fn() -> bool,
     /// Whether the server is a relay, whose word on a request counts.
     pub relay: bool,
     /// Times and sizes.
@@ -321,7 +321,7 @@ impl Exchange<'_> {
         };
         let end_is_told = form != Form::Unchunk && (form == Form::Chunk || !matches!(body, Body::UntilClose));
         // With part of the request still to come, nobody knows where the next one would begin.
-        self.state.keep_alive = self.may_keep_alive
+        self.state.keep_alive = (self.may_keep_alive)()
             && self.request.keep_alive
             && end_is_told
             && self.up.is_past()

@@ -271,7 +271,7 @@ impl Attempt<'_> {
             up: self.up,
             down: Pipe::new(memory, Body::Finished),
             request: self.request,
-            may_keep_alive: !worker.draining.get() && !worker.is_crowded(),
+            may_keep_alive: &|| !worker.draining.get() && !worker.is_crowded(),
             relay: matches!(upstream.way, Way::Relay(_)),
             tuning: &worker.shared.tuning,
             state: State::default(),

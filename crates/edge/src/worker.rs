@@ -190,6 +190,9 @@ impl Worker {
     /// Takes what still waits in the listener's queue, then closes it.
     async fn close(self: &Rc<Self>, route: Route, listener: Listener) {
         listener.task.abort();
+        // The task lets go of the listener when it is next looked at; the queue is emptied after that, so that as
+        // little as possible comes into it between here and the close.
+        tokio::task::yield_now().await;
         let waiting = std::future::poll_fn(|cx| {
             let mut waiting = Vec::new();
             while let Poll::Ready(Ok(connection)) = listener.listener.poll_accept(cx) {

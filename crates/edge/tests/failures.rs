@@ -1,10 +1,15 @@
 //! What happens when applications and clients fail. See FAILURES.md.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod common;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -403,7 +408,7 @@ fn an_answer_that_comes_before_the_body_is_passed_on_at_once() {
         if client.head().is_some() {
             client.send("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
             client.end_sending();
-            client.to_end();
+            client.rest();
         }
     });
     let edge = Edge::start(net.view(1));
@@ -442,7 +447,7 @@ fn a_client_that_sends_its_head_too_slowly_is_told_so() {
     }
     assert_eq!(slow.answer().status, 408);
     let mut silent = edge.client();
-    assert!(silent.to_end().is_empty(), "who says nothing hears nothing");
+    assert!(silent.rest().is_empty(), "who says nothing hears nothing");
     assert!(begun.elapsed() < 4 * SECOND);
 }
 
@@ -475,7 +480,7 @@ fn a_client_that_reads_nothing_is_given_up() {
     wait_for("the edge to give up", || {
         edge.report().is_some_and(|report| report.in_flight == 0)
     });
-    assert!(client.to_end().len() < 100_000_000);
+    assert!(client.rest().len() < 100_000_000);
 }
 
 #[test]
@@ -484,7 +489,7 @@ fn a_client_that_is_reset_frees_its_application() {
     let net = Net::new();
     let _app = App::by_connection(net.app(1), move |client| {
         if client.request().is_some() {
-            let _ = tell.send(client.to_end().len());
+            let _ = tell.send(client.rest().len());
         }
     });
     let edge = Edge::start(net.view(1));
@@ -529,12 +534,7 @@ fn no_more_connections_than_allowed_are_open() {
     let mut client = edge.client();
     client.send(GET);
     assert_eq!(client.answer().text(), "x");
-    assert!(
-        silent
-            .iter_mut()
-            .take(10)
-            .all(|silent| silent.to_end().is_empty())
-    );
+    assert!(silent.iter_mut().take(10).all(|silent| silent.rest().is_empty()));
 }
 
 #[test]
@@ -543,7 +543,7 @@ fn a_server_that_cannot_be_reached_at_all_costs_the_time_of_a_connection_and_no_
     let _good = App::start(net.app(1), |client, _, _| reply(client, "good"));
     let mut view = net.view(2);
     // A listener whose queue is full takes no connection and refuses none.
-    let address = SocketAddr::from(net.app(2));
+    let address = net.app(2);
     let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     full.bind(&address.into()).unwrap();
     full.listen(0).unwrap();

@@ -1,5 +1,11 @@
 //! What passes through, and how it arrives.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod common;
 
@@ -215,7 +221,7 @@ fn a_final_answer_instead_of_100_ends_the_connection() {
     let _app = App::by_connection(net.app(1), |client| {
         if client.head().is_some() {
             client.send("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
-            client.to_end();
+            client.rest();
         }
     });
     let edge = Edge::start(net.view(1));
@@ -307,7 +313,7 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
         assert_eq!(client.exactly(4), frame.as_bytes());
     }
     client.send("quit");
-    assert!(client.to_end().is_empty());
+    assert!(client.rest().is_empty());
 }
 
 #[test]

@@ -246,11 +246,7 @@ impl<'h> Facts<'h> {
         let mut framing = Framing::default();
         for (name, value) in fields.iter() {
             match known(name) {
-                Known::Host => {
-                    if facts.host.replace(value).is_some() {
-                        return Err(Reject::DuplicateHost);
-                    }
-                }
+                Known::Host => facts.host(value)?,
                 Known::ContentLength => framing.content_length(value)?,
                 Known::TransferEncoding => framing.transfer_encoding(value, version)?,
                 Known::Connection => facts.connection(value)?,
@@ -268,6 +264,13 @@ impl<'h> Facts<'h> {
         }
         facts.length = framing.verdict()?;
         Ok(facts)
+    }
+
+    fn host(&mut self, value: &'h [u8]) -> Result<(), Reject> {
+        match self.host.replace(value) {
+            Some(_) => Err(Reject::DuplicateHost),
+            None => Ok(()),
+        }
     }
 
     fn connection(&mut self, value: &[u8]) -> Result<(), Reject> {

@@ -180,7 +180,7 @@ impl Edge {
     /// One request on a connection of its own.
     pub fn get(&self, path: &str) -> Answer {
         let mut client = self.client();
-        client.send(&format!(
+        client.send(format!(
             "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
         ));
         client.answer()
@@ -366,7 +366,7 @@ impl Client {
         }
     }
 
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         while self.more() {}
         std::mem::take(&mut self.buffer)
     }
@@ -385,7 +385,7 @@ impl Client {
         if field(head, "transfer-encoding").is_some() {
             return self.chunks().map(|(content, _)| content);
         }
-        Some(if until_close { self.to_end() } else { Vec::new() })
+        Some(if until_close { self.rest() } else { Vec::new() })
     }
 
     /// The answer to a GET or POST.
