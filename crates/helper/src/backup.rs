@@ -114,22 +114,26 @@ impl Backup {
             }),
         )
         .await?;
-        while let Some(chunk) = queued.recv().await {
-            let chunk: Vec<u8> = chunk;
+        loop {
+            let chunk: Vec<u8> = match tokio::time::timeout(Duration::from_secs(1), queued.recv()).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // Nothing to send, while the tool waits for a lock: the receiver hears that we are there.
+                Err(_) => Vec::new(),
+            };
             digest.update(&chunk);
             bytes += chunk.len() as u64;
-            frame::write_data(to, &chunk).await?;
-            spool.taken(chunk.len() as u64);
-            if reported.elapsed() > Duration::from_millis(200) {
+            if !chunk.is_empty() {
+                in_time(frame::write_data(to, &chunk)).await?;
+                spool.taken(chunk.len() as u64);
+            }
+            if chunk.is_empty() || reported.elapsed() > Duration::from_millis(200) {
                 reported = Instant::now();
-                frame::write(
-                    to,
-                    &Frame::Progress(Progress {
-                        bytes,
-                        total: self.total.max(bytes),
-                    }),
-                )
-                .await?;
+                let now = Frame::Progress(Progress {
+                    bytes,
+                    total: self.total.max(bytes),
+                });
+                in_time(frame::write(to, &now)).await?;
             }
         }
         let read = reading
@@ -159,6 +163,20 @@ impl Backup {
         frame::write(to, &last).await?;
         to.flush().await
     }
+}
+
+/// A receiver that takes nothing for this long is gone, whatever its connection says.
+const RECEIVER_PATIENCE: Duration = Duration::from_secs(20);
+
+async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+    tokio::time::timeout(RECEIVER_PATIENCE, write)
+        .await
+        .unwrap_or_else(|_| {
+            Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "the receiver takes nothing any more",
+            ))
+        })
 }
 
 /// How much may wait for the receiver while tables are copied.

@@ -125,6 +125,8 @@ async fn prepare(user: &User, data: &Path) -> Result<(), Refusal> {
     command
         .args(["--no-defaults", "--prepare"])
         .arg(format!("--target-dir={}", data.display()))
+        // Not /tmp: the tool starts a server inside, and a starting MariaDB removes #sql files of others from there.
+        .arg(format!("--tmpdir={}", data.display()))
         .current_dir(data)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

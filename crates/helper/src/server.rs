@@ -61,6 +61,7 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
     let helper = Arc::new(Helper {
         paths,
         busy: Mutex::new(()),
+        copying: Mutex::new(()),
     });
     loop {
         tokio::select! {
@@ -107,6 +108,7 @@ impl Allowed {
 struct Helper {
     paths: Paths,
     busy: Mutex<()>,
+    copying: Mutex<()>,
 }
 
 impl Helper {
@@ -151,7 +153,13 @@ impl Helper {
         if *request == Request::State {
             return Ok(Some(Reply::State(state(&self.node()?)?)));
         }
-        let Ok(_alone) = tokio::time::timeout(PATIENCE, self.busy.lock()).await else {
+        // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
+        let lock = if matches!(request, Request::Backup(_)) {
+            &self.copying
+        } else {
+            &self.busy
+        };
+        let Ok(_alone) = tokio::time::timeout(PATIENCE, lock.lock()).await else {
             return Err(Refusal::new(Code::N003, "the helper is busy with another verb")
                 .because("a copy runs, or the database takes long to stop or start"));
         };

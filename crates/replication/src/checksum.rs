@@ -91,7 +91,7 @@ pub fn differences(left: &Checksums, right: &Checksums) -> Vec<Difference> {
         .collect()
 }
 
-/// A row's hash is its columns' SHA-1 in two halves. XOR over rows would cancel equal rows; the halves are summed, which
+/// A row's hash is two pieces of its columns' SHA-256 (MySQL 9 has no SHA1() or MD5() built in any more). XOR over rows would cancel equal rows; the halves are summed, which
 /// counts them.
 fn statement(schema: &str, table: &str, columns: &str) -> String {
     let name = |text: &str| text.replace('`', "``");
@@ -100,7 +100,7 @@ fn statement(schema: &str, table: &str, columns: &str) -> String {
         // NULL and '' must differ, and so must ('a','bc') and ('ab','c'): each value carries its length.
         .map(|column| format!("IFNULL(CONCAT(LENGTH({column}), ':', HEX({column})), '-')"))
         .collect();
-    let hash = format!("SHA1(CONCAT_WS(',', {}))", parts.join(", "));
+    let hash = format!("SHA2(CONCAT_WS(',', {}), 256)", parts.join(", "));
     let half = |from: u32| {
         format!("CAST(SUM(CAST(CONV(SUBSTRING(h, {from}, 12), 16, 10) AS UNSIGNED)) AS UNSIGNED)")
     };

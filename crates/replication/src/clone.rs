@@ -12,10 +12,14 @@ use pontoon_rt::files;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::control::Session;
 use crate::database::{Database, STOP_PATIENCE, check_position, replication_user};
 use crate::flavor::{Account, Source, Wanted};
 use crate::secret;
 use crate::version::Version;
+
+/// A source that sends nothing for this long is gone; one that lives sends its progress every second.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who wants a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,7 +229,10 @@ impl Database {
             total: expected_bytes,
         };
         loop {
-            let frame = frame::read(from).await.map_err(|error| {
+            let read = tokio::time::timeout(SOURCE_PATIENCE, frame::read(from)).await;
+            let read =
+                read.unwrap_or_else(|_| Err(std::io::Error::other("the source sends nothing any more")));
+            let frame = read.map_err(|error| {
                 Refusal::new(Code::D003, "the copy of the database failed")
                     .because(format!("the stream ended after {} bytes: {error}", now.bytes))
                     .next(
@@ -450,6 +457,7 @@ impl Database {
         })
         .await?;
         self.install_clone_plugin().await?;
+        self.end_old_clones().await?;
         let place = self.helper.make_incoming(ticket.expected_bytes).await?;
         let (source, tls) = (format!("{}:{}", ticket.address, ticket.port), self.tls_files());
         let mut session = self.control.session().await?;
@@ -472,26 +480,23 @@ impl Database {
             ticket.account.password,
             place.display()
         );
-        let day = Duration::from_secs(86_400);
-        let cloning = session.query(&statement, day);
-        tokio::pin!(cloning);
-        loop {
-            tokio::select! {
-                outcome = &mut cloning => {
-                    outcome.map_err(|refusal| Refusal { code: Code::D003, ..refusal })?;
-                    break;
-                }
-                () = tokio::time::sleep(Duration::from_millis(250)) => {
-                    let rows = self.control.query(
-                        "SELECT CAST(SUM(data) AS UNSIGNED) AS bytes, CAST(SUM(estimate) AS UNSIGNED) AS total \
-                         FROM performance_schema.clone_progress").await.unwrap_or_default();
-                    if let Some(row) = rows.first() {
-                        let (bytes, total) = (row.number("bytes"), row.number("total"));
-                        let total = total.max(bytes).max(ticket.expected_bytes);
-                        progress(CloneProgress { step: CloneStep::Copying, bytes, total });
-                    }
-                }
+        // The source may still be busy with an attempt whose joiner was killed: it notices in its own time.
+        let begun = Instant::now();
+        while let Err(refusal) = self
+            .run_clone(&mut session, &statement, ticket.expected_bytes, progress)
+            .await
+        {
+            let is_busy = refusal
+                .evidence
+                .iter()
+                .any(|line| line.contains("Too many concurrent clone"));
+            if !is_busy || begun.elapsed() > Duration::from_secs(60) {
+                return Err(Refusal {
+                    code: Code::D003,
+                    ..refusal
+                });
             }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         let rows = self
             .control
@@ -504,6 +509,58 @@ impl Database {
             .replace(['\n', ' '], "");
         check_position(&position)?;
         self.helper.seal_incoming(&position).await
+    }
+
+    async fn run_clone(
+        &self,
+        session: &mut Session,
+        statement: &str,
+        expected_bytes: u64,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<(), Refusal> {
+        let cloning = session.query(statement, Duration::from_secs(86_400));
+        tokio::pin!(cloning);
+        let so_far = "SELECT CAST(SUM(data) AS UNSIGNED) AS bytes, CAST(SUM(estimate) AS UNSIGNED) AS total \
+                      FROM performance_schema.clone_progress";
+        progress(CloneProgress {
+            step: CloneStep::Copying,
+            bytes: 0,
+            total: expected_bytes,
+        });
+        loop {
+            tokio::select! {
+                outcome = &mut cloning => return outcome.map(drop),
+                () = tokio::time::sleep(Duration::from_millis(250)) => {
+                    if let Some(row) = self.control.query(so_far).await.unwrap_or_default().first() {
+                        let (bytes, total) = (row.number("bytes"), row.number("total"));
+                        let total = total.max(bytes).max(expected_bytes);
+                        progress(CloneProgress { step: CloneStep::Copying, bytes, total });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the CLONE of an attempt whose agent was killed: the server goes on with it otherwise, and allows one.
+    async fn end_old_clones(&self) -> Result<(), Refusal> {
+        let running = "SELECT id FROM information_schema.processlist \
+                       WHERE user = 'pontoon' AND info LIKE 'CLONE INSTANCE FROM%'";
+        let begun = Instant::now();
+        loop {
+            let rows = self.control.query(running).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err(Refusal::new(Code::D003, "an earlier CLONE does not end")
+                    .because("it was killed a minute ago and still runs"));
+            }
+            for row in &rows {
+                // It may have ended meanwhile: the next look tells.
+                let _ = self.control.query(&format!("KILL {}", row.number("id"))).await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     async fn install_clone_plugin(&self) -> Result<(), Refusal> {

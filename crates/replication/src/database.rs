@@ -174,16 +174,20 @@ impl Database {
     /// [`Code::N002`], [`Code::D008`].
     pub async fn heartbeat(&self, every: Duration) -> Result<(), Refusal> {
         let every_us = every.as_micros();
-        self.control
+        let beaten = self.control
             .query(&format!(
                 "INSERT INTO pontoon.heartbeat (id, at_us, every_us, server_id) \
-                 SELECT 1, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED), {every_us}, @@server_id FROM DUAL \
+                 SELECT 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), {every_us}, @@server_id FROM DUAL \
                  WHERE @@global.read_only = 0 \
                  ON DUPLICATE KEY UPDATE at_us = VALUES(at_us), every_us = VALUES(every_us), \
                  server_id = VALUES(server_id)"
             ))
-            .await
-            .map(drop)
+            .await;
+        match beaten {
+            // MySQL's super_read_only refuses the statement even though it would write nothing (error 1290).
+            Err(refusal) if refusal.evidence.iter().any(|line| line.contains("ERROR 1290")) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// What `wanted` means for the plan: lines to show.
@@ -204,10 +208,7 @@ impl Database {
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
-        let differing = match self.differences(&settings).await {
-            Ok(differing) => Some(differing),
-            Err(_) => None,
-        };
+        let differing = self.differences(&settings).await.ok();
         match differing {
             Some(names) if names.is_empty() => {}
             Some(names) if names.iter().all(|name| LIVE.contains(&name.as_str())) => {

@@ -55,9 +55,11 @@ pub async fn fill(socket: &std::path::Path, mebibytes: u64) {
         .await
         .unwrap();
     for _ in 0..mebibytes {
-        conn.query_drop("INSERT INTO app.bulk (body) VALUES (CONCAT(UUID(), REPEAT(MD5(RAND()), 32766)))")
-            .await
-            .unwrap();
+        conn.query_drop(
+            "INSERT INTO app.bulk (body) VALUES (CONCAT(UUID(), REPEAT(SHA2(RAND(), 256), 16383)))",
+        )
+        .await
+        .unwrap();
     }
     conn.disconnect().await.unwrap();
 }

@@ -142,6 +142,10 @@ impl Machine {
         self.root.path().join("mysql")
     }
 
+    fn tmpdir(&self) -> PathBuf {
+        self.root.path().join("tmp")
+    }
+
     pub fn original_socket(&self) -> PathBuf {
         self.root.path().join("mysqld.sock")
     }
@@ -179,6 +183,8 @@ impl Machine {
 
     fn install(&self) {
         let datadir = self.datadir();
+        // Not /tmp: a starting MariaDB removes the temporary tables of others from there.
+        std::fs::create_dir(self.tmpdir()).unwrap();
         let done = match self.software {
             Software::Mariadb => Command::new("mariadb-install-db")
                 .args([
@@ -188,12 +194,14 @@ impl Machine {
                 ])
                 .arg(format!("--user={}", user()))
                 .arg(format!("--datadir={}", datadir.display()))
+                .arg(format!("--tmpdir={}", self.tmpdir().display()))
                 .output()
                 .unwrap(),
             Software::Mysql => Command::new(program(self.software).unwrap())
                 .args(["--no-defaults", "--initialize-insecure"])
                 .arg(format!("--user={}", user()))
                 .arg(format!("--datadir={}", datadir.display()))
+                .arg(format!("--tmpdir={}", self.tmpdir().display()))
                 .output()
                 .unwrap(),
         };
@@ -207,6 +215,7 @@ impl Machine {
             .arg("--no-defaults")
             .arg(format!("--user={}", user()))
             .arg(format!("--datadir={}", self.datadir().display()))
+            .arg(format!("--tmpdir={}", self.tmpdir().display()))
             .arg(format!("--socket={}", self.original_socket().display()))
             .arg(format!("--port={}", self.original_port))
             .arg(format!(
