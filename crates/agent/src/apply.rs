@@ -8,14 +8,14 @@ use pontoon_config::Config;
 use pontoon_decide::change::Outcome;
 use pontoon_decide::facts::ServerFacts;
 use pontoon_decide::plan::{Plan, plan as make_plan};
-use pontoon_fleet::{Code, Refusal, Revision, ServerName};
+use pontoon_fleet::{Code, DatabaseRole, Refusal, Revision, ServerName};
 use pontoon_rt::http::Call;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::Reporter;
 use crate::api::{ApplyRequest, PlanAnswer, Progress};
 use crate::core::{Agent, parse};
-use crate::{dial, observe};
+use crate::{dial, heartbeat, observe};
 
 /// How long all servers may take to be as configured: a database restarts within.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(330);
@@ -142,6 +142,10 @@ pub(crate) async fn wait_until_settled(
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    if config.servers.len() > 1 {
+        // So that a status on any server shows the same.
+        tokio::time::sleep(heartbeat::INTERVAL).await;
+    }
     Ok(())
 }
 
@@ -158,7 +162,11 @@ fn state_of(agent: &Agent, server: &ServerName, revision: Revision) -> Standing 
         return Standing::Working;
     };
     if report.settled >= revision {
-        return Standing::Settled;
+        // A database that has just become what it should be says so with the next look at it.
+        return match report.database.map(|database| database.role) {
+            Some(DatabaseRole::Standalone) => Standing::Working,
+            _ => Standing::Settled,
+        };
     }
     match report.trouble {
         Some(refusal) if report.revision >= revision => Standing::Trouble(refusal),

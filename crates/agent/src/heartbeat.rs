@@ -22,7 +22,7 @@ use crate::observe::Rate;
 use crate::peer::Heartbeat;
 
 /// Between two heartbeats to the same peer.
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long one may take.
 const TIMEOUT: Duration = Duration::from_secs(2);

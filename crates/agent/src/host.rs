@@ -114,6 +114,10 @@ pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Re
     let is_control = roles.contains(&Role::Db);
     let key_file = IdentityFiles::in_dir(&agent.paths.identity_dir()).ca_key;
     let database_secret = agent.paths.state_dir.join("database.secret");
+    let (drains, lease) = {
+        let known = agent.known();
+        (known.drains.clone(), known.lease.clone())
+    };
     Ok(Welcome {
         certificate,
         authority: authority.certificate_pem(),
@@ -126,8 +130,8 @@ pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Re
         config: active.committed,
         keeper: agent.member()?.keeper,
         source,
-        drains: agent.known().drains.clone(),
-        lease: agent.known().lease.clone(),
+        drains,
+        lease,
     })
 }
 

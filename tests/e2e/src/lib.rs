@@ -1,4 +1,5 @@
-//! The checks of the repository's own structure, as functions that the tests in `tests/` call.
+//! The checks of the repository's own structure, as functions that the tests in `tests/` call; and [`fleet`], a fleet on
+//! the lab that is driven through the command line.
 //!
 //! **In:** the dependency graph, source texts and documents. **Out:** a line for each violation, saying where it
 //! is and which rule it breaks. **Must never:** be a dependency of anything but tests.
@@ -7,6 +8,7 @@
 //! proves nothing.
 
 pub mod documents;
+pub mod fleet;
 pub mod layers;
 pub mod source;
 

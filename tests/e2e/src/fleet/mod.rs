@@ -1,0 +1,204 @@
+//! A fleet on the lab, driven as its operator would: through the `pontoon` command line and nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pontoon_testkit::{DatabaseOptions, DemoApp, Lab, LabError, Load, LoadOptions, Mariadb, Notes, Server, wait_until};
+
+/// The port on which the application listens, on loopback of each server.
+const APP: &str = "127.0.0.1:8080";
+
+/// Two machines with MariaDB and the notes application; `a` has the data. Pontoon is not on them yet.
+pub struct Fleet {
+    /// The lab.
+    pub lab: Lab,
+    /// The application.
+    pub app: Arc<Notes>,
+    /// The first server: the one with the data.
+    pub a: Server,
+    /// The second, empty.
+    pub b: Server,
+    /// The database of `a`.
+    pub mariadb: Mariadb,
+}
+
+impl Fleet {
+    /// Switches both machines on and starts what an operator would have there before Pontoon.
+    ///
+    /// # Errors
+    /// A `Skip` when something cannot be had here.
+    pub async fn new(mut lab: Lab) -> Result<Fleet, LabError> {
+        Mariadb::available()?;
+        pontoon()?;
+        let app = Arc::new(Notes::new(7, sibling("notes-app")?, Vec::new()));
+        let a = lab.add_server("a", Vec::new()).await?;
+        let b = lab.add_server("b", Vec::new()).await?;
+        let mariadb = Mariadb::start(&a, &DatabaseOptions::default()).await?;
+        app.create_database(&mariadb).await?;
+        start_application(&app, &a).await?;
+        install(&app, &a, &mariadb).await?;
+        Ok(Fleet { lab, app, a, b, mariadb })
+    }
+
+    /// `init` and `apply` on the first server.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub async fn found(&self) -> Result<(), LabError> {
+        let (private, public) = (self.a.private().to_string(), self.a.public().to_string());
+        let init = ["init", "--name", "a", "--fleet", "notes", "--domain", "notes.example.com", "--upstream", APP];
+        let addresses = ["--private", &private, "--public", &public];
+        run(&self.a, &[&init[..], &addresses[..]].concat()).await?;
+        run(&self.a, &["apply", "--yes"]).await?;
+        self.wait_until_served(&self.a).await
+    }
+
+    /// MariaDB and the application on the second server, then `token new` and `join`.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub async fn join(&self) -> Result<(), LabError> {
+        self.prepare_joiner().await?;
+        let token = self.token().await?;
+        run(&self.b, &self.join_command(&token).iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        self.wait_until_served(&self.b).await
+    }
+
+    /// What an operator installs on the second server before it joins.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn prepare_joiner(&self) -> Result<(), LabError> {
+        Mariadb::start(&self.b, &DatabaseOptions::default()).await?;
+        start_application(&self.app, &self.b).await
+    }
+
+    /// A fresh join token.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn token(&self) -> Result<String, LabError> {
+        let line = run(&self.a, &["token", "new"]).await?;
+        let token = line.split_whitespace().find(|word| word.starts_with("pon1."));
+        token.map(str::to_owned).ok_or_else(|| LabError::App(format!("no token in {line:?}")))
+    }
+
+    /// The arguments of `join` on the second server.
+    pub fn join_command(&self, token: &str) -> Vec<String> {
+        let (address, public) = (self.a.private().to_string(), self.b.public().to_string());
+        ["join", &address, token, "--name", "b", "--public", &public].map(str::to_owned).to_vec()
+    }
+
+    /// Visitors of the fleet, at the public addresses of `servers`.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn visitors(&self, servers: &[&Server], rate: f64, phase: &str) -> Result<Load, LabError> {
+        let targets = servers.iter().map(|server| SocketAddr::from((server.public(), 80))).collect();
+        Load::start(self.app.clone(), LoadOptions { targets, rate, ..LoadOptions::default() }, phase)
+    }
+
+    /// The process on `server` whose pid file has this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn process(&self, server: &Server, name: &str) -> Result<pontoon_testkit::ProcessId, LabError> {
+        let text = std::fs::read_to_string(server.path(format!("/run/pontoon/{name}.pid"))?)
+            .map_err(|error| LabError::App(format!("no pid file of {name} on {}: {error}", server.name())))?;
+        let pid = serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|file| i32::try_from(file.get("pid")?.as_i64()?).ok())
+            .ok_or_else(|| LabError::App(format!("no pid in {text:?}")))?;
+        server.process(pid).ok_or_else(|| LabError::App(format!("{name} does not run on {}", server.name())))
+    }
+
+    async fn wait_until_served(&self, server: &Server) -> Result<(), LabError> {
+        let address = format!("http://{}/up", server.public());
+        wait_until("the edge serves", Duration::from_secs(20), async || {
+            server.exec("curl", &["-sf", "-o", "/dev/null", &address]).await.ok()
+        })
+        .await
+        .map(drop)
+    }
+}
+
+/// Runs `pontoon` on a server and gives its standard output.
+///
+/// # Errors
+/// With everything that it printed, when it does not end well.
+pub async fn run(server: &Server, args: &[&str]) -> Result<String, LabError> {
+    let program = pontoon()?;
+    server.exec(&program.to_string_lossy(), args).await
+}
+
+/// Runs `pontoon` on a server and gives exit status, standard output and standard error.
+///
+/// # Errors
+/// When it cannot be run.
+pub async fn attempt(server: &Server, args: &[&str]) -> Result<(i32, String, String), LabError> {
+    let output = server
+        .command(pontoon()?)?
+        .args(args)
+        .output()
+        .await
+        .map_err(|error| LabError::App(format!("pontoon cannot be run: {error}")))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+}
+
+/// Starts the application on loopback of `server`.
+///
+/// # Errors
+/// When it does not start.
+pub async fn start_application(app: &Notes, server: &Server) -> Result<(), LabError> {
+    app.prepare(server).await?;
+    app.start(server, address(APP)?).await.map(drop)
+}
+
+/// The application listens on loopback, which the lab's own process does not see: it is installed through a door that
+/// is closed again.
+async fn install(app: &Notes, server: &Server, mariadb: &Mariadb) -> Result<(), LabError> {
+    let door = SocketAddr::from((server.public(), 8081));
+    let process = app.start(server, door).await?;
+    app.install(door, mariadb).await?;
+    process.kill_9().await
+}
+
+fn address(text: &str) -> Result<SocketAddr, LabError> {
+    text.parse().map_err(|_| LabError::Unknown(format!("{text} is not an address")))
+}
+
+/// The program under test, built from this checkout in the profile of the tests.
+///
+/// # Errors
+/// When it does not build.
+pub fn pontoon() -> Result<PathBuf, LabError> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(LabError::App)
+}
+
+fn build() -> Result<PathBuf, LabError> {
+    let program = sibling("pontoon")?;
+    // In the lab the caches of cargo may be out of sight; the outer run of the same test has built it.
+    if std::env::var_os("PONTOON_E2E_BUILT").is_none() {
+        let cargo = option_env!("CARGO").unwrap_or("cargo");
+        let mut command = Command::new(cargo);
+        command.args(["build", "--quiet", "--locked", "--package", "pontoon"]).current_dir(crate::repository());
+        let status = command.status().map_err(|error| LabError::App(format!("{cargo}: {error}")))?;
+        if !status.success() && !program.exists() {
+            return Err(LabError::App("pontoon does not build".to_owned()));
+        }
+    }
+    Ok(program)
+}
+
+/// A program that cargo put beside the tests.
+fn sibling(name: &str) -> Result<PathBuf, LabError> {
+    let me = std::env::current_exe().map_err(|error| LabError::App(error.to_string()))?;
+    let dir = me.ancestors().find(|dir| dir.join("deps").is_dir());
+    dir.map(|dir| dir.join(name)).ok_or_else(|| LabError::App(format!("{} is not in a target folder", me.display())))
+}
