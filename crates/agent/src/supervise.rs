@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier};
+use pontoon_fleet::{EventKind, Refusal, ServerName, Tier};
+use pontoon_helper::HelperClient;
 use pontoon_rt::process::{self, Running, Spec};
 
 use crate::core::{Agent, Supervision};
@@ -78,7 +79,7 @@ async fn keep_running(
     minded: &mut BTreeMap<Tier, Minded>,
 ) -> Result<(), Refusal> {
     if agent.supervision == Supervision::Systemd {
-        return systemd(agent, tier, "start", minded).await;
+        return systemd(agent, tier, minded).await;
     }
     let now = Instant::now();
     let entry = minded.entry(tier).or_insert(Minded {
@@ -151,7 +152,7 @@ async fn keep_running(
 async fn keep_stopped(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Minded>) -> Result<(), Refusal> {
     if agent.supervision == Supervision::Systemd {
         if minded.remove(&tier).is_some() {
-            return systemctl("stop", tier).await;
+            return stop_unit(agent, tier).await;
         }
         return Ok(());
     }
@@ -170,7 +171,7 @@ async fn keep_stopped(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Min
 pub(crate) async fn stop_all(agent: &Agent) -> Result<(), Refusal> {
     for tier in TIERS {
         if agent.supervision == Supervision::Systemd {
-            systemctl("stop", tier).await?;
+            stop_unit(agent, tier).await?;
         } else if let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
             running.terminate(STOP_GRACE).await?;
         }
@@ -178,22 +179,13 @@ pub(crate) async fn stop_all(agent: &Agent) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// systemd restarts its units by itself: it only has to be told once that one is wanted.
-async fn systemd(
-    agent: &Agent,
-    tier: Tier,
-    verb: &'static str,
-    minded: &mut BTreeMap<Tier, Minded>,
-) -> Result<(), Refusal> {
+/// systemd restarts its units by itself: it is looked at now and then whether one that is wanted was ever started.
+async fn systemd(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Minded>) -> Result<(), Refusal> {
     let now = Instant::now();
     if minded.get(&tier).is_some_and(|entry| now < entry.not_before) {
         return Ok(());
     }
     let first = !minded.contains_key(&tier);
-    systemctl(verb, tier).await?;
-    if first {
-        agent.record(EventKind::TierStarted { tier, pid: 0 });
-    }
     minded.insert(
         tier,
         Minded {
@@ -203,24 +195,32 @@ async fn systemd(
             not_before: now + SLOWEST,
         },
     );
+    if is_active(tier).await {
+        return Ok(());
+    }
+    HelperClient::new(agent.paths.helper_socket())
+        .tier_unit(tier, true)
+        .await?;
+    if first {
+        agent.record(EventKind::TierStarted { tier, pid: 0 });
+    }
     Ok(())
 }
 
-async fn systemctl(verb: &'static str, tier: Tier) -> Result<(), Refusal> {
+/// Needs no rights.
+async fn is_active(tier: Tier) -> bool {
     let unit = format!("pontoon-{tier}.service");
-    let output = tokio::process::Command::new("systemctl")
-        .args(["--no-block", verb, &unit])
-        .output()
+    let status = tokio::process::Command::new("systemctl")
+        .args(["is-active", "--quiet", &unit])
+        .status()
+        .await;
+    status.is_ok_and(|status| status.success())
+}
+
+async fn stop_unit(agent: &Agent, tier: Tier) -> Result<(), Refusal> {
+    HelperClient::new(agent.paths.helper_socket())
+        .tier_unit(tier, false)
         .await
-        .map_err(|error| {
-            Refusal::new(Code::N003, format!("cannot {verb} {unit}")).because(error.to_string())
-        })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::N003, format!("cannot {verb} {unit}"))
-        .because(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        .next("see what systemd says", format!("systemctl status {unit}")))
 }
 
 /// 0, 0.2, 0.4, … up to [`SLOWEST`].

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pontoon_fleet::{Code, Refusal};
+use pontoon_fleet::{Code, Refusal, Tier};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -46,6 +46,14 @@ impl HelperClient {
     /// [`Code::D005`] with the database's last words.
     pub async fn start(&self) -> Result<(), Refusal> {
         self.done(&Request::Start).await
+    }
+
+    /// Starts or stops the systemd unit of a tier; see [`Request::TierUnit`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] with systemd's words.
+    pub async fn tier_unit(&self, tier: Tier, start: bool) -> Result<(), Refusal> {
+        self.done(&Request::TierUnit { tier, start }).await
     }
 
     /// Stops the database; see [`Request::Stop`].

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pontoon_fleet::Refusal;
+use pontoon_fleet::{Refusal, Tier};
 use serde::{Deserialize, Serialize};
 
 use crate::dirs::Incoming;
@@ -51,6 +51,13 @@ pub enum Request {
     /// Rename the data directory aside and the complete copy into its place; the database must be stopped. Answer:
     /// [`Reply::Moved`]. Repeatable: done twice it answers the same.
     ActivateIncoming,
+    /// Start or stop the systemd unit of one of Pontoon's own tiers: the agent has no right to. Answer: `Done`.
+    TierUnit {
+        /// Which.
+        tier: Tier,
+        /// Start it, or stop it.
+        start: bool,
+    },
     /// Forget the copy: what is left of an attempt that was ours is removed, anything else renamed. Answer: `Done`.
     DiscardIncoming,
 }

@@ -153,6 +153,11 @@ impl Helper {
         if *request == Request::State {
             return Ok(Some(Reply::State(state(&self.node()?)?)));
         }
+        if let Request::TierUnit { tier, start } = request {
+            // Not about the database: an edge alone has none, and nothing has to wait.
+            unit::control_tier(*tier, *start).await?;
+            return Ok(Some(Reply::Done));
+        }
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
         let lock = if matches!(request, Request::Backup(_)) {
             &self.copying
@@ -222,6 +227,10 @@ impl Helper {
             Request::ActivateIncoming => Reply::Moved {
                 moved: dirs::activate(&node)?,
             },
+            Request::TierUnit { tier, start } => {
+                unit::control_tier(*tier, *start).await?;
+                Reply::Done
+            }
             Request::DiscardIncoming => {
                 dirs::discard(&node)?;
                 Reply::Done

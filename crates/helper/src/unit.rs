@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use pontoon_fleet::{Code, Refusal};
+use pontoon_fleet::{Code, Refusal, Tier};
 use pontoon_rt::files::FileError;
 use pontoon_rt::paths::Paths;
 use pontoon_rt::process::{self, Spec};
@@ -263,6 +263,16 @@ fn signal(node: &DatabaseNode, pid: u32, signal: Signal) -> Result<(), Refusal> 
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// Starts or stops the unit of one of Pontoon's own tiers.
+pub(crate) async fn control_tier(tier: Tier, start: bool) -> Result<(), Refusal> {
+    let verb = if start { "start" } else { "stop" };
+    let unit = format!("pontoon-{tier}.service");
+    systemctl(verb, &unit).await.map_err(|refusal| Refusal {
+        code: Code::N003,
+        ..refusal
+    })
 }
 
 async fn systemctl(verb: &str, unit: &str) -> Result<(), Refusal> {
