@@ -115,6 +115,9 @@ pub struct CloneState {
     pub step: CloneStep,
     /// The copy's replication id.
     pub server_id: u32,
+    /// What it shares with its source, for as long as it is a replica.
+    #[serde(default)]
+    pub inherited: Vec<Setting>,
 }
 
 impl Database {
@@ -430,6 +433,7 @@ impl Database {
                 source: ticket.address,
                 step: CloneStep::Copying,
                 server_id: secret::new_server_id()?,
+                inherited: ticket.inherited.clone(),
             }),
         }
     }

@@ -360,7 +360,15 @@ impl Database {
     ) -> Result<(DatabaseSettings, Vec<String>), Refusal> {
         let version = self.version()?;
         version.check_supported(self.node.engine)?;
-        let (options, notes) = self.flavor.settings(&self.node, version, wanted);
+        let mut wanted = wanted.clone();
+        if wanted.replica && wanted.inherited.is_empty() {
+            // A later change of the configuration keeps what the copy shares with its source.
+            wanted.inherited = self
+                .last_clone()?
+                .map(|state| state.inherited)
+                .unwrap_or_default();
+        }
+        let (options, notes) = self.flavor.settings(&self.node, version, &wanted);
         let socket = self.backend_socket();
         let socket_name = socket
             .file_name()

@@ -1,5 +1,13 @@
 //! Against real servers: moved aside and back, copied under load, followed, compared. See FAILURES.md.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,12 @@
 //! Machines with real database servers, each below a temporary directory, on loopback.
+// Outside of `#[test]` functions clippy does not know that this is test code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 #![allow(dead_code, clippy::zombie_processes)] // each test file uses its part; children are waited for in `drop`
 
 pub mod load;
