@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use pontoon_agent::api::Progress;
+use pontoon_agent::detect::disk;
 use pontoon_fleet::{Code, Refusal};
 use pontoon_pki::IdentityFiles;
 use pontoon_rt::http::{self, Body, Call, HttpError};
@@ -143,13 +144,22 @@ impl Client {
                 .next("as root", "sudo pontoon …")
                 .next("without root", "sudo usermod -aG pontoon $USER"));
         }
-        if !IdentityFiles::in_dir(&self.paths.identity_dir()).cert.exists() {
+        // Who may not look into the identity's folder (not root) cannot be told that there is none.
+        if let Ok(false) = IdentityFiles::in_dir(&self.paths.identity_dir())
+            .cert
+            .try_exists()
+        {
             return Err(no_fleet(&self.paths));
         }
-        Err(self.with_next(
-            Refusal::new(Code::N001, "the agent does not answer")
-                .because(format!("{}: {error}", socket.display())),
-        ))
+        if matches!(disk::nothing_applied(&self.paths), Ok(true)) {
+            return Err(
+                Refusal::new(Code::N001, "no agent runs here yet: nothing has been applied")
+                    .because(format!("{}: {error}", socket.display()))
+                    .next("see what would change", "pontoon plan")
+                    .next("change it, which starts the agent", "pontoon apply"),
+            );
+        }
+        Err(self.with_next(self.silent(&format!("{}: {error}", socket.display()))))
     }
 
     fn broke_off(&self, why: &str) -> Refusal {
@@ -162,29 +172,40 @@ impl Client {
     fn refusal(&self, error: HttpError) -> Refusal {
         match error {
             HttpError::Refused(refusal) => refusal,
-            HttpError::Timeout(_) | HttpError::Body(_) => self
-                .with_next(Refusal::new(Code::N001, "the agent does not answer").because(error.to_string())),
-            HttpError::Connection(error) if !error.is_parse() && !error.is_parse_too_large() => self
-                .with_next(Refusal::new(Code::N001, "the agent does not answer").because(error.to_string())),
+            HttpError::Timeout(_) => self
+                .silent(&error.to_string())
+                .next(
+                    "start it anew; traffic goes on",
+                    start::restart_command(&self.paths, true),
+                )
+                .next("see what it said last", start::log_command(&self.paths)),
+            HttpError::Body(_) => self.with_next(self.silent(&error.to_string())),
+            HttpError::Connection(error) if !error.is_parse() && !error.is_parse_too_large() => {
+                self.with_next(self.silent(&error.to_string()))
+            }
             other => Refusal::new(Code::N005, "the agent's answer is not what was expected")
                 .because(other.to_string())
                 .because(format!("this is pontoon {}", env!("CARGO_PKG_VERSION")))
                 .next(
                     "after an update, let the agent be of the same version",
-                    start::restart_command(&self.paths),
+                    start::restart_command(&self.paths, false),
                 )
                 .next("see what the agent says", start::log_command(&self.paths)),
         }
     }
 
-    fn with_next(&self, refusal: Refusal) -> Refusal {
-        let refusal = match view_age(&self.paths) {
+    fn silent(&self, why: &str) -> Refusal {
+        let refusal = Refusal::new(Code::N001, "the agent does not answer").because(why);
+        match view_age(&self.paths) {
             Some(age) => refusal.because(format!(
                 "traffic goes on with the view that was published {} ago",
                 crate::output::when::span(age)
             )),
             None => refusal,
-        };
+        }
+    }
+
+    fn with_next(&self, refusal: Refusal) -> Refusal {
         refusal
             .next("start it", start::start_command(&self.paths))
             .next("see why it ended", start::log_command(&self.paths))

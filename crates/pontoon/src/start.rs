@@ -40,13 +40,19 @@ pub fn start_command(paths: &Paths) -> String {
     }
 }
 
-/// The command that starts the agent anew; the data path is not touched by it.
-pub fn restart_command(paths: &Paths) -> String {
+/// The command that starts the agent anew; the data path is not touched by it (P5). `hung`: it runs and does not answer.
+pub fn restart_command(paths: &Paths, hung: bool) -> String {
     if by_systemd(paths) {
-        return "systemctl restart pontoon-agent".to_owned();
+        let kill = if hung {
+            "systemctl kill -s KILL pontoon-agent; "
+        } else {
+            ""
+        };
+        return format!("{kill}systemctl restart pontoon-agent");
     }
+    let signal = if hung { "-KILL" } else { "-TERM" };
     match process::adopt(&paths.pid_file("agent")) {
-        Ok(Some(agent)) => format!("kill {} && pontoon apply", agent.pid),
+        Ok(Some(agent)) => format!("kill {signal} {}; sleep 1; pontoon apply", agent.pid),
         _ => "pontoon apply".to_owned(),
     }
 }

@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Machine, Ran, http, snapshot};
+use common::{Machine, Ran, compare, http, snapshot};
+use pontoon_agent::api::PlanAnswer;
 
 const COMMANDS: [&str; 20] = [
     "init",
@@ -322,6 +323,113 @@ fn the_token_is_the_line_to_paste_and_nothing_else() {
         ran.out,
         ran.err
     );
+}
+
+#[test]
+fn a_plan_is_shown_and_not_applied_without_a_yes() {
+    let config = pontoon_config::Config::parse(ONE_SERVER).unwrap();
+    let plan = |listeners: Vec<pontoon_decide::ListenerFact>| {
+        let facts = pontoon_decide::ServerFacts {
+            debian: "Debian 12".into(),
+            cores: 4,
+            memory_bytes: 8 << 30,
+            disk_free_bytes: 50 << 30,
+            addresses: vec!["198.51.100.1".parse().unwrap()],
+            database: None,
+            listeners,
+            app_answers: Some(true),
+            tools: pontoon_decide::Tools::default(),
+        };
+        let facts = std::collections::BTreeMap::from([("a".parse().unwrap(), facts)]);
+        let plan = pontoon_decide::plan(None, &config, &facts);
+        http(
+            "200 OK",
+            &serde_json::to_string(&PlanAnswer {
+                base: plan.base,
+                plan,
+            })
+            .unwrap(),
+        )
+    };
+    let machine = Machine::new();
+    std::fs::write(machine.path("fleet.toml"), ONE_SERVER).unwrap();
+    machine.agent_says(plan(vec![]));
+    compare("plan.txt", &machine.run(&["plan"]).must_exit(0).out);
+    machine.run(&["plan", "--exit-code"]).must_exit(10);
+    let json: serde_json::Value =
+        serde_json::from_str(&machine.run(&["plan", "--json"]).must_exit(0).out).unwrap();
+    assert_eq!((&json["version"], &json["base"]), (&1.into(), &0.into()));
+    let ran = machine.run(&["apply"]).must_exit(2);
+    assert!(
+        ran.err.contains("error[P007]") && ran.err.contains("pontoon apply --yes"),
+        "{}",
+        ran.err
+    );
+
+    let busy = Machine::new();
+    std::fs::write(busy.path("fleet.toml"), ONE_SERVER).unwrap();
+    let nginx = pontoon_decide::ListenerFact {
+        at: "0.0.0.0:80".parse().unwrap(),
+        program: "nginx".into(),
+        pid: Some(7),
+    };
+    busy.agent_says(plan(vec![nginx]));
+    let ran = busy.run(&["apply", "--yes"]).must_exit(3);
+    assert!(
+        ran.err.contains("error[P006]") && ran.out.contains("nginx must release :80"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+}
+
+#[test]
+fn watching_and_following_go_on_until_they_are_stopped() {
+    let machine = Machine::new();
+    machine.agent_says(http("200 OK", &snapshot("status.json")));
+    let for_a_while = |words: &[&str]| {
+        let mut command = std::process::Command::new("timeout");
+        command
+            .args(["--foreground", "2", env!("CARGO_BIN_EXE_pontoon")])
+            .args(words);
+        command.args(["--run-dir", machine.path("run").to_str().unwrap()]);
+        Ran::of(command).must_exit(124)
+    };
+    let watched = for_a_while(&["status", "--watch", "--every", "200ms", "--json"]).out;
+    assert!(watched.lines().count() >= 3, "{watched}");
+    assert!(
+        watched
+            .lines()
+            .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    );
+    assert!(
+        for_a_while(&["status", "--watch"])
+            .out
+            .matches("DEGRADED")
+            .count()
+            >= 2
+    );
+    let other = Machine::new();
+    other.agent_says(http(
+        "200 OK",
+        r#"[{"at":1795349071250,"server":"b","event":"agent_stopped"}]"#,
+    ));
+    let mut command = std::process::Command::new("timeout");
+    command.args([
+        "--foreground",
+        "3",
+        env!("CARGO_BIN_EXE_pontoon"),
+        "events",
+        "--follow",
+    ]);
+    command.args(["--run-dir", other.path("run").to_str().unwrap()]);
+    let followed = Ran::of(command).must_exit(124).out;
+    assert_eq!(
+        followed, "2026-11-22 12:04:31.250  b         agent stopped\n",
+        "once, however often it is heard"
+    );
+    let json = other.run(&["events", "--json"]).must_exit(0).out;
+    assert!(json.starts_with(r#"{"version":1,"at":1795349071250"#), "{json}");
 }
 
 #[test]

@@ -13,8 +13,11 @@ use crate::output::events::line;
 pub async fn events(context: &Context, args: &Events) -> anyhow::Result<u8> {
     let mut seen = Seen::default();
     show(context, args, seen.fresh(fetch(context, args.count).await?))?;
+    if !args.follow {
+        return Ok(0);
+    }
     let mut silent = false;
-    while args.follow {
+    loop {
         tokio::time::sleep(BETWEEN_LOOKS).await;
         match fetch(context, args.count.max(LOOK_BACK)).await {
             Ok(events) => {
@@ -33,7 +36,6 @@ pub async fn events(context: &Context, args: &Events) -> anyhow::Result<u8> {
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    Ok(0)
 }
 
 async fn fetch(context: &Context, count: u32) -> Result<Vec<Event>, Refusal> {

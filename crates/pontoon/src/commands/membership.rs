@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pontoon_agent::DEFAULT_PORT as AGENT_PORT;
 use pontoon_agent::api::{JoinRequest, LeaveRequest, TokenAnswer, TokenRequest};
 use pontoon_agent::detect::system::System;
 use pontoon_fleet::{Code, Refusal, ServerName};
@@ -152,8 +153,6 @@ fn short_address(address: SocketAddr) -> String {
         address.to_string()
     }
 }
-
-const AGENT_PORT: u16 = 7400;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@
 use anyhow::Context as _;
 use pontoon_agent::{AgentOptions, Supervision};
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
-use pontoon_fleet::{Refusal, ServerName};
+use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_helper::HelperOptions;
 use pontoon_pki::Identity;
 use pontoon_sqlproxy::SqlOptions;
@@ -54,7 +54,8 @@ pub fn edge(context: &Context, args: Edge) -> anyhow::Result<u8> {
     let mut options = EdgeOptions::new(server(context, args.tier.server)?, context.paths.clone());
     options.threads = args.tier.threads.unwrap_or(0).into();
     options.access_log = access_log;
-    pontoon_edge::run(options).map_err(Refusal::from)?;
+    pontoon_edge::run(options)
+        .map_err(|error| Refusal::new(Code::N007, "the edge cannot run").because(error.to_string()))?;
     Ok(0)
 }
 

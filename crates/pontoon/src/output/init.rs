@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use pontoon_fleet::{FleetName, ServerName};
-use pontoon_pki::Pin;
 
 use super::paint::{Paint, harmless, wrap};
 
@@ -17,7 +16,7 @@ pub struct Founded {
     /// This server.
     pub server: ServerName,
     /// Its certificate authority.
-    pub pin: Pin,
+    pub pin: String,
     /// Where the configuration is.
     pub config: PathBuf,
     /// Lines in it that are not empty or comments.
@@ -39,9 +38,9 @@ pub fn render(founded: &Founded, paint: Paint) -> String {
             to.display()
         ));
     }
-    let pin = founded.pin.to_string();
+    let pin = &founded.pin;
     let (head, tail) = (
-        pin.get(..8).unwrap_or(&pin),
+        pin.get(..8).unwrap_or(pin),
         pin.get(pin.len().saturating_sub(4)..).unwrap_or_default(),
     );
     text.push_str(&format!(
@@ -79,3 +78,26 @@ pub fn render(founded: &Founded, paint: Paint) -> String {
 }
 
 const NOTE_WIDTH: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::snapshot;
+
+    #[test]
+    fn what_was_found_done_and_assumed_is_said() {
+        let founded = Founded {
+            machine: "Debian 12, 4 cores, 7.8 GiB; MariaDB 10.11 (3 databases, 1.2 GiB) on /run/mysqld/mysqld.sock; \
+                      nginx on :80; app answers on 127.0.0.1:8080"
+                .into(),
+            fleet: "notes".parse().unwrap(),
+            server: "a".parse().unwrap(),
+            pin: "wdrtqm5hsf7ldniub2bv6r5ylk7xpn53pvqyobfkvd4i3dwjlnmq".into(),
+            config: "/etc/pontoon/fleet.toml".into(),
+            lines: 14,
+            moved: vec![("/etc/pontoon/fleet.toml".into(), "/etc/pontoon/fleet.toml.before-init-1795349071".into())],
+            notes: vec!["the edge will take port 80: nginx must release it before `pontoon apply`".into()],
+        };
+        snapshot::check("init.txt", &render(&founded, Paint::off()));
+    }
+}

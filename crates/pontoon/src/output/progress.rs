@@ -65,12 +65,11 @@ impl Reporter {
                 match progress {
                     Progress::Step { .. } => {
                         // The step is shown by the bar while it lasts; `Done` leaves the line that stays.
-                        bar.get_or_insert_with(|| spinner())
+                        bar.get_or_insert_with(spinner)
                             .set_message(self.lines.step_text());
                     }
                     Progress::Bytes { .. } => {
-                        bar.get_or_insert_with(|| spinner())
-                            .set_message(self.lines.bar_text());
+                        bar.get_or_insert_with(spinner).set_message(self.lines.bar_text());
                     }
                     Progress::Note { .. } | Progress::Done { .. } => {
                         let line = line.unwrap_or_default();

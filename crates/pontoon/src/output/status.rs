@@ -126,7 +126,10 @@ fn make_rows(status: &Status, shown: &[&ServerStatus], squeeze: u8) -> Vec<Vec<C
     for server in shown {
         let reachable = server.state != ServerState::Unreachable;
         rows.push(vec![
-            Cell::toned(cut(server.name.as_str(), 24), Tone::Strong),
+            Cell::toned(
+                cut(server.name.as_str(), if squeeze >= 3 { 24 } else { 63 }),
+                Tone::Strong,
+            ),
             if reachable {
                 Cell::new(roles(&server.roles, squeeze >= 1))
             } else {

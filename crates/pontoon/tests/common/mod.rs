@@ -138,3 +138,21 @@ pub fn snapshot(name: &str) -> String {
     )
     .unwrap()
 }
+
+/// Compares with an expected text; `UPDATE_SNAPSHOTS=1` takes the new one over.
+pub fn compare(name: &str, text: &str) {
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/snapshots")
+                .join(name),
+            text,
+        )
+        .unwrap();
+    }
+    assert_eq!(
+        text,
+        snapshot(name),
+        "{name} differs; UPDATE_SNAPSHOTS=1 takes the new text over"
+    );
+}

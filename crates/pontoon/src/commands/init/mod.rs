@@ -48,7 +48,7 @@ pub async fn init(context: &Context, args: Init) -> anyhow::Result<u8> {
         machine: found.in_words(),
         fleet: settled.starter.fleet.clone(),
         server: settled.starter.server.clone(),
-        pin,
+        pin: pin.to_string(),
         config: paths.config.clone(),
         lines: text
             .lines()
