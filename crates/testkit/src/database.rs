@@ -11,9 +11,10 @@ use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::app::Later;
 use crate::proc::ProcessId;
-use crate::process::{Spawn, log_tail};
-use crate::server::Server;
+use crate::process::{Process, Spawn, log_tail};
+use crate::server::{Server, TMPDIR};
 use crate::wait::{find_program, run, wait_until};
 use crate::{LabError, Skip};
 
@@ -32,6 +33,40 @@ impl Default for DatabaseOptions {
             port: 3306,
             config: Vec::new(),
         }
+    }
+}
+
+/// The database of a lab's server, whichever engine it is.
+pub trait LabDatabase: Sync {
+    /// A connection as `root` through the database's own socket.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn root(&self) -> Later<'_, Result<Conn, LabError>>;
+
+    /// Makes a database and a user who owns it and comes from `localhost`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    fn create_database<'a>(
+        &'a self,
+        name: &'a str,
+        user: &'a str,
+        password: &'a str,
+    ) -> Later<'a, Result<(), LabError>> {
+        Box::pin(async move {
+            let mut conn = self.root().await?;
+            for statement in [
+                format!("CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4"),
+                format!("CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED BY '{password}'"),
+                format!("GRANT ALL ON `{name}`.* TO '{user}'@'localhost'"),
+            ] {
+                conn.query_drop(&statement)
+                    .await
+                    .map_err(LabError::database(statement))?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -76,19 +111,11 @@ impl Mariadb {
             server.exec("mariadb-install-db", &install).await?;
         }
         let process = server.spawn(Spawn::new("mariadbd", "mariadbd")).await?;
-        let mariadb = Mariadb {
+        wait_answering(server, &process).await?;
+        Ok(Mariadb {
             server: server.clone(),
             pid: process.id(),
-        };
-        wait_until("an answer of MariaDB", Duration::from_secs(60), || async {
-            if process.alive() {
-                mariadb.root().await.ok().map(drop).map(Ok)
-            } else {
-                Some(process.check_alive())
-            }
         })
-        .await??;
-        Ok(mariadb)
     }
 
     /// The process, as the caller sees it. It changes when somebody restarts the database.
@@ -103,24 +130,26 @@ impl Mariadb {
     pub async fn root(&self) -> Result<Conn, LabError> {
         connect_root(&self.server.path(SOCKET)?).await
     }
+}
 
-    /// Makes a database and a user who owns it and comes from `localhost`.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn create_database(&self, name: &str, user: &str, password: &str) -> Result<(), LabError> {
-        let mut conn = self.root().await?;
-        for statement in [
-            format!("CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4"),
-            format!("CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED BY '{password}'"),
-            format!("GRANT ALL ON `{name}`.* TO '{user}'@'localhost'"),
-        ] {
-            conn.query_drop(&statement)
-                .await
-                .map_err(LabError::database(statement))?;
-        }
-        Ok(())
+impl LabDatabase for Mariadb {
+    fn root(&self) -> Later<'_, Result<Conn, LabError>> {
+        Box::pin(Mariadb::root(self))
     }
+}
+
+/// Waits until the database that runs as `process` lets `root` in at [`SOCKET`].
+pub(crate) async fn wait_answering(server: &Server, process: &Process) -> Result<(), LabError> {
+    wait_until("an answer of the database", Duration::from_secs(60), || async {
+        match process.check_alive() {
+            Ok(()) => connect_root(&server.path(SOCKET).ok()?)
+                .await
+                .ok()
+                .map(|_| Ok(())),
+            Err(ended) => Some(Err(ended)),
+        }
+    })
+    .await?
 }
 
 /// A connection as `root` through a Unix socket of a database (see [`Server::path`]), without a password.
@@ -169,7 +198,7 @@ fn write_options(server: &Server, options: &DatabaseOptions) -> Result<(), LabEr
         write(folder.join("50-server.cnf"), server.to_owned())?;
     }
     let mut lines = format!(
-        "[mariadbd]\nuser = root\nport = {}\ninnodb_buffer_pool_size = 64M\n",
+        "[mariadbd]\nuser = root\nport = {}\ntmpdir = {TMPDIR}\ninnodb_buffer_pool_size = 64M\n",
         options.port
     );
     for line in &options.config {
@@ -199,6 +228,8 @@ impl Standalone {
         if !data.join("mysql").exists() {
             fs::create_dir_all(&data).map_err(LabError::io("data folder"))?;
             let mut install = Command::new(program("mariadb-install-db")?);
+            // Not the /tmp of all: a starting MariaDB removes what looks like temporary tables of a dead one.
+            install.arg(format!("--tmpdir={}", make_tmpdir(dir)?));
             install.args([
                 "--no-defaults",
                 "--user=root",
@@ -223,6 +254,7 @@ impl Standalone {
         let data = dir.join("data");
         if !data.exists() {
             let mut install = Command::new(&mysqld);
+            install.env("TMPDIR", make_tmpdir(dir)?);
             install.args(["--no-defaults", "--initialize-insecure", "--user=root"]);
             run(
                 install.arg(format!("--datadir={}", data.display())),
@@ -241,11 +273,12 @@ impl Standalone {
     ) -> Result<Standalone, LabError> {
         let at = |name: &str| dir.join(name).display().to_string();
         let mut lines = format!(
-            "[{section}]\nuser = root\ndatadir = {}\nsocket = {}\npid-file = {}\nport = {}\nbind-address = 127.0.0.1\n\
-             innodb_buffer_pool_size = 64M\n",
+            "[{section}]\nuser = root\ndatadir = {}\nsocket = {}\npid-file = {}\ntmpdir = {}\nport = {}\n\
+             bind-address = 127.0.0.1\ninnodb_buffer_pool_size = 64M\n",
             at("data"),
             at("mysqld.sock"),
             at("mysqld.pid"),
+            make_tmpdir(dir)?,
             options.port
         );
         for line in &options.config {
@@ -356,6 +389,12 @@ pub fn mysqld() -> Result<PathBuf, Skip> {
         .flatten()
         .find(|path| path.is_file())
         .ok_or_else(|| Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned()))
+}
+
+fn make_tmpdir(dir: &Path) -> Result<String, LabError> {
+    let tmpdir = dir.join("tmp");
+    fs::create_dir_all(&tmpdir).map_err(LabError::io("folder for temporary files"))?;
+    Ok(tmpdir.display().to_string())
 }
 
 fn program(name: &str) -> Result<PathBuf, Skip> {

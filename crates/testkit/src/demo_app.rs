@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::app::{Later, Visited};
-use crate::database::Mariadb;
+use crate::database::LabDatabase;
 use crate::process::Process;
 use crate::server::Server;
 use crate::{LabError, Skip};
@@ -29,7 +29,7 @@ pub trait DemoApp: Visited {
     fn health_path(&self) -> &'static str;
 
     /// Makes its database and its user.
-    fn create_database<'a>(&'a self, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>>;
+    fn create_database<'a>(&'a self, database: &'a dyn LabDatabase) -> Later<'a, Result<(), LabError>>;
 
     /// Puts its files and its configuration on a server; also after the server was switched off and on.
     fn prepare<'a>(&'a self, server: &'a Server) -> Later<'a, Result<(), LabError>>;
@@ -38,7 +38,11 @@ pub trait DemoApp: Visited {
     fn start<'a>(&'a self, server: &'a Server, listen: SocketAddr) -> Later<'a, Result<Process, LabError>>;
 
     /// Installs the site through the application at `address` and sets it up for visitors.
-    fn install<'a>(&'a self, address: SocketAddr, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>>;
+    fn install<'a>(
+        &'a self,
+        address: SocketAddr,
+        database: &'a dyn LabDatabase,
+    ) -> Later<'a, Result<(), LabError>>;
 }
 
 /// Waits until something listens on `listen` inside `server`, while `process` runs.

@@ -1,7 +1,7 @@
 //! The lab: what the tests and `pontoon demo` stand on.
 //!
 //! **In:** a Linux machine, as root or as an ordinary user. **Out:** a fleet of "servers" made of namespaces
-//! ([`Lab`], [`Server`]) with real databases ([`Mariadb`], [`Standalone`]), an application nobody here wrote
+//! ([`Lab`], [`Server`]) with real databases ([`Mariadb`], [`Mysql`], [`Standalone`]), an application nobody here wrote
 //! ([`wordpress`]) and a small one of our own ([`notes`]), visitors that keep a ledger of every acknowledged write
 //! ([`Load`]), and faults: kill -9, freeze, power cut, cable out, two servers that do not see each other.
 //!
@@ -17,6 +17,7 @@ pub mod http;
 mod lab;
 mod ledger;
 mod load;
+mod mysql;
 pub mod notes;
 mod phase;
 pub mod proc;
@@ -28,13 +29,14 @@ pub mod wordpress;
 mod workdir;
 
 pub use app::{Visited, WriteId};
-pub use database::{DatabaseOptions, Mariadb, Standalone};
+pub use database::{DatabaseOptions, LabDatabase, Mariadb, Standalone};
 pub use demo_app::DemoApp;
 pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, namespaces_unavailable};
 pub use error::{LabError, Skip};
 pub use lab::Lab;
 pub use ledger::{Ledger, Reread};
 pub use load::{Arrivals, Load, LoadOptions, LoadReport};
+pub use mysql::Mysql;
 pub use notes::Notes;
 pub use phase::{PhaseSummary, Record};
 pub use proc::ProcessId;

@@ -21,7 +21,7 @@ use mysql_async::{Conn, OptsBuilder, params};
 use tokio::net::TcpListener;
 
 use crate::app::{Dice, Found, Later, TextHash, Verdict, Visit, Visited, WriteId};
-use crate::database::{Mariadb, SOCKET, connect_root, rows};
+use crate::database::{LabDatabase, SOCKET, connect_root, rows};
 use crate::demo_app::{DemoApp, wait_listening};
 use crate::http::{Connection, Request, Response};
 use crate::process::{Process, Spawn};
@@ -65,8 +65,8 @@ impl DemoApp for Notes {
         "/up"
     }
 
-    fn create_database<'a>(&'a self, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>> {
-        Box::pin(mariadb.create_database("notes", "notes", &self.secret))
+    fn create_database<'a>(&'a self, database: &'a dyn LabDatabase) -> Later<'a, Result<(), LabError>> {
+        Box::pin(database.create_database("notes", "notes", &self.secret))
     }
 
     fn prepare<'a>(&'a self, _server: &'a Server) -> Later<'a, Result<(), LabError>> {
@@ -87,9 +87,13 @@ impl DemoApp for Notes {
         })
     }
 
-    fn install<'a>(&'a self, _address: SocketAddr, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>> {
+    fn install<'a>(
+        &'a self,
+        _address: SocketAddr,
+        database: &'a dyn LabDatabase,
+    ) -> Later<'a, Result<(), LabError>> {
         Box::pin(async move {
-            let mut root = mariadb.root().await?;
+            let mut root = database.root().await?;
             root.query_drop(TABLE)
                 .await
                 .map_err(LabError::database("the table of notes"))

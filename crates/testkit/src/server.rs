@@ -368,6 +368,7 @@ impl Server {
             "etc/pontoon",
             "var-lib/mysql",
             "var-lib/pontoon",
+            "var-lib/lab-tmp",
             "var-log/mysql",
             "run",
         ] {
@@ -482,6 +483,10 @@ fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {
         .map_err(LabError::io(what()))
 }
 
+/// A server's own folder for temporary files, on its disk. `/tmp` is the host's and shared by all, and a starting
+/// MariaDB removes what looks like temporary tables of a dead one there.
+pub(crate) const TMPDIR: &str = "/var/lib/lab-tmp";
+
 /// What programs in a server get, whoever started the lab.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
@@ -489,6 +494,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     ),
     ("HOME", "/run/lab/home"),
+    ("TMPDIR", TMPDIR),
     ("LANG", "C.UTF-8"),
 ];
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::app::{Dice, Found, Later, TextHash, Verdict, Visit, Visited, WriteId};
-use crate::database::{Mariadb, connect_root, rows};
+use crate::database::{LabDatabase, connect_root, rows};
 use crate::demo_app::{DemoApp, wait_listening};
 use crate::http::{Connection, Request, Response};
 use crate::process::{Process, Spawn};
@@ -100,7 +100,7 @@ impl WordPress {
         Ok(process)
     }
 
-    async fn install_through(&self, address: SocketAddr, mariadb: &Mariadb) -> Result<(), LabError> {
+    async fn install_through(&self, address: SocketAddr, database: &dyn LabDatabase) -> Result<(), LabError> {
         let fields = [
             ("weblog_title", TITLE),
             ("user_name", WordPress::ADMINISTRATOR),
@@ -117,7 +117,7 @@ impl WordPress {
             let said = format!("{}, then {} for /", answer.status, home.status);
             return Err(LabError::App(format!("WordPress did not install itself: {said}")));
         }
-        let mut root = mariadb.root().await?;
+        let mut root = database.root().await?;
         for (name, value) in SETTINGS {
             let update = format!(
                 "UPDATE wordpress.wp_options SET option_value = '{value}' WHERE option_name = '{name}'"
@@ -273,8 +273,8 @@ impl DemoApp for WordPress {
         "/wp-includes/images/blank.gif"
     }
 
-    fn create_database<'a>(&'a self, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>> {
-        Box::pin(mariadb.create_database("wordpress", "wordpress", &self.secret))
+    fn create_database<'a>(&'a self, database: &'a dyn LabDatabase) -> Later<'a, Result<(), LabError>> {
+        Box::pin(database.create_database("wordpress", "wordpress", &self.secret))
     }
 
     fn prepare<'a>(&'a self, server: &'a Server) -> Later<'a, Result<(), LabError>> {
@@ -285,8 +285,12 @@ impl DemoApp for WordPress {
         Box::pin(self.start_on(server, listen))
     }
 
-    fn install<'a>(&'a self, address: SocketAddr, mariadb: &'a Mariadb) -> Later<'a, Result<(), LabError>> {
-        Box::pin(self.install_through(address, mariadb))
+    fn install<'a>(
+        &'a self,
+        address: SocketAddr,
+        database: &'a dyn LabDatabase,
+    ) -> Later<'a, Result<(), LabError>> {
+        Box::pin(self.install_through(address, database))
     }
 }
 

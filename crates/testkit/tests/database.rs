@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pontoon_testkit::{
-    DatabaseOptions, LabError, Mariadb, Standalone, database, free_port, in_lab, say, wait_until,
+    DatabaseOptions, LabDatabase, LabError, Mariadb, Mysql, Standalone, database, free_port, in_lab, say,
+    wait_until,
 };
 
 #[test]
@@ -55,6 +56,28 @@ fn mariadb_runs_in_a_server_and_its_data_survives_a_power_cut() -> Result<(), La
         );
         Ok(())
     })
+}
+
+#[test]
+fn mysql_runs_in_a_server() -> Result<(), LabError> {
+    in_lab(
+        "mysql_runs_in_a_server",
+        Duration::from_secs(60),
+        |mut lab| async move {
+            Mysql::available()?;
+            let a = lab.add_server("a", vec![]).await?;
+            let mysql = Mysql::start(&a, &DatabaseOptions::default()).await?;
+            mysql.create_database("notes", "notes", "secret").await?;
+            let mut root = mysql.root().await?;
+            let found: Vec<(String, String)> =
+                database::rows(&mut root, "SELECT @@datadir, @@tmpdir").await?;
+            assert_eq!(
+                found,
+                [("/var/lib/mysql/".to_owned(), "/var/lib/lab-tmp".to_owned())]
+            );
+            Ok(())
+        },
+    )
 }
 
 #[tokio::test]
