@@ -1,5 +1,5 @@
-//! Where the proxy listens: opens what the view asks for, closes what it no longer does, and tries again twice a
-//! second what could not be opened (the database may be moving aside at this moment).
+//! Where the proxy listens: opens what the view asks for, closes what it no longer does, and tries again what could not
+//! be opened: every 10 ms for a minute after the view asked (the database is moving aside), then twice a second.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -126,6 +126,12 @@ impl Doors {
         }
     }
 
+    /// Whether `view` asks for a door that was neither open nor tried so far.
+    pub fn differ_from(&self, view: Option<&FleetView>) -> bool {
+        let known = |door: &Door| self.open.contains_key(door) || self.shut.contains_key(door);
+        view.is_some_and(|view| !wanted(view, &self.me).iter().all(known))
+    }
+
     /// What is not open, each with its reason.
     pub fn not_listening(&self) -> Vec<String> {
         self.shut
@@ -213,9 +219,14 @@ fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 fn wanted(view: &FleetView, me: &ServerName) -> Vec<Door> {
-    let Some(sql) = &view.sql else { return Vec::new() };
-    let mut doors: Vec<_> = sql.listen.iter().cloned().map(Door::Client).collect();
-    if let Some(server) = view.server(me).filter(|server| server.roles.contains(&Role::Db)) {
+    let (Some(sql), Some(server)) = (&view.sql, view.server(me)) else {
+        return Vec::new();
+    };
+    let mut doors = Vec::new();
+    if server.roles.contains(&Role::App) {
+        doors.extend(sql.listen.iter().cloned().map(Door::Client));
+    }
+    if server.roles.contains(&Role::Db) {
         doors.push(Door::Relay(server.sql_relay()));
     }
     doors

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Tier, TierDetail, TierReport};
 use pontoon_rt::shutdown::Shutdown;
@@ -28,8 +28,13 @@ use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};
 
-/// Between two looks at the doors: how fast a freed address is taken.
+/// Between two looks at the doors.
 const DOOR_TICK: Duration = Duration::from_millis(500);
+/// The same while an address is expected to become free, because the database moves aside: whoever dials in between
+/// finds nobody.
+const DOOR_HURRY: Duration = Duration::from_millis(10);
+/// How long after a view the addresses that it asks for are expected to become free.
+const EXPECTANT: Duration = Duration::from_secs(60);
 const REPORT_TICK: Duration = Duration::from_secs(1);
 /// How long to wait after an accept failed (out of file descriptors) rather than spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -247,10 +252,18 @@ impl Keeper {
         let mut report_tick = interval(REPORT_TICK);
         door_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asked_for = Instant::now();
         loop {
+            let hurry = !doors.not_listening().is_empty() && asked_for.elapsed() < EXPECTANT;
             tokio::select! {
-                _ = views.changed() => self.obey(&views),
+                _ = views.changed() => {
+                    self.obey(&views);
+                    if doors.differ_from(views.borrow().as_deref()) {
+                        asked_for = Instant::now();
+                    }
+                }
                 _ = door_tick.tick() => {}
+                () = tokio::time::sleep(DOOR_HURRY), if hurry => {}
                 _ = report_tick.tick() => {
                     self.report(doors.not_listening());
                     continue;
