@@ -265,7 +265,7 @@ pub struct Join {
     /// This server's address for fleet traffic; by default the one from which ADDRESS is reached
     #[arg(long, value_name = "ADDRESS")]
     pub private: Option<IpAddr>,
-    /// An address that visitors reach this server at; may be repeated
+    /// An address that visitors reach this server at; may be repeated; by default those on no private network
     #[arg(long, value_name = "ADDRESS")]
     pub public: Vec<IpAddr>,
     /// What this server does, as in edge,app; by default everything
@@ -482,8 +482,12 @@ fn url_path(text: &str) -> Result<String, String> {
 const LONGEST_TOKEN: Duration = Duration::from_secs(3600);
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused for safety, 4 something does not answer,
-5 the fleet changed since the plan, 10 `plan --exit-code` has changes, 11 and 12 `status --check`: degraded, down.";
+Exit status:
+   0  done                              5  the fleet changed since the plan
+   1  failed                           10  `plan --exit-code`: there are changes
+   2  wrong usage or configuration     11  `status --check`: degraded
+   3  refused for safety               12  `status --check`: down
+   4  something does not answer       130  interrupted; the agent goes on";
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,14 @@
 //! `pontoon token new`, `pontoon join`, `pontoon leave`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use pontoon_agent::DEFAULT_PORT as AGENT_PORT;
 use pontoon_agent::api::{JoinRequest, LeaveRequest, TokenAnswer, TokenRequest};
+use pontoon_agent::detect::addresses;
 use pontoon_agent::detect::system::System;
-use pontoon_fleet::{Code, Refusal, ServerName};
+use pontoon_fleet::{Code, Refusal, Role, ServerName};
 use pontoon_pki::Token;
 
 use super::Context;
@@ -63,7 +65,11 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
         token: token.to_string(),
         name,
         private: args.private,
-        public: args.public,
+        public: if args.public.is_empty() {
+            own_public(args.roles.as_deref())
+        } else {
+            args.public
+        },
         roles: args.roles,
     };
     let again = format!("pontoon join {} {}", args.address, args.token);
@@ -110,12 +116,23 @@ fn own_name(context: &Context) -> Result<ServerName, Refusal> {
     if let Ok(identity) = pontoon_pki::Identity::load(&context.paths.identity_dir()) {
         return Ok(identity.name().clone());
     }
-    System::look(std::path::Path::new("/"))
-        .server_name()
-        .ok_or_else(|| {
-            Refusal::new(Code::J004, "this machine's host name is no name for a server")
-                .next("choose one", "pontoon join ADDRESS TOKEN --name NAME")
-        })
+    System::look(Path::new("/")).server_name().ok_or_else(|| {
+        Refusal::new(Code::J004, "this machine's host name is no name for a server")
+            .next("choose one", "pontoon join ADDRESS TOKEN --name NAME")
+    })
+}
+
+/// The addresses of this machine that are not of private networks, when visitors are to arrive here at all.
+fn own_public(roles: Option<&[Role]>) -> Vec<IpAddr> {
+    if roles.is_some_and(|roles| !roles.contains(&Role::Edge)) {
+        return Vec::new();
+    }
+    let choice = addresses::choose(&addresses::look(Path::new("/")));
+    choice
+        .public
+        .into_iter()
+        .filter(|ip| !addresses::is_private(*ip))
+        .collect()
 }
 
 /// `10.0.0.1`, `10.0.0.1:7400`, `[fd00::1]:7400`, `fd00::1`, or a name that the resolver knows.
