@@ -79,6 +79,7 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
         match &node.run {
             Run::Systemd { unit, .. } => systemctl("start", unit).await?,
             Run::Process { argv, log } => {
+                release_socket(paths, node).await?;
                 let mut words = node
                     .program
                     .iter()
@@ -117,6 +118,40 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// MySQL keeps its pid in `SOCKET.lock` and does not start while a process of that pid exists; after a kill that may
+/// be a zombie, dead and not yet waited for by its parent, which in a container may be never.
+async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusal> {
+    let mut lock = settings::effective_socket(node).into_os_string();
+    lock.push(".lock");
+    let lock = Path::new(&lock);
+    let Some(bytes) = pontoon_rt::files::read_limited(lock, 64)? else {
+        return Ok(());
+    };
+    let Ok(pid) = String::from_utf8_lossy(&bytes).trim().parse::<u32>() else {
+        return Ok(());
+    };
+    let is_zombie = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
+    };
+    let begun = Instant::now();
+    while is_zombie() {
+        // Waits for it when it is our own child.
+        let _ = process::adopt(&paths.pid_file("database"));
+        if begun.elapsed() > Duration::from_secs(1) {
+            tracing::warn!(
+                pid,
+                "the database's last process is dead and its parent does not wait for it"
+            );
+            pontoon_rt::files::remove_optional(lock)?;
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Stops the database and waits until its process is gone. Fine when it does not run.

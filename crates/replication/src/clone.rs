@@ -327,9 +327,6 @@ impl Database {
 
     /// Puts a complete copy into the data directory's place and starts it, read-only, under a replication id of its
     /// own. The old data directory is renamed. Repeatable.
-    ///
-    /// # Errors
-    /// [`Code::D006`], [`Code::D005`].
     async fn activate_clone(
         &self,
         ticket: &SourceTicket,
