@@ -33,6 +33,8 @@ mod serve;
 mod status;
 mod store;
 mod supervise;
+#[cfg(test)]
+mod testing;
 mod timeline;
 
 use std::path::PathBuf;

@@ -101,3 +101,61 @@ fn no_authority() -> Refusal {
         .because("servers with the role db hold it")
         .next("see who answers", "pontoon status")
 }
+
+#[cfg(test)]
+mod tests {
+    use pontoon_fleet::Role;
+
+    use super::*;
+    use crate::testing::{self, DAY};
+
+    #[tokio::test]
+    async fn a_certificate_is_renewed_at_twenty_days_by_the_holder_of_the_key() {
+        let fixture = testing::founder().await;
+        let agent = &fixture.agent;
+        let identity = agent.membership().unwrap().identity;
+        let (first_end, first_pem) = (
+            identity.current().not_after(),
+            identity.current().certificate_pem(),
+        );
+        fixture.clock.advance(DAY * 19);
+        assert!(!identity.current().renew_due(agent.clock.unix()));
+        fixture.clock.advance(DAY + Duration::from_secs(60));
+        assert!(identity.current().renew_due(agent.clock.unix()));
+        renew(agent).await.unwrap();
+        let renewed = identity.current();
+        assert!(renewed.not_after() > first_end && renewed.certificate_pem() != first_pem);
+        assert!(!renewed.renew_due(agent.clock.unix()));
+        let on_disk = Identity::load(&agent.paths.identity_dir()).unwrap();
+        assert_eq!(on_disk.certificate_pem(), renewed.certificate_pem());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_signed_for_the_configured_address_and_for_members_only() {
+        let fixture = testing::founder().await;
+        let agent = &fixture.agent;
+        let key = NewKey::generate().unwrap();
+        let me: ServerName = "a".parse().unwrap();
+        // The request asks for another address; the configuration's counts.
+        let csr = key.csr(&me, "198.51.100.99".parse().unwrap()).unwrap();
+        let member = Peer::Member {
+            name: me.clone(),
+            roles: Role::ALL.to_vec(),
+        };
+        let answer = sign(agent, &member, &RenewRequest { csr: csr.clone() }).unwrap();
+        let current = agent.membership().unwrap().identity.current();
+        let identity = Identity::assemble(
+            current.fleet().clone(),
+            &key,
+            &answer.certificate,
+            &current.ca_pem(),
+        )
+        .unwrap();
+        assert_eq!(identity.addresses(), ["198.51.100.11".parse::<IpAddr>().unwrap()]);
+        let gone = Peer::Outsider {
+            name: "b".parse().unwrap(),
+        };
+        assert!(sign(agent, &gone, &RenewRequest { csr: csr.clone() }).is_err());
+        assert!(sign(agent, &Peer::Stranger, &RenewRequest { csr }).is_err());
+    }
+}

@@ -294,3 +294,7 @@ fn agents(inputs: &StatusInputs<'_>, servers: &[ServerStatus], problems: &mut Ve
         }
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

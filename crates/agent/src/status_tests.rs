@@ -1,0 +1,259 @@
+use std::time::Duration;
+
+use pontoon_config::Config;
+use pontoon_decide::view::{ViewInputs, compose};
+use pontoon_fleet::{
+    DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision, ServerReport, TierReport,
+    UpstreamReport,
+};
+
+use super::*;
+
+const TWO: &str = r#"
+version = 1
+[fleet]
+name = "notes"
+domains = ["notes.example.com"]
+[[server]]
+name = "a"
+private = "198.51.100.11"
+public = ["198.51.100.111"]
+[[server]]
+name = "b"
+private = "198.51.100.12"
+public = ["198.51.100.112"]
+[app]
+upstream = "127.0.0.1:8080"
+[db]
+engine = "mariadb"
+listen = ["127.0.0.1:3306"]
+"#;
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap()
+}
+
+fn database(role: DatabaseRole) -> DatabaseReport {
+    DatabaseReport {
+        engine: Engine::Mariadb,
+        version: "10.11.19".to_owned(),
+        role,
+        read_only: role != DatabaseRole::Primary,
+        position: "0-1-7".to_owned(),
+        lag_ms: (role == DatabaseRole::Replica).then_some(12),
+        error: None,
+    }
+}
+
+fn report(server: &str, role: DatabaseRole) -> Observed {
+    let upstream = |server: &str| UpstreamReport {
+        server: name(server),
+        healthy: true,
+        reason: None,
+        in_flight: 0,
+    };
+    let edge = EdgeReport {
+        upstreams: vec![upstream("a"), upstream("b")],
+        ..EdgeReport::default()
+    };
+    Observed {
+        report: ServerReport {
+            server: name(server),
+            at: UnixMillis(0),
+            version: "0.1.0".to_owned(),
+            revision: Revision(2),
+            settled: Revision(2),
+            trouble: None,
+            config_digest: "d".to_owned(),
+            tiers: vec![TierReport {
+                pid: 7,
+                view_serial: 1,
+                detail: TierDetail::Edge(edge),
+            }],
+            database: Some(database(role)),
+            load_percent: 10,
+            drains: DrainBook::default(),
+            lease: None,
+        },
+        age: Duration::from_millis(100),
+    }
+}
+
+fn healthy() -> BTreeMap<ServerName, Observed> {
+    [
+        (name("a"), report("a", DatabaseRole::Primary)),
+        (name("b"), report("b", DatabaseRole::Replica)),
+    ]
+    .into()
+}
+
+fn edge_of<'a>(reports: &'a mut BTreeMap<ServerName, Observed>, server: &str) -> &'a mut EdgeReport {
+    match &mut reports.get_mut(&name(server)).unwrap().report.tiers[0].detail {
+        TierDetail::Edge(edge) => edge,
+        TierDetail::Sql(_) => unreachable!("the fixture has an edge there"),
+    }
+}
+
+fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader: Option<&str>) -> Status {
+    let config = Config::parse(TWO).unwrap();
+    let lease = leader.map(|leader| LeaseRecord {
+        epoch: Epoch(1),
+        leader: name(leader),
+    });
+    let view = compose(&ViewInputs {
+        config: &config,
+        revision: Revision(2),
+        epoch: Epoch(1),
+        serial: 1,
+        me: &name("a"),
+        reports,
+        drains,
+        lease: lease.as_ref(),
+        unreachable_after: Duration::from_secs(3),
+    });
+    status(StatusInputs {
+        me: &name("a"),
+        view: &view,
+        reports,
+        rates: &BTreeMap::new(),
+        lease,
+        lease_store: "single",
+        recent: Vec::new(),
+        now: UnixMillis(0),
+    })
+}
+
+fn problems(reports: &BTreeMap<ServerName, Observed>) -> (Health, Vec<String>) {
+    let status = verdict(reports, &DrainBook::default(), Some("a"));
+    (
+        status.health,
+        status.problems.into_iter().map(|problem| problem.what).collect(),
+    )
+}
+
+#[test]
+fn all_is_well() {
+    let (health, said) = problems(&healthy());
+    assert_eq!((health, said.as_slice()), (Health::Healthy, [].as_slice()));
+}
+
+#[test]
+fn a_silent_agent_degrades_and_takes_nobody_down() {
+    let mut reports = healthy();
+    reports.get_mut(&name("b")).unwrap().age = Duration::from_secs(14);
+    let (health, said) = problems(&reports);
+    assert_eq!(health, Health::Degraded);
+    assert_eq!(said, ["the agent on b has not answered for 14 s"]);
+}
+
+#[test]
+fn a_dead_primary_is_down_and_a_dead_replica_is_not() {
+    let mut reports = healthy();
+    reports.get_mut(&name("a")).unwrap().report.database = Some(database(DatabaseRole::Down));
+    assert_eq!(problems(&reports).0, Health::Down);
+    let mut reports = healthy();
+    reports.get_mut(&name("b")).unwrap().report.database = Some(database(DatabaseRole::Down));
+    assert_eq!(problems(&reports).0, Health::Degraded);
+}
+
+#[test]
+fn replication_that_stands_still_or_lags_is_named() {
+    let mut reports = healthy();
+    let replica = reports
+        .get_mut(&name("b"))
+        .unwrap()
+        .report
+        .database
+        .as_mut()
+        .unwrap();
+    replica.lag_ms = Some(41_000);
+    assert_eq!(problems(&reports).1, ["the replica b is 41 s behind"]);
+    let replica = reports
+        .get_mut(&name("b"))
+        .unwrap()
+        .report
+        .database
+        .as_mut()
+        .unwrap();
+    replica.error = Some("Error 1062".to_owned());
+    assert!(problems(&reports).1[0].contains("Error 1062"));
+}
+
+#[test]
+fn nobody_with_the_lease_is_down() {
+    assert_eq!(
+        verdict(&healthy(), &DrainBook::default(), None).health,
+        Health::Down
+    );
+}
+
+#[test]
+fn an_application_is_out_when_most_edges_say_so_and_down_when_none_is_left() {
+    let mut reports = healthy();
+    for edge in ["a", "b"] {
+        let upstream = &mut edge_of(&mut reports, edge).upstreams[1];
+        (upstream.healthy, upstream.reason) = (false, Some("503".to_owned()));
+    }
+    let (health, said) = problems(&reports);
+    assert_eq!((health, said.len()), (Health::Degraded, 1));
+    assert!(said[0].contains("application on b is out: 503"));
+    for edge in ["a", "b"] {
+        edge_of(&mut reports, edge).upstreams[0].healthy = false;
+    }
+    assert_eq!(problems(&reports).0, Health::Down);
+}
+
+#[test]
+fn an_edge_that_does_not_report_or_listen_is_named() {
+    let mut reports = healthy();
+    reports.get_mut(&name("b")).unwrap().report.tiers.clear();
+    assert_eq!(problems(&reports).1, ["the edge on b does not report"]);
+    let mut reports = healthy();
+    edge_of(&mut reports, "b")
+        .not_listening
+        .push("198.51.100.112:80: Address already in use".to_owned());
+    assert!(problems(&reports).1[0].contains("already in use"));
+}
+
+#[test]
+fn a_drained_server_is_shown_with_the_way_back() {
+    let drains = DrainBook(
+        [(
+            name("b"),
+            DrainMark {
+                at: UnixMillis(1),
+                drained: true,
+            },
+        )]
+        .into(),
+    );
+    let status = verdict(&healthy(), &drains, Some("a"));
+    assert_eq!(status.health, Health::Degraded);
+    assert_eq!(status.problems[0].next, ["pontoon undrain b"]);
+}
+
+#[test]
+fn what_keeps_a_server_from_its_configuration_is_said_with_its_code() {
+    let mut reports = healthy();
+    let refusal = pontoon_fleet::Refusal::new(pontoon_fleet::Code::D005, "the database did not start");
+    reports.get_mut(&name("b")).unwrap().report.trouble = Some(refusal);
+    let status = verdict(&reports, &DrainBook::default(), Some("a"));
+    assert_eq!(status.problems[0].next[0], "pontoon explain D005");
+}
+
+#[test]
+fn every_problem_has_a_next_step() {
+    let mut reports = healthy();
+    reports.remove(&name("b"));
+    reports.get_mut(&name("a")).unwrap().report.database = Some(database(DatabaseRole::Down));
+    let status = verdict(&reports, &DrainBook::default(), None);
+    assert!(status.problems.len() >= 3);
+    assert!(status.problems.iter().all(|problem| !problem.next.is_empty()));
+    assert!(
+        status
+            .problems
+            .windows(2)
+            .all(|pair| pair[0].health >= pair[1].health),
+        "worst first"
+    );
+}
