@@ -56,6 +56,10 @@ pub async fn apply(context: &Context, args: Apply) -> anyhow::Result<u8> {
     }
     let loaded = load(context)?;
     refuse_not_yet(context, &loaded)?;
+    if !context.client.answers().await && !nothing_applied(&context.paths)? {
+        // The agent of a fleet that runs was killed, or the machine started anew: `apply` is what starts it.
+        start_agent(context, args.json).await?;
+    }
     let made = make(context, &loaded).await?;
     if !args.json {
         show(context, &made.plan)?;
