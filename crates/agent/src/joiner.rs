@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::admin::Reporter;
 use crate::api::{JoinRequest, Progress};
-use crate::core::{Agent, activated, parse};
+use crate::core::{Agent, Membership, activated, parse};
 use crate::peer::{Done, Hello, Welcome};
 use crate::store::JoinRecord;
 use crate::{apply, carry_out, detect, dial, load_membership, observe};
@@ -38,7 +38,19 @@ pub(crate) async fn join(
     request: JoinRequest,
     reporter: &Reporter,
 ) -> Result<String, Refusal> {
-    let _changing = agent.changing.lock().await;
+    let _changing = match agent.changing.try_lock() {
+        Ok(changing) => changing,
+        Err(_) => {
+            // Ctrl-C ended the looking at a join, not the join.
+            say(
+                reporter,
+                &request.name,
+                "waiting for what this agent is doing already",
+            )
+            .await;
+            agent.changing.lock().await
+        }
+    };
     let record = match agent.store.join()? {
         Some(record) if agent.membership().is_some() => {
             refuse_another_fleet(&record, &request)?;
@@ -46,6 +58,9 @@ pub(crate) async fn join(
         }
         _ => {
             if let Some(membership) = agent.membership() {
+                if let Some(done) = joined_already(agent, &membership, &request) {
+                    return Ok(done);
+                }
                 return Err(Refusal::new(
                     Code::J006,
                     format!("{} already belongs to a fleet", membership.me),
@@ -59,6 +74,21 @@ pub(crate) async fn join(
     };
     let record = copy_database(agent, record, reporter).await?;
     become_member(agent, &record, reporter).await
+}
+
+/// The answer to a join that is complete and repeated, such as after Ctrl-C: not a refusal.
+fn joined_already(agent: &Agent, membership: &Membership, request: &JoinRequest) -> Option<String> {
+    let token: Token = request.token.parse().ok()?;
+    let identity = membership.identity.current();
+    let active = agent.active()?;
+    let is_same = request.name == membership.me && identity.pin().ok()? == token.pin;
+    active.config.server(&membership.me).filter(|_| is_same)?;
+    Some(format!(
+        "{} is a member of fleet {} already, at revision {}",
+        membership.me,
+        identity.fleet(),
+        active.committed.revision
+    ))
 }
 
 /// Hello and welcome: afterwards this server has a certificate and knows the fleet's configuration.

@@ -1,4 +1,9 @@
 //! A fleet on the lab, driven as its operator would: through the `pontoon` command line and nothing else.
+//!
+//! `look` is what a test looks at, `faults` what it does to the fleet.
+
+mod faults;
+mod look;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +12,12 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pontoon_testkit::{DatabaseOptions, DemoApp, Lab, LabError, Load, LoadOptions, Mariadb, Notes, Server, wait_until};
+pub use faults::{Following, end_program, kill_agent, start_agent};
+pub use look::{event_kinds, expect, identical, one_line, refused, snapshot, status, wait_until_healthy};
+
+use pontoon_testkit::{
+    DatabaseOptions, DemoApp, Lab, LabError, Load, LoadOptions, Mariadb, Notes, Server, wait_until,
+};
 
 /// The port on which the application listens, on loopback of each server.
 const APP: &str = "127.0.0.1:8080";
@@ -41,7 +51,13 @@ impl Fleet {
         app.create_database(&mariadb).await?;
         start_application(&app, &a).await?;
         install(&app, &a, &mariadb).await?;
-        Ok(Fleet { lab, app, a, b, mariadb })
+        Ok(Fleet {
+            lab,
+            app,
+            a,
+            b,
+            mariadb,
+        })
     }
 
     /// `init` and `apply` on the first server.
@@ -50,7 +66,17 @@ impl Fleet {
     /// When a command fails.
     pub async fn found(&self) -> Result<(), LabError> {
         let (private, public) = (self.a.private().to_string(), self.a.public().to_string());
-        let init = ["init", "--name", "a", "--fleet", "notes", "--domain", "notes.example.com", "--upstream", APP];
+        let init = [
+            "init",
+            "--name",
+            "a",
+            "--fleet",
+            "notes",
+            "--domain",
+            "notes.example.com",
+            "--upstream",
+            APP,
+        ];
         let addresses = ["--private", &private, "--public", &public];
         run(&self.a, &[&init[..], &addresses[..]].concat()).await?;
         run(&self.a, &["apply", "--yes"]).await?;
@@ -64,7 +90,7 @@ impl Fleet {
     pub async fn join(&self) -> Result<(), LabError> {
         self.prepare_joiner().await?;
         let token = self.token().await?;
-        run(&self.b, &self.join_command(&token).iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        self.join_with(&token).await?;
         self.wait_until_served(&self.b).await
     }
 
@@ -73,8 +99,16 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn prepare_joiner(&self) -> Result<(), LabError> {
-        Mariadb::start(&self.b, &DatabaseOptions::default()).await?;
-        start_application(&self.app, &self.b).await
+        self.prepare(&self.b).await
+    }
+
+    /// The same on any server.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn prepare(&self, server: &Server) -> Result<(), LabError> {
+        Mariadb::start(server, &DatabaseOptions::default()).await?;
+        start_application(&self.app, server).await
     }
 
     /// A fresh join token.
@@ -84,13 +118,25 @@ impl Fleet {
     pub async fn token(&self) -> Result<String, LabError> {
         let line = run(&self.a, &["token", "new"]).await?;
         let token = line.split_whitespace().find(|word| word.starts_with("pon1."));
-        token.map(str::to_owned).ok_or_else(|| LabError::App(format!("no token in {line:?}")))
+        token
+            .map(str::to_owned)
+            .ok_or_else(|| LabError::App(format!("no token in {line:?}")))
     }
 
     /// The arguments of `join` on the second server.
     pub fn join_command(&self, token: &str) -> Vec<String> {
         let (address, public) = (self.a.private().to_string(), self.b.public().to_string());
-        ["join", &address, token, "--name", "b", "--public", &public].map(str::to_owned).to_vec()
+        ["join", &address, token, "--name", "b", "--public", &public]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Joins the second server with this token, which may be a repetition.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn join_with(&self, token: &str) -> Result<String, LabError> {
+        run(&self.b, &words(&self.join_command(token))).await
     }
 
     /// Visitors of the fleet, at the public addresses of `servers`.
@@ -98,8 +144,19 @@ impl Fleet {
     /// # Errors
     /// When they cannot be started.
     pub fn visitors(&self, servers: &[&Server], rate: f64, phase: &str) -> Result<Load, LabError> {
-        let targets = servers.iter().map(|server| SocketAddr::from((server.public(), 80))).collect();
-        Load::start(self.app.clone(), LoadOptions { targets, rate, ..LoadOptions::default() }, phase)
+        let targets = servers
+            .iter()
+            .map(|server| SocketAddr::from((server.public(), 80)))
+            .collect();
+        Load::start(
+            self.app.clone(),
+            LoadOptions {
+                targets,
+                rate,
+                ..LoadOptions::default()
+            },
+            phase,
+        )
     }
 
     /// The process on `server` whose pid file has this name.
@@ -113,17 +170,31 @@ impl Fleet {
             .ok()
             .and_then(|file| i32::try_from(file.get("pid")?.as_i64()?).ok())
             .ok_or_else(|| LabError::App(format!("no pid in {text:?}")))?;
-        server.process(pid).ok_or_else(|| LabError::App(format!("{name} does not run on {}", server.name())))
+        server
+            .process(pid)
+            .ok_or_else(|| LabError::App(format!("{name} does not run on {}", server.name())))
     }
 
-    async fn wait_until_served(&self, server: &Server) -> Result<(), LabError> {
+    /// Waits until the edge of `server` answers visitors.
+    ///
+    /// # Errors
+    /// When it does not within 20 s.
+    pub async fn wait_until_served(&self, server: &Server) -> Result<(), LabError> {
         let address = format!("http://{}/up", server.public());
         wait_until("the edge serves", Duration::from_secs(20), async || {
-            server.exec("curl", &["-sf", "-o", "/dev/null", &address]).await.ok()
+            server
+                .exec("curl", &["-sf", "-o", "/dev/null", &address])
+                .await
+                .ok()
         })
         .await
         .map(drop)
     }
+}
+
+/// Arguments as they are handed over.
+pub fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
 }
 
 /// Runs `pontoon` on a server and gives its standard output.
@@ -147,7 +218,11 @@ pub async fn attempt(server: &Server, args: &[&str]) -> Result<(i32, String, Str
         .await
         .map_err(|error| LabError::App(format!("pontoon cannot be run: {error}")))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    Ok((
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    ))
 }
 
 /// Starts the application on loopback of `server`.
@@ -169,7 +244,8 @@ async fn install(app: &Notes, server: &Server, mariadb: &Mariadb) -> Result<(), 
 }
 
 fn address(text: &str) -> Result<SocketAddr, LabError> {
-    text.parse().map_err(|_| LabError::Unknown(format!("{text} is not an address")))
+    text.parse()
+        .map_err(|_| LabError::Unknown(format!("{text} is not an address")))
 }
 
 /// The program under test, built from this checkout in the profile of the tests.
@@ -178,7 +254,10 @@ fn address(text: &str) -> Result<SocketAddr, LabError> {
 /// When it does not build.
 pub fn pontoon() -> Result<PathBuf, LabError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(LabError::App)
+    BUILT
+        .get_or_init(|| build().map_err(|error| error.to_string()))
+        .clone()
+        .map_err(LabError::App)
 }
 
 fn build() -> Result<PathBuf, LabError> {
@@ -187,8 +266,12 @@ fn build() -> Result<PathBuf, LabError> {
     if std::env::var_os("PONTOON_E2E_BUILT").is_none() {
         let cargo = option_env!("CARGO").unwrap_or("cargo");
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--locked", "--package", "pontoon"]).current_dir(crate::repository());
-        let status = command.status().map_err(|error| LabError::App(format!("{cargo}: {error}")))?;
+        command
+            .args(["build", "--quiet", "--locked", "--package", "pontoon"])
+            .current_dir(crate::repository());
+        let status = command
+            .status()
+            .map_err(|error| LabError::App(format!("{cargo}: {error}")))?;
         if !status.success() && !program.exists() {
             return Err(LabError::App("pontoon does not build".to_owned()));
         }
@@ -200,5 +283,6 @@ fn build() -> Result<PathBuf, LabError> {
 fn sibling(name: &str) -> Result<PathBuf, LabError> {
     let me = std::env::current_exe().map_err(|error| LabError::App(error.to_string()))?;
     let dir = me.ancestors().find(|dir| dir.join("deps").is_dir());
-    dir.map(|dir| dir.join(name)).ok_or_else(|| LabError::App(format!("{} is not in a target folder", me.display())))
+    dir.map(|dir| dir.join(name))
+        .ok_or_else(|| LabError::App(format!("{} is not in a target folder", me.display())))
 }
