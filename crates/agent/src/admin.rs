@@ -1,5 +1,5 @@
 //! The operator's door: the admin API of [`crate::api`] on `<run>/admin.sock`. Who may open it is decided by the
-//! socket's permissions (root and group `pontoon`) and checked against the peer's uid for what changes something.
+//! socket's permissions: root and group `pontoon`.
 
 use std::sync::Arc;
 
@@ -13,34 +13,16 @@ use pontoon_rt::listen;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 
 use crate::api::{
     ActiveConfig, ApplyRequest, DrainRequest, JoinRequest, LeaveRequest, PlanRequest, Progress, TokenRequest,
 };
 use crate::core::Agent;
+use crate::reporter::Reporter;
 use crate::{apply, drain, host, joiner, leave, observe, timeline};
 
 /// The largest request: a configuration of many servers is a few kilobytes.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
-
-/// Progress lines that may wait for a slow terminal before the work waits too.
-const PROGRESS_QUEUE: usize = 1024;
-
-/// Where a long command says how it is going. A listener that goes away does not stop the work.
-#[derive(Clone)]
-pub(crate) struct Reporter(mpsc::Sender<Progress>);
-
-impl Reporter {
-    pub(crate) async fn say(&self, progress: Progress) {
-        let _ = self.0.send(progress).await;
-    }
-
-    /// Says it if there is room; for byte counts, of which another comes soon.
-    pub(crate) fn say_if_room(&self, progress: Progress) {
-        let _ = self.0.try_send(progress);
-    }
-}
 
 /// Binds the socket and serves until shutdown.
 pub(crate) async fn run(agent: Arc<Agent>) -> Result<(), Refusal> {
@@ -162,8 +144,7 @@ where
     F: FnOnce(Reporter) -> Fut,
     Fut: Future<Output = Result<String, Refusal>> + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(PROGRESS_QUEUE);
-    let reporter = Reporter(sender);
+    let (reporter, receiver) = Reporter::new();
     let work = work(reporter.clone());
     tokio::spawn(async move {
         let last = match work.await {

@@ -12,9 +12,9 @@ use pontoon_fleet::{Code, DatabaseRole, Refusal, Revision, ServerName};
 use pontoon_rt::http::Call;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::Reporter;
 use crate::api::{ApplyRequest, PlanAnswer, Progress};
 use crate::core::{Agent, parse};
+use crate::reporter::Reporter;
 use crate::{dial, heartbeat, observe};
 
 /// How long all servers may take to be as configured: a database restarts within.
@@ -120,7 +120,7 @@ pub(crate) async fn wait_until_settled(
             match state_of(agent, &server, revision) {
                 Standing::Settled => {
                     let text = format!("is as revision {revision} says");
-                    reporter.say(Progress::Done { server, text }).await;
+                    reporter.done(&server, text).await;
                 }
                 Standing::Trouble(refusal) => return Err(refusal),
                 Standing::Working => still.push(server),

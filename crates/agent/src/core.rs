@@ -199,7 +199,6 @@ impl Agent {
     }
 
     pub(crate) fn record(&self, kind: EventKind) {
-        tracing::info!("{kind}");
         self.events().record(kind);
     }
 

@@ -8,9 +8,9 @@ use pontoon_fleet::{
     Code, DrainBook, DrainMark, EventKind, Refusal, Role, ServerName, ServerState, Tier, TierDetail,
 };
 
-use crate::admin::Reporter;
 use crate::api::{DrainRequest, Progress};
 use crate::core::Agent;
+use crate::reporter::Reporter;
 use crate::{dial, observe, publish};
 
 /// What the edges' last reports may lag behind: two reports and two heartbeats.
@@ -68,7 +68,7 @@ pub(crate) async fn drain(
             "{left} requests on {subject} did not finish within {} s",
             patience.as_secs()
         );
-        reporter.say(Progress::Note { text }).await;
+        reporter.note(text).await;
     }
     Ok(format!(
         "{subject} is drained: no new request goes to its application"

@@ -16,10 +16,10 @@ use pontoon_rt::http::{self, Call};
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
-use crate::admin::Reporter;
 use crate::api::{JoinRequest, Progress};
 use crate::core::{Agent, Membership, activated, parse};
 use crate::peer::{Done, Hello, Welcome};
+use crate::reporter::Reporter;
 use crate::store::JoinRecord;
 use crate::{apply, carry_out, detect, dial, load_membership, observe};
 
@@ -42,12 +42,9 @@ pub(crate) async fn join(
         Ok(changing) => changing,
         Err(_) => {
             // Ctrl-C ended the looking at a join, not the join.
-            say(
-                reporter,
-                &request.name,
-                "waiting for what this agent is doing already",
-            )
-            .await;
+            reporter
+                .step(&request.name, "waiting for what this agent is doing already")
+                .await;
             agent.changing.lock().await
         }
     };
@@ -103,7 +100,7 @@ async fn become_joiner(
             .because(format!("{error}"))
             .next("make one, on a server of the fleet", "pontoon token new")
     })?;
-    say(reporter, &me, "verifying the fleet's identity").await;
+    reporter.step(&me, "verifying the fleet's identity").await;
     let tcp = connect(request.address).await?;
     let own_address = tcp
         .local_addr()
@@ -112,7 +109,9 @@ async fn become_joiner(
     let private = request.private.unwrap_or(own_address);
     let (stream, host, authority) =
         tls::connect_pinned(token.pin, request.address.ip(), tcp, CONNECT_TIMEOUT).await?;
-    done(reporter, &me, "fleet identity verified (CA pin matches)").await;
+    reporter
+        .done(&me, "fleet identity verified (CA pin matches)")
+        .await;
 
     let roles = request.roles.clone().unwrap_or_else(|| Role::ALL.to_vec());
     let facts = own_facts(agent, roles.contains(&Role::Db)).await?;
@@ -140,7 +139,9 @@ async fn become_joiner(
         database_done: false,
     };
     keep(agent, &record, &key, welcome, &authority)?;
-    done(reporter, &me, &format!("certificate issued for {me} (30 d)")).await;
+    reporter
+        .done(&me, &format!("certificate issued for {me} (30 d)"))
+        .await;
     Ok(record)
 }
 
@@ -215,12 +216,12 @@ async fn copy_database(
     let wanted = carry_out::wanted_at(agent, db, record.private, true)?;
 
     let total = units::human_bytes(ticket.expected_bytes);
-    say(
-        reporter,
-        &me,
-        &format!("copying database from {source} ({total}; {source} is not locked)"),
-    )
-    .await;
+    reporter
+        .step(
+            &me,
+            &format!("copying database from {source} ({total}; {source} is not locked)"),
+        )
+        .await;
     let mut last = CloneStep::Copying;
     let mut progress = |now: CloneProgress| {
         if now.step != last {
@@ -318,12 +319,9 @@ async fn wait_until_caught_up(
         if let (Some(lag), None) = (report.lag_ms, &report.error)
             && lag <= CAUGHT_UP_MS
         {
-            done(
-                reporter,
-                me,
-                &format!("replica, lag {:.1} s", lag as f64 / 1000.0),
-            )
-            .await;
+            reporter
+                .done(me, &format!("replica, lag {:.1} s", lag as f64 / 1000.0))
+                .await;
             return Ok(());
         }
         if started.elapsed() > CATCH_UP_PATIENCE {
@@ -346,7 +344,7 @@ async fn become_member(
     reporter: &Reporter,
 ) -> Result<String, Refusal> {
     let me = record.name.clone();
-    say(reporter, &me, "becoming a member").await;
+    reporter.step(&me, "becoming a member").await;
     let address = record.address;
     let call = Call::post(record.host.as_str(), "/p/v1/join/finish").timeout(Duration::from_secs(60));
     let done_at: Done = dial::ask(agent, &record.host, address, &call, Some(&())).await?;
@@ -380,10 +378,12 @@ async fn become_member(
     ))
 }
 
-/// What this machine is, and how its database is run. Found out once and kept in the node file, by root.
+/// What this machine is, and how its database is run: as `pontoon join` wrote it down, or, when this agent is root, as
+/// found out here.
 async fn own_facts(agent: &Agent, with_database: bool) -> Result<ServerFacts, Refusal> {
     let node_file = agent.paths.node_file();
-    if with_database && Node::load(&node_file)?.database.is_none() {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && with_database && Node::load(&node_file)?.database.is_none() {
         match pontoon_replication::detect().await {
             Ok(detected) => Node {
                 database: Some(detected.node),
@@ -431,22 +431,4 @@ fn unreachable(address: SocketAddr) -> Refusal {
     Refusal::new(Code::N002, format!("no agent answers at {address}"))
         .next("on the server whose address this is", "pontoon status")
         .next("is it reachable from here?", format!("ping {host}"))
-}
-
-async fn say(reporter: &Reporter, server: &ServerName, text: &str) {
-    reporter
-        .say(Progress::Step {
-            server: server.clone(),
-            text: text.to_owned(),
-        })
-        .await;
-}
-
-async fn done(reporter: &Reporter, server: &ServerName, text: &str) {
-    reporter
-        .say(Progress::Done {
-            server: server.clone(),
-            text: text.to_owned(),
-        })
-        .await;
 }

@@ -7,11 +7,10 @@ use std::time::Duration;
 use pontoon_fleet::{Code, EventKind, Refusal, Role, ServerName};
 use pontoon_rt::http::Call;
 
-use crate::admin::Reporter;
-use crate::api::Progress;
 use crate::authorise::is_control;
 use crate::core::{Active, Agent};
 use crate::peer::Done;
+use crate::reporter::Reporter;
 use crate::{carry_out, dial, supervise};
 
 /// Leaves the fleet. Repeatable: what is already done is skipped.
@@ -23,7 +22,7 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
         say_goodbye(agent, active, &me, reporter).await?;
     }
 
-    say(reporter, &me, "stopping edge and SQL proxy").await;
+    reporter.step(&me, "stopping edge and SQL proxy").await;
     // Without an active configuration `supervise` wants no tier; wait here until they are gone.
     agent.known().active = None;
     agent.changed.notify_one();
@@ -36,7 +35,7 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
     if let Some(db) = db
         && let Ok(database) = carry_out::open_database(agent, &db).await
     {
-        say(reporter, &me, "moving the database back").await;
+        reporter.step(&me, "moving the database back").await;
         let moved = database.move_back().await?;
         *agent.database.write().await = None;
         let node = database.node();
@@ -44,15 +43,15 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
             from: format!("port {}", db.server_port),
             to: format!("port {}", node.port),
         });
-        done(
-            reporter,
-            &me,
-            &format!("database on port {} and {}", node.port, node.socket.display()),
-        )
-        .await;
+        reporter
+            .done(
+                &me,
+                &format!("database on port {} and {}", node.port, node.socket.display()),
+            )
+            .await;
         if let Some(moved) = moved {
             let text = format!("{} was renamed to {}", moved.from.display(), moved.to.display());
-            reporter.say(Progress::Note { text }).await;
+            reporter.note(text).await;
         }
     }
 
@@ -60,9 +59,7 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
     let suffix = format!("left-{}", agent.clock.unix().0 / 1000);
     for (from, to) in agent.store.set_aside(&suffix)? {
         reporter
-            .say(Progress::Note {
-                text: format!("{} was renamed to {}", from.display(), to.display()),
-            })
+            .note(format!("{} was renamed to {}", from.display(), to.display()))
             .await;
     }
     agent.forget_everything();
@@ -110,7 +107,7 @@ async fn say_goodbye(
         )
         .because("the others follow it"));
     }
-    say(reporter, me, "telling the other servers").await;
+    reporter.step(me, "telling the other servers").await;
     let mut last = Refusal::new(Code::P004, "no control server of the fleet answers");
     for server in others {
         if !is_control(&server.roles.iter().copied().collect::<Vec<_>>()) {
@@ -120,34 +117,16 @@ async fn say_goodbye(
         let call = Call::post(server.name.as_str(), "/p/v1/leave").timeout(Duration::from_secs(60));
         match dial::ask::<_, Done>(agent, &server.name, address, &call, Some(&())).await {
             Ok(gone) => {
-                done(
-                    reporter,
-                    me,
-                    &format!("not in the configuration since revision {}", gone.revision),
-                )
-                .await;
+                reporter
+                    .done(
+                        me,
+                        &format!("not in the configuration since revision {}", gone.revision),
+                    )
+                    .await;
                 return Ok(());
             }
             Err(refusal) => last = refusal,
         }
     }
     Err(last)
-}
-
-async fn say(reporter: &Reporter, server: &ServerName, text: &str) {
-    reporter
-        .say(Progress::Step {
-            server: server.clone(),
-            text: text.to_owned(),
-        })
-        .await;
-}
-
-async fn done(reporter: &Reporter, server: &ServerName, text: &str) {
-    reporter
-        .say(Progress::Done {
-            server: server.clone(),
-            text: text.to_owned(),
-        })
-        .await;
 }

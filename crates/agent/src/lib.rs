@@ -29,6 +29,7 @@ mod observe;
 mod peer;
 mod publish;
 mod renew;
+mod reporter;
 mod serve;
 mod status;
 mod store;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pontoon_config::Config;
-use pontoon_decide::facts::{DatabaseFacts, RunBy, ServerFacts};
+use pontoon_decide::facts::{DatabaseFacts, ServerFacts};
 use pontoon_decide::plan::plan;
 use pontoon_fleet::{
     Code, DatabaseReport, DatabaseRole, EventKind, Refusal, ServerName, Tier, TierDetail, TierReport,
 };
-use pontoon_helper::{Node, Run};
+use pontoon_helper::Node;
 use pontoon_lease::{LeaseStore, Single};
 
 use crate::api::{API_VERSION, Health, Status};
@@ -123,28 +123,23 @@ pub(crate) async fn database_facts(agent: &Agent) -> Result<Option<DatabaseFacts
     };
     let helper = pontoon_helper::HelperClient::new(agent.paths.helper_socket());
     let settings_active = helper.state().await.is_ok_and(|state| state.settings_written);
-    let place = agent
+    let moved = agent
         .active()
         .and_then(|active| active.config.db.clone())
         .filter(|_| settings_active);
-    Ok(Some(DatabaseFacts {
-        engine: node.engine,
-        version: node.version.clone(),
-        socket: Some(
-            place
-                .as_ref()
-                .and_then(|db| db.server_socket.clone())
-                .unwrap_or(node.socket),
-        ),
-        port: Some(place.map_or(node.port, |db| db.server_port)),
+    let facts = DatabaseFacts {
         size_bytes: tree_bytes(&node.datadir),
         databases: directories(&node.datadir),
-        datadir: node.datadir,
-        run_by: match node.run {
-            Run::Systemd { unit, .. } => RunBy::Unit(unit),
-            Run::Process { .. } => RunBy::Process(0),
-        },
         settings_active,
+        ..detect::database::facts_of_node(&node)
+    };
+    Ok(Some(match moved {
+        Some(db) => DatabaseFacts {
+            socket: db.server_socket.or(facts.socket),
+            port: Some(db.server_port),
+            ..facts
+        },
+        None => facts,
     }))
 }
 
