@@ -52,11 +52,11 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
     let unbound = |error: std::io::Error| {
         Refusal::new(Code::N004, format!("cannot listen on {}", socket.display())).because(error.to_string())
     };
-    let listener = listen::unix(&socket, 0o660).map_err(unbound)?;
+    let listener = listen::unix(&socket, 0o600).map_err(unbound)?;
     let listener = UnixListener::from_std(listener).map_err(unbound)?;
     let allowed = Allowed::of(&paths);
-    if let (true, Some(gid)) = (rustix::process::geteuid().is_root(), allowed.gid) {
-        std::os::unix::fs::chown(&socket, None, Some(gid)).map_err(unbound)?;
+    if let (true, Some(owner)) = (rustix::process::geteuid().is_root(), allowed.owner) {
+        std::os::unix::fs::chown(&socket, Some(owner), None).map_err(unbound)?;
     }
     let helper = Arc::new(Helper {
         paths,
@@ -86,18 +86,17 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
 /// Who may call: root, this process's own user, and whoever owns the state directory (the pontoon user).
 struct Allowed {
     uids: Vec<u32>,
-    gid: Option<u32>,
+    owner: Option<u32>,
 }
 
 impl Allowed {
     fn of(paths: &Paths) -> Allowed {
-        let owner = std::fs::metadata(&paths.state_dir).ok();
+        let owner = std::fs::metadata(&paths.state_dir)
+            .ok()
+            .map(|directory| directory.uid());
         let mut uids = vec![0, rustix::process::geteuid().as_raw()];
-        uids.extend(owner.as_ref().map(MetadataExt::uid));
-        Allowed {
-            uids,
-            gid: owner.as_ref().map(MetadataExt::gid),
-        }
+        uids.extend(owner);
+        Allowed { uids, owner }
     }
 
     fn may(&self, uid: u32) -> bool {

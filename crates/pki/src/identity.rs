@@ -194,7 +194,8 @@ impl Identity {
         files::create_dir(dir, 0o700)?;
         files::write_atomic(&files.fleet, format!("{}\n", self.fleet).as_bytes(), 0o644)?;
         files::write_atomic(&files.ca, self.ca_pem().as_bytes(), 0o644)?;
-        files::write_atomic(&files.next_key, self.key_pem.as_bytes(), 0o600)?;
+        // For the directory's group too: the tiers, where they are another user than the agent.
+        files::write_atomic(&files.next_key, self.key_pem.as_bytes(), 0o640)?;
         files::write_atomic(&files.cert, self.certificate_pem().as_bytes(), 0o644)?;
         std::fs::rename(&files.next_key, &files.key)
             .map_err(|error| FileError::new(&files.key, "replace", error))?;

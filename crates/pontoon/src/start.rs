@@ -20,7 +20,7 @@ pub async fn ensure_running(paths: &Paths) -> Result<Vec<&'static str>, Refusal>
             continue;
         }
         let running = if by_systemd(paths) {
-            systemctl_start(name).await?;
+            systemctl("start", name).await?;
             None
         } else {
             start_detached(paths, name)?
@@ -79,28 +79,23 @@ pub fn by_systemd(paths: &Paths) -> bool {
             .any(|dir| Path::new(dir).join("pontoon-agent.service").is_file())
 }
 
-async fn systemctl_start(name: &str) -> Result<(), Refusal> {
+/// Starts or stops one of our units, and waits until that is done.
+pub async fn systemctl(verb: &str, name: &str) -> Result<(), Refusal> {
     let unit = format!("pontoon-{name}.service");
-    let output = tokio::time::timeout(
-        PATIENCE,
-        Command::new("systemctl").args(["start", &unit]).output(),
-    )
-    .await;
+    let output = tokio::time::timeout(PATIENCE, Command::new("systemctl").args([verb, &unit]).output()).await;
     let why = match output {
         Ok(Ok(output)) if output.status.success() => return Ok(()),
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!(
-            "systemctl start {unit} did not return within {} s",
+            "systemctl {verb} {unit} did not return within {} s",
             PATIENCE.as_secs()
         ),
     };
-    Err(
-        Refusal::new(Code::N001, format!("the {name} could not be started"))
-            .because(why)
-            .next("see its state", format!("systemctl status {unit}"))
-            .next("see what it said", format!("journalctl -u {unit} -n 50")),
-    )
+    Err(Refusal::new(Code::N001, format!("cannot {verb} the {name}"))
+        .because(why)
+        .next("see its state", format!("systemctl status {unit}"))
+        .next("see what it said", format!("journalctl -u {unit} -n 50")))
 }
 
 /// `None` when one is already there that has not opened its socket yet.

@@ -76,6 +76,11 @@ impl Paths {
         self.state_dir.join("node.toml")
     }
 
+    /// Which server decides changes of the configuration.
+    pub fn keeper_file(&self) -> PathBuf {
+        self.state_dir.join("keeper.json")
+    }
+
     /// The timeline.
     pub fn events_file(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")

@@ -97,11 +97,36 @@ fn the_node_file_stays_roots() {
         .lines()
         .filter(|line| !line.starts_with('#'))
     {
-        let mut words = line.split_whitespace();
-        let (kind, path) = (words.next().unwrap(), words.next().unwrap());
-        assert!(kind == "d" || path == "/var/lib/pontoon/identity", "{line}");
+        // Directories and nothing else: no owner is ever changed below them.
+        assert!(line.starts_with("d "), "{line}");
     }
-    assert!(unit("pontoon-agent.service").contains("! -name node.toml -execdir chown -h"));
+}
+
+#[test]
+fn the_tiers_are_not_the_agents_user() {
+    let user = |name| {
+        let text = unit(name);
+        let line = text.lines().find_map(|line| line.strip_prefix("User="));
+        line.map(str::to_owned)
+    };
+    assert_eq!(user("pontoon-agent.service").as_deref(), Some("pontoon"));
+    for tier in ["pontoon-edge.service", "pontoon-sql.service"] {
+        assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");
+    }
+    // The directories' group is the tiers', so that they read the view and the certificate; secrets are mode 0600.
+    let directories = read("packaging/systemd/pontoon.tmpfiles.conf");
+    for wanted in [
+        "/var/lib/pontoon 2750 pontoon pontoon-tier",
+        "/run/pontoon 1775 pontoon pontoon-tier",
+    ] {
+        let is_there = directories.lines().any(|line| {
+            line.split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(wanted)
+        });
+        assert!(is_there, "{wanted} in {directories}");
+    }
 }
 
 #[test]

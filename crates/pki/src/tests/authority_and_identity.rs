@@ -139,7 +139,7 @@ fn an_identity_comes_back_as_it_was() {
         .unwrap()
         .permissions()
         .mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(mode & 0o777, 0o640);
     assert!(!dir.path().join("next-key.pem").exists());
     assert!(!format!("{read:?}").contains("PRIVATE"));
 }

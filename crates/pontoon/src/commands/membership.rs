@@ -11,8 +11,8 @@ use pontoon_agent::detect::system::System;
 use pontoon_fleet::{Code, Refusal, Role, ServerName};
 use pontoon_pki::Token;
 
-use super::Context;
 use super::change::follow;
+use super::{Context, machine};
 use crate::args::{Join, Leave, TokenNew};
 use crate::output::when;
 use crate::start;
@@ -53,6 +53,11 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
         Some(name) => name,
         None => own_name(context)?,
     };
+    let again = format!("pontoon join {} {}", args.address, args.token);
+    if args.roles.as_ref().is_none_or(|roles| roles.contains(&Role::Db)) {
+        machine::make_dirs(&context.paths).await;
+        machine::know_database(&context.paths, &again).await?;
+    }
     for what in start::ensure_running(&context.paths).await? {
         if !args.json {
             context
@@ -72,7 +77,6 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
         },
         roles: args.roles,
     };
-    let again = format!("pontoon join {} {}", args.address, args.token);
     follow(context, "/v1/join", &request, args.json, &again).await
 }
 

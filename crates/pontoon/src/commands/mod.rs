@@ -5,6 +5,7 @@ pub mod config;
 mod events;
 mod explain;
 mod init;
+mod machine;
 mod manual;
 mod membership;
 mod plan;
@@ -51,6 +52,8 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Schema => config::schema(context),
         Command::Completions(args) => manual::completions(context, &args),
         Command::Man(args) => manual::man(context, &args),
+        Command::Demo(args) => crate::demo::demo(context.screen, &args),
+        Command::DemoApp => crate::demo::demo_app(),
         Command::Agent(args) => process::agent(context, &args),
         Command::Edge(args) => process::edge(context, args),
         Command::Sql(args) => process::sql(context, args),

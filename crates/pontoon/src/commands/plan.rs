@@ -17,9 +17,9 @@ use pontoon_pki::Identity;
 use pontoon_rt::files;
 use serde::{Deserialize, Serialize};
 
-use super::Context;
 use super::change::follow;
 use super::config::{Loaded, load, refuse_not_yet};
+use super::{Context, machine};
 use crate::args::{Apply, PlanArgs};
 use crate::output::paint::harmless;
 use crate::start;
@@ -223,7 +223,9 @@ fn save(context: &Context, plan: &Plan, text: &str) {
         .and_then(|()| {
             serde_json::to_vec_pretty(&saved).map_err(|error| Refusal::new(Code::N007, error.to_string()))
         })
-        .and_then(|bytes| files::write_atomic(&path, &bytes, 0o640).map_err(Refusal::from));
+        .and_then(|bytes| files::write_atomic(&path, &bytes, 0o640).map_err(Refusal::from))
+        // The agent keeps its own plans there too.
+        .and_then(|()| machine::give_away(&context.paths, path.parent().unwrap_or(&path)));
     if let Err(refusal) = written {
         context.screen.remark(&format!(
             "  ! the plan could not be kept for `pontoon apply {}`: {refusal}\n",

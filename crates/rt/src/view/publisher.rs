@@ -1,6 +1,7 @@
 //! The agent's side.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,6 +65,13 @@ impl ViewPublisher {
         };
         let listener = listen::unix(&path, 0o660).map_err(listen_error)?;
         let listener = UnixListener::from_std(listener).map_err(listen_error)?;
+        // Whoever may read the view's file may have the socket: under systemd the tiers are another user than the agent.
+        let group = std::fs::metadata(&paths.state_dir).map(|dir| dir.gid());
+        if let Ok(group) = group
+            && group != rustix::process::getegid().as_raw()
+        {
+            std::os::unix::fs::chown(&path, None, Some(group)).map_err(listen_error)?;
+        }
 
         let serial = match super::client::read_file(&paths.view_file()) {
             Ok(view) => view.map_or(0, |view| view.serial),

@@ -9,7 +9,6 @@ use std::time::Duration;
 use pontoon_agent::detect::disk;
 use pontoon_config::{Config, starter};
 use pontoon_fleet::{Code, EventKind, Refusal, UnixMillis};
-use pontoon_helper::Node;
 use pontoon_pki::{Authority, Identity, Pin, SERVER_LIFETIME};
 use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_rt::files;
@@ -17,7 +16,7 @@ use pontoon_rt::paths::Paths;
 use pontoon_telemetry::events::EventLog;
 use serde_json::json;
 
-use super::Context;
+use super::{Context, machine};
 use crate::args::Init;
 use crate::output::init::{Founded, render};
 use found::Found;
@@ -43,6 +42,8 @@ pub async fn init(context: &Context, args: Init) -> anyhow::Result<u8> {
     } else {
         Vec::new()
     };
+    room::end_idle_agent(paths).await?;
+    machine::make_dirs(paths).await;
     let pin = establish(paths, &settled, &found, &text, now)?;
     let founded = Founded {
         machine: found.in_words(),
@@ -107,14 +108,14 @@ fn establish(
     files::write_atomic(&paths.config, text.as_bytes(), 0o644).map_err(|error| not_root(error.into()))?;
     let written = (|| {
         if let Some(database) = &found.node {
-            Node {
-                database: Some(database.clone()),
-            }
-            .save(&paths.node_file())?;
+            machine::keep_database(paths, database)?;
         }
         authority.save(&staged)?;
         identity.save(&staged)?;
         disk::found(paths, server)?;
+        for path in [&staged, &paths.keeper_file()] {
+            machine::give_away(paths, path)?;
+        }
         // One rename makes this machine a member; an empty directory in its place gives way (rename(2)).
         std::fs::rename(&staged, paths.identity_dir()).map_err(|error| {
             Refusal::new(
@@ -136,6 +137,7 @@ fn establish(
     });
     // A fleet whose first line is missing is a fleet all the same.
     timeline.flush(Duration::from_secs(2));
+    machine::give_away(paths, &paths.events_file())?;
     Ok(authority.pin())
 }
 

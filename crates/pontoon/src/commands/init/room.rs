@@ -1,6 +1,7 @@
 //! Whether a fleet can be founded here, and how what was here before makes room: by being renamed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pontoon_fleet::{Code, Refusal, UnixMillis};
 use pontoon_pki::IdentityFiles;
@@ -8,6 +9,7 @@ use pontoon_rt::paths::Paths;
 use pontoon_rt::process;
 
 use crate::commands::Context;
+use crate::start;
 
 /// Refuses where there is a fleet already; with `force` only where one still runs.
 pub async fn check(context: &Context, force: bool) -> Result<(), Refusal> {
@@ -24,7 +26,8 @@ pub async fn check(context: &Context, force: bool) -> Result<(), Refusal> {
         there.push(format!("there is a configuration: {}", paths.config.display()));
     }
     let mut runs = Vec::new();
-    if context.client.answers().await {
+    // An agent without a fleet, as after `leave` or a reboot, gives way: see `end_idle_agent`.
+    if files.cert.exists() && context.client.answers().await {
         runs.push("its agent runs".to_owned());
     }
     for tier in ["edge", "sql"] {
@@ -51,6 +54,16 @@ pub async fn check(context: &Context, force: bool) -> Result<(), Refusal> {
             .next("look at it", "pontoon status")
             .next("give it up first", "pontoon leave")
     })
+}
+
+/// Ends an agent that belongs to no fleet: it would not learn of the one that is founded now. `apply` starts it again.
+pub async fn end_idle_agent(paths: &Paths) -> Result<(), Refusal> {
+    if let Some(agent) = process::adopt(&paths.pid_file("agent"))? {
+        agent.terminate(PATIENCE).await?;
+    } else if start::by_systemd(paths) {
+        start::systemctl("stop", "agent").await?;
+    }
+    Ok(())
 }
 
 /// Renames configuration and state; says what is where now.
@@ -88,6 +101,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
