@@ -37,7 +37,7 @@ impl Default for DatabaseOptions {
 }
 
 /// The database of a lab's server, whichever engine it is.
-pub trait LabDatabase: Sync {
+pub trait LabDatabase: Send + Sync {
     /// A connection as `root` through the database's own socket.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon", Layer::Program),
     ("pontoon-testkit", Layer::Testing),
     ("pontoon-e2e", Layer::Testing),
+    ("pontoon-benches", Layer::Testing),
 ];
 
 /// The one crate that everybody may use in tests, and that the program uses for its demo: it makes the servers.

@@ -11,6 +11,7 @@ pub mod documents;
 pub mod fleet;
 pub mod layers;
 pub mod source;
+pub mod under_load;
 
 use std::path::{Path, PathBuf};
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pontoon_decide::ListenerFact;
 use pontoon_fleet::ListenAddress;
+use pontoon_helper::find;
 
 /// A listening TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -183,7 +184,8 @@ impl Owners {
             let Ok(name) = std::fs::read_to_string(process.path().join("comm")) else {
                 continue;
             };
-            let name = name.trim();
+            let name = behind_loader(name.trim(), pid);
+            let name = name.as_str();
             match std::fs::read_dir(process.path().join("fd")) {
                 Ok(files) => {
                     let targets = files
@@ -225,6 +227,16 @@ impl Owners {
             .flatten();
         (None, only.unwrap_or_default())
     }
+}
+
+/// A database that is run by a dynamic loader of its own (ld.so(8)) has the loader's name: its own is in its arguments.
+fn behind_loader(name: &str, pid: u32) -> String {
+    let database = name.starts_with("ld-").then(|| find::server(pid)).flatten();
+    let program = database.and_then(|server| {
+        let program = PathBuf::from(server.program.last()?);
+        Some(program.file_name()?.to_string_lossy().into_owned())
+    });
+    program.unwrap_or_else(|| name.to_owned())
 }
 
 fn socket_inode(target: &str) -> Option<u64> {

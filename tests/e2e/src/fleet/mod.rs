@@ -2,6 +2,7 @@
 //!
 //! `look` is what a test looks at, `faults` what it does to the fleet.
 
+mod engine;
 mod faults;
 mod look;
 
@@ -12,17 +13,18 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use engine::Engine;
 pub use faults::{Following, end_program, kill_agent, start_agent};
 pub use look::{event_kinds, expect, identical, one_line, refused, snapshot, status, wait_until_healthy};
 
 use pontoon_testkit::{
-    DatabaseOptions, DemoApp, Lab, LabError, Load, LoadOptions, Mariadb, Notes, Server, wait_until,
+    DatabaseOptions, DemoApp, Lab, LabDatabase, LabError, Load, LoadOptions, Notes, Server, wait_until,
 };
 
 /// The port on which the application listens, on loopback of each server.
 const APP: &str = "127.0.0.1:8080";
 
-/// Two machines with MariaDB and the notes application; `a` has the data. Pontoon is not on them yet.
+/// Two machines with a database server and the notes application; `a` has the data. Pontoon is not on them yet.
 pub struct Fleet {
     /// The lab.
     pub lab: Lab,
@@ -33,7 +35,10 @@ pub struct Fleet {
     /// The second, empty.
     pub b: Server,
     /// The database of `a`.
-    pub mariadb: Mariadb,
+    pub database: Box<dyn LabDatabase>,
+    /// What every server of it has installed.
+    pub engine: Engine,
+    options: DatabaseOptions,
 }
 
 impl Fleet {
@@ -41,22 +46,32 @@ impl Fleet {
     ///
     /// # Errors
     /// A `Skip` when something cannot be had here.
-    pub async fn new(mut lab: Lab) -> Result<Fleet, LabError> {
-        Mariadb::available()?;
+    pub async fn new(lab: Lab) -> Result<Fleet, LabError> {
+        Fleet::with(lab, Engine::Mariadb, DatabaseOptions::default()).await
+    }
+
+    /// The same with this database on both machines.
+    ///
+    /// # Errors
+    /// A `Skip` when something cannot be had here.
+    pub async fn with(mut lab: Lab, engine: Engine, options: DatabaseOptions) -> Result<Fleet, LabError> {
+        engine.available()?;
         pontoon()?;
         let app = Arc::new(Notes::new(7, sibling("notes-app")?, Vec::new()));
         let a = lab.add_server("a", Vec::new()).await?;
         let b = lab.add_server("b", Vec::new()).await?;
-        let mariadb = Mariadb::start(&a, &DatabaseOptions::default()).await?;
-        app.create_database(&mariadb).await?;
+        let database = engine.start(&a, &options).await?;
+        app.create_database(&*database).await?;
         start_application(&app, &a).await?;
-        install(&app, &a, &mariadb).await?;
+        install(&app, &a, &*database).await?;
         Ok(Fleet {
             lab,
             app,
             a,
             b,
-            mariadb,
+            database,
+            engine,
+            options,
         })
     }
 
@@ -107,7 +122,7 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn prepare(&self, server: &Server) -> Result<(), LabError> {
-        Mariadb::start(server, &DatabaseOptions::default()).await?;
+        self.engine.start(server, &self.options).await?;
         start_application(&self.app, server).await
     }
 
@@ -236,10 +251,10 @@ pub async fn start_application(app: &Notes, server: &Server) -> Result<(), LabEr
 
 /// The application listens on loopback, which the lab's own process does not see: it is installed through a door that
 /// is closed again.
-async fn install(app: &Notes, server: &Server, mariadb: &Mariadb) -> Result<(), LabError> {
+async fn install(app: &Notes, server: &Server, database: &dyn LabDatabase) -> Result<(), LabError> {
     let door = SocketAddr::from((server.public(), 8081));
     let process = app.start(server, door).await?;
-    app.install(door, mariadb).await?;
+    app.install(door, database).await?;
     process.kill_9().await
 }
 

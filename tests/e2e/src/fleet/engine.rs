@@ -1,0 +1,40 @@
+//! Which database engine a fleet has.
+
+use pontoon_testkit::{DatabaseOptions, LabDatabase, LabError, Mariadb, Mysql, Server, Skip};
+
+/// An engine that the lab can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// MariaDB, as installed.
+    Mariadb,
+    /// MySQL, as `script/get-mysql` unpacked it.
+    Mysql,
+}
+
+impl Engine {
+    /// Whether it can be had here.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn available(self) -> Result<(), Skip> {
+        match self {
+            Engine::Mariadb => Mariadb::available(),
+            Engine::Mysql => Mysql::available(),
+        }
+    }
+
+    /// Starts it on a server.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(
+        self,
+        server: &Server,
+        options: &DatabaseOptions,
+    ) -> Result<Box<dyn LabDatabase>, LabError> {
+        Ok(match self {
+            Engine::Mariadb => Box::new(Mariadb::start(server, options).await?),
+            Engine::Mysql => Box::new(Mysql::start(server, options).await?),
+        })
+    }
+}
