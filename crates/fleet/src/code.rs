@@ -169,6 +169,8 @@ codes! {
         "The path and the operating system's own message are in the evidence.";
     N007 Failed "an internal error"
         "Something that should not happen did. Please report it with the evidence and the output of `pontoon events`.";
+    N008 Failed "the demo cannot run here"
+        "`pontoon demo` makes servers of its own out of Linux namespaces and runs real programs in them. Something that it needs is missing or not allowed on this machine; the evidence says what. Nothing was changed.";
 }
 
 impl fmt::Display for Code {

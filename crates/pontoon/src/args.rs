@@ -131,12 +131,17 @@ pub enum Command {
     Completions(Completions),
     /// Print the man page, or write one for each command into DIR
     Man(Man),
+    /// Show one server becoming two, under traffic, in private namespaces of this machine; changes nothing else
+    Demo(Demo),
     /// Run the control process of this server (a service starts it)
     Agent(Process),
     /// Run the load balancer of this server (the agent starts it)
     Edge(Edge),
     /// Run the SQL proxy of this server (the agent starts it)
     Sql(Tier),
+    /// Run the demo's small application (the demo starts it)
+    #[command(hide = true)]
+    DemoApp,
     /// Run the small root process that moves and starts the database (a service starts it)
     Helper(Process),
 }
@@ -156,12 +161,14 @@ impl Command {
             Command::Events(args) => args.json,
             Command::Explain(args) => args.json,
             Command::Drain(args) | Command::Undrain(args) => args.json,
+            Command::Demo(args) => args.json,
             Command::Schema
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Agent(_)
             | Command::Edge(_)
             | Command::Sql(_)
+            | Command::DemoApp
             | Command::Helper(_) => false,
         }
     }
@@ -359,6 +366,35 @@ pub struct Man {
     pub dir: Option<PathBuf>,
 }
 
+/// `pontoon demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Which application; by default WordPress where PHP and its package are installed, and notes elsewhere
+    #[arg(long, value_enum, value_name = "APP")]
+    pub app: Option<DemoAppName>,
+    /// Keep everything up after the report, with addresses for a browser and shells, until Ctrl-C
+    #[arg(long)]
+    pub stay: bool,
+    /// Shorter phases, to see whether it works at all
+    #[arg(long)]
+    pub short: bool,
+    /// Where the visitors' dice begin: the same number gives the same visitors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An application of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoAppName {
+    /// Debian's WordPress, unchanged
+    Wordpress,
+    /// A small one that is part of this program
+    Notes,
+}
+
 /// `pontoon agent` and `pontoon helper`
 #[derive(Debug, Args)]
 pub struct Process {
@@ -532,6 +568,8 @@ mod tests {
             "pontoon status --check --watch",
             "pontoon explain X999",
             "pontoon drain ../etc",
+            "pontoon demo --app joomla",
+            "pontoon demo --seed -1",
             "pontoon",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

@@ -9,6 +9,7 @@
 mod args;
 mod client;
 mod commands;
+mod demo;
 mod output;
 mod start;
 

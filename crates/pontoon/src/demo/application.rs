@@ -25,7 +25,10 @@ pub struct Choice {
 /// # Errors
 /// What is missing, all of it, and the command that installs it.
 pub fn choose(asked: Option<DemoAppName>, seed: u64) -> Result<Choice, Refusal> {
-    let missing: Vec<&(&str, &str)> = PROGRAMS.iter().filter(|(name, _)| find_program(name).is_none()).collect();
+    let missing: Vec<&(&str, &str)> = PROGRAMS
+        .iter()
+        .filter(|(name, _)| find_program(name).is_none())
+        .collect();
     if !missing.is_empty() {
         let mut refusal = impossible("programs that the demo needs are not here");
         let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
@@ -34,10 +37,17 @@ pub fn choose(asked: Option<DemoAppName>, seed: u64) -> Result<Choice, Refusal> 
         for (program, package) in missing {
             refusal = refusal.because(format!("`{program}` is not installed (Debian package {package})"));
         }
-        let install = format!("sudo apt-get install --no-install-recommends {}", packages.join(" "));
-        return Err(refusal.next("from a checkout, with everything", "script/demo").next("or only these", install));
+        let install = format!(
+            "sudo apt-get install --no-install-recommends {}",
+            packages.join(" ")
+        );
+        return Err(refusal
+            .next("from a checkout, with everything", "script/demo")
+            .next("or only these", install));
     }
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(3, 6);
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(3, 6);
     let wordpress = WordPress::new(seed, workers);
     match (asked, wordpress.available()) {
         (Some(DemoAppName::Notes), _) => Ok(notes(seed, None)),
@@ -62,8 +72,16 @@ pub fn choose(asked: Option<DemoAppName>, seed: u64) -> Result<Choice, Refusal> 
 }
 
 fn notes(seed: u64, remark: Option<String>) -> Choice {
-    let app = Arc::new(Notes::new(seed, Path::new(PROGRAM).to_owned(), vec!["demo-app".to_owned()]));
-    Choice { app, login: None, remark }
+    let app = Arc::new(Notes::new(
+        seed,
+        Path::new(PROGRAM).to_owned(),
+        vec!["demo-app".to_owned()],
+    ));
+    Choice {
+        app,
+        login: None,
+        remark,
+    }
 }
 
 /// Where every server of the lab sees this program: nobody can replace it there while the demo runs.
@@ -95,7 +113,12 @@ mod tests {
         // Without MariaDB there is no demo at all, and the refusal says what to install.
         match choose(Some(DemoAppName::Notes), 1) {
             Ok(choice) => assert_eq!((choice.app.name(), choice.remark), ("Notes", None)),
-            Err(refusal) => assert!(refusal.next.iter().any(|step| step.command.contains("apt-get install"))),
+            Err(refusal) => assert!(
+                refusal
+                    .next
+                    .iter()
+                    .any(|step| step.command.contains("apt-get install"))
+            ),
         }
     }
 }

@@ -52,10 +52,14 @@ pub fn demo(screen: Screen, args: &Demo) -> anyhow::Result<u8> {
 /// `pontoon demo-app`: the small application, in a server of the lab.
 pub fn demo_app() -> anyhow::Result<u8> {
     let Some(options) = ServeOptions::from_env() else {
-        return Err(impossible("the demo's application is started by `pontoon demo`, and by nobody else").into());
+        return Err(
+            impossible("the demo's application is started by `pontoon demo`, and by nobody else").into(),
+        );
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let never = runtime.context("the asynchronous runtime could not be started")?.block_on(serve(options))?;
+    let never = runtime
+        .context("the asynchronous runtime could not be started")?
+        .block_on(serve(options))?;
     match never {}
 }
 
@@ -64,10 +68,18 @@ pub fn impossible(what: &str) -> Refusal {
     Refusal::new(Code::N008, what)
 }
 
-fn run_inside(screen: Screen, args: &Demo, choice: application::Choice, inside: Inside) -> anyhow::Result<u8> {
+fn run_inside(
+    screen: Screen,
+    args: &Demo,
+    choice: application::Choice,
+    inside: Inside,
+) -> anyhow::Result<u8> {
     let shutdown = Shutdown::from_signals().context("signals cannot be awaited")?;
     // Two threads: one for what the demo does, one so that a blocked file read does not hold up the clock.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.context("the asynchronous runtime could not be started")?;
     let status = runtime.block_on(play::play(screen, args, choice, inside, shutdown));
     runtime.shutdown_background();
@@ -76,7 +88,10 @@ fn run_inside(screen: Screen, args: &Demo, choice: application::Choice, inside: 
 
 /// The verdict is the inner process's; when a signal ended it there was none.
 fn exit_status(status: ExitStatus) -> u8 {
-    status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+    status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1)
 }
 
 /// After a Ctrl-C everything dies with its namespaces: what takes longer is the asking.

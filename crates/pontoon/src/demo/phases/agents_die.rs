@@ -55,7 +55,10 @@ fn processes(stage: &Stage, servers: &[Server], names: &[&str]) -> anyhow::Resul
     let mut found = Processes::new();
     for server in servers {
         for name in names {
-            found.insert((server.name().to_owned(), (*name).to_owned()), stage.process(server, name)?);
+            found.insert(
+                (server.name().to_owned(), (*name).to_owned()),
+                stage.process(server, name)?,
+            );
         }
     }
     Ok(found)

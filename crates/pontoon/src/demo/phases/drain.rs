@@ -25,7 +25,9 @@ impl Phase for Drain {
             let before = stage.answered().await?;
             stage.traffic(8).await?;
             let after = stage.answered().await?;
-            let of = |counts: &std::collections::BTreeMap<String, u64>| counts.get("b").copied().unwrap_or_default();
+            let of = |counts: &std::collections::BTreeMap<String, u64>| {
+                counts.get("b").copied().unwrap_or_default()
+            };
             let new = of(&after).saturating_sub(of(&before));
             if new > 0 {
                 bail!("b was drained, and its application still got {new} requests");

@@ -50,10 +50,17 @@ mod tests {
     fn names_are_for_machines_and_differ() {
         let phases = all();
         let mut names: Vec<&str> = phases.iter().map(|phase| phase.name()).collect();
-        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        assert!(
+            names
+                .iter()
+                .all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), phases.len());
-        assert!(phases.iter().all(|phase| phase.title().chars().count() <= 44), "titles fit a column");
+        assert!(
+            phases.iter().all(|phase| phase.title().chars().count() <= 44),
+            "titles fit a column"
+        );
     }
 }

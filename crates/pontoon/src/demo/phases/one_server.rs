@@ -21,13 +21,24 @@ impl Phase for OneServer {
             let (private, public) = (a.private().to_string(), a.public().to_string());
             let (upstream, health) = (Stage::APPLICATION.to_string(), stage.app.health_path());
             let host = stage.app.host();
-            let init = ["init", "--json", "--name", "a", "--fleet", "demo", "--domain", &host];
-            let found = ["--upstream", &upstream, "--health", health, "--private", &private, "--public", &public];
+            let init = [
+                "init", "--json", "--name", "a", "--fleet", "demo", "--domain", &host,
+            ];
+            let found = [
+                "--upstream",
+                &upstream,
+                "--health",
+                health,
+                "--private",
+                &private,
+                "--public",
+                &public,
+            ];
             stage.pontoon(&a, &[&init[..], &found[..]].concat()).await?;
             stage.pontoon(&a, &["apply", "--json"]).await?;
             stage.until_healthy().await?;
             stage.fact("pontoon init and apply: MariaDB moved aside, SQL proxy and edge in front; the application is unchanged");
-            stage.open_doors()?;
+            stage.open_doors(self.name())?;
             stage.traffic(10).await
         })
     }
