@@ -54,8 +54,6 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Man(args) => manual::man(context, &args),
         Command::Demo(args) => crate::demo::demo(context.screen, &args),
         Command::DemoApp => crate::demo::demo_app(),
-        Command::Demo(args) => crate::demo::demo(context.screen, &args),
-        Command::DemoApp => crate::demo::demo_app(),
         Command::Agent(args) => process::agent(context, &args),
         Command::Edge(args) => process::edge(context, args),
         Command::Sql(args) => process::sql(context, args),
