@@ -345,3 +345,27 @@ fn messages_travel_as_json() {
     let json = serde_json::to_string(&message).unwrap();
     assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), message);
 }
+
+#[test]
+fn a_server_that_has_no_vote_can_neither_stop_nor_make_a_change() {
+    let alone = BTreeSet::from([name("a")]);
+    let proposed = Event::Propose {
+        number: 5,
+        text: "without b".to_owned(),
+        members: alone,
+    };
+    let (node, effects) = step(node("a"), proposed, Duration::ZERO);
+    let [Effect::Validate(change)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let vote = |refusal| Message::Vote {
+        id: change.id.clone(),
+        incarnation: 1,
+        refusal,
+    };
+    let no = pontoon_fleet::Refusal::new(Code::P003, "I want to stay");
+    for said in [Some(no), None] {
+        let (after, effects) = step(node.clone(), received("b", vote(said)), Duration::ZERO);
+        assert_eq!((&after, effects), (&node, Vec::new()));
+    }
+}

@@ -193,11 +193,14 @@ impl Node {
         else {
             return;
         };
+        let voters = attempt.change.voters(&self.keeper);
+        if !voters.contains(&from) {
+            return; // a server that is taken out, or one that is not in yet, has no say
+        }
         if let Some(refusal) = refusal {
             return self.give_up(Outcome::Refused(by_server(&from, refusal)), out);
         }
         attempt.yes.insert(from, incarnation);
-        let voters = attempt.change.voters(&self.keeper);
         if voters.iter().all(|voter| attempt.yes.contains_key(voter)) {
             attempt.deciding = true;
             attempt.resend = now;
