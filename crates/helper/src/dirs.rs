@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::find;
 use crate::node::{DatabaseNode, suffixed};
 use crate::protocol::Moved;
+use crate::{find, foreign};
 
 /// The mark in a copy's directory: that it is ours, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +49,16 @@ pub(crate) fn data_of(incoming: &Path) -> PathBuf {
 /// The mark of the copy, when there is one.
 pub(crate) fn read_mark(node: &DatabaseNode) -> Result<Option<Incoming>, Refusal> {
     let path = mark_path(node);
-    let Some(bytes) = files::read_limited(&path, 1 << 16)? else {
+    let Some((bytes, metadata)) = foreign::read(&path, 1 << 16)? else {
         return Ok(None);
     };
+    // It says what is renamed, and the directory is the database's: only what this process wrote is believed.
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(
+            Refusal::new(Code::D006, format!("{} is not ours", path.display()))
+                .because(format!("it belongs to user {}", metadata.uid())),
+        );
+    }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Refusal::new(Code::D006, format!("{} cannot be read", path.display())).because(error.to_string())
     })
@@ -87,10 +94,7 @@ pub(crate) fn make_incoming(
             aside: None,
         },
     )?;
-    let owned = std::os::unix::fs::chown(&incoming, Some(owner.0), Some(owner.1));
-    if rustix::process::geteuid().is_root() {
-        owned.map_err(|error| FileError::new(&incoming, "give away", error))?;
-    }
+    foreign::give_directory(&incoming, owner, 0o700)?;
     Ok(data_of(&incoming))
 }
 
@@ -98,7 +102,7 @@ pub(crate) fn make_incoming(
 pub(crate) fn seal(node: &DatabaseNode, position: &str) -> Result<(), Refusal> {
     let data = data_of(&node.incoming());
     match read_mark(node)? {
-        Some(mark) if mark.state == IncomingState::Receiving && data.is_dir() => {
+        Some(mark) if mark.state == IncomingState::Receiving && foreign::is_directory(&data) => {
             let position = Some(position.to_owned());
             write_mark(
                 node,
@@ -139,10 +143,12 @@ pub(crate) fn activate(node: &DatabaseNode) -> Result<Option<Moved>, Refusal> {
         mark.state = IncomingState::Activating;
         write_mark(node, &mark)?;
     }
-    if data.exists() {
+    if foreign::is_directory(&data) {
         if node.datadir.exists() {
             match &mark.aside {
-                Some(moved) if !moved.to.exists() => rename(&moved.from, &moved.to)?,
+                Some(moved) if is_aside_of(&node.datadir, moved) && !moved.to.exists() => {
+                    rename(&moved.from, &moved.to)?;
+                }
                 _ => {
                     return Err(
                         Refusal::new(Code::D006, "something is in the data directory's place").because(
@@ -153,6 +159,9 @@ pub(crate) fn activate(node: &DatabaseNode) -> Result<Option<Moved>, Refusal> {
             }
         }
         rename(&data, &node.datadir)?;
+    } else if std::fs::symlink_metadata(&data).is_ok() {
+        return Err(Refusal::new(Code::D006, "the copy is not a directory")
+            .because(format!("{} is something else", data.display())));
     } else if !node.datadir.exists() {
         return Err(Refusal::new(Code::D006, "the copy is gone").because(format!(
             "neither {} nor {} exists",
@@ -221,6 +230,17 @@ pub(crate) fn aside_of(path: &Path) -> Moved {
         from: path.to_owned(),
         to,
     }
+}
+
+/// Whether [`aside_of`] could have made it.
+fn is_aside_of(path: &Path, moved: &Moved) -> bool {
+    let prefix = suffixed(path, "pontoon-aside-");
+    let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned());
+    moved.from == path
+        && moved.to.parent() == path.parent()
+        && name(&moved.to)
+            .zip(name(&prefix))
+            .is_some_and(|(to, prefix)| to.starts_with(&prefix))
 }
 
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Refusal> {

@@ -168,3 +168,51 @@ fn a_data_directory_that_is_a_mount_point_is_refused_before_it_begins() {
     node.datadir = "/proc".into();
     assert_eq!(check_renameable(&node).unwrap_err().code, Code::D006);
 }
+
+#[test]
+fn a_mark_that_names_other_places_renames_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = ready(dir.path());
+    let victim = dir.path().join("victim");
+    std::fs::write(&victim, "root's").unwrap();
+    for (from, to) in [
+        (victim.clone(), dir.path().join("preload")),
+        (node.datadir.clone(), dir.path().join("elsewhere")),
+        (node.datadir.clone(), dir.path().join("sub/data.pontoon-aside-x")),
+    ] {
+        let mark = Incoming {
+            state: IncomingState::Activating,
+            position: None,
+            aside: Some(Moved { from, to }),
+        };
+        write_mark(&node, &mark).unwrap();
+        assert_eq!(activate(&node).unwrap_err().code, Code::D006);
+        assert!(victim.exists());
+        assert_eq!(std::fs::read_to_string(node.datadir.join("is")).unwrap(), "old");
+    }
+}
+
+#[test]
+fn a_mark_of_another_user_is_not_believed() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give a file away");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = ready(dir.path());
+    std::os::unix::fs::chown(mark_path(&node), Some(65_534), None).unwrap();
+    assert_eq!(activate(&node).unwrap_err().code, Code::D006);
+    assert_eq!(std::fs::read_to_string(node.datadir.join("is")).unwrap(), "old");
+}
+
+#[test]
+fn a_link_is_not_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = ready(dir.path());
+    let data = data_of(&node.incoming());
+    std::fs::rename(&data, dir.path().join("copy")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), &data).unwrap();
+    // The data directory stays a directory: a link in its place could be turned to anywhere later.
+    assert_eq!(activate(&node).unwrap_err().code, Code::D006);
+    assert!(foreign::is_directory(&node.datadir));
+}

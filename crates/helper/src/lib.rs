@@ -13,6 +13,7 @@ mod backup;
 mod client;
 mod dirs;
 pub mod find;
+mod foreign;
 pub mod frame;
 mod node;
 mod protocol;

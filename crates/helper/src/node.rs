@@ -8,6 +8,11 @@ use pontoon_fleet::{Code, Engine, Refusal};
 use pontoon_rt::files;
 use serde::{Deserialize, Serialize};
 
+use crate::foreign;
+
+/// Larger than any node file.
+const LARGEST: u64 = 1 << 20;
+
 /// What this crate knows of the node file; other tables of the file are left as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -128,13 +133,12 @@ impl Node {
     /// [`Code::N006`] when it cannot be read, [`Code::N003`] when somebody else than root (or this process's own
     /// user) could have written it or when it makes no sense.
     pub fn load(path: &Path) -> Result<Node, Refusal> {
-        let Some(bytes) = files::read_limited(path, 1 << 20)? else {
+        // Opened once: the agent owns the directory and could swap the file between a look at it and the reading.
+        let Some((bytes, metadata)) = foreign::read(path, LARGEST)? else {
             return Ok(Node::default());
         };
-        let metadata = std::fs::symlink_metadata(path)
-            .map_err(|error| Refusal::from(files::FileError::new(path, "read", error)))?;
         let me = rustix::process::geteuid().as_raw();
-        if me == 0 && (metadata.uid() != 0 || metadata.mode() & 0o022 != 0 || !metadata.is_file()) {
+        if me == 0 && (metadata.uid() != 0 || metadata.mode() & 0o022 != 0) {
             return Err(bad(
                 path,
                 "it must be a file that only root can write (chown root, chmod 644)".to_owned(),
@@ -169,8 +173,8 @@ impl Node {
     /// # Errors
     /// [`Code::N006`], or [`Code::N003`] when the present file or this value makes no sense.
     pub fn save(&self, path: &Path) -> Result<(), Refusal> {
-        let text = match files::read_limited(path, 1 << 20)? {
-            Some(bytes) => String::from_utf8(bytes).map_err(|error| bad(path, error.to_string()))?,
+        let text = match foreign::read(path, LARGEST)? {
+            Some((bytes, _)) => String::from_utf8(bytes).map_err(|error| bad(path, error.to_string()))?,
             None => String::new(),
         };
         let mut table: toml::Table = text
@@ -288,5 +292,17 @@ mod tests {
         } else {
             read.unwrap();
         }
+    }
+
+    #[test]
+    fn a_node_file_that_is_a_link_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, path) = (dir.path().join("real.toml"), dir.path().join("node.toml"));
+        let node = Node {
+            database: Some(node()),
+        };
+        node.save(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &path).unwrap();
+        assert_eq!(Node::load(&path).unwrap_err().code, Code::N006);
     }
 }

@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::backup::{Spool, hex, listen, tool_missing};
 use crate::dirs;
+use crate::foreign;
 use crate::frame::{self, Frame};
 use crate::node::DatabaseNode;
 use crate::unit::User;
@@ -22,13 +23,9 @@ pub(crate) async fn receive<R: AsyncRead + Unpin>(
     from: &mut R,
 ) -> Result<String, Refusal> {
     let user = User::of(node)?;
-    std::fs::create_dir(data)
-        .and_then(|()| match rustix::process::geteuid().is_root() {
-            true => std::os::unix::fs::chown(data, Some(user.uid), Some(user.gid)),
-            false => Ok(()),
-        })
-        .and_then(|()| std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
-        .map_err(|error| pontoon_rt::files::FileError::new(data, "create", error))?;
+    std::fs::create_dir(data).map_err(|error| pontoon_rt::files::FileError::new(data, "create", error))?;
+    // The directory above is the database's already.
+    foreign::give_directory(data, (user.uid, user.gid), 0o700)?;
     extract(&user, data, from).await?;
     prepare(&user, data).await?;
     let position = read_position(data)?;
@@ -154,7 +151,7 @@ async fn prepare(user: &User, data: &Path) -> Result<(), Refusal> {
 /// The position that the tool noted: `FILE<tab>POSITION<tab>GTID`. The file's name changed with MariaDB 11.1.
 fn read_position(data: &Path) -> Result<String, Refusal> {
     for name in ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"] {
-        if let Some(bytes) = pontoon_rt::files::read_limited(&data.join(name), 1 << 20)? {
+        if let Some((bytes, _)) = foreign::read(&data.join(name), 1 << 20)? {
             return parse_position(&String::from_utf8_lossy(&bytes)).ok_or_else(|| {
                 Refusal::new(Code::D003, "the copy does not say its position")
                     .because(format!("{name}: {:?}", String::from_utf8_lossy(&bytes)))

@@ -10,6 +10,7 @@ use pontoon_rt::paths::Paths;
 use serde::{Deserialize, Serialize};
 
 use crate::dirs;
+use crate::foreign;
 use crate::node::{DatabaseNode, Node, Run};
 use crate::protocol::Moved;
 use crate::unit::User;
@@ -179,10 +180,12 @@ pub(crate) fn refresh_tls(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
         ("cert.pem", &target.cert),
         ("key.pem", &target.key),
     ] {
-        let from = paths.identity_dir().join(name);
-        let bytes = files::read_limited(&from, 1 << 20)?.ok_or_else(|| {
+        let identity = paths.identity_dir();
+        let directory = identity.file_name().unwrap_or_default().to_string_lossy();
+        // The agent's files: it could put a link there to what only root may read, and the database could then read it.
+        let bytes = foreign::read_below(&paths.state_dir, &directory, name, 1 << 20)?.ok_or_else(|| {
             Refusal::new(Code::J009, "the fleet certificate is not there yet")
-                .because(format!("{} does not exist", from.display()))
+                .because(format!("{} does not exist", identity.join(name).display()))
         })?;
         place(to, &String::from_utf8_lossy(&bytes), &user)?;
     }

@@ -143,3 +143,23 @@ fn removed_settings_are_renamed_and_twice_is_fine() {
     assert!(!moved.to.to_string_lossy().ends_with(".cnf"));
     assert_eq!(remove(&node).unwrap(), None);
 }
+
+#[test]
+fn a_certificate_that_is_a_link_is_not_copied_to_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = Paths::under(dir.path());
+    paths.create_dirs().unwrap();
+    let identity = paths.identity_dir();
+    std::fs::create_dir_all(&identity).unwrap();
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        std::fs::write(identity.join(name), name).unwrap();
+    }
+    let node = process_node(dir.path(), &[]);
+    refresh_tls(&paths, &node).unwrap();
+    let secret = dir.path().join("shadow");
+    std::fs::write(&secret, "root's").unwrap();
+    std::fs::remove_file(identity.join("key.pem")).unwrap();
+    std::os::unix::fs::symlink(&secret, identity.join("key.pem")).unwrap();
+    assert_eq!(refresh_tls(&paths, &node).unwrap_err().code, Code::N006);
+    assert_eq!(std::fs::read_to_string(TlsFiles::of(&node).key).unwrap(), "key.pem");
+}

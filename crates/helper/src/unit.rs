@@ -12,9 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use crate::find;
 use crate::node::{DatabaseNode, Run};
 use crate::settings;
+use crate::{find, foreign};
 
 /// How long a start may take: recovery after a crash reads the whole redo log.
 const START_PATIENCE: Duration = Duration::from_secs(600);
@@ -126,7 +126,7 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
     let mut lock = settings::effective_socket(node).into_os_string();
     lock.push(".lock");
     let lock = Path::new(&lock);
-    let Some(bytes) = pontoon_rt::files::read_limited(lock, 64)? else {
+    let Some((bytes, _)) = foreign::read(lock, 64)? else {
         return Ok(());
     };
     let Ok(pid) = String::from_utf8_lossy(&bytes).trim().parse::<u32>() else {
@@ -250,9 +250,10 @@ pub(crate) async fn last_words(node: &DatabaseNode) -> Vec<String> {
 fn tail(path: &Path) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> std::io::Result<String> {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(8192)))?;
+        let Some((mut file, metadata)) = foreign::open(path).map_err(|error| error.source)? else {
+            return Ok(String::new());
+        };
+        file.seek(SeekFrom::Start(metadata.len().saturating_sub(8192)))?;
         let mut bytes = Vec::new();
         file.take(8192).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
