@@ -56,7 +56,7 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
     let listener = UnixListener::from_std(listener).map_err(unbound)?;
     let allowed = Allowed::of(&paths);
     if let (true, Some(owner)) = (rustix::process::geteuid().is_root(), allowed.owner) {
-        std::os::unix::fs::chown(&socket, Some(owner), None).map_err(unbound)?;
+        std::os::unix::fs::lchown(&socket, Some(owner), None).map_err(unbound)?;
     }
     let helper = Arc::new(Helper {
         paths,
