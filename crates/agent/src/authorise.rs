@@ -97,7 +97,8 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
         (Peer::Member { roles, .. } | Peer::Joiner { roles, .. }, Verb::CopyDatabase) => {
             roles.contains(&Role::Db)
         }
-        (Peer::Joiner { .. }, Verb::Know | Verb::FinishJoin) => true,
+        // One that gives its join up says so, and is an outsider from then on.
+        (Peer::Joiner { .. }, Verb::Know | Verb::FinishJoin | Verb::Leave) => true,
         _ => false,
     };
     if allowed {
@@ -154,14 +155,20 @@ mod tests {
                 name: name.clone(),
                 roles: vec![Role::Db]
             }),
-            [Verb::Hello, Verb::Know, Verb::CopyDatabase, Verb::FinishJoin]
+            [
+                Verb::Hello,
+                Verb::Know,
+                Verb::CopyDatabase,
+                Verb::FinishJoin,
+                Verb::Leave
+            ]
         );
         assert_eq!(
             allowed(Peer::Joiner {
                 name: name.clone(),
                 roles: vec![Role::Edge, Role::App]
             }),
-            [Verb::Hello, Verb::Know, Verb::FinishJoin]
+            [Verb::Hello, Verb::Know, Verb::FinishJoin, Verb::Leave]
         );
         assert_eq!(
             allowed(Peer::Member {

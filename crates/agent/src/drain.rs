@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use pontoon_fleet::{
     Code, DrainBook, DrainMark, EventKind, Refusal, Role, ServerName, ServerState, Tier, TierDetail,
+    UnixMillis,
 };
 
-use crate::api::{DrainRequest, Progress};
+use crate::api::DrainRequest;
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{dial, observe, publish};
@@ -30,39 +31,58 @@ pub(crate) async fn drain(
     if request.drained {
         somebody_else_serves(agent, &subject)?;
     }
-    let mark = DrainMark {
-        at: agent.clock.unix(),
-        drained: request.drained,
-    };
-    agent.learn_drains(&DrainBook([(subject.clone(), mark)].into()))?;
-    if agent.known().drains.is_drained(&subject) != request.drained {
-        return Err(Refusal::new(
-            Code::N007,
-            format!("{subject} was marked otherwise by a server whose clock is ahead"),
-        )
-        .next("see the clocks", "timedatectl"));
-    }
-    agent.record(EventKind::DrainChanged {
-        subject: subject.clone(),
-        drained: request.drained,
-    });
+    set_mark(agent, &subject, request.drained)?;
     if !request.drained {
         return Ok(format!("{subject} is back in service"));
     }
+    wait_for_requests(agent, &subject, reporter).await?;
+    Ok(format!(
+        "{subject} is drained: no new request goes to its application"
+    ))
+}
+
+/// Takes this server's application out of service before it leaves, so that nothing is being answered here when the
+/// others stop serving its database proxy. Says whether it did: when nobody else serves, there is nothing to win.
+pub(crate) async fn before_leaving(
+    agent: &Arc<Agent>,
+    me: &ServerName,
+    reporter: &Reporter,
+) -> Result<bool, Refusal> {
+    if agent.known().drains.is_drained(me) || somebody_else_serves(agent, me).is_err() {
+        return Ok(false);
+    }
+    set_mark(agent, me, true)?;
+    wait_for_requests(agent, me, reporter).await?;
+    Ok(true)
+}
+
+/// Marks `subject` everywhere; nothing when it is marked so already.
+pub(crate) fn set_mark(agent: &Agent, subject: &ServerName, drained: bool) -> Result<(), Refusal> {
+    let before = agent.known().drains.0.get(subject).cloned();
+    if before.as_ref().is_some_and(|mark| mark.drained) == drained {
+        return Ok(());
+    }
+    // Later than the mark that it replaces, also when a server whose clock is ahead made that.
+    let after_before = before.map_or(0, |mark| mark.at.0.saturating_add(1));
+    let mark = DrainMark {
+        at: UnixMillis(agent.clock.unix().0.max(after_before)),
+        drained,
+    };
+    agent.learn_drains(&DrainBook([(subject.clone(), mark)].into()))?;
+    agent.record(EventKind::DrainChanged {
+        subject: subject.clone(),
+        drained,
+    });
+    Ok(())
+}
+
+async fn wait_for_requests(agent: &Agent, subject: &ServerName, reporter: &Reporter) -> Result<(), Refusal> {
+    let active = agent.config()?;
     let text = format!("waiting for the requests on {subject} to finish");
-    reporter
-        .say(Progress::Step {
-            server: subject.clone(),
-            text,
-        })
-        .await;
-    let patience = active
-        .config
-        .app
-        .as_ref()
-        .map_or(Duration::from_secs(10), |app| app.drain)
-        + SETTLE;
-    let left = wait_until_idle(agent, &subject, patience).await;
+    reporter.step(subject, &text).await;
+    let configured = active.config.app.as_ref().map(|app| app.drain);
+    let patience = configured.unwrap_or(Duration::from_secs(10)) + SETTLE;
+    let left = wait_until_idle(agent, subject, patience).await;
     if left > 0 {
         let text = format!(
             "{left} requests on {subject} did not finish within {} s",
@@ -70,9 +90,7 @@ pub(crate) async fn drain(
         );
         reporter.note(text).await;
     }
-    Ok(format!(
-        "{subject} is drained: no new request goes to its application"
-    ))
+    Ok(())
 }
 
 /// F003 unless another application server is in service.

@@ -18,11 +18,11 @@ use pontoon_rt::http::{self, Body};
 
 use crate::api::TokenAnswer;
 use crate::authorise::Peer;
-use crate::carry_out;
 use crate::core::{Active, Agent};
 use crate::dial::no_such_server;
 use crate::peer::{Done, Hello, Welcome};
 use crate::store::PendingJoiner;
+use crate::{carry_out, drain};
 
 /// The longest life of a token.
 const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
@@ -166,7 +166,9 @@ pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, R
 pub(crate) async fn backup(agent: &Agent, peer: &Peer) -> Result<Response<Body>, Refusal> {
     joiner_of(agent, peer)?;
     let (database, _) = primary_here(agent).await?;
-    let (reader, mut writer) = tokio::io::simplex(BACKUP_BUFFER_BYTES);
+    // A duplex, not a simplex: dropped at one end, it is broken at the other, so that the copy for a joiner that died
+    // ends at once and the next one can begin.
+    let (reader, mut writer) = tokio::io::duplex(BACKUP_BUFFER_BYTES);
     tokio::spawn(async move {
         if let Err(refusal) = database
             .serve_backup(&mut writer, &BackupOptions::default())
@@ -198,6 +200,8 @@ pub(crate) async fn finish(agent: &Agent, peer: &Peer) -> Result<Done, Refusal> 
     })?;
     let revision = change(agent, text_with(&active, name, &joiner)?).await?;
     forget_joiner(agent, name)?;
+    // One of that name was drained when it left.
+    drain::set_mark(agent, name, false)?;
     agent.record(EventKind::ServerJoined { joiner: name.clone() });
     Ok(Done { revision })
 }
@@ -209,6 +213,17 @@ pub(crate) async fn farewell(agent: &Agent, peer: &Peer) -> Result<Done, Refusal
     };
     let active = agent.config()?;
     let Some(server) = active.config.server(name) else {
+        let joiner = agent.known().joiners.get(name).cloned();
+        if let Some(joiner) = joiner {
+            forget_joiner(agent, name)?;
+            agent.record(EventKind::JoinStep {
+                joiner: name.clone(),
+                step: "given up".to_owned(),
+            });
+            if joiner.database.is_some() {
+                forget_account(agent, name, joiner.private).await;
+            }
+        }
         return Ok(Done {
             revision: active.committed.revision,
         });
@@ -229,13 +244,19 @@ pub(crate) async fn farewell(agent: &Agent, peer: &Peer) -> Result<Done, Refusal
     let text = edit::remove_server(&active.committed.text, name).map_err(|errors| wrong_text(&errors))?;
     let revision = change(agent, text).await?;
     agent.record(EventKind::ServerLeft { leaver: name.clone() });
-    if has_database
-        && let Ok((database, _)) = primary_here(agent).await
+    if has_database {
+        forget_account(agent, name, address).await;
+    }
+    Ok(Done { revision })
+}
+
+/// Takes the replication account of a server that went away out of the primary, if that is here.
+async fn forget_account(agent: &Agent, name: &ServerName, address: IpAddr) {
+    if let Ok((database, _)) = primary_here(agent).await
         && let Err(refusal) = database.forget_joiner(name, address).await
     {
         tracing::warn!(%refusal, "the replication account of a server that left stays");
     }
-    Ok(Done { revision })
 }
 
 async fn change(agent: &Agent, text: String) -> Result<Revision, Refusal> {

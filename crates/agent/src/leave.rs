@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pontoon_config::Server;
 use pontoon_fleet::{Code, EventKind, Refusal, Role, ServerName};
 use pontoon_rt::http::Call;
 
@@ -11,7 +12,7 @@ use crate::authorise::is_control;
 use crate::core::{Active, Agent};
 use crate::peer::Done;
 use crate::reporter::Reporter;
-use crate::{carry_out, dial, supervise};
+use crate::{carry_out, dial, drain, supervise};
 
 /// Leaves the fleet. Repeatable: what is already done is skipped.
 pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<String, Refusal> {
@@ -23,10 +24,10 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
     }
 
     reporter.step(&me, "stopping edge and SQL proxy").await;
-    // Without an active configuration `supervise` wants no tier; wait here until they are gone.
+    // Without an active configuration `supervise` wants no tier, and ends them.
     agent.known().active = None;
     agent.changed.notify_one();
-    supervise::stop_all(agent).await?;
+    supervise::wait_until_stopped(agent).await?;
 
     let db = active
         .as_ref()
@@ -75,7 +76,17 @@ async fn say_goodbye(
     reporter: &Reporter,
 ) -> Result<(), Refusal> {
     if active.config.server(me).is_none() {
-        return Ok(()); // never became a member, or the others know already
+        // Never became a member, or the others know already. Who admitted us should forget that we wanted to.
+        if let Some(join) = agent.store.join()? {
+            let call = Call::post(join.host.as_str(), "/p/v1/leave").timeout(Duration::from_secs(20));
+            if let Err(refusal) =
+                dial::ask::<_, Done>(agent, &join.host, join.address, &call, Some(&())).await
+            {
+                let text = format!("{} was not told that the join is given up: {refusal}", join.host);
+                reporter.note(text).await;
+            }
+        }
+        return Ok(());
     }
     let others: Vec<_> = active
         .config
@@ -107,6 +118,20 @@ async fn say_goodbye(
         )
         .because("the others follow it"));
     }
+    let drained = drain::before_leaving(agent, me, reporter).await?;
+    let told = tell_a_control_server(agent, me, &others, reporter).await;
+    if told.is_err() && drained {
+        drain::set_mark(agent, me, false)?;
+    }
+    told
+}
+
+async fn tell_a_control_server(
+    agent: &Arc<Agent>,
+    me: &ServerName,
+    others: &[&Server],
+    reporter: &Reporter,
+) -> Result<(), Refusal> {
     reporter.step(me, "telling the other servers").await;
     let mut last = Refusal::new(Code::P004, "no control server of the fleet answers");
     for server in others {
@@ -125,6 +150,8 @@ async fn say_goodbye(
                     .await;
                 return Ok(());
             }
+            // A leave that was killed after this step is repeated: members may leave, so we are none any more.
+            Err(refusal) if refusal.code == Code::J005 => return Ok(()),
             Err(refusal) => last = refusal,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pontoon_fleet::{EventKind, Refusal, ServerName, Tier};
+use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier};
 use pontoon_helper::HelperClient;
 use pontoon_rt::process::{self, Running, Spec};
 
@@ -25,6 +25,9 @@ const SLOWEST: Duration = Duration::from_secs(10);
 
 /// How long a tier may take to finish what it began when it is no longer wanted.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// How long all of them may take together.
+const STOP_PATIENCE: Duration = Duration::from_secs(90);
 
 /// One tier's process, and how its starts went.
 struct Minded {
@@ -167,13 +170,22 @@ async fn keep_stopped(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Min
     Ok(())
 }
 
-/// Stops every tier and waits until they are gone: for `leave`, when the database moves back to their addresses.
-pub(crate) async fn stop_all(agent: &Agent) -> Result<(), Refusal> {
+/// Waits until every tier is gone: for `leave`, when the database moves back to their addresses. [`run`] ends them as
+/// soon as none is wanted, and with one signal: a second one would hurry them and break what visitors wait for.
+pub(crate) async fn wait_until_stopped(agent: &Agent) -> Result<(), Refusal> {
+    let started = Instant::now();
     for tier in TIERS {
         if agent.supervision == Supervision::Systemd {
             stop_unit(agent, tier).await?;
-        } else if let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
-            running.terminate(STOP_GRACE).await?;
+            continue;
+        }
+        while let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
+            if started.elapsed() > STOP_PATIENCE {
+                return Err(Refusal::new(Code::N007, format!("the {tier} does not end"))
+                    .because(format!("process {}", running.pid))
+                    .next("go on with it", "pontoon leave"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
     Ok(())

@@ -1,7 +1,10 @@
 //! A server joins while its source is written to: nothing is lost, the two hold the same, and an operator on a terminal
 //! sees a bar. The figures of a database of 1 GiB come from `script/bench join`.
 
-#![allow(clippy::print_stderr, reason = "a test that fails should have said what it measured")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a test that fails should have said what it measured"
+)]
 
 use std::time::Duration;
 

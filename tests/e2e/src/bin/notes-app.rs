@@ -5,7 +5,9 @@ use pontoon_testkit::notes::{ServeOptions, serve};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), pontoon_testkit::LabError> {
     let Some(options) = ServeOptions::from_env() else {
-        return Err(pontoon_testkit::LabError::Unknown("started without its settings".to_owned()));
+        return Err(pontoon_testkit::LabError::Unknown(
+            "started without its settings".to_owned(),
+        ));
     };
     match serve(options).await {
         Ok(never) => match never {},

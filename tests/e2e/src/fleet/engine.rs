@@ -1,6 +1,6 @@
 //! Which database engine a fleet has.
 
-use pontoon_testkit::{DatabaseOptions, LabDatabase, LabError, Mariadb, Mysql, Server, Skip};
+use pontoon_testkit::{Bind, DatabaseOptions, LabDatabase, LabError, Mariadb, Mysql, Server, Skip};
 
 /// An engine that the lab can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,17 @@ impl Engine {
         match self {
             Engine::Mariadb => Mariadb::available(),
             Engine::Mysql => Mysql::available(),
+        }
+    }
+
+    /// What a server needs to see for it.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn binds(self) -> Result<Vec<Bind>, Skip> {
+        match self {
+            Engine::Mariadb => Mariadb::binds(),
+            Engine::Mysql => Ok(Vec::new()),
         }
     }
 

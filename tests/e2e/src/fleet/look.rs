@@ -95,8 +95,7 @@ pub async fn snapshot(server: &Server) -> Result<BTreeMap<String, String>, LabEr
     for dir in ["/etc/pontoon", "/var/lib/pontoon"] {
         files(&server.path(dir)?, dir, &mut found);
     }
-    let socket = database_socket(server)?;
-    let mut root = connect_root(&socket).await?;
+    let mut root = connect_root(&database_socket(server)?).await?;
     for (name, query) in [
         (
             "accounts",
@@ -119,6 +118,20 @@ pub async fn snapshot(server: &Server) -> Result<BTreeMap<String, String>, LabEr
         .await?;
     found.insert("machine".to_owned(), one_line(&listing));
     Ok(found)
+}
+
+/// Asks the database of `server`, wherever its socket is now, as its root; one text a row.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn ask(server: &Server, query: &str) -> Result<Vec<String>, LabError> {
+    let mut root = connect_root(&database_socket(server)?).await?;
+    rows(&mut root, query).await
+}
+
+/// Whether the long form of the tests was asked for: `PONTOON_LONG=1`.
+pub fn long() -> bool {
+    std::env::var("PONTOON_LONG").is_ok_and(|value| value == "1")
 }
 
 /// The database's own socket on `server`: beside the one that the SQL proxy took, or that one.
@@ -214,4 +227,21 @@ pub async fn identical(source: &Server, replica: &Server) -> Result<(), LabError
 /// Lines as words.
 pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The ends of Pontoon's logs on `server`, for whoever reads why a test failed.
+pub fn logs(server: &Server, lines: usize) -> String {
+    let dir = server.dir().join("var-lib/pontoon/log");
+    let mut told = String::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        let end = all[all.len().saturating_sub(lines)..].join("\n");
+        told += &format!(
+            "--- {} on {}\n{end}\n",
+            entry.file_name().to_string_lossy(),
+            server.name()
+        );
+    }
+    told
 }

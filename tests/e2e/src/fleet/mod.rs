@@ -15,7 +15,9 @@ use std::time::Duration;
 
 pub use engine::Engine;
 pub use faults::{Following, end_program, kill_agent, start_agent};
-pub use look::{event_kinds, expect, identical, one_line, refused, snapshot, status, wait_until_healthy};
+pub use look::{
+    ask, event_kinds, expect, identical, logs, long, one_line, refused, snapshot, status, wait_until_healthy,
+};
 
 use pontoon_testkit::{
     DatabaseOptions, DemoApp, Lab, LabDatabase, LabError, Load, LoadOptions, Notes, Server, wait_until,
@@ -291,7 +293,15 @@ fn build() -> Result<PathBuf, LabError> {
             return Err(LabError::App("pontoon does not build".to_owned()));
         }
     }
-    Ok(program)
+    // A build that ends meanwhile must not change the program under a running fleet.
+    let Some(lab) = std::env::var_os(pontoon_testkit::INSIDE_VARIABLE) else {
+        return Ok(program);
+    };
+    let kept = PathBuf::from(lab).join("pontoon");
+    std::fs::hard_link(&program, &kept)
+        .or_else(|_| std::fs::copy(&program, &kept).map(drop))
+        .map_err(LabError::io("keep the program"))?;
+    Ok(kept)
 }
 
 /// A program that cargo put beside the tests.
