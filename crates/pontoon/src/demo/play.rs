@@ -45,6 +45,15 @@ pub async fn play(
         show.remark(remark);
     }
 
+    let drawn = show.clone();
+    tokio::spawn(async move {
+        let mut tick = interval(TICK);
+        loop {
+            tick.tick().await;
+            drawn.draw();
+        }
+    });
+
     let mut played = Vec::new();
     let set = tokio::select! {
         set = Setting::build(inside, choice.app.clone(), &show) => set,

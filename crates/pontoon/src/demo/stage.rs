@@ -183,17 +183,21 @@ impl Stage {
         Ok((session.len(), reads))
     }
 
-    /// How many requests the application of each server has answered, counted by what it cannot do without: each
-    /// opens one connection to the database. A second or two old.
-    pub async fn answered(&self) -> anyhow::Result<BTreeMap<String, u64>> {
-        let mut counts = BTreeMap::new();
+    /// What has been counted so far, after a moment in which every count becomes current.
+    pub async fn counts(&self) -> anyhow::Result<Counts> {
+        sleep(REPORTED_WITHIN).await;
+        let mut counts = Counts::default();
         for server in self.status(&self.a).await?.servers {
-            let tiers = server.report.map(|report| report.tiers).unwrap_or_default();
-            let connections = tiers.into_iter().find_map(|tier| match tier.detail {
-                TierDetail::Sql(sql) => Some(sql.connections_total),
-                TierDetail::Edge(_) => None,
-            });
-            counts.insert(server.name.to_string(), connections.unwrap_or_default());
+            for tier in server.report.map(|report| report.tiers).unwrap_or_default() {
+                match tier.detail {
+                    TierDetail::Sql(sql) => {
+                        counts
+                            .connections
+                            .insert(server.name.to_string(), sql.connections_total);
+                    }
+                    TierDetail::Edge(edge) => counts.retried += edge.retried_total,
+                }
+            }
         }
         Ok(counts)
     }
@@ -340,6 +344,27 @@ impl Stage {
     }
 }
 
+/// What the tiers have counted since they started.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    connections: BTreeMap<String, u64>,
+    retried: u64,
+}
+
+impl Counts {
+    /// How many requests the application of `server` has answered since `before`: each opens one connection to the
+    /// database, through the SQL proxy of its server.
+    pub fn answered_by(&self, server: &Server, before: &Counts) -> u64 {
+        let of = |counts: &Counts| counts.connections.get(server.name()).copied().unwrap_or_default();
+        of(self).saturating_sub(of(before))
+    }
+
+    /// How many requests the edges have tried on a second server since `before`.
+    pub fn retried(&self, before: &Counts) -> u64 {
+        self.retried.saturating_sub(before.retried)
+    }
+}
+
 /// Looks on.
 pub struct Onlooker(Arc<OnceLock<Load>>);
 
@@ -370,3 +395,5 @@ fn is_member(server: &Server) -> bool {
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
 const MOST_SAID: u64 = 64 * 1024;
+/// Tiers report to their agent each second, agents to each other each second.
+const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);

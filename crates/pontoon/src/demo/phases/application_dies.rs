@@ -20,16 +20,19 @@ impl Phase for ApplicationDies {
         Box::pin(async move {
             let a = stage.a.clone();
             stage.traffic(2).await?;
+            let before = stage.counts().await?;
             let (processes, reads) = stage.kill_application(&a).await?;
-            stage.fact(format!(
-                "{} on a: {processes} processes killed with {reads} reads under way in the fleet; b answered for a",
-                stage.app.name()
-            ));
             stage.caveat(
                 "The application was killed at a moment without a write under way. A POST that an application dies \
                  with fails, whoever stands in front: only the visitor may repeat it.",
             );
             stage.traffic(8).await?;
+            let retried = stage.counts().await?.retried(&before);
+            stage.fact(format!(
+                "{} on a: {processes} processes killed, with {reads} reads under way in the fleet; the edges took \
+                 {retried} requests to b after they had tried a",
+                stage.app.name()
+            ));
             stage.start_application(&a).await?;
             stage.until_healthy().await?;
             stage.fact("started again, and back in service by its health checks");

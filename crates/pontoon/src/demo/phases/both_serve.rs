@@ -1,5 +1,7 @@
 //! Rung 2: visitors come to both servers.
 
+use anyhow::bail;
+
 use super::{Phase, Playing};
 use crate::demo::stage::Stage;
 
@@ -18,17 +20,19 @@ impl Phase for BothServe {
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a> {
         Box::pin(async move {
             stage.both_doors()?;
-            let before = stage.answered().await?;
+            let before = stage.counts().await?;
             stage.traffic(15).await?;
-            let after = stage.answered().await?;
-            let shares: Vec<String> = after
-                .iter()
-                .map(|(server, count)| {
-                    let new = count.saturating_sub(before.get(server).copied().unwrap_or_default());
-                    format!("{server} answered {new}")
-                })
-                .collect();
-            stage.fact(format!("of the visitors' requests {}", shares.join(", ")));
+            let after = stage.counts().await?;
+            let (by_a, by_b) = (
+                after.answered_by(&stage.a, &before),
+                after.answered_by(&stage.b, &before),
+            );
+            if by_a == 0 || by_b == 0 {
+                bail!("one application gets no request: a answered {by_a}, b answered {by_b}");
+            }
+            stage.fact(format!(
+                "visitors come to both; a answered {by_a} requests, b {by_b}"
+            ));
             Ok(())
         })
     }

@@ -19,27 +19,28 @@ impl Phase for Drain {
 
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a> {
         Box::pin(async move {
-            let a = stage.a.clone();
+            let (a, b) = (stage.a.clone(), stage.b.clone());
             stage.traffic(2).await?;
             stage.pontoon(&a, &["drain", "b", "--json"]).await?;
-            let before = stage.answered().await?;
+            let drained = stage.counts().await?;
             stage.traffic(8).await?;
-            let after = stage.answered().await?;
-            let of = |counts: &std::collections::BTreeMap<String, u64>| {
-                counts.get("b").copied().unwrap_or_default()
-            };
-            let new = of(&after).saturating_sub(of(&before));
-            if new > 0 {
-                bail!("b was drained, and its application still got {new} requests");
+            let before = stage.counts().await?;
+            let got = before.answered_by(&b, &drained);
+            if got > 0 {
+                bail!("b was drained, and its application still got {got} requests");
             }
-            stage.fact("pontoon drain b: its application got no request while a answered all of them");
+            let a_answered = before.answered_by(&a, &drained);
+            stage.fact(format!(
+                "pontoon drain b: a answered {a_answered} requests, b none"
+            ));
             stage.pontoon(&a, &["undrain", "b", "--json"]).await?;
             stage.until_healthy().await?;
             stage.traffic(6).await?;
-            if of(&stage.answered().await?) == of(&after) {
+            let again = stage.counts().await?.answered_by(&b, &before);
+            if again == 0 {
                 bail!("b is back in service, and its application gets no request");
             }
-            stage.fact("pontoon undrain b: it answers again");
+            stage.fact(format!("pontoon undrain b: it has answered {again} since"));
             Ok(())
         })
     }

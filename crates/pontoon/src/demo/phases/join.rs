@@ -1,5 +1,7 @@
 //! From one server to two, under load.
 
+use pontoon_fleet::units::human_bytes;
+
 use super::{Phase, Playing};
 use crate::demo::stage::Stage;
 
@@ -26,7 +28,7 @@ impl Phase for Join {
             let token = token.ok_or_else(|| anyhow::anyhow!("`pontoon token new` printed no token"))?;
             let (address, public) = (a.private().to_string(), b.public().to_string());
             let begun = stage.elapsed();
-            stage
+            let said = stage
                 .pontoon(
                     &b,
                     &[
@@ -36,8 +38,13 @@ impl Phase for Join {
                 .await?;
             let took = stage.elapsed().saturating_sub(begun).as_secs_f64();
             stage.until_healthy().await?;
+            let copied = said
+                .iter()
+                .filter(|line| line["progress"] == "bytes")
+                .filter_map(|line| line["done"].as_u64());
+            let copied = copied.max().map_or("the database".to_owned(), human_bytes);
             stage.fact(format!(
-                "pontoon join took {took:.1} s: identity, certificate, live copy, replication, edge"
+                "pontoon join took {took:.1} s, {copied} copied from a while a was in use"
             ));
             stage.traffic(4).await
         })

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pontoon_agent::api::Progress;
 use pontoon_fleet::units::human_bytes;
 use pontoon_rt::clock::{Clock, SystemClock};
@@ -22,7 +22,8 @@ pub struct Show {
 
 struct Inner {
     state: State,
-    live: Option<Live>,
+    /// The list on the terminal: one bar whose text has many lines, so that each drawing is one.
+    live: Option<ProgressBar>,
 }
 
 /// What there is to show. Pure: time comes from outside.
@@ -42,12 +43,6 @@ struct Step {
     took: Option<Duration>,
     well: bool,
     numbers: Option<PhaseSummary>,
-}
-
-/// The lines on the terminal.
-struct Live {
-    bars: Vec<ProgressBar>,
-    all: MultiProgress,
 }
 
 impl Show {
@@ -75,16 +70,16 @@ impl Show {
             now: 0,
             detail: String::new(),
         };
-        let live = screen
-            .err_is_terminal
-            .then(|| Live::new(state.lines(Duration::ZERO, 0).len()));
+        let live = screen.err_is_terminal.then(list);
         let show = Show {
             screen,
             clock,
             begun: clock.now(),
             inner: Mutex::new(Inner { state, live }),
         };
-        show.say(&format!("{title}\n"));
+        if show.lock().live.is_none() {
+            screen.remark(&format!("{title}\n"));
+        }
         show.line(PREPARATION);
         show
     }
@@ -131,7 +126,6 @@ impl Show {
     /// What is being done now; on a terminal only.
     pub fn detail(&self, text: &str) {
         self.lock().state.detail = harmless(text);
-        self.draw();
     }
 
     /// What a command of the fleet says while it works.
@@ -151,8 +145,6 @@ impl Show {
                     .map(|total| format!(" of {}", human_bytes(total)))
                     .unwrap_or_default();
                 inner.state.detail = format!("{step}  {}{total}", human_bytes(*done));
-                drop(inner);
-                self.draw();
             }
             Progress::Done { server, text } => self.fact(&format!("{server}: {text}")),
             Progress::Note { text } | Progress::Finished { text } => self.fact(text),
@@ -174,8 +166,6 @@ impl Show {
         if let Some(step) = inner.state.steps.get_mut(now) {
             step.numbers = numbers;
         }
-        drop(inner);
-        self.draw();
     }
 
     /// Something that should be known, whatever is shown.
@@ -185,12 +175,18 @@ impl Show {
 
     /// Takes the list off the terminal.
     pub fn close(&self) {
-        if let Some(live) = self.lock().live.take() {
-            for bar in &live.bars {
-                bar.finish_and_clear();
-            }
-            // A terminal that is gone needs no clearing.
-            let _ = live.all.clear();
+        if let Some(list) = self.lock().live.take() {
+            list.finish_and_clear();
+        }
+    }
+
+    /// Draws the list as it is now; to be called a few times a second.
+    pub fn draw(&self) {
+        let now = self.elapsed();
+        let inner = self.lock();
+        if let Some(list) = &inner.live {
+            let turn = (now.as_millis() / 120) as usize;
+            list.set_message(inner.state.lines(now, turn).join("\n"));
         }
     }
 
@@ -206,19 +202,8 @@ impl Show {
 
     fn say(&self, text: &str) {
         match &self.lock().live {
-            Some(live) => live.all.suspend(|| self.screen.remark(text)),
+            Some(list) => list.suspend(|| self.screen.remark(text)),
             None => self.screen.remark(text),
-        }
-    }
-
-    fn draw(&self) {
-        let now = self.elapsed();
-        let inner = self.lock();
-        if let Some(live) = &inner.live {
-            let turn = (now.as_millis() / 120) as usize;
-            for (bar, line) in live.bars.iter().zip(inner.state.lines(now, turn)) {
-                bar.set_message(line);
-            }
         }
     }
 
@@ -231,17 +216,13 @@ impl Show {
     }
 }
 
-impl Live {
-    fn new(lines: usize) -> Live {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let style =
-            ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = |_| all.add(ProgressBar::new_spinner().with_style(style.clone()));
-        Live {
-            bars: (0..lines).map(bar).collect(),
-            all,
-        }
+fn list() -> ProgressBar {
+    let list = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // The template is a constant; if it were wrong, the list would merely look different.
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        list.set_style(style);
     }
+    list
 }
 
 impl State {

@@ -16,7 +16,10 @@ pub struct Way {
 
 /// The report, for people.
 pub fn report_text(report: &Report, paint: Paint) -> String {
-    let mut text = String::from("\n");
+    let mut text = format!(
+        "\n{}\n\n",
+        paint.strong(&format!("Pontoon demo: {} from one server to two", report.app))
+    );
     if !report.phases.is_empty() {
         text += &table::render(&rows(report), paint);
         text += &format!(
