@@ -9,8 +9,10 @@ use pontoon_fleet::{Code, Refusal, Role, ServerName};
 pub(crate) enum Verb {
     /// The first words of a join: needs a token, no certificate.
     Hello,
-    /// Heartbeats, the configuration, the events: to know.
+    /// Heartbeats and the configuration: to know.
     Know,
+    /// What happened here: for members.
+    Timeline,
     /// Facts about this server, and the two phases of a change: to steer. From control servers only.
     Steer,
     /// A new certificate for itself.
@@ -41,6 +43,9 @@ pub(crate) enum Peer {
         name: ServerName,
         /// Its roles.
         roles: Vec<Role>,
+        /// Whether it steers the fleet: by its roles ([`is_control`]), or because it is the keeper, which decides every
+        /// change and holds the authority's key, whatever its roles are.
+        control: bool,
     },
     /// A server with a certificate of this fleet that left or never finished joining.
     Outsider {
@@ -92,8 +97,10 @@ pub(crate) fn is_control(roles: &[Role]) -> bool {
 pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
     let allowed = match (peer, verb) {
         (_, Verb::Hello) => true,
-        (Peer::Member { .. }, Verb::Know | Verb::Renew | Verb::Leave | Verb::FinishJoin) => true,
-        (Peer::Member { roles, .. }, Verb::Steer) => is_control(roles),
+        (Peer::Member { .. }, Verb::Know | Verb::Timeline | Verb::Renew | Verb::Leave | Verb::FinishJoin) => {
+            true
+        }
+        (Peer::Member { control, .. }, Verb::Steer) => *control,
         (Peer::Member { roles, .. } | Peer::Joiner { roles, .. }, Verb::CopyDatabase) => {
             roles.contains(&Role::Db)
         }
@@ -128,9 +135,10 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const VERBS: [Verb; 7] = [
+    const VERBS: [Verb; 8] = [
         Verb::Hello,
         Verb::Know,
+        Verb::Timeline,
         Verb::Steer,
         Verb::Renew,
         Verb::CopyDatabase,
@@ -173,11 +181,13 @@ mod tests {
         assert_eq!(
             allowed(Peer::Member {
                 name: name.clone(),
-                roles: vec![Role::App]
+                roles: vec![Role::App],
+                control: false,
             }),
             [
                 Verb::Hello,
                 Verb::Know,
+                Verb::Timeline,
                 Verb::Renew,
                 Verb::FinishJoin,
                 Verb::Leave
@@ -185,11 +195,20 @@ mod tests {
         );
         assert_eq!(
             allowed(Peer::Member {
-                name,
-                roles: Role::ALL.to_vec()
+                name: name.clone(),
+                roles: Role::ALL.to_vec(),
+                control: true,
             }),
             VERBS
         );
+        // The keeper without a database steers, and copies none.
+        let keeper = Peer::Member {
+            name,
+            roles: vec![Role::Edge],
+            control: true,
+        };
+        assert!(authorise(&keeper, Verb::Steer).is_ok());
+        assert!(authorise(&keeper, Verb::CopyDatabase).is_err());
     }
 
     #[test]
@@ -197,6 +216,7 @@ mod tests {
         let peer = Peer::Member {
             name: "app1".parse().unwrap(),
             roles: vec![Role::App, Role::Cache],
+            control: false,
         };
         let refusal = authorise(&peer, Verb::Steer).unwrap_err();
         assert_eq!(refusal.code, Code::J005);

@@ -158,10 +158,14 @@ async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<(), Refusal
         agent.learn_lease(&record);
         return Ok(());
     }
-    let leader = first_leader(config, &membership.me).ok_or_else(no_lease)?;
-    let first = LeaseRecord {
-        epoch: Epoch(1),
-        leader,
+    // A store that was lost does not make another server primary: what was known goes back into it.
+    let known = agent.known().lease.clone();
+    let first = match known {
+        Some(known) => known,
+        None => LeaseRecord {
+            epoch: Epoch(1),
+            leader: first_leader(config, &membership.me).ok_or_else(no_lease)?,
+        },
     };
     match store.compare_and_swap(None, &first).await? {
         Swap::Won(_) => agent.learn_lease(&first),

@@ -67,15 +67,25 @@ impl ChangeHub {
 pub(crate) async fn run(agent: Arc<Agent>, mut inputs: mpsc::Receiver<Input>) -> Result<(), Refusal> {
     let mut node: Option<Node> = None;
     let mut waiting: Vec<oneshot::Sender<Outcome>> = Vec::new();
+    let mut last_number: u64 = 0;
     loop {
         node = present_node(&agent, node);
         let event = tokio::select! {
             input = inputs.recv() => match input {
-                Some(Input::Received(from, message)) => Event::Received { from, message },
+                Some(Input::Received(from, message)) => match believable(&message) {
+                    Ok(()) => Event::Received { from, message },
+                    Err(refusal) => {
+                        let (peer, reason) = (from.to_string(), refusal.to_string());
+                        agent.record_seldom(from.as_str(), 1, EventKind::PeerRefused { peer, reason });
+                        Event::Tick
+                    }
+                },
                 Some(Input::Validated(event)) => event,
                 Some(Input::Propose { text, members, done }) => {
                     waiting.push(done);
-                    Event::Propose { number: agent.clock.unix().0, text, members }
+                    // A clock that was set back must not make this attempt look like an old one.
+                    last_number = agent.clock.unix().0.max(last_number.saturating_add(1));
+                    Event::Propose { number: last_number, text, members }
                 }
                 None => return Ok(()),
             },
@@ -104,10 +114,15 @@ pub(crate) async fn run(agent: Arc<Agent>, mut inputs: mpsc::Receiver<Input>) ->
                         let _ = done.send(outcome);
                     }
                 }
-                Effect::Forked { peer, revision } => agent.record(EventKind::PeerRefused {
-                    peer: peer.to_string(),
-                    reason: format!("it has another configuration at revision {revision}: a copied disk?"),
-                }),
+                Effect::Forked { peer, revision } => {
+                    let reason =
+                        format!("it has another configuration at revision {revision}: a copied disk?");
+                    let refused = EventKind::PeerRefused {
+                        peer: peer.to_string(),
+                        reason,
+                    };
+                    agent.record_seldom(peer.as_str(), 1, refused); // it is noticed with each heartbeat
+                }
             }
         }
     }
@@ -132,15 +147,31 @@ fn present_node(agent: &Agent, node: Option<Node>) -> Option<Node> {
     }
 }
 
+/// Whether what a peer says is active there could be: a text that this version reads, with the members that it names.
+/// Whoever took up another would end, and end again at each start.
+fn believable(message: &Message) -> Result<(), Refusal> {
+    let Message::Commit { committed } = message else {
+        return Ok(());
+    };
+    if committed.revision.0 == 0 {
+        return Ok(()); // nothing is active there
+    }
+    if members(&parse(&committed.text)?) != committed.members {
+        return Err(Refusal::new(
+            Code::N005,
+            "a configuration came with other members than its text",
+        ));
+    }
+    Ok(())
+}
+
 /// Makes a configuration durable, then active.
 fn activate(agent: &Agent, committed: Committed) -> Result<(), Refusal> {
-    agent.store.save_active(&committed)?;
-    let revision = committed.revision;
-    match activated(committed) {
-        Ok(active) => agent.known().active = Some(active),
-        // A voter reads every text before it says yes, and a peer only passes on what was voted for.
-        Err(refusal) => return Err(refusal),
-    }
+    // Read before it is written: an agent must be able to start with what is on its disk.
+    let active = activated(committed)?;
+    agent.store.save_active(&active.committed)?;
+    let revision = active.committed.revision;
+    agent.known().active = Some(active);
     if let Some(membership) = agent.membership() {
         agent.record(EventKind::RevisionActivated {
             revision,

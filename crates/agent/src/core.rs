@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use pontoon_config::Config;
 use pontoon_decide::change::Committed;
 use pontoon_fleet::{
-    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, ServerName, ServerReport,
-    Tier, TierReport,
+    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, Role, ServerName,
+    ServerReport, Tier, TierReport, UnixMillis,
 };
 use pontoon_pki::SharedIdentity;
 use pontoon_replication::Database;
@@ -24,9 +24,13 @@ use crate::authorise::{Peer, is_control};
 use crate::change::ChangeHub;
 use crate::observe::Rate;
 use crate::store::{PendingJoiner, Store};
+use crate::throttle::Throttle;
 
 /// A tier's report that is older than this no longer says anything.
 const TIER_REPORT_LIFE: Duration = Duration::from_secs(5);
+
+/// How far the clocks of two servers are thought to be apart at the most.
+const CLOCKS_APART: Duration = Duration::from_secs(86_400);
 
 /// How the tiers of this server are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub(crate) struct Agent {
     pub(crate) to_carry_out: Notify,
     /// Held by whoever changes something on this server: an activation, a join, a leave. One at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while tokens or joiners are read, changed and written. Never across an await.
+    pub(crate) admitting: Mutex<()>,
+    throttle: Throttle,
     /// This server's database; `None` while it has none under its care.
     pub(crate) database: tokio::sync::RwLock<Option<Arc<Database>>>,
 }
@@ -112,13 +119,16 @@ pub(crate) struct Heard {
 }
 
 impl Known {
-    /// A server that is joining, through whomever.
-    pub(crate) fn joiner(&self, name: &ServerName) -> Option<&PendingJoiner> {
-        self.joiners.get(name).or_else(|| {
-            self.joiners_elsewhere
-                .values()
-                .find_map(|theirs| theirs.get(name))
-        })
+    /// A server that is joining, through whomever, and has not taken too long for it.
+    pub(crate) fn joiner(&self, name: &ServerName, now: UnixMillis) -> Option<&PendingJoiner> {
+        let own = self.joiners.get(name);
+        let elsewhere = self
+            .joiners_elsewhere
+            .values()
+            .filter_map(|theirs| theirs.get(name));
+        own.into_iter()
+            .chain(elsewhere)
+            .find(|joiner| joiner.is_current(now))
     }
 }
 
@@ -148,6 +158,8 @@ impl Agent {
             to_carry_out: Notify::new(),
             membership_changed: Notify::new(),
             changing: tokio::sync::Mutex::new(()),
+            admitting: Mutex::new(()),
+            throttle: Throttle::default(),
             database: tokio::sync::RwLock::new(None),
         })
     }
@@ -202,6 +214,15 @@ impl Agent {
         self.events().record(kind);
     }
 
+    /// As [`record`](Agent::record), for what a peer can make happen as often as it likes: `most` times a minute of `whom`.
+    pub(crate) fn record_seldom(&self, whom: &str, most: u32, kind: EventKind) {
+        if self.throttle.may(whom, most, self.clock.now()) {
+            self.record(kind);
+        } else {
+            tracing::debug!("{kind}");
+        }
+    }
+
     /// The timeline of this server.
     pub(crate) fn events(&self) -> Arc<EventLog> {
         self.events.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -227,13 +248,14 @@ impl Agent {
 
     /// Where the agent of a member, or of a joiner, listens.
     pub(crate) fn address_for_change(&self, server: &ServerName) -> Result<SocketAddr, Refusal> {
+        let now = self.clock.unix();
         let known = self.known();
         let active = known.active.as_ref();
         let port = active.map_or(crate::DEFAULT_PORT, |active| active.config.ports().agent);
         let member = active
             .and_then(|active| active.config.server(server))
             .map(|server| server.private);
-        let joiner = known.joiner(server).map(|joiner| joiner.private);
+        let joiner = known.joiner(server, now).map(|joiner| joiner.private);
         let address = member
             .or(joiner)
             .ok_or_else(|| Refusal::new(Code::F004, format!("there is no server {server} in the fleet")))?;
@@ -243,18 +265,24 @@ impl Agent {
     /// Puts a name that a certificate proved into its place.
     pub(crate) fn peer(&self, name: Option<ServerName>) -> Peer {
         let Some(name) = name else { return Peer::Stranger };
+        let is_keeper = self
+            .membership()
+            .is_some_and(|membership| membership.keeper == name);
+        let now = self.clock.unix();
         let known = self.known();
         if let Some(server) = known
             .active
             .as_ref()
             .and_then(|active| active.config.server(&name))
         {
+            let roles: Vec<Role> = server.roles.iter().copied().collect();
             return Peer::Member {
-                roles: server.roles.iter().copied().collect(),
+                control: is_keeper || is_control(&roles),
+                roles,
                 name,
             };
         }
-        match known.joiner(&name) {
+        match known.joiner(&name, now) {
             Some(joiner) => Peer::Joiner {
                 roles: joiner.roles(),
                 name,
@@ -269,10 +297,10 @@ impl Agent {
             return false;
         };
         match self.active() {
-            Some(active) => active
-                .config
-                .server(&membership.me)
-                .is_some_and(|server| is_control(&server.roles.iter().copied().collect::<Vec<_>>())),
+            Some(active) => active.config.server(&membership.me).is_some_and(|server| {
+                membership.keeper == membership.me
+                    || is_control(&server.roles.iter().copied().collect::<Vec<_>>())
+            }),
             // Before the first apply there is one server, and it founded the fleet.
             None => true,
         }
@@ -315,6 +343,17 @@ impl Agent {
         self.changed.notify_one();
     }
 
+    /// Takes over a lease record that `peer` told of. The keeper has the store and believes nobody; the others believe
+    /// who may steer the fleet: an edge that is broken into must not be able to name a primary.
+    pub(crate) fn hear_lease(&self, peer: &Peer, record: &LeaseRecord) {
+        let is_keeper = self
+            .membership()
+            .is_some_and(|membership| membership.keeper == membership.me);
+        if !is_keeper && matches!(peer, Peer::Member { control: true, .. }) {
+            self.learn_lease(record);
+        }
+    }
+
     /// Takes over a lease record if it is newer than what is known, and keeps it for the next start.
     pub(crate) fn learn_lease(&self, record: &LeaseRecord) {
         let mut known = self.known();
@@ -328,10 +367,21 @@ impl Agent {
         }
     }
 
-    /// Takes over drains that are newer than ours.
+    /// Takes over drains that are newer than ours. Marks of servers that are not in the configuration, and of a day that
+    /// has not come, are nobody's word: the latter could not be taken back.
     pub(crate) fn learn_drains(&self, book: &DrainBook) -> Result<(), Refusal> {
+        let latest = self.clock.unix().plus(CLOCKS_APART);
         let mut known = self.known();
-        if known.drains.merge(book) {
+        let Some(active) = &known.active else {
+            return Ok(());
+        };
+        let credible = book
+            .0
+            .iter()
+            .filter(|(server, mark)| mark.at <= latest && active.config.server(server).is_some())
+            .map(|(server, mark)| (server.clone(), mark.clone()));
+        let credible = DrainBook(credible.collect());
+        if known.drains.merge(&credible) {
             let drains = known.drains.clone();
             drop(known);
             self.store.save_drains(&drains)?;

@@ -15,7 +15,7 @@ use pontoon_fleet::{Code, EventKind, Refusal, ServerName, ServerReport, Tier, Ti
 use pontoon_rt::http::{self, Body, Call};
 use tokio::task::AbortHandle;
 
-use crate::authorise::{Peer, is_control};
+use crate::authorise::Peer;
 use crate::core::{Agent, Heard};
 use crate::dial;
 use crate::observe::Rate;
@@ -59,13 +59,14 @@ pub(crate) async fn run(agent: Arc<Agent>) {
     }
 }
 
-/// Takes in what a peer said, whichever side opened the connection.
-pub(crate) fn hear(agent: &Arc<Agent>, said: Heartbeat) -> Result<(), Refusal> {
+/// Takes in what a peer said, whichever side opened the connection. That the report is the peer's own has been checked.
+pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(), Refusal> {
     let report = said.report;
+    let Peer::Member { control, .. } = peer else {
+        return Ok(()); // what a server says that is not in yet counts for nothing
+    };
     // Control servers only: an application server that is broken into must not admit others.
-    if let Peer::Member { roles, .. } = agent.peer(Some(report.server.clone()))
-        && is_control(&roles)
-    {
+    if *control {
         agent
             .known()
             .joiners_elsewhere
@@ -73,7 +74,7 @@ pub(crate) fn hear(agent: &Arc<Agent>, said: Heartbeat) -> Result<(), Refusal> {
     }
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
-        agent.learn_lease(lease);
+        agent.hear_lease(peer, lease);
     }
     let peer = report.server.clone();
     let active = Message::Active {
@@ -155,6 +156,8 @@ fn note_silence(agent: &Agent) {
         None => Vec::new(),
     };
     known.peers.retain(|name, _| in_fleet.contains(name));
+    // Whoever is taken out of the fleet can let nobody in any more.
+    known.joiners_elsewhere.retain(|name, _| in_fleet.contains(name));
     for (name, heard) in &mut known.peers {
         if !heard.silent && heard.at.elapsed() > SILENCE {
             heard.silent = true;
@@ -228,7 +231,7 @@ async fn beat(agent: &Arc<Agent>, peer: &ServerName, sender: &mut SendRequest<Bo
             format!("{peer} reports for {}", heard.report.server),
         ));
     }
-    hear(agent, heard)
+    hear(agent, &agent.peer(Some(peer.clone())), heard)
 }
 
 /// What this server says in a heartbeat.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::{Response, StatusCode};
 use pontoon_config::edit::{self, ServerEntry};
@@ -27,12 +27,22 @@ use crate::{carry_out, drain};
 /// The longest life of a token.
 const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
 
+/// How long a join or a leave waits for another change to end; less than its caller's patience of 60 s.
+const TURN_PATIENCE: Duration = Duration::from_secs(40);
+
+/// How long a machine that said hello has its name for itself.
+const NAME_HELD: Duration = Duration::from_secs(86_400);
+
+/// Refused tokens that the timeline tells of in a minute.
+const REFUSED_TOKENS_TOLD: u32 = 30;
+
 /// Bytes of a backup that may wait between the helper and the network.
 const BACKUP_BUFFER_BYTES: usize = 1 << 20;
 
 /// Issues a token. It is on disk, hashed, before it is shown.
 pub(crate) fn issue_token(agent: &Agent, ttl: Duration) -> Result<TokenAnswer, Refusal> {
     let authority = authority(agent)?;
+    let _admitting = admitting(agent);
     agent.config()?; // a fleet without a configuration cannot be joined
     if ttl.is_zero() || ttl > LONGEST_TTL {
         return Err(Refusal::new(
@@ -61,15 +71,15 @@ pub(crate) fn issue_token(agent: &Agent, ttl: Duration) -> Result<TokenAnswer, R
 
 /// Answers a joiner's first words. The token is looked at before anything else is said; it is bound to the joiner's key
 /// once everything else is right, and that is on disk before the certificate leaves.
-pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<Welcome, Refusal> {
+pub(crate) fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<Welcome, Refusal> {
     let authority = authority(agent)?;
     let fingerprint = csr_fingerprint(&hello.csr)?;
     let now = agent.clock.unix();
-    // The lock keeps two joiners with one token apart.
-    let _changing = agent.changing.lock().await;
+    // Keeps two joiners with one token, or with one name, apart.
+    let _admitting = admitting(agent);
     let mut book = agent.store.tokens()?.unwrap_or_default();
     if let Err(error) = book.redeem(&hello.id, &hello.secret, &fingerprint, now) {
-        agent.record(EventKind::TokenRefused {
+        let refused = EventKind::TokenRefused {
             id: hello
                 .id
                 .chars()
@@ -78,7 +88,8 @@ pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Re
                 .collect(),
             reason: error.to_string(),
             from: from.ip().to_string(),
-        });
+        };
+        agent.record_seldom("tokens", REFUSED_TOKENS_TOLD, refused);
         return Err(error.into());
     }
     let active = agent.config()?;
@@ -91,20 +102,25 @@ pub(crate) async fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Re
             .database
             .as_ref()
             .map(|database| (database.engine, database.version.clone())),
+        key: fingerprint,
+        since: now,
     };
+    refuse_taken_name(agent, &active, &hello.name, &joiner)?;
     let text = text_with(&active, &hello.name, &joiner)?;
     let roles: BTreeSet<Role> = joiner.roles().into_iter().collect();
     let source = source_for(agent, &active, &roles, &hello)?;
 
     agent.store.save_tokens(&book)?;
-    if active.config.server(&hello.name).is_none() {
-        let joiners = {
-            let mut known = agent.known();
-            known.joiners.insert(hello.name.clone(), joiner);
-            known.joiners.clone()
-        };
-        agent.store.save_joiners(&joiners)?;
-    }
+    let joiners = {
+        let mut known = agent.known();
+        // One machine joins under one name, whatever it said before.
+        known
+            .joiners
+            .retain(|_, other| other.key != joiner.key && other.is_current(now));
+        known.joiners.insert(hello.name.clone(), joiner);
+        known.joiners.clone()
+    };
+    agent.store.save_joiners(&joiners)?;
     tracing::info!(joiner = %hello.name, bytes = text.len(), "welcomed");
     agent.record(EventKind::JoinStep {
         joiner: hello.name.clone(),
@@ -187,18 +203,22 @@ pub(crate) async fn finish(agent: &Agent, peer: &Peer) -> Result<Done, Refusal> 
     let Some(name) = peer.name() else {
         return Err(Refusal::new(Code::J005, "a stranger cannot become a member"));
     };
-    let active = agent.config()?;
-    if active.config.server(name).is_some() {
-        forget_joiner(agent, name)?; // finished before, and the answer was lost
-        return Ok(Done {
-            revision: active.committed.revision,
-        });
+    if !agent.is_control() {
+        return Err(Refusal::new(Code::J005, "this server cannot admit others")
+            .because("it does not steer the fleet"));
     }
-    let joiner = agent.known().joiner(name).cloned().ok_or_else(|| {
-        Refusal::new(Code::J001, format!("{name} is not known as joining"))
-            .next("begin again", "pontoon token new")
-    })?;
-    let revision = change(agent, text_with(&active, name, &joiner)?).await?;
+    let revision = change(agent, |active| {
+        if active.config.server(name).is_some() {
+            return Ok(None); // finished before, and the answer was lost
+        }
+        let now = agent.clock.unix();
+        let joiner = agent.known().joiner(name, now).cloned().ok_or_else(|| {
+            Refusal::new(Code::J001, format!("{name} is not known as joining"))
+                .next("begin again", "pontoon token new")
+        })?;
+        text_with(active, name, &joiner).map(Some)
+    })
+    .await?;
     forget_joiner(agent, name)?;
     // One of that name was drained when it left.
     drain::set_mark(agent, name, false)?;
@@ -241,8 +261,15 @@ pub(crate) async fn farewell(agent: &Agent, peer: &Peer) -> Result<Done, Refusal
         )
         .because("the others follow it, and this version does not move the primary"));
     }
-    let text = edit::remove_server(&active.committed.text, name).map_err(|errors| wrong_text(&errors))?;
-    let revision = change(agent, text).await?;
+    let revision = change(agent, |active| {
+        if active.config.server(name).is_none() {
+            return Ok(None);
+        }
+        edit::remove_server(&active.committed.text, name)
+            .map(Some)
+            .map_err(|errors| wrong_text(&errors))
+    })
+    .await?;
     agent.record(EventKind::ServerLeft { leaver: name.clone() });
     if has_database {
         forget_account(agent, name, address).await;
@@ -259,10 +286,28 @@ async fn forget_account(agent: &Agent, name: &ServerName, address: IpAddr) {
     }
 }
 
-async fn change(agent: &Agent, text: String) -> Result<Revision, Refusal> {
-    match agent.changes.propose(text).await? {
-        Outcome::Activated(revision) | Outcome::Unchanged(revision) => Ok(revision),
-        Outcome::Refused(refusal) | Outcome::Unknown(refusal) => Err(refusal),
+/// Changes the configuration to what `edit` makes of the active one; `None` is no change. Tries again while another
+/// change is being made: nobody reads the refusal who could be asked to look and repeat. And that other change may be
+/// this very one, begun by an attempt whose joiner was killed, which waits for its vote.
+async fn change(
+    agent: &Agent,
+    edit: impl Fn(&Active) -> Result<Option<String>, Refusal>,
+) -> Result<Revision, Refusal> {
+    let started = Instant::now();
+    loop {
+        let active = agent.config()?;
+        let Some(text) = edit(&active)? else {
+            return Ok(active.committed.revision);
+        };
+        let refusal = match agent.changes.propose(text).await? {
+            Outcome::Activated(revision) | Outcome::Unchanged(revision) => return Ok(revision),
+            Outcome::Refused(refusal) | Outcome::Unknown(refusal) => refusal,
+        };
+        let may_pass = matches!(refusal.code, Code::P001 | Code::P005);
+        if !may_pass || started.elapsed() > TURN_PATIENCE {
+            return Err(refusal);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
@@ -387,8 +432,9 @@ type Copier = (ServerName, IpAddr, Option<(Engine, String)>);
 fn joiner_of(agent: &Agent, peer: &Peer) -> Result<Copier, Refusal> {
     let nobody = || Refusal::new(Code::J005, format!("{} is not joining", peer.label()));
     let name = peer.name().ok_or_else(nobody)?.clone();
+    let now = agent.clock.unix();
     let known = agent.known();
-    if let Some(joiner) = known.joiner(&name) {
+    if let Some(joiner) = known.joiner(&name, now) {
         return Ok((name, joiner.private, joiner.database.clone()));
     }
     let address = known
@@ -406,12 +452,44 @@ fn joiner_of(agent: &Agent, peer: &Peer) -> Result<Copier, Refusal> {
 }
 
 fn forget_joiner(agent: &Agent, name: &ServerName) -> Result<(), Refusal> {
+    let _admitting = admitting(agent);
     let joiners = {
         let mut known = agent.known();
         known.joiners.remove(name);
         known.joiners.clone()
     };
     agent.store.save_joiners(&joiners)
+}
+
+/// J004 when a certificate with this name would make its holder somebody else: a member, or another machine that is
+/// joining. What a member has said is never said again with a hello, since its join is on its own disk.
+fn refuse_taken_name(
+    agent: &Agent,
+    active: &Active,
+    name: &ServerName,
+    joiner: &PendingJoiner,
+) -> Result<(), Refusal> {
+    let refuse = |why: String| {
+        Refusal::new(Code::J004, format!("the name {name} is taken"))
+            .because(why)
+            .next("choose another", "pontoon join … --name NAME")
+    };
+    if active.config.server(name).is_some() {
+        return Err(refuse(format!("{name} is a server of the fleet")));
+    }
+    let now = agent.clock.unix();
+    match agent.known().joiner(name, now) {
+        Some(other) if other.key != joiner.key && now.since(other.since) < NAME_HELD => Err(refuse(format!(
+            "another machine, at {}, is joining under it",
+            other.private
+        ))
+        .next("or give that join up, on that machine", "pontoon leave")),
+        _ => Ok(()),
+    }
+}
+
+fn admitting(agent: &Agent) -> MutexGuard<'_, ()> {
+    agent.admitting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn authority(agent: &Agent) -> Result<Authority, Refusal> {

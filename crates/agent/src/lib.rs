@@ -36,6 +36,7 @@ mod store;
 mod supervise;
 #[cfg(test)]
 mod testing;
+mod throttle;
 mod timeline;
 
 use std::path::PathBuf;

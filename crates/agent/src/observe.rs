@@ -210,7 +210,11 @@ impl Rate {
                 }
                 let fresh = (total - before.total).saturating_mul(1_000_000) / span;
                 // Tiers report once a second and heartbeats come twice: smooth, so that the figure does not flicker.
-                Some(before.per_second.map_or(fresh, |old| (old * 3 + fresh) / 4))
+                Some(
+                    before
+                        .per_second
+                        .map_or(fresh, |old| old.saturating_mul(3).saturating_add(fresh) / 4),
+                )
             });
         Rate {
             pid,
@@ -324,7 +328,7 @@ impl CpuTimes {
         let all: u64 = ticks.iter().take(8).sum();
         let idle: u64 = ticks.iter().skip(3).take(2).sum();
         CpuTimes {
-            busy: all - idle,
+            busy: all.saturating_sub(idle),
             all,
         }
     }

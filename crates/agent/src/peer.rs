@@ -36,7 +36,7 @@ pub(crate) struct Heartbeat {
 }
 
 /// A joiner's first words. Sent only after the fleet's certificate authority matched the token's pin.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// The token's id.
     pub(crate) id: String,

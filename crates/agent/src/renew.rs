@@ -48,7 +48,9 @@ pub(crate) async fn renew(agent: &Arc<Agent>) -> Result<(), Refusal> {
     let identity = Identity::assemble(old.fleet().clone(), &key, &certificate, &old.ca_pem())?;
     identity.save(&dir)?;
     membership.identity.reload();
-    if let Some(database) = agent.database.read().await.as_ref() {
+    // Taken out of the lock first: who opens or looks at the database must not wait for this.
+    let database = agent.database.read().await.clone();
+    if let Some(database) = database {
         database.renew_tls().await?;
     }
     agent.record(EventKind::CertificateRenewed {
@@ -141,6 +143,7 @@ mod tests {
         let member = Peer::Member {
             name: me.clone(),
             roles: Role::ALL.to_vec(),
+            control: true,
         };
         let answer = sign(agent, &member, &RenewRequest { csr: csr.clone() }).unwrap();
         let current = agent.membership().unwrap().identity.current();

@@ -1,9 +1,10 @@
 //! The other agents' door: the peer API of [`crate::peer`], mutual TLS 1.3 on the private address.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use pontoon_fleet::{Code, EventKind, Refusal};
@@ -11,10 +12,11 @@ use pontoon_pki::tls;
 use pontoon_rt::http::{self, Body};
 use pontoon_rt::listen::{self, ListenOptions};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::admin::{count, read};
+use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
@@ -23,8 +25,23 @@ use crate::{heartbeat, host, observe, renew};
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Peers that may be connected at a time.
+/// Peers that may be connected at a time from the fleet's addresses.
 const MAX_CONNECTIONS: usize = 512;
+
+/// And from all others: joiners have something to say, once.
+const MAX_STRANGERS: usize = 64;
+
+/// How long somebody without a certificate may stay.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+
+/// How long a request's body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The largest body.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The largest of somebody without a certificate.
+const MAX_HELLO_BYTES: usize = 64 << 10;
 
 /// Serves while this server is a member; binds anew when that or the address changes.
 pub(crate) async fn run(agent: Arc<Agent>) {
@@ -60,11 +77,19 @@ async fn serve_on(agent: &Arc<Agent>, membership: &Membership, address: SocketAd
             return;
         }
     };
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (members, others) = (
+        Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        Arc::new(Semaphore::new(MAX_STRANGERS)),
+    );
     loop {
         let Ok((tcp, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
+        };
+        let slots = if is_of_the_fleet(agent, from.ip()) {
+            &members
+        } else {
+            &others
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             continue; // closes the connection: better than to let strangers exhaust the memory
@@ -89,7 +114,8 @@ async fn connection(
     let config = tls::agent_server_config(&membership.identity)?;
     let (stream, name) = tls::accept(&config, tcp, HANDSHAKE_TIMEOUT).await?;
     let shutdown = agent.shutdown.clone();
-    http::serve(stream, shutdown, move |request| {
+    let is_stranger = name.is_none();
+    let served = http::serve(stream, shutdown, move |request| {
         let (agent, name) = (agent.clone(), name.clone());
         async move {
             // Looked up for each request: a server that left the fleet a moment ago is an outsider now.
@@ -98,17 +124,37 @@ async fn connection(
                 .await
                 .unwrap_or_else(|refusal| {
                     if refusal.code == Code::J005 {
-                        agent.record(EventKind::PeerRefused {
+                        let refused = EventKind::PeerRefused {
                             peer: peer.label(),
                             reason: refusal.to_string(),
-                        });
+                        };
+                        agent.record_seldom(&peer.label(), 1, refused);
                     }
                     http::refusal_response(&refusal)
                 })
         }
-    })
-    .await?;
-    Ok(())
+        .boxed()
+    });
+    if !is_stranger {
+        return Ok(served.await?);
+    }
+    match tokio::time::timeout(STRANGER_TIME, served).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(http::HttpError::Timeout(STRANGER_TIME).into()),
+    }
+}
+
+/// Whether a connection comes from where a server of the fleet, or one that is joining, is. Proves nothing: it keeps
+/// strangers from taking the place that servers need.
+fn is_of_the_fleet(agent: &Agent, from: IpAddr) -> bool {
+    let from = from.to_canonical();
+    let known = agent.known();
+    let is_joiner = known.joiners.values().any(|joiner| joiner.private == from);
+    is_joiner
+        || known.active.as_ref().is_some_and(|active| {
+            let mut servers = active.config.servers.iter();
+            servers.any(|server| server.private == from || server.public.contains(&from))
+        })
 }
 
 async fn answer(
@@ -120,7 +166,8 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let verb = match (request.method(), path.as_str()) {
         (&Method::POST, "/p/v1/join/hello") => Verb::Hello,
-        (&Method::POST, "/p/v1/heartbeat") | (&Method::GET, "/p/v1/config" | "/p/v1/events") => Verb::Know,
+        (&Method::POST, "/p/v1/heartbeat") | (&Method::GET, "/p/v1/config") => Verb::Know,
+        (&Method::GET, "/p/v1/events") => Verb::Timeline,
         (&Method::GET, "/p/v1/facts") => Verb::Steer,
         // What the message in it may do is looked at when it has been read.
         (&Method::POST, "/p/v1/change") => Verb::Know,
@@ -138,14 +185,14 @@ async fn answer(
     authorise(peer, verb)?;
     match path.as_str() {
         "/p/v1/heartbeat" => {
-            let said: Heartbeat = read(request).await?;
+            let said: Heartbeat = read(request, MAX_BODY_BYTES).await?;
             if peer.name() != Some(&said.report.server) {
                 return Err(Refusal::new(
                     Code::J005,
                     format!("{} may not report for another", peer.label()),
                 ));
             }
-            heartbeat::hear(agent, said)?;
+            heartbeat::hear(agent, peer, said)?;
             ok(&heartbeat::own(agent)?)
         }
         "/p/v1/config" => ok(&agent.config()?.committed),
@@ -154,17 +201,21 @@ async fn answer(
         }),
         "/p/v1/facts" => ok(&observe::facts(agent).await?),
         "/p/v1/change" => {
-            let said: ChangeMessage = read(request).await?;
+            let said: ChangeMessage = read(request, MAX_BODY_BYTES).await?;
             authorise(peer, verb_of(&said.message))?;
             if let Some(from) = peer.name() {
                 agent.changes.received(from.clone(), said.message);
             }
             ok(&())
         }
-        "/p/v1/renew" => ok(&renew::sign(agent, peer, &read::<RenewRequest>(request).await?)?),
+        "/p/v1/renew" => ok(&renew::sign(
+            agent,
+            peer,
+            &read::<RenewRequest>(request, MAX_HELLO_BYTES).await?,
+        )?),
         "/p/v1/join/hello" => {
-            let hello: Hello = read(request).await?;
-            ok(&host::welcome(agent, hello, from).await?)
+            let hello: Hello = read(request, MAX_HELLO_BYTES).await?;
+            ok(&host::welcome(agent, hello, from)?)
         }
         "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
         "/p/v1/join/backup" => host::backup(agent, peer).await,
@@ -174,6 +225,14 @@ async fn answer(
             Code::N007,
             format!("{path} was allowed and is not answered"),
         )),
+    }
+}
+
+/// A peer that sends a byte now and then does not keep its place by it.
+async fn read<T: DeserializeOwned>(request: Request<Incoming>, limit: usize) -> Result<T, Refusal> {
+    match tokio::time::timeout(BODY_TIME, http::read_json(request.into_body(), limit)).await {
+        Ok(read) => Ok(read?),
+        Err(_) => Err(http::HttpError::Timeout(BODY_TIME).into()),
     }
 }
 

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use pontoon_fleet::{Code, DrainBook, Engine, LeaseRecord, Refusal, Revision, Role, ServerName};
+use pontoon_fleet::{Code, DrainBook, Engine, LeaseRecord, Refusal, Revision, Role, ServerName, UnixMillis};
 use pontoon_helper::Setting;
 use pontoon_rt::files;
 use pontoon_rt::paths::Paths;
@@ -16,6 +17,9 @@ use pontoon_decide::change::Committed;
 
 /// A file of the state directory can be no larger; one that is was not written by an agent.
 const LARGEST_FILE_BYTES: u64 = 8 << 20;
+
+/// Plans that are kept for `apply ID`.
+const PLANS_KEPT: usize = 50;
 
 /// The files of one agent.
 #[derive(Clone, Debug)]
@@ -32,11 +36,23 @@ pub(crate) struct PendingJoiner {
     pub(crate) roles: Option<Vec<Role>>,
     /// Its database's engine and version; `None` when it has none.
     pub(crate) database: Option<(Engine, String)>,
+    /// The fingerprint of its key: another machine cannot join under its name meanwhile.
+    pub(crate) key: String,
+    /// When it last said hello, by the clock of the server that admitted it.
+    pub(crate) since: UnixMillis,
 }
+
+/// A join that is not complete after this long is over: the longest copy is shorter.
+const LONGEST_JOIN: Duration = Duration::from_secs(7 * 86_400);
 
 impl PendingJoiner {
     pub(crate) fn roles(&self) -> Vec<Role> {
         self.roles.clone().unwrap_or_else(|| Role::ALL.to_vec())
+    }
+
+    /// Whether it may still be joining.
+    pub(crate) fn is_current(&self, now: UnixMillis) -> bool {
+        now.since(self.since) < LONGEST_JOIN
     }
 }
 
@@ -151,7 +167,25 @@ impl Store {
     pub(crate) fn save_plan(&self, id: &str, plan: &serde_json::Value) -> Result<(), Refusal> {
         let dir = self.dir.join("plans");
         files::create_dir(&dir, 0o750).map_err(|error| unusable(&dir, &error))?;
-        self.save(&format!("plans/{id}.json"), 0o640, plan)
+        self.save(&format!("plans/{id}.json"), 0o640, plan)?;
+        self.forget_old_plans(&dir);
+        Ok(())
+    }
+
+    /// Keeps the latest plans. Best effort: a plan too many does no harm.
+    fn forget_old_plans(&self, dir: &Path) {
+        let mut plans: Vec<_> = std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        plans.sort();
+        for (_, old) in plans.iter().rev().skip(PLANS_KEPT) {
+            if let Err(error) = files::remove_optional(old) {
+                tracing::warn!(%error, "an old plan stays");
+            }
+        }
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Refusal> {
@@ -208,6 +242,26 @@ mod tests {
         let refusal = store.active().unwrap_err();
         assert_eq!(refusal.code, Code::N006);
         assert!(refusal.what.contains("active.json"));
+    }
+
+    #[test]
+    fn the_latest_plans_are_kept_and_their_names_lead_nowhere_else() {
+        let (dir, store) = store();
+        for number in 0..PLANS_KEPT + 20 {
+            store
+                .save_plan(&format!("p{number}"), &serde_json::json!(number))
+                .unwrap();
+        }
+        let last = format!("p{}", PLANS_KEPT + 19);
+        assert!(store.plan(&last).unwrap().is_some());
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("plans")).unwrap().count(),
+            PLANS_KEPT
+        );
+        std::fs::write(dir.path().join("tokens.json"), "{}").unwrap();
+        for bad in ["../tokens", "", ".", "a/b", "a\0"] {
+            assert_eq!(store.plan(bad).unwrap(), None, "{bad:?}");
+        }
     }
 
     #[test]
