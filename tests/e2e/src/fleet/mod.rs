@@ -60,8 +60,8 @@ impl Fleet {
         engine.available()?;
         pontoon()?;
         let app = Arc::new(Notes::new(7, sibling("notes-app")?, Vec::new()));
-        let a = lab.add_server("a", Vec::new()).await?;
-        let b = lab.add_server("b", Vec::new()).await?;
+        let a = lab.add_server("a", engine.binds()?).await?;
+        let b = lab.add_server("b", engine.binds()?).await?;
         let database = engine.start(&a, &options).await?;
         app.create_database(&*database).await?;
         start_application(&app, &a).await?;
