@@ -85,6 +85,22 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         Refusal::new(Code::D009, "it cannot be told how the database is started")
             .because(format!("process {}: {why}", server.pid))
     };
+    let environment = std::fs::read(format!("/proc/{}/environ", server.pid)).unwrap_or_default();
+    if has_passed_sockets(&environment) {
+        // With them systemd would go on listening at the old addresses, and start the database for whoever dials.
+        return Err(Refusal::new(
+            Code::D009,
+            "systemd listens for the database: the database cannot be moved aside",
+        )
+        .because(format!(
+            "process {} was given its sockets (sd_listen_fds(3))",
+            server.pid
+        ))
+        .next(
+            "let it listen itself; it restarts once",
+            "systemctl disable --now mariadb.socket mariadb-extra.socket && systemctl restart mariadb",
+        ));
+    }
     let banner = output(&server.program, &["--version".to_owned()])
         .await
         .map_err(|error| unknown(format!("{} --version: {error}", server.program.join(" "))))?;
@@ -121,9 +137,13 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         .get("port")
         .and_then(|text| text.parse().ok())
         .unwrap_or(3306);
+    // What no option says is compiled in, and builds differ (Debian's MariaDB 11.8: /run/mariadbd): it is where the
+    // process listens.
     let socket = options
         .get("socket")
-        .map_or_else(|| default_socket(engine), PathBuf::from);
+        .map(PathBuf::from)
+        .or_else(|| find::unix_sockets(server.pid).into_iter().next())
+        .unwrap_or_else(|| default_socket(engine));
     let socket = if socket.is_absolute() {
         socket
     } else {
@@ -161,6 +181,13 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         schemas,
         bytes,
     })
+}
+
+/// Whether an environment (proc_pid_environ(5)) says that systemd passed sockets.
+fn has_passed_sockets(environment: &[u8]) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable.starts_with(b"LISTEN_FDS=") && variable != b"LISTEN_FDS=0")
 }
 
 /// Options as given: `--name=value`, `--name value`, `-P value`.
@@ -323,6 +350,14 @@ fn measure(datadir: &Path) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_that_systemd_passed_are_seen() {
+        assert!(has_passed_sockets(b"LANG=C\0LISTEN_FDS=4\0LISTEN_PID=42\0"));
+        for none in ["", "LANG=C\0", "LISTEN_FDS=0\0", "NOTE=LISTEN_FDS=4\0"] {
+            assert!(!has_passed_sockets(none.as_bytes()), "{none}");
+        }
+    }
 
     #[test]
     fn the_last_word_on_an_option_wins_in_every_spelling() {
