@@ -21,6 +21,8 @@ mod core;
 pub mod detect;
 mod dial;
 mod drain;
+#[cfg(test)]
+mod fleet_tests;
 mod heartbeat;
 mod host;
 mod joiner;
