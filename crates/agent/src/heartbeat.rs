@@ -143,7 +143,7 @@ fn peers(agent: &Agent) -> Vec<(ServerName, SocketAddr)> {
         .collect()
 }
 
-fn note_silence(agent: &Agent) {
+pub(crate) fn note_silence(agent: &Agent) {
     let mut fallen_silent = Vec::new();
     let mut known = agent.known();
     let in_fleet: Vec<ServerName> = match &known.active {

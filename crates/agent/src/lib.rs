@@ -27,6 +27,8 @@ mod heartbeat;
 mod host;
 mod joiner;
 mod leave;
+#[cfg(test)]
+mod lies_tests;
 mod observe;
 mod peer;
 mod publish;

@@ -11,8 +11,8 @@ use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_telemetry::events::EventLog;
 
-use crate::change::ChangeHub;
-use crate::core::{Agent, Parts, Supervision};
+use crate::change::{ChangeHub, members};
+use crate::core::{Agent, Parts, Supervision, parse};
 use crate::{load_membership, store};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -39,6 +39,11 @@ pub(crate) struct Fixture {
 
 /// The agent of a server that founded a fleet and has applied [`CONFIG`].
 pub(crate) async fn founder() -> Fixture {
+    founder_of(CONFIG).await
+}
+
+/// The same with another configuration, in which the founder is `a` too.
+pub(crate) async fn founder_of(text: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::under(dir.path());
     paths.create_dirs().unwrap();
@@ -59,8 +64,8 @@ pub(crate) async fn founder() -> Fixture {
     identity.save(&paths.identity_dir()).unwrap();
     let committed = Committed {
         revision: Revision(1),
-        text: CONFIG.to_owned(),
-        members: [me.clone()].into(),
+        text: text.to_owned(),
+        members: members(&parse(text).unwrap()),
         lineage: Vec::new(),
     };
     store::Store::new(&paths).save_active(&committed).unwrap();
