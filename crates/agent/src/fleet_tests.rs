@@ -260,6 +260,9 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     let b = Server::start(&ground.paths("b"), "b");
     let c = Server::start(&ground.paths("c"), "c");
     let token = a.token();
+    // An earlier attempt, at a fleet where it was to have a database, left a key.
+    let ca_key = IdentityFiles::in_dir(&ground.paths("b").identity_dir()).ca_key;
+    std::fs::write(&ca_key, "another fleet's").unwrap();
     b.join(a.at(), &token, "b", &[Role::App, Role::Edge])
         .await
         .unwrap();
@@ -311,18 +314,17 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     let paths = b.stop().await;
     a.until("b is missed", |_| a.state_of("b") == ServerState::Unreachable)
         .await;
+    let missed = || a.count(|kind| matches!(kind, EventKind::PeerUnreachable { .. }));
+    a.until("it is told", |_| missed() == 1).await;
     let b = Server::start(&paths, "b");
     assert_eq!(b.agent.revision(), Revision(2));
     a.until("b is heard again", |_| a.state_of("b") == ServerState::Up)
         .await;
-    assert_eq!(
-        a.count(|kind| matches!(kind, EventKind::PeerUnreachable { .. })),
-        1
-    );
     a.until("its return is told", |_| {
         a.count(|kind| matches!(kind, EventKind::PeerReachable { .. })) == 1
     })
     .await;
+    assert_eq!(missed(), 1);
 
     leave::leave(&b.agent, &Reporter::new().0).await.unwrap();
     assert_eq!(a.agent.revision(), Revision(3));
@@ -341,6 +343,8 @@ async fn a_server_that_was_taken_out_while_it_was_away_is_refused_and_fills_no_t
     let mut servers = ground.fleet(&[("a", ALL), ("b", EDGE_AND_APP)]).await;
     let (b, a) = (servers.remove(1), servers.remove(0));
     let paths = b.stop().await;
+    a.until("b is missed", |_| a.state_of("b") == ServerState::Unreachable)
+        .await;
     a.apply(ground.config(&[("a", ALL)], "without b")).await.unwrap();
     let b = Server::start(&paths, "b");
     tokio::time::sleep(Duration::from_secs(4)).await; // it tries some eight times
@@ -502,4 +506,32 @@ async fn connect_from(from: IpAddr, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(from, 0)).unwrap();
     socket.connect(to).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_server_that_leaves_keeps_no_key_of_the_fleet() {
+    let ground = Ground::new();
+    let servers = ground.fleet(&[("a", ALL), ("b", ALL)]).await;
+    let identity = ground.paths("b").identity_dir();
+    ground.authority.save(&identity).unwrap(); // as its welcome would have
+    leave::leave(&servers[1].agent, &Reporter::new().0).await.unwrap();
+    let state = ground.paths("b").state_dir;
+    let aside: Vec<_> = std::fs::read_dir(state)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().contains("identity."))
+        .collect();
+    assert_eq!(aside.len(), 1);
+    assert!(aside[0].join("cert.pem").exists());
+    assert!(!aside[0].join("ca-key.pem").exists());
+    assert!(
+        IdentityFiles::in_dir(&ground.paths("a").identity_dir())
+            .ca_key
+            .exists()
+    );
+    assert_eq!(
+        servers[0].agent.active().unwrap().committed.members,
+        [name("a")].into()
+    );
 }

@@ -170,12 +170,11 @@ fn keep(
             0o600,
         )?;
     }
-    if let Some(authority_key) = &welcome.authority_key {
-        files::write_atomic(
-            &IdentityFiles::in_dir(&dir).ca_key,
-            authority_key.as_bytes(),
-            0o600,
-        )?;
+    let ca_key = IdentityFiles::in_dir(&dir).ca_key;
+    match &welcome.authority_key {
+        Some(key) => files::write_atomic(&ca_key, key.as_bytes(), 0o600)?,
+        // What an attempt at another fleet left would stand in the way of each renewal.
+        None => files::remove_optional(&ca_key)?,
     }
     agent.store.save_keeper(&welcome.keeper)?;
     agent.store.save_active(&welcome.config)?;

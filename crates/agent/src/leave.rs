@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pontoon_config::Server;
 use pontoon_fleet::{Code, EventKind, Refusal, Role, ServerName};
+use pontoon_pki::IdentityFiles;
+use pontoon_rt::files;
 use pontoon_rt::http::Call;
 
 use crate::authorise::is_control;
@@ -62,6 +64,11 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
         reporter
             .note(format!("{} was renamed to {}", from.display(), to.display()))
             .await;
+    }
+    if active.is_some_and(|active| active.config.servers.iter().any(|server| server.name != me)) {
+        // The fleet goes on without this machine, which must not be able to make servers of it any more.
+        let dir = agent.paths.state_dir.join(format!("identity.{suffix}"));
+        files::remove_optional(&IdentityFiles::in_dir(&dir).ca_key)?;
     }
     agent.forget_everything();
     agent.set_membership(None);
