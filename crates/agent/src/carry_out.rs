@@ -148,7 +148,7 @@ pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) 
 }
 
 /// On the server that holds the lease store: the first record, once there is a database to lead.
-async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<(), Refusal> {
+pub(crate) async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<(), Refusal> {
     let membership = agent.member()?;
     if membership.keeper != membership.me {
         return Ok(());

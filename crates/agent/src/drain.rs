@@ -133,7 +133,7 @@ async fn wait_until_idle(agent: &Agent, subject: &ServerName, patience: Duration
     }
 }
 
-fn in_flight(agent: &Agent, subject: &ServerName) -> u64 {
+pub(crate) fn in_flight(agent: &Agent, subject: &ServerName) -> u64 {
     let known = agent.known();
     let mine = known.tiers.get(&Tier::Edge).map(|(report, _)| report);
     let theirs = known
@@ -147,5 +147,5 @@ fn in_flight(agent: &Agent, subject: &ServerName) -> u64 {
             TierDetail::Sql(_) => None,
         })
         .map(|upstream| upstream.in_flight)
-        .sum()
+        .fold(0, u64::saturating_add)
 }

@@ -13,7 +13,7 @@ use crate::authorise::Peer;
 use crate::peer::{Heartbeat, Hello, Welcome};
 use crate::store::PendingJoiner;
 use crate::testing::{self, DAY, Fixture};
-use crate::{detect, heartbeat, host};
+use crate::{carry_out, detect, drain, heartbeat, host, observe};
 
 /// `a` founded it; `b` could be primary; `c` is an application server.
 const FLEET: &str = r#"
@@ -274,4 +274,50 @@ async fn wrong_tokens_in_any_number_leave_room_on_the_timeline() {
         .count();
     assert!((1..=30).contains(&told), "{told}");
     assert!(fixture.agent.known().joiners.is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_lease_store_makes_nobody_else_primary() {
+    use pontoon_lease::{LeaseStore, Single};
+    let fixture = testing::founder_of(FLEET).await;
+    let config = fixture.agent.active().unwrap().config;
+    fixture.agent.learn_lease(&lease(3, "b"));
+    carry_out::grant_first_lease(&fixture.agent, &config)
+        .await
+        .unwrap();
+    let store = Single::new(fixture.agent.paths.lease_file());
+    let (record, _) = store.read().await.unwrap().unwrap();
+    assert_eq!(record, lease(3, "b"));
+    assert_eq!(fixture.agent.known().lease, Some(lease(3, "b")));
+}
+
+#[tokio::test]
+async fn figures_that_no_machine_has_are_figures_too() {
+    let fixture = testing::founder_of(FLEET).await;
+    for total in [0, u64::MAX / 2, u64::MAX, 0, u64::MAX] {
+        for from in ["b", "c"] {
+            let mut said = heartbeat_of(&fixture, from);
+            said.report.load_percent = u8::MAX;
+            let upstream = pontoon_fleet::UpstreamReport {
+                server: name("c"),
+                healthy: true,
+                reason: None,
+                in_flight: total,
+            };
+            said.report.tiers = vec![pontoon_fleet::TierReport {
+                pid: 1,
+                view_serial: u64::MAX,
+                detail: pontoon_fleet::TierDetail::Edge(pontoon_fleet::EdgeReport {
+                    requests_total: total,
+                    in_flight: total,
+                    upstreams: vec![upstream],
+                    ..Default::default()
+                }),
+            }];
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            hear(&fixture, said);
+        }
+        observe::status(&fixture.agent);
+        drain::in_flight(&fixture.agent, &name("c"));
+    }
 }
