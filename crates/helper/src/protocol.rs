@@ -115,6 +115,8 @@ pub struct Moved {
 pub struct DatabaseState {
     /// The database's process, when it runs.
     pub pid: Option<u32>,
+    /// Whether systemd is starting it at this moment, as it does at boot: it may not answer yet.
+    pub starting: bool,
     /// Whether Pontoon's settings are in place.
     pub settings_written: bool,
     /// Whether the data directory exists.

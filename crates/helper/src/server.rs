@@ -150,7 +150,7 @@ impl Helper {
     ) -> Result<Option<Reply>, Refusal> {
         let paths = &self.paths;
         if *request == Request::State {
-            return Ok(Some(Reply::State(state(&self.node()?)?)));
+            return Ok(Some(Reply::State(state(&self.node()?).await?)));
         }
         if let Request::TierUnit { tier, start } = request {
             // Not about the database: an edge alone has none, and nothing has to wait.
@@ -170,7 +170,7 @@ impl Helper {
         // Read under the lock: the verb before may have changed it.
         let node = self.node()?;
         let reply = match request {
-            Request::State => Reply::State(state(&node)?),
+            Request::State => Reply::State(state(&node).await?),
             Request::Start => {
                 unit::start(paths, &node).await?;
                 Reply::Done
@@ -247,9 +247,10 @@ impl Helper {
     }
 }
 
-fn state(node: &DatabaseNode) -> Result<DatabaseState, Refusal> {
+async fn state(node: &DatabaseNode) -> Result<DatabaseState, Refusal> {
     Ok(DatabaseState {
         pid: find::server_in(&node.datadir),
+        starting: unit::is_starting(node).await,
         settings_written: node.settings_file().exists(),
         datadir_exists: node.datadir.is_dir(),
         incoming: dirs::read_mark(node)?,

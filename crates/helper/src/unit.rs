@@ -154,6 +154,20 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
     Ok(())
 }
 
+/// Whether systemd is starting the database at this moment, as it does at boot.
+pub(crate) async fn is_starting(node: &DatabaseNode) -> bool {
+    let Run::Systemd { unit, .. } = &node.run else {
+        return false;
+    };
+    let asked = Command::new("systemctl")
+        .args(["show", "--property=ActiveState", "--value", unit])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    asked.is_ok_and(|output| output.stdout.trim_ascii() == b"activating")
+}
+
 /// Stops the database and waits until its process is gone. Fine when it does not run.
 pub(crate) async fn stop(
     paths: &Paths,
@@ -178,6 +192,11 @@ pub(crate) async fn stop(
     }
     match &node.run {
         Run::Systemd { unit, .. } => {
+            // MariaDB forgets a SIGTERM that comes while it starts; systemd would then wait for its TimeoutStopSec.
+            let begun = Instant::now();
+            while begun.elapsed() < patience && is_starting(node).await {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
             // Returns when it is gone or the unit's own TimeoutStopSec is over.
             let stopped = tokio::time::timeout(patience, systemctl("stop", unit)).await;
             if let Ok(Err(refusal)) = stopped {

@@ -12,6 +12,9 @@ use crate::flavor::{Flavor, ReplicaStatus, Wanted, flavor_of};
 use crate::secret;
 use crate::version::Version;
 
+/// How long a database that is starting is waited for: recovery after a crash reads the whole redo log.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+
 /// How long a graceful stop may take: dirty pages are written first.
 pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -205,6 +208,11 @@ impl Database {
     /// [`Code::D001`]; [`Code::D005`] when it does not start or a setting does not take effect; the helper's.
     pub async fn move_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
         let (settings, notes) = self.settings(wanted, self.server_id()?)?;
+        // At boot systemd starts the database while the agent starts: that is no reason to restart it.
+        let asked = Instant::now();
+        while asked.elapsed() < BOOT_PATIENCE && self.helper.state().await?.starting {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
