@@ -1,25 +1,8 @@
-use pontoon_fleet::Engine;
-
 use super::*;
-use crate::node::Run;
+use crate::testing::process_node;
 
 fn node(dir: &Path) -> DatabaseNode {
-    DatabaseNode {
-        engine: Engine::Mariadb,
-        version: "10.11.19".to_owned(),
-        program: vec!["/usr/sbin/mariadbd".to_owned()],
-        user: "root".to_owned(),
-        datadir: dir.join("data"),
-        socket: dir.join("mysqld.sock"),
-        port: 3306,
-        server_id: 7,
-        own_log_bin: false,
-        files: dir.join("data.pontoon"),
-        run: Run::Process {
-            argv: Vec::new(),
-            log: dir.join("log"),
-        },
-    }
+    process_node(dir, &[])
 }
 
 /// A data directory with the old data and a copy that is ready.

@@ -20,6 +20,8 @@ mod protocol;
 mod restore;
 mod server;
 mod settings;
+#[cfg(test)]
+mod testing;
 mod unit;
 
 pub use client::{HelperClient, RestoreSession};

@@ -1,25 +1,5 @@
-use pontoon_fleet::Engine;
-
 use super::*;
-
-fn process_node(dir: &Path, argv: &[&str]) -> DatabaseNode {
-    DatabaseNode {
-        engine: Engine::Mariadb,
-        version: "10.11.19".to_owned(),
-        program: vec!["/usr/sbin/mariadbd".to_owned()],
-        user: "root".to_owned(),
-        datadir: dir.join("data"),
-        socket: dir.join("mysqld.sock"),
-        port: 3306,
-        server_id: 7,
-        own_log_bin: false,
-        files: dir.join("data.pontoon"),
-        run: Run::Process {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            log: dir.join("log"),
-        },
-    }
-}
+use crate::testing::process_node;
 
 fn settings() -> DatabaseSettings {
     DatabaseSettings {
