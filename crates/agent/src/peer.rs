@@ -12,7 +12,7 @@
 //! | `POST /p/v1/join/source` | joiners | [`Source`] |
 //! | `GET /p/v1/join/backup` | joiners | the backup stream |
 //! | `POST /p/v1/join/finish` | joiners | [`Done`], once the fleet has the joiner in its configuration |
-//! | `POST /p/v1/leave` | the leaver | [`Done`], once the fleet's configuration is without it |
+//! | `POST /p/v1/leave` | the leaver, or a joiner that gives up | [`Done`], once the fleet's configuration is without it |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body.
 
