@@ -85,6 +85,35 @@ pub fn server(pid: u32) -> Option<ServerProcess> {
     })
 }
 
+/// Where the database server `pid` listens for clients on Unix sockets, as far as this user may see.
+pub fn unix_sockets(pid: u32) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let own: Vec<String> = files
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok()?.to_str().map(str::to_owned))
+        .collect();
+    let table = std::fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    String::from_utf8_lossy(&table)
+        .lines()
+        .filter_map(listening_socket)
+        .filter(|(inode, _)| own.contains(&format!("socket:[{inode}]")))
+        .map(|(_, path)| path)
+        // MySQL's X protocol has one of its own (mysqlx.sock).
+        .filter(|path| !path.to_string_lossy().contains("mysqlx"))
+        .collect()
+}
+
+/// A line of `/proc/net/unix` (proc_pid_net(5)) of a socket that takes connections and has an absolute path.
+fn listening_socket(line: &str) -> Option<(&str, PathBuf)> {
+    let mut fields = line.split_ascii_whitespace();
+    let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+    let inode = fields.nth(2)?;
+    let path = fields.next().filter(|path| path.starts_with('/'))?;
+    (flags & 0x1_0000 != 0).then(|| (inode, PathBuf::from(path))) // __SO_ACCEPTCON
+}
+
 /// Which engine a program is, by its file name.
 pub fn engine_of(program: &str) -> Option<Engine> {
     match Path::new(program).file_name()?.to_str()? {
@@ -167,9 +196,32 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_without_an_option_is_the_one_that_is_listened_on() {
+        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/mysqld/mysqld.sock";
+        assert_eq!(
+            listening_socket(line),
+            Some(("4711", "/run/mysqld/mysqld.sock".into()))
+        );
+        for other in [
+            "0: 00000003 00000000 00000000 0001 03 4711 /run/mysqld/mysqld.sock",
+            "0: 00000002 00000000 00010000 0001 01 4711 @abstract",
+            "0: 00000002 00000000 00010000 0001 01 4711",
+            "Num RefCount Protocol Flags Type St Inode Path",
+            "",
+        ] {
+            assert_eq!(listening_socket(other), None, "{other}");
+        }
+        let path = std::env::temp_dir().join(format!("pontoon-find-{}.sock", std::process::id()));
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(unix_sockets(std::process::id()), std::slice::from_ref(&path));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
     fn looking_through_proc_does_not_fail() {
         servers();
         assert!(server(std::process::id()).is_none());
+        assert!(unix_sockets(u32::MAX).is_empty());
         assert!(server_in(Path::new("/nonexistent")).is_none());
     }
 }

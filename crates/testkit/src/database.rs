@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::app::Later;
 use crate::proc::ProcessId;
 use crate::process::{Process, Spawn, log_tail};
-use crate::server::{Server, TMPDIR};
+use crate::server::{Bind, Server, TMPDIR};
 use crate::wait::{find_program, run, wait_until};
 use crate::{LabError, Skip};
 
@@ -92,6 +92,42 @@ impl Mariadb {
             }
         }
         Ok(())
+    }
+
+    /// What a server of the lab needs to see of another MariaDB than the installed one: the folder that
+    /// [`VERSION_VARIABLE`] names, as `script/get-mysql mariadb` makes it. Its programs stand in for those that are
+    /// installed, for whoever starts them.
+    ///
+    /// # Errors
+    /// [`Skip`] when the folder is named and has no server in it.
+    pub fn binds() -> Result<Vec<Bind>, Skip> {
+        let Some(folder) = std::env::var_os(VERSION_VARIABLE) else {
+            return Ok(Vec::new());
+        };
+        let bin = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(folder)
+            .join("bin");
+        let programs = [
+            "mariadbd",
+            "mariadb-install-db",
+            "mariadb-backup",
+            "mbstream",
+            "mariadb",
+        ];
+        let binds = programs.into_iter().map(|name| {
+            let host = bin.join(name);
+            let server = find_program(name).filter(|_| host.is_file());
+            let missing = || {
+                Skip(format!(
+                    "{} is not there, or `{name}` is not installed",
+                    host.display()
+                ))
+            };
+            let server = server.ok_or_else(missing)?;
+            Ok(Bind { host, server })
+        });
+        binds.collect()
     }
 
     /// Starts MariaDB in `server`, with a fresh data folder when there is none, and waits until it answers.
@@ -193,12 +229,18 @@ fn write_options(server: &Server, options: &DatabaseOptions) -> Result<(), LabEr
             "!includedir /etc/mysql/mariadb.conf.d/\n".to_owned(),
         )?;
     }
+    if std::env::var_os(VERSION_VARIABLE).is_some() {
+        // Of plugins that are installed beside the installed server, and not beside this one.
+        for name in ["bzip2", "lz4", "lzma", "lzo", "snappy"] {
+            let _ = fs::remove_file(folder.join(format!("provider_{name}.cnf")));
+        }
+    }
     if !folder.join("50-server.cnf").exists() {
         let server = "[mariadbd]\npid-file = /run/mysqld/mysqld.pid\nbind-address = 127.0.0.1\n";
         write(folder.join("50-server.cnf"), server.to_owned())?;
     }
     let mut lines = format!(
-        "[mariadbd]\nuser = root\nport = {}\ntmpdir = {TMPDIR}\ninnodb_buffer_pool_size = 64M\n",
+        "[mariadbd]\nuser = root\ndatadir = /var/lib/mysql\nport = {}\ntmpdir = {TMPDIR}\ninnodb_buffer_pool_size = 64M\n",
         options.port
     );
     for line in &options.config {
@@ -400,6 +442,9 @@ fn make_tmpdir(dir: &Path) -> Result<String, LabError> {
 fn program(name: &str) -> Result<PathBuf, Skip> {
     find_program(name).ok_or_else(|| Skip(format!("`{name}` is not installed")))
 }
+
+/// Names a folder with another MariaDB: see [`Mariadb::binds`].
+pub const VERSION_VARIABLE: &str = "PONTOON_TEST_MARIADB";
 
 /// Where Debian's MariaDB listens.
 pub const SOCKET: &str = "/run/mysqld/mysqld.sock";

@@ -15,7 +15,8 @@ pub use writers::{Changes, Ledger, Span, Writers};
 
 use std::time::{Duration, Instant};
 
-use pontoon_testkit::{DatabaseOptions, Lab, LabError};
+use pontoon_testkit::database::{connect_root, rows};
+use pontoon_testkit::{DatabaseOptions, Lab, LabError, Server};
 
 use crate::fleet::{Engine, Fleet, expect};
 
@@ -78,7 +79,7 @@ pub async fn join(lab: Lab, options: &Options) -> Result<Report, LabError> {
     })?;
     let comparison = compare(&fleet.a, &fleet.b, options.engine, &ledger).await?;
     Ok(Report {
-        machine: Machine::look(options.engine),
+        machine: Machine::look(version(&fleet.a).await?),
         mebibytes,
         rate: options.rate,
         fill_seconds: filled.as_secs_f64(),
@@ -94,4 +95,10 @@ pub async fn join(lab: Lab, options: &Options) -> Result<Report, LabError> {
         comparison,
         screen: screen.text(),
     })
+}
+
+async fn version(server: &Server) -> Result<String, LabError> {
+    let mut root = connect_root(&database_socket(server)?).await?;
+    let found: Vec<String> = rows(&mut root, "SELECT CONCAT(@@version_comment, ' ', VERSION())").await?;
+    Ok(found.concat())
 }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::joined::Comparison;
 use super::terminal::{Bar, Step};
 use super::writers::{Slow, Summary};
-use crate::fleet::Engine;
 
 /// One join under writes.
 #[derive(Clone, Debug, Serialize)]
@@ -55,13 +54,13 @@ pub struct Machine {
     pub processor: String,
     /// Processes that ran or waited, over the last minute, when it ended.
     pub load: String,
-    /// The database engine.
+    /// The database's words about itself.
     pub engine: String,
 }
 
 impl Machine {
     /// This machine.
-    pub fn look(engine: Engine) -> Machine {
+    pub fn look(engine: String) -> Machine {
         let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let model = cpu
@@ -75,7 +74,7 @@ impl Machine {
                 .next()
                 .unwrap_or_default()
                 .to_owned(),
-            engine: format!("{engine:?}"),
+            engine,
         }
     }
 }
