@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "init",
     "check",
     "plan",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 20] = [
     "schema",
     "completions",
     "man",
+    "demo",
     "agent",
     "edge",
     "sql",

@@ -45,10 +45,7 @@ pub fn choose(asked: Option<DemoAppName>, seed: u64) -> Result<Choice, Refusal> 
             .next("from a checkout, with everything", "script/demo")
             .next("or only these", install));
     }
-    let workers = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(3, 6);
-    let wordpress = WordPress::new(seed, workers);
+    let wordpress = WordPress::new(seed, WORKERS);
     match (asked, wordpress.available()) {
         (Some(DemoAppName::Notes), _) => Ok(notes(seed, None)),
         (_, Ok(())) => Ok(Choice {
@@ -83,6 +80,10 @@ fn notes(seed: u64, remark: Option<String>) -> Choice {
         remark,
     }
 }
+
+/// PHP's processes on each server: when one server carries all visitors for a while, and the machine is busy besides,
+/// those who wait for the database must not keep the others from being served.
+const WORKERS: usize = 8;
 
 /// Where every server of the lab sees this program: nobody can replace it there while the demo runs.
 pub const PROGRAM: &str = "/run/lab/pontoon";

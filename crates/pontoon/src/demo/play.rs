@@ -29,16 +29,12 @@ pub async fn play(
     let workdir = inside.workdir().to_owned();
     let phases = phases::all();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let visitors = Visitors {
+    let mut visitors = Visitors {
         rate: choice.app.rate(cores),
         seed: args.seed,
         pace: if args.short { SHORT } else { 1.0 },
     };
-    let title = format!(
-        "Pontoon demo: {} on one server, then on two, with {:.0} requests a second",
-        choice.app.name(),
-        visitors.rate
-    );
+    let title = format!("Pontoon demo: {} on one server, then on two", choice.app.name());
     let titles: Vec<&str> = phases.iter().map(|phase| phase.title()).collect();
     let show = Arc::new(Show::new(screen, &title, &titles));
     if let Some(remark) = &choice.remark {
@@ -61,7 +57,18 @@ pub async fn play(
     };
     let mut reasons = Vec::new();
     let mut stage = match set {
-        Ok(setting) => Some(Stage::new(setting, visitors, show.clone(), begun)),
+        Ok(setting) => {
+            let page = setting.page;
+            visitors.rate = visitors.rate.min(bearable(page, cores));
+            let mut stage = Stage::new(setting, visitors, show.clone(), begun);
+            stage.fact(format!(
+                "a page takes {} ms on this machine: {:.0} requests a second",
+                page.as_millis(),
+                visitors.rate
+            ));
+            stage.take_facts();
+            Some(stage)
+        }
         Err(error) => {
             reasons.push(format!("the servers could not be set up: {error:#}"));
             None
@@ -186,8 +193,27 @@ fn interrupted(screen: Screen, json: bool, show: &Show) -> anyhow::Result<u8> {
     Ok(INTERRUPTED)
 }
 
+/// Requests per second that keep a quarter of the cores busy, when one takes `page`. An application that is asked for
+/// more than it can give shows how it drowns, not what the fleet does.
+fn bearable(page: Duration, cores: usize) -> f64 {
+    (cores as f64 * 0.25 / page.as_secs_f64().max(0.001)).max(SLOWEST)
+}
+
+const SLOWEST: f64 = 2.0;
 const TICK: Duration = Duration::from_millis(200);
 /// What the seconds of traffic are multiplied with in a short demo.
 const SHORT: f64 = 0.25;
 /// What shells report for a command that Ctrl-C ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_machine_gets_fewer_visitors_but_never_none() {
+        assert!((bearable(Duration::from_millis(70), 4) - 14.3).abs() < 0.1);
+        assert!((bearable(Duration::from_secs(9), 1) - SLOWEST).abs() < f64::EPSILON);
+        assert!(bearable(Duration::ZERO, 4).is_finite());
+    }
+}

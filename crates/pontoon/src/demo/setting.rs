@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use pontoon_testkit::app::{Dice, Verdict};
+use pontoon_testkit::http::Connection;
 use pontoon_testkit::{Bind, DatabaseOptions, DemoApp, Inside, Lab, Mariadb, Process, Server};
+use tokio::time::{Instant, timeout};
 
 use super::application::PROGRAM;
 use super::stage::Stage;
@@ -23,6 +27,8 @@ pub struct Setting {
     pub app: Arc<dyn DemoApp>,
     /// The application's process on each server.
     pub running: BTreeMap<String, Process>,
+    /// How long one visitor waits for a page when nobody else is there.
+    pub page: Duration,
 }
 
 impl Setting {
@@ -57,6 +63,8 @@ impl Setting {
         let door = SocketAddr::from((a.public(), 8081));
         let process = app.start(&a, door).await?;
         app.install(door, &mariadb).await?;
+        show.detail("looking how long a page takes");
+        let page = page(app.as_ref(), door).await?;
         process.kill_9().await?;
         Ok(Setting {
             lab,
@@ -64,6 +72,39 @@ impl Setting {
             b,
             app,
             running,
+            page,
         })
     }
 }
+
+/// The median of a few reads, one after the other, once the application is warm.
+async fn page(app: &dyn DemoApp, door: SocketAddr) -> anyhow::Result<Duration> {
+    let mut dice = Dice::new(1);
+    let mut waits = Vec::new();
+    while waits.len() < READS {
+        let visit = app.next(&mut dice, &[]);
+        if visit.text.is_some() {
+            continue;
+        }
+        let sent = Instant::now();
+        let exchange = async {
+            Connection::open(door)
+                .await?
+                .send(&visit.request, &app.host(), false)
+                .await
+        };
+        let answer = timeout(Duration::from_secs(30), exchange)
+            .await
+            .context("a page")?
+            .context("a page")?;
+        if let Verdict::Bad(why) = app.judge(&visit, &answer) {
+            bail!("{} is not as it should be: {why}", visit.what);
+        }
+        waits.push(sent.elapsed());
+    }
+    let warm = waits.get_mut(READS / 3..).unwrap_or_default();
+    warm.sort_unstable();
+    warm.get(warm.len() / 2).copied().context("no page was read")
+}
+
+const READS: usize = 15;
