@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pontoon_fleet::{Code, Refusal};
 
@@ -142,12 +143,15 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A name in the same directory (a rename does not cross file systems) that no other writer uses.
+/// A name in the same directory (a rename does not cross file systems) that no other writer uses, and none has left
+/// behind: in a container a process that was killed and its successor have the same pid.
 pub(crate) fn temporary_name(path: &Path, dir: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    dir.join(format!(".{name}.{}-{number}.tmp", std::process::id()))
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let moment = moment.as_nanos() as u32;
+    dir.join(format!(".{name}.{}-{number}-{moment:x}.tmp", std::process::id()))
 }
 
 #[cfg(test)]
@@ -180,6 +184,16 @@ mod tests {
         assert!(path.join("inside").exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write_atomic(&dir.path().join("no/such/dir/file"), b"x", 0o600).is_err());
+    }
+
+    #[test]
+    fn what_a_killed_process_with_our_pid_left_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..1000 {
+            let left = format!(".key.{}-{number}.tmp", std::process::id());
+            std::fs::write(dir.path().join(left), b"torn").unwrap();
+        }
+        write_atomic(&dir.path().join("key"), b"whole", 0o600).unwrap();
     }
 
     #[test]

@@ -170,6 +170,25 @@ pub fn spawn_detached(spec: &Spec, pid_file: &Path, log_file: &Path) -> Result<R
     started
 }
 
+/// Raises the soft limit of open files to the hard one, because the usual 1,024 are for programs that use select(2).
+/// Gives the limit that then holds, at most 2²⁰.
+pub fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const MOST: u64 = 1 << 20;
+    let mut limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum.or(Some(MOST)),
+        maximum: limit.maximum,
+    };
+    if raised.current > limit.current
+        && limit.current.is_some()
+        && setrlimit(Resource::Nofile, raised).is_ok()
+    {
+        limit = raised;
+    }
+    limit.current.unwrap_or(MOST).min(MOST)
+}
+
 /// Waits for the word that the pid file is on disk, then becomes the program. `setsid` (util-linux, essential in
 /// Debian) gives it a session of its own, so that neither Ctrl-C nor a closed terminal reaches it.
 const START_SCRIPT: &str = r#"read -r go && [ "$go" = go ] || exit 125
