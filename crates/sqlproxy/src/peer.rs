@@ -26,8 +26,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)). The kernel's own limit is a quarter of
-/// an hour: too long for an application that waits for a server that lost its power.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// an hour: too long for a database whose locks are held for a server that lost its power. But the kernel also counts
+/// the time that a living peer's window is closed, so this is how long an application may pause within a result; a
+/// database itself waits for `net_write_timeout`, 60 s unless the user raised it.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
 
 /// Sets what every TCP connection of the proxy has: no delay, and an end when the far side has vanished. Failures
 /// are ignored: a connection without them still works.
@@ -110,5 +112,21 @@ impl AsyncWrite for Peer {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         delegate!(self, stream => stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_may_pause_for_longer_than_a_database_waits_for_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream);
+        // The kernel counts the time that a reader's window stays closed too (tcp_probe_timer); MySQL's own limit is
+        // net_write_timeout, 60 s unless the user raised it.
+        let limit = SockRef::from(&stream).tcp_user_timeout().unwrap().unwrap();
+        assert!(limit >= Duration::from_secs(240), "{limit:?}");
     }
 }

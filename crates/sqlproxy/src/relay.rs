@@ -66,7 +66,18 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
         epoch: pin.epoch,
     };
     if caller.write_all(&reply.to_bytes()).await.is_ok() && caller.flush().await.is_ok() {
-        pass_through(context, &mut caller, &mut database, &pin).await;
+        let mut views = context.views.clone();
+        let left = async {
+            let wait = views.wait_for(|view| !is_allowed(view.as_deref(), &name));
+            if wait.await.is_err() {
+                // The sender is gone: the process ends, and `closing` says when.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = pass_through(context, &mut caller, &mut database, &pin) => {}
+            () = left => refused(&format!("{name}: no longer an application or database server")),
+        }
     }
 }
 
@@ -90,10 +101,7 @@ fn decide(
     let Some(preface) = preface else {
         return Err(no(Answer::BadPreface));
     };
-    let allowed = view
-        .and_then(|view| view.server(caller))
-        .is_some_and(|server| server.roles.contains(&Role::App) || server.roles.contains(&Role::Db));
-    if !allowed {
+    if !is_allowed(view, caller) {
         return Err(no(Answer::NotAllowed));
     }
     if draining {
@@ -107,6 +115,12 @@ fn decide(
         },
         _ => Err(no(Answer::NotPrimary)),
     }
+}
+
+/// Whether the view knows `caller` as a server that has a database's clients, or may come to have them.
+fn is_allowed(view: Option<&FleetView>, caller: &ServerName) -> bool {
+    view.and_then(|view| view.server(caller))
+        .is_some_and(|server| server.roles.contains(&Role::App) || server.roles.contains(&Role::Db))
 }
 
 async fn introduce(context: &Context, tcp: TcpStream) -> Result<(Peer, ServerName, Option<Preface>), String> {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// The most that one read takes, and so the most that one direction of one connection keeps.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -23,8 +23,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
 }
 
-/// Passes bytes until the database has ended the connection and the client has all of it, or either side fails. A
-/// client that closes its sending half still gets its answers.
+/// Passes bytes until the database has ended or broken off the connection and the client has all that it said, or the
+/// client fails. A client that closes its sending half still gets its answers.
 ///
 /// # Errors
 /// Those of either stream; both are to be dropped.
@@ -34,9 +34,11 @@ where
     D: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
-    poll_fn(|cx| {
+    let mut client_failed = false;
+    let ended = poll_fn(|cx| {
         if let Poll::Ready(Err(error)) = up.poll(cx, client, database) {
             if !up.refused {
+                client_failed = true;
                 return Poll::Ready(Err(error));
             }
             // The database may have said why before it closed: that is still passed on.
@@ -44,13 +46,18 @@ where
         }
         down.poll(cx, database, client)
     })
-    .await?;
-    if !up.ended {
+    .await;
+    if !client_failed && !down.refused && !up.ending {
         // A database closes both halves at once. Closing ours while the client's last bytes are unread would make
         // the kernel reset the connection and the client lose the database's last words: read for a moment more.
-        let _ = tokio::time::timeout(LINGER, discard(client)).await;
+        let last_words = async {
+            if client.shutdown().await.is_ok() {
+                discard(client).await;
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, last_words).await;
     }
-    Ok(())
+    ended
 }
 
 /// Reads and forgets until the end.

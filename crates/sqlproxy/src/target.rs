@@ -125,13 +125,15 @@ impl Follower {
         let (view, sql) = view
             .and_then(|view| Some((view, view.sql.as_ref()?)))
             .ok_or(NoPrimary::NoDatabase)?;
-        let server = sql.primary.clone().ok_or(NoPrimary::Nobody)?;
         if view.epoch < self.obeyed {
             return Err(NoPrimary::OlderEpoch {
                 view: view.epoch,
                 obeyed: self.obeyed,
             });
         }
+        // An epoch counts from when it was heard of, with or without a primary: the one before is over.
+        self.obeyed = view.epoch;
+        let server = sql.primary.clone().ok_or(NoPrimary::Nobody)?;
         let way = if server == self.me {
             let local = Local {
                 tcp: sql.backend_tcp,
@@ -142,7 +144,7 @@ impl Follower {
             if let Some(own) = [Some(tcp), socket]
                 .into_iter()
                 .flatten()
-                .find(|it| sql.listen.contains(it))
+                .find(|backend| sql.listen.iter().any(|ours| covers(ours, backend)))
             {
                 return Err(NoPrimary::Itself(own));
             }
@@ -153,7 +155,6 @@ impl Follower {
                 .ok_or_else(|| NoPrimary::Unlisted(server.clone()))?;
             Way::Relay(listed.sql_relay())
         };
-        self.obeyed = view.epoch;
         Ok(Primary {
             pin: Pin {
                 server,
@@ -161,6 +162,17 @@ impl Follower {
             },
             way,
         })
+    }
+}
+
+/// Whether who dials `backend` reaches the listener `ours`.
+fn covers(ours: &ListenAddress, backend: &ListenAddress) -> bool {
+    match (ours, backend) {
+        (ListenAddress::Tcp(ours), ListenAddress::Tcp(backend)) if ours.ip().is_unspecified() => {
+            // `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY).
+            ours.port() == backend.port() && (ours.is_ipv6() || backend.is_ipv4())
+        }
+        _ => ours == backend,
     }
 }
 
@@ -261,6 +273,32 @@ pub(crate) mod tests {
             })
         );
         assert!(follower.follow(Some(&view(Some("b"), 7))).primary.is_ok());
+    }
+
+    #[test]
+    fn an_epoch_without_a_primary_is_not_left_behind_either() {
+        let mut follower = follower();
+        follower.follow(Some(&view(None, 7)));
+        let back = follower.follow(Some(&view(Some("a"), 6)));
+        assert!(
+            matches!(back.primary, Err(NoPrimary::OlderEpoch { .. })),
+            "{back:?}"
+        );
+    }
+
+    #[test]
+    fn a_database_address_that_a_wildcard_of_ours_covers_is_our_own() {
+        for (listen, own) in [
+            ("0.0.0.0:3307", true),
+            ("[::]:3307", true),
+            ("0.0.0.0:3306", false),
+            ("127.0.0.2:3307", false),
+        ] {
+            let mut loops = view(Some("a"), 1);
+            loops.sql.as_mut().unwrap().listen = vec![ListenAddress::Tcp(listen.parse().unwrap())];
+            let primary = follower().follow(Some(&loops)).primary;
+            assert_eq!(matches!(primary, Err(NoPrimary::Itself(_))), own, "{listen}");
+        }
     }
 
     #[test]

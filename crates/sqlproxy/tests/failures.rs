@@ -158,6 +158,32 @@ async fn a_database_that_dies_within_a_result_gives_the_client_all_that_it_said(
 }
 
 #[tokio::test]
+async fn a_database_that_breaks_off_gives_a_client_that_still_speaks_all_that_it_said() {
+    const LAST_WORDS: usize = 96 * 1024;
+    let backend = database(|_, mut stream: TcpStream| async move {
+        stream.write_all(&greeting(0)).await.unwrap();
+        let mut query = [0; 6];
+        stream.read_exact(&mut query).await.unwrap();
+        stream.write_all(&[7; LAST_WORDS]).await.unwrap();
+        sleep(Duration::from_millis(300)).await;
+        // Closed with the second query unread: a reset.
+    });
+    let one = One::start(backend.await, limits()).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(one.address).await.unwrap();
+    expect_ready(&mut client).await;
+    client.write_all(b"query1query2").await.unwrap();
+    for _ in 0..6 {
+        sleep(Duration::from_millis(100)).await;
+        let _ = client.write_all(b"more").await;
+    }
+    let mut got = Vec::new();
+    let _ = timeout(SOON, client.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got.len(), LAST_WORDS);
+}
+
+#[tokio::test]
 async fn a_slow_reader_slows_its_own_database_connection_only() {
     const TOTAL: u64 = 64 << 20;
     let written = Arc::new(AtomicU64::new(0));

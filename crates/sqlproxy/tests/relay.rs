@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_fleet::Epoch;
+use pontoon_fleet::{Epoch, Role};
 use pontoon_pki::{IdentityFiles, SharedIdentity, tls};
 use pontoon_rt::paths::Paths;
 use pontoon_sqlproxy::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply, Transport};
@@ -88,6 +88,17 @@ async fn a_server_that_was_demoted_closes_what_it_relays_even_when_the_caller_do
     // And takes no more, whatever `b` believes.
     let error = expect_refused(&mut two.b.dial().await).await;
     assert!(error.text().contains("its database is not primary"), "{error}");
+}
+
+#[tokio::test]
+async fn a_caller_that_left_the_fleet_loses_the_connections_it_has() {
+    let mut two = Two::start(database(echo).await, |_| ()).await;
+    let mut client = two.b.dial().await;
+    expect_ready(&mut client).await;
+    expect_echo(&mut client, b"in").await;
+    // A view in which `b` has no role that speaks to databases; `a` is still the primary of the same epoch.
+    two.a.publish(|view| view.roles = vec![Role::Edge]);
+    expect_closed(&mut client).await;
 }
 
 #[tokio::test]
