@@ -2,10 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use pontoon_fleet::ServerName;
 use tokio::time::Instant;
 
 use crate::access_log::Record;
@@ -15,6 +15,7 @@ use crate::http1::body::Length;
 use crate::http1::head::Scanner;
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Request, Sender, Version};
+use crate::http1::response::RelayWord;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::pipe::Pipe;
 use crate::worker::{Route, Worker};
@@ -31,8 +32,14 @@ pub struct Client {
     pub scratch: Vec<u8>,
 }
 
-/// Serves `stream` until it ends.
-pub async fn serve(worker: &Rc<Worker>, stream: Stream, sender: Sender, route: Route) {
+/// Serves `stream` until it ends. `caller` is who has proved to be on the other side, on a relay.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    sender: Sender,
+    route: Route,
+    caller: Option<ServerName>,
+) {
     let mut client = Client {
         stream,
         buffer: worker.buffers.take(),
@@ -43,6 +50,14 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, sender: Sender, route: R
     let mut first = true;
     loop {
         match next_head(worker, &mut client, &sender, route, first, &mut head).await {
+            // A server may leave the fleet while its connections are open.
+            Next::Request(_) if caller.as_ref().is_some_and(|name| !worker.admits(name)) => {
+                let mut text = Vec::new();
+                let word = RelayWord::NotSent.field();
+                answer::write(&mut text, 503, "not a server of the fleet", word, false, false);
+                let _ = send(&mut client, &text, worker.shared.tuning.write_timeout).await;
+                return linger(&mut client).await;
+            }
             Next::Request(request) => {
                 first = false;
                 let (end, memory) = carry_out(worker, &mut client, route, &sender, &request, head).await;
@@ -84,6 +99,12 @@ async fn next_head(
         } else {
             tuning.idle_timeout
         };
+        // One large request must not be what an idle connection costs from then on.
+        for memory in [&mut *head, &mut client.scratch] {
+            if memory.capacity() > IDLE_MEMORY {
+                *memory = Vec::new();
+            }
+        }
         if !wait_for_first_byte(worker, client, patience, route, first).await {
             return Next::End;
         }
@@ -156,6 +177,9 @@ async fn wait_for_first_byte(
     }
 }
 
+/// What an idle connection may keep of the memory for heads, each way.
+const IDLE_MEMORY: usize = 4 * 1024;
+
 /// What a connection without a request yet is given when draining begins.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -188,14 +212,14 @@ async fn carry_out(
 ) -> (After, Vec<u8>) {
     let begun = Instant::now();
     let head_length = head.len();
-    worker.stats.in_flight.fetch_add(1, Ordering::Relaxed);
+    let running = worker.stats.begin();
     let mut up = Pipe::new(head, request.length.into());
     let served = match gather_body(worker, client, request, &mut up).await {
         Ok(()) => forward::forward(worker, client, request, &mut up, route).await,
         Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
         Err(None) => Served::nothing(),
     };
-    worker.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+    drop(running);
     let took = begun.elapsed();
     if served.status != 0 {
         worker.stats.answered(served.status, took);
@@ -257,7 +281,7 @@ async fn gather_body(
 
 /// Answers a head that is refused.
 async fn refuse(worker: &Worker, client: &mut Client, reject: Reject) {
-    worker.stats.rejected(reject);
+    worker.stats.rejected(reject as usize);
     worker.stats.answered(reject.status(), Duration::ZERO);
     let mut text = Vec::new();
     answer::refusal(&mut text, reject, false);

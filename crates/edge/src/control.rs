@@ -13,15 +13,15 @@ use pontoon_rt::listen::{self, ListenOptions};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
+use pontoon_telemetry::metrics::{self, EdgeMetrics, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::access_log::{self, LogBuffer};
 use crate::dial::Identity;
 use crate::health::Checker;
+use crate::http1::reject::Reject;
 use crate::options::{EdgeError, EdgeOptions};
-use crate::stats::{self, ThreadStats};
-use crate::status;
 use crate::upstream::Upstreams;
 use crate::worker::{Command, Route, Shared, Worker};
 
@@ -40,7 +40,7 @@ pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeError> {
-    let files = raise_open_files();
+    let files = pontoon_rt::process::raise_open_files();
     let count = threads::count(options.threads);
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none()));
     let (health_changes, health_changes_seen) = watch::channel(0);
@@ -61,7 +61,8 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         max_connections,
         held: AtomicUsize::new(0),
     });
-    let stats: Vec<Arc<ThreadStats>> = (0..count).map(|_| Arc::default()).collect();
+    let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
+    let metrics = EdgeMetrics::register(&mut registry, count, Reject::WORDS);
     let log_file = options.paths.log_file("edge-access");
     let log = access_log::start(options.access_log.format, options.access_log.to, log_file)
         .map_err(system("the access log's thread"))?;
@@ -69,7 +70,8 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
     let (commands, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let receivers: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(receivers.into_iter().map(Some).collect()));
     let serving = {
-        let (shared, stats, format) = (Arc::clone(&shared), stats.clone(), options.access_log.format);
+        let (shared, stats) = (Arc::clone(&shared), metrics.threads().to_vec());
+        let format = options.access_log.format;
         threads::per_core(count, move |index| {
             let log = log.clone().map(|to| LogBuffer::new(format, to));
             let receiver = receivers
@@ -95,7 +97,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         server: options.server.clone(),
         checker: Checker::new(Arc::clone(&shared)),
         shared,
-        stats,
+        metrics,
         commands,
         upstreams,
         health_changes,
@@ -103,7 +105,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         not_listening: BTreeMap::new(),
         view: None,
     };
-    LocalSet::new().block_on(&runtime, control.run(&options, shutdown));
+    LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
     serving.join()?;
     Ok(())
 }
@@ -112,29 +114,10 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> EdgeError {
     move |source| EdgeError::System { what, source }
 }
 
-/// Raises the soft limit of open files to the hard one; gives the limit.
-fn raise_open_files() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
-    let limit = if raised.is_ok() {
-        limit.maximum
-    } else {
-        limit.current
-    };
-    limit.unwrap_or(u64::MAX).min(2_000_000)
-}
-
 struct Control {
     server: ServerName,
     shared: Arc<Shared>,
-    stats: Vec<Arc<ThreadStats>>,
+    metrics: EdgeMetrics,
     commands: Vec<mpsc::UnboundedSender<Command>>,
     upstreams: watch::Sender<Arc<Upstreams>>,
     health_changes: watch::Sender<u64>,
@@ -148,18 +131,17 @@ struct Control {
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 impl Control {
-    async fn run(mut self, options: &EdgeOptions, shutdown: Shutdown) {
+    async fn run(mut self, options: &EdgeOptions, registry: Registry, shutdown: Shutdown) {
         // The view goes on while requests are finished: its task ends when this does.
         let goes_on = Shutdown::new();
         let client = ViewClient::start(&options.paths, Tier::Edge, goes_on.clone());
         let mut views = client.subscribe();
         views.mark_changed();
-        let status = status::serve(
-            options.paths.run_dir.join("edge.sock"),
-            self.stats.clone(),
-            Arc::clone(&self.shared),
+        metrics::serve(
+            &options.paths.run_dir.join("edge.sock"),
+            registry,
+            goes_on.clone(),
         );
-        let status = tokio::task::spawn_local(status);
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         let mut views_end = false;
         loop {
@@ -184,7 +166,6 @@ impl Control {
             }
         }
         self.drain(&client, &shutdown).await;
-        status.abort();
         goes_on.trigger();
     }
 
@@ -298,15 +279,18 @@ impl Control {
 
     fn report(&self) -> TierReport {
         let upstreams = self.upstreams.borrow();
-        let sum = |of: fn(&ThreadStats) -> u64| stats::sum(&self.stats, of);
+        let standing = upstreams.servers.iter();
+        self.metrics
+            .upstreams(standing.map(|upstream| (&upstream.server, upstream.health.is_healthy())));
+        let totals = self.metrics.totals();
         TierReport {
             pid: std::process::id(),
             view_serial: upstreams.serial,
             detail: TierDetail::Edge(EdgeReport {
-                requests_total: sum(ThreadStats::requests),
-                failed_total: sum(|thread| stats::read(&thread.failed)),
-                retried_total: sum(|thread| stats::read(&thread.retried)),
-                in_flight: sum(|thread| stats::read(&thread.in_flight)),
+                requests_total: totals.requests,
+                failed_total: totals.failed,
+                retried_total: totals.retried,
+                in_flight: totals.in_flight,
                 upstreams: upstreams
                     .servers
                     .iter()

@@ -12,7 +12,7 @@ use crate::http1::body::{Body, Length};
 use crate::http1::head::Scanner;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
-use crate::http1::response::{self, Asked, Ending, Handover, Response};
+use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
 use crate::io::{Buffer, Deadline, Stream};
 use crate::options::Tuning;
 use crate::pipe::{Form, Pipe, PipeError};
@@ -24,6 +24,8 @@ pub enum Failure {
     ClosedEarly,
     /// A relay said that its application got nothing of the request.
     NotSent,
+    /// A relay said that its application closed before a byte of the answer came.
+    RelayedClose,
     /// The server is out, and had not begun to answer.
     ServerOut,
     /// The server was silent for too long before it answered.
@@ -91,7 +93,9 @@ pub struct State {
     /// One side of a tunnel has said all.
     tunnel_ends: bool,
     last_progress: Instant,
-    moved: u64,
+    /// Bytes written up, written down, and waiting to be written down. Three numbers, not their sum: what is
+    /// written was waiting, so the sum stands still while a slow client takes a full buffer.
+    moved: [u64; 3],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +120,7 @@ impl Default for State {
             keep_alive: false,
             tunnel_ends: false,
             last_progress: Instant::now(),
-            moved: 0,
+            moved: [0; 3],
         }
     }
 }
@@ -240,7 +244,7 @@ impl Exchange<'_> {
                     }
                     self.server_buffer.consume(end);
                     if self.state.phase != Phase::Head {
-                        return Poll::Ready(Ok(()));
+                        return Poll::Ready(self.gather());
                     }
                     self.state.scanner = Scanner::default();
                     match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
@@ -261,6 +265,19 @@ impl Exchange<'_> {
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::BadAnswer(None))),
             }
         }
+    }
+
+    /// The answer's head and what came with it of its body go to the client in one write, not two.
+    fn gather(&mut self) -> Result<(), Failure> {
+        let Err(reject) = self.down.gather(&mut self.server_buffer) else {
+            return Ok(());
+        };
+        if self.down.written() > 0 {
+            return Err(Failure::CutShort);
+        }
+        // Not a byte of it is with the client yet.
+        self.state.response = None;
+        Err(Failure::BadAnswer(Some(reject)))
     }
 
     fn take_head(&mut self, start: usize, end: usize) -> Result<(), Failure> {
@@ -290,8 +307,10 @@ impl Exchange<'_> {
             }
             return Ok(());
         }
-        if self.relay && response.not_sent {
-            return Err(Failure::NotSent);
+        match response.relay_word.filter(|_| self.relay) {
+            Some(RelayWord::NotSent) => return Err(Failure::NotSent),
+            Some(RelayWord::Closed) => return Err(Failure::RelayedClose),
+            None => {}
         }
         if response.status == 101 {
             parsed.write(
@@ -362,7 +381,8 @@ impl Exchange<'_> {
     }
 
     fn note_progress(&mut self) {
-        let moved = self.up.written() + self.down.written() + self.server_buffer.filled().len() as u64;
+        let waiting = self.server_buffer.filled().len() as u64;
+        let moved = [self.up.written(), self.down.written(), waiting];
         if moved != self.state.moved {
             self.state.moved = moved;
             self.state.last_progress = Instant::now();
@@ -401,5 +421,108 @@ impl Exchange<'_> {
             Failure::Timeout
         };
         (waited >= self.tuning.answer_timeout).then_some(late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+    use crate::http1::request::{self, Sender};
+    use crate::io::BufferPool;
+
+    /// Two ends of a connection that holds as little as the kernel allows.
+    async fn narrow() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        SockRef::from(&accepted).set_send_buffer_size(4096).unwrap();
+        (client, accepted)
+    }
+
+    #[tokio::test]
+    async fn a_small_answer_goes_out_in_one_write() {
+        for framing in ["Content-Length: 5\r\n\r\nhello", "\r\nhello"] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{framing}").replace("OK\r\n\r\n", "OK\r\nX: y\r\n\r\n");
+            let buffers = Rc::new(BufferPool::default());
+            let mut body = buffers.take();
+            let head = answer.find("\r\n\r\n").unwrap() + 4;
+            body.fill(&answer.as_bytes()[head..]);
+            let mut down = Pipe::new(answer.as_bytes()[..head].to_vec(), Body::Finished);
+            match framing.starts_with("Content") {
+                true => down.set_body(Body::Counted(5), Form::AsIs),
+                false => down.set_body(Body::UntilClose, Form::Chunk),
+            }
+            down.gather(&mut body).unwrap();
+            let (mut reader, client) = narrow().await;
+            let mut client = Stream::Tcp(client);
+            std::future::poll_fn(|cx| down.poll_write(cx, &mut body, &mut client))
+                .await
+                .unwrap();
+            let mut got = vec![0; 4096];
+            reader.readable().await.unwrap();
+            let count = reader.read(&mut got).await.unwrap();
+            let text = String::from_utf8_lossy(&got[..count]).into_owned();
+            assert!(
+                text.starts_with("HTTP/1.1 200 OK") && text.ends_with("hello"),
+                "{text}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_is_not_one_that_reads_nothing() {
+        const LENGTH: usize = 128 * 1024;
+        let (mut reader, client) = narrow().await;
+        let (mut application, server) = narrow().await;
+        let mut head = Vec::new();
+        let request = request::read(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", &Sender::Edge, &mut head).unwrap();
+        let tuning = Tuning {
+            write_timeout: Duration::from_secs(1),
+            ..Tuning::default()
+        };
+        let buffers = Rc::new(BufferPool::default());
+        let mut exchange = Exchange {
+            client: &mut Stream::Tcp(client),
+            client_buffer: &mut buffers.take(),
+            deadline: &mut Deadline::new(Duration::from_secs(60)),
+            server: &mut Stream::Tcp(server),
+            server_buffer: buffers.take(),
+            up: &mut Pipe::new(head, Body::Finished),
+            down: Pipe::new(Vec::new(), Body::Finished),
+            request: &request,
+            may_keep_alive: &|| true,
+            relay: false,
+            tuning: &tuning,
+            state: State::default(),
+            worth_waiting: &|| true,
+        };
+        let answer = async {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+            application.write_all(head.as_bytes()).await.unwrap();
+            let all = application.write_all(&[7; LENGTH]);
+            let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
+        };
+        let read = async {
+            let mut got = 0;
+            let mut bytes = [0; 2048];
+            while got < LENGTH {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                match tokio::time::timeout(Duration::from_secs(3), reader.read(&mut bytes)).await {
+                    Ok(Ok(count)) if count > 0 => got += count,
+                    _ => break,
+                }
+            }
+            got
+        };
+        let (ended, (), got) = tokio::join!(exchange.run(), answer, read);
+        assert!(ended.is_ok(), "{ended:?} after {got} bytes");
     }
 }

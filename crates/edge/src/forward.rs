@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Standing, Tried};
+use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
 use crate::answer;
@@ -19,7 +20,7 @@ use crate::exchange::{Done, Exchange, Failure, State};
 use crate::http1::body::Body;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
-use crate::http1::response::NOT_SENT;
+use crate::http1::response::RelayWord;
 use crate::io::Stream;
 use crate::pipe::Pipe;
 use crate::upstream::{Upstream, Way};
@@ -90,7 +91,11 @@ pub async fn forward(
         let Some(pick) = worker.choose(route, &attempt.tried) else {
             if route == Route::Relay {
                 return attempt
-                    .answer(503, "the application cannot be reached", NOT_SENT)
+                    .answer(
+                        503,
+                        "the application cannot be reached",
+                        RelayWord::NotSent.field(),
+                    )
                     .await;
             }
             if hold.is_none() {
@@ -116,7 +121,7 @@ pub async fn forward(
 
 /// Answers a request whose body is refused.
 pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request, reject: Reject) -> Served {
-    worker.stats.rejected(reject);
+    worker.stats.rejected(reject as usize);
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
     answer::refusal(&mut text, reject, request.is_head);
@@ -159,7 +164,7 @@ impl Attempt<'_> {
             let (mut stream, kept) = match self.connect(upstream).await {
                 Some(connection) => connection,
                 None => {
-                    self.try_another(pick);
+                    self.try_another(pick, RetryReason::Connect);
                     return None;
                 }
             };
@@ -174,7 +179,7 @@ impl Attempt<'_> {
             };
             if let Some(response) = state.response {
                 // Part of an answer is with the client: all that is left is to not pretend it is whole.
-                self.worker.stats.aborted.fetch_add(1, Ordering::Relaxed);
+                self.worker.stats.aborted();
                 return Some(self.ended(upstream, response.status, written, After::Close));
             }
             match failure {
@@ -182,13 +187,16 @@ impl Attempt<'_> {
                 Failure::ClosedEarly if kept && self.may_repeat && written == 0 && self.up.rewind() => {
                     self.fresh = true;
                 }
-                Failure::ClosedEarly | Failure::ServerOut => {
-                    if written == 0 && self.may_send_again() {
-                        self.try_another(pick);
+                Failure::ClosedEarly | Failure::ServerOut | Failure::RelayedClose => {
+                    // A relay has one application: whether another gets the request is for the edge that asked.
+                    let relays = self.route == Route::Relay;
+                    if !relays && written == 0 && self.may_send_again() {
+                        self.try_another(pick, RetryReason::Closed);
                         return None;
                     }
+                    let word = if relays { RelayWord::Closed.field() } else { "" };
                     return Some(
-                        self.answer(502, "the application closed without an answer", "")
+                        self.answer(502, "the application closed without an answer", word)
                             .await,
                     );
                 }
@@ -198,7 +206,7 @@ impl Attempt<'_> {
                         "its relay cannot reach the application".to_owned(),
                     );
                     if written == 0 && self.up.rewind() {
-                        self.try_another(pick);
+                        self.try_another(pick, RetryReason::Connect);
                         return None;
                     }
                     return Some(self.answer(502, "the application cannot be reached", "").await);
@@ -261,7 +269,8 @@ impl Attempt<'_> {
                 .iter()
                 .any(|other| other.standing() == Standing::InService)
         };
-        let may_leave = self.may_repeat && self.route == Route::Visitors;
+        // Who could not be sent elsewhere is better served by waiting than by a 502.
+        let may_leave = self.may_repeat && self.route == Route::Visitors && self.repeats < self.max_repeats();
         let mut exchange = Exchange {
             client: &mut self.client.stream,
             client_buffer: &mut self.client.buffer,
@@ -275,7 +284,9 @@ impl Attempt<'_> {
             relay: matches!(upstream.way, Way::Relay(_)),
             tuning: &worker.shared.tuning,
             state: State::default(),
-            worth_waiting: &|| !may_leave || upstream.health.is_healthy() || !somewhere_else(),
+            worth_waiting: &|| {
+                !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
+            },
         };
         let result = exchange.run().await;
         (result, exchange.state, exchange.down)
@@ -283,13 +294,7 @@ impl Attempt<'_> {
 
     /// Whether a request that was sent may be sent to another server.
     fn may_send_again(&mut self) -> bool {
-        let max = self
-            .worker
-            .upstreams()
-            .app
-            .as_ref()
-            .map_or(0, |app| app.retries.max);
-        let allowed = self.may_repeat && self.repeats < max && self.up.can_rewind();
+        let allowed = self.may_repeat && self.repeats < self.max_repeats() && self.up.can_rewind();
         if !allowed || !self.worker.take_from_budget() {
             return false;
         }
@@ -297,12 +302,17 @@ impl Attempt<'_> {
         self.up.rewind()
     }
 
-    fn try_another(&mut self, pick: &Pick) {
+    fn max_repeats(&self) -> u32 {
+        let upstreams = self.worker.upstreams();
+        upstreams.app.as_ref().map_or(0, |app| app.retries.max)
+    }
+
+    fn try_another(&mut self, pick: &Pick, reason: RetryReason) {
         self.tried.add(pick.index);
         self.fresh = false;
         self.retries += 1;
         if self.retries == 1 {
-            self.worker.stats.retried.fetch_add(1, Ordering::Relaxed);
+            self.worker.stats.retried(reason);
         }
     }
 
@@ -342,7 +352,7 @@ impl Attempt<'_> {
 
     /// An answer of the edge itself.
     async fn answer(&mut self, status: u16, detail: &str, extra: &str) -> Served {
-        self.worker.stats.failed.fetch_add(1, Ordering::Relaxed);
+        self.worker.stats.failed();
         // With part of the body still to come, nobody knows where the next request would begin.
         let keep_alive = self.request.keep_alive
             && self.request.version == Version::Http11

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::dial::dial;
 use crate::http1::head::{HeadLimits, Scanner};
-use crate::http1::response::{self, Asked};
+use crate::http1::response::{self, Asked, RelayWord};
 use crate::io::{BufferPool, Stream};
 use crate::upstream::{Upstream, Upstreams, Way};
 use crate::worker::Shared;
@@ -187,8 +187,12 @@ async fn exchange(
                     scanner = Scanner::default();
                     continue;
                 }
-                if answer.not_sent {
-                    return Ok(Err("its relay cannot reach the application".to_owned()));
+                match answer.relay_word {
+                    Some(RelayWord::NotSent) => {
+                        return Ok(Err("its relay cannot reach the application".to_owned()));
+                    }
+                    Some(RelayWord::Closed) => return Ok(Err("closed without an answer".to_owned())),
+                    None => {}
                 }
                 let seen = format!("HTTP {}", answer.status);
                 return Ok(if good(answer.status) { Ok(seen) } else { Err(seen) });

@@ -141,6 +141,13 @@ impl Buffer {
 }
 
 impl Buffer {
+    /// As if `bytes` had been read.
+    #[cfg(test)]
+    pub fn fill(&mut self, bytes: &[u8]) {
+        self.space()[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
     /// Gives its memory back if nothing is in it.
     fn release(&mut self) {
         if self.is_empty() && !self.bytes.is_empty() {

@@ -25,8 +25,6 @@ pub mod http1;
 mod io;
 mod options;
 mod pipe;
-mod stats;
-mod status;
 mod upstream;
 mod worker;
 

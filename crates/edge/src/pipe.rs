@@ -183,6 +183,17 @@ impl Pipe {
         Poll::Ready(Ok(()))
     }
 
+    /// Takes what `buffer` has of the body already, so that it goes out in one write with what is staged.
+    ///
+    /// # Errors
+    /// The body is malformed.
+    pub fn gather(&mut self, buffer: &mut Buffer) -> Result<(), Reject> {
+        if self.ready == 0 && !self.body.is_finished() {
+            self.find_more(buffer)?;
+        }
+        Ok(())
+    }
+
     /// Looks in `buffer` for more of the body; `true` when there is something to write or the end was found.
     fn find_more(&mut self, buffer: &mut Buffer) -> Result<bool, Reject> {
         if buffer.is_empty() {
@@ -221,8 +232,10 @@ impl Pipe {
     }
 
     fn restage(&mut self, line: std::fmt::Arguments<'_>) {
-        self.staged.clear();
-        self.staged_at = 0;
+        if self.staged_at == self.staged.len() {
+            self.staged.clear();
+            self.staged_at = 0;
+        }
         if self.in_chunk {
             self.staged.extend_from_slice(b"\r\n");
         }

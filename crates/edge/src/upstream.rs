@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_balance::Standing;
-use pontoon_fleet::{AppView, FleetView, Role, ServerName, ServerState};
+use pontoon_fleet::{AppView, FleetView, Role, ServerName, ServerState, ServerView};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -122,8 +122,8 @@ pub struct Upstreams {
     pub servers: Vec<Arc<Upstream>>,
     /// This server's own, which its relay forwards to.
     pub local: Option<Arc<Upstream>>,
-    /// Every server of the fleet: who may use the relay.
-    pub members: Vec<ServerName>,
+    /// Who may use the relay: the servers that have requests to pass on, or applications to check.
+    pub callers: Vec<ServerName>,
 }
 
 impl Upstreams {
@@ -134,7 +134,7 @@ impl Upstreams {
             app: None,
             servers: Vec::new(),
             local: None,
-            members: Vec::new(),
+            callers: Vec::new(),
         }
     }
 
@@ -145,11 +145,14 @@ impl Upstreams {
         before: &Upstreams,
         changes: &watch::Sender<u64>,
     ) -> Upstreams {
-        let members = view.servers.iter().map(|server| server.name.clone()).collect();
+        let calls =
+            |server: &&ServerView| server.roles.contains(&Role::Edge) || server.roles.contains(&Role::App);
+        let callers = view.servers.iter().filter(calls);
+        let callers = callers.map(|server| server.name.clone()).collect();
         let Some(app) = &view.app else {
             return Upstreams {
                 serial: view.serial,
-                members,
+                callers,
                 ..Upstreams::none()
             };
         };
@@ -183,7 +186,7 @@ impl Upstreams {
             app: Some(app.clone()),
             servers,
             local,
-            members,
+            callers,
         }
     }
 }
@@ -289,9 +292,14 @@ impl RetryBudget {
         self.tokens = (self.tokens + u64::from(share)).min(CEILING);
     }
 
+    /// Whether a retry may be made.
+    pub fn has_one(&self) -> bool {
+        self.tokens >= ONE_RETRY
+    }
+
     /// Whether a retry may be made; takes it out.
     pub fn take(&mut self) -> bool {
-        let enough = self.tokens >= ONE_RETRY;
+        let enough = self.has_one();
         if enough {
             self.tokens -= ONE_RETRY;
         }

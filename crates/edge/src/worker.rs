@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use pontoon_balance::{RoundRobin, Tried};
-use pontoon_fleet::RetryPolicy;
+use pontoon_fleet::{RetryPolicy, ServerName};
+use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -22,7 +22,6 @@ use crate::dial::Identity;
 use crate::http1::request::Sender;
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
-use crate::stats::ThreadStats;
 use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams};
 
 /// What all threads share.
@@ -69,7 +68,7 @@ pub struct Worker {
     /// Buffers that are not in use.
     pub buffers: Rc<BufferPool>,
     /// What this thread counts.
-    pub stats: Arc<ThreadStats>,
+    pub stats: Arc<EdgeThread>,
     /// No new requests on kept connections.
     pub draining: Cell<bool>,
     /// Wakes idle connections when draining begins.
@@ -102,7 +101,7 @@ impl Worker {
     pub fn new(
         index: usize,
         shared: Arc<Shared>,
-        stats: Arc<ThreadStats>,
+        stats: Arc<EdgeThread>,
         log: Option<LogBuffer>,
     ) -> Rc<Worker> {
         let mut upstreams = shared.upstreams.clone();
@@ -193,15 +192,7 @@ impl Worker {
         // The task lets go of the listener when it is next looked at; the queue is emptied after that, so that as
         // little as possible comes into it between here and the close.
         tokio::task::yield_now().await;
-        let waiting = std::future::poll_fn(|cx| {
-            let mut waiting = Vec::new();
-            while let Poll::Ready(Ok(connection)) = listener.listener.poll_accept(cx) {
-                waiting.push(connection);
-            }
-            Poll::Ready(waiting)
-        })
-        .await;
-        for (stream, peer) in waiting {
+        for (stream, peer) in waiting(&listener.listener) {
             self.begin(stream, peer, route);
         }
     }
@@ -239,29 +230,31 @@ impl Worker {
                         peer: peer.ip(),
                         local,
                     };
-                    connection::serve(&worker, Stream::Tcp(stream), sender, route).await;
+                    connection::serve(&worker, Stream::Tcp(stream), sender, route, None).await;
                 }
                 Route::Relay => {
-                    if let Some(stream) = Box::pin(worker.accept_edge(stream, peer)).await {
-                        connection::serve(&worker, stream, Sender::Edge, route).await;
+                    if let Some((stream, name)) = Box::pin(worker.accept_edge(stream, peer)).await {
+                        connection::serve(&worker, stream, Sender::Edge, Route::Relay, Some(name)).await;
                     }
                 }
             }
         });
     }
 
-    /// The handshake with another edge: only a server of the present view gets in.
-    async fn accept_edge(&self, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
+    /// The handshake with another edge: only a server of the present view that serves gets in.
+    async fn accept_edge(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Stream, ServerName)> {
         let (_, config) = self.shared.identity.configs().ok()?;
         let handshake = TlsAcceptor::from(config).accept(stream);
         let refused = |reason: &str| tracing::warn!(%peer, reason, "refused a connection to the relay");
         let tls = match tokio::time::timeout(self.shared.tuning.head_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
+                self.stats.tls_failed(TlsFailure::Protocol);
                 refused(&error.to_string());
                 return None;
             }
             Err(_) => {
+                self.stats.tls_failed(TlsFailure::Timeout);
                 refused("no handshake in time");
                 return None;
             }
@@ -272,18 +265,24 @@ impl Worker {
             .peer_certificates()
             .and_then(|chain| chain.first())?;
         match pontoon_pki::tls::peer_server_name(certificate) {
-            Ok(name) if self.upstreams().members.contains(&name) => {
-                Some(Stream::Tls(Box::new(TlsStream::Server(tls))))
-            }
+            Ok(name) if self.admits(&name) => Some((Stream::Tls(Box::new(TlsStream::Server(tls))), name)),
             Ok(name) => {
-                refused(&format!("{name} is not a server of the fleet now"));
+                refused(&format!(
+                    "{name} is no edge or application server of the fleet now"
+                ));
                 None
             }
             Err(error) => {
+                self.stats.tls_failed(TlsFailure::Certificate);
                 refused(&error.to_string());
                 None
             }
         }
+    }
+
+    /// Whether the server `name` may use the relay, by the present view.
+    pub fn admits(&self, name: &ServerName) -> bool {
+        self.upstreams().callers.contains(name)
     }
 
     /// Whether connections should be given up after each answer because few places are left.
@@ -309,7 +308,12 @@ impl Worker {
         fleet.budget.pay_in(share);
     }
 
-    /// Whether a request may be sent a second time, as far as the budget goes.
+    /// Whether a request could be sent a second time, as far as the budget goes.
+    pub fn has_budget(&self) -> bool {
+        self.fleet.borrow().budget.has_one()
+    }
+
+    /// Whether a request may be sent a second time, as far as the budget goes; takes it out.
     pub fn take_from_budget(&self) -> bool {
         self.fleet.borrow_mut().budget.take()
     }
@@ -363,9 +367,7 @@ impl Worker {
     /// Logs one answered request.
     pub fn log(&self, record: &Record<'_>) {
         if let Some(log) = self.log.borrow_mut().as_mut() {
-            self.stats
-                .log_dropped
-                .fetch_add(log.add(record), Ordering::Relaxed);
+            self.stats.log_dropped(log.add(record));
         }
     }
 
@@ -379,9 +381,7 @@ impl Worker {
             .chain(&mut fleet.local)
             .for_each(|pool| pool.tidy(max_idle));
         if let Some(log) = self.log.borrow_mut().as_mut() {
-            self.stats
-                .log_dropped
-                .fetch_add(log.hand_over(), Ordering::Relaxed);
+            self.stats.log_dropped(log.hand_over());
         }
     }
 }
@@ -416,6 +416,25 @@ impl Fleet {
     }
 }
 
+/// The connections in the listener's queue at this moment, asked from the kernel: tokio says «nothing there» before it
+/// has looked, and after 128 connections in one turn.
+fn waiting(listener: &TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let queue = socket2::SockRef::from(listener);
+    let mut taken = Vec::new();
+    loop {
+        match queue.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream.into()));
+                taken.extend(stream.ok().zip(peer.as_socket()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return taken,
+        }
+    }
+}
+
 struct Listener {
     listener: Rc<TcpListener>,
     task: AbortHandle,
@@ -428,7 +447,7 @@ impl Place {
     fn take(worker: &Rc<Worker>) -> Place {
         worker.open.set(worker.open.get() + 1);
         worker.shared.connections.fetch_add(1, Ordering::Relaxed);
-        worker.stats.connections.fetch_add(1, Ordering::Relaxed);
+        worker.stats.connected();
         Place(Rc::clone(worker))
     }
 }
@@ -437,9 +456,25 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.stats.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.disconnected();
         if self.0.open.get() == 0 {
             self.0.closed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_is_emptied_before_its_listener_closes() {
+        let listener = pontoon_rt::listen::tcp("127.0.0.1:0".parse().unwrap(), Default::default()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..300)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        let taken = waiting(&TcpListener::from_std(listener).unwrap());
+        assert_eq!(taken.len(), clients.len());
     }
 }

@@ -209,7 +209,11 @@ fn an_answer_that_is_cut_short_looks_cut_short() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nxyz\r\n",
     ] {
         let (edge, app) = one(move |client, _, _| {
-            client.send(answer);
+            // What is malformed comes after the beginning went on to the client.
+            let (good, bad) = answer.split_at(answer.find("xyz").unwrap_or(answer.len()));
+            client.send(good);
+            pause(100);
+            client.send(bad);
             false
         });
         let mut client = edge.client();
@@ -223,6 +227,7 @@ fn an_answer_that_is_cut_short_looks_cut_short() {
 fn an_answer_that_is_not_http_is_a_502() {
     for answer in [
         "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
@@ -291,6 +296,37 @@ fn a_frozen_application_loses_its_gets_to_another() {
         assert_eq!(edge.get("/").text(), "second");
     }
     edge.wait_health("a", false);
+}
+
+#[test]
+fn a_frozen_application_is_waited_for_when_its_gets_may_not_be_repeated() {
+    let net = Net::new();
+    let frozen = Arc::new(AtomicBool::new(false));
+    let is_frozen = Arc::clone(&frozen);
+    let _first = App::by_connection(net.app(1), move |client| {
+        while client.request().is_some() {
+            if is_frozen.load(Ordering::Relaxed) {
+                pause(3_000);
+            }
+            reply(client, "ok");
+        }
+    });
+    let _second = App::start(net.app(2), |client, _, _| reply(client, "ok"));
+    let mut view = net.view(2);
+    let app = view.app.as_mut().unwrap();
+    app.health.path = Some("/health".to_owned());
+    app.retries.max = 0;
+    let mut patient = tuning();
+    patient.answer_timeout = Duration::from_secs(30);
+    let edge = Edge::start_with(view, patient, |_| {});
+    edge.wait_health("a", true);
+    edge.wait_health("b", true);
+    frozen.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(edge.get("/").text(), "ok"));
+        }
+    });
 }
 
 #[test]

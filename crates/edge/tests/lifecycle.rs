@@ -325,7 +325,7 @@ fn the_status_socket_answers() {
     let ask = |target: &str| {
         let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
         stream
-            .write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+            .write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
             .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

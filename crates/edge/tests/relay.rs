@@ -143,6 +143,68 @@ fn a_relay_whose_application_is_gone_sends_even_a_post_elsewhere() {
 }
 
 #[test]
+fn a_request_that_ends_its_application_is_not_sent_again_and_again_through_relays() {
+    let authority = authority();
+    let net = Net::new();
+    // The application of both b and c: a worker that dies of one request, and answers all others.
+    let app = App::start(net.app(1), |client, head, _| {
+        !head.starts_with("GET /dies") && reply(client, "ok")
+    });
+    let fleet = fleet(net.port, net.listen, true);
+    let _b = start("b", 2, &fleet, &authority);
+    let _c = start("c", 3, &fleet, &authority);
+    let edge = start("a", 1, &fleet, &authority);
+    edge.wait_health("b", true);
+    edge.wait_health("c", true);
+    assert_eq!(edge.get("/lives").text(), "ok");
+    assert_eq!(edge.get("/dies").status, 502);
+    let heads = app.requests.lock().unwrap().clone();
+    let sent = heads.iter().filter(|head| head.starts_with("GET /dies")).count();
+    assert!(
+        (2..=4).contains(&sent),
+        "once for each of two servers, and once more on a new connection: {sent}"
+    );
+    let report = edge.report().unwrap();
+    assert!(report.upstreams.iter().all(|up| up.healthy), "{report:?}");
+}
+
+#[test]
+fn a_server_that_left_is_refused_on_the_connections_that_it_has() {
+    let authority = authority();
+    let net = Net::new();
+    let app = App::start(net.app(1), |client, _, _| reply(client, "secret"));
+    let fleet = fleet(net.port, net.listen, false);
+    let relay = start("b", 2, &fleet, &authority);
+    let edge = start("a", 1, &fleet, &authority);
+    edge.wait_health("b", true);
+    let mut client = edge.client();
+    client.send("GET /in HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.answer().text(), "secret");
+    let mut without_a = fleet.clone();
+    without_a.servers.remove(0);
+    without_a.serial += 1;
+    relay.publisher.publish(without_a).unwrap();
+    pause(300);
+    client.send("GET /out HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_ne!(client.answer().status, 200);
+    let heads = app.requests.lock().unwrap().clone();
+    assert!(heads.iter().all(|head| !head.starts_with("GET /out")));
+}
+
+#[test]
+fn a_server_without_a_part_in_serving_may_not_use_the_relay() {
+    let authority = authority();
+    let net = Net::new();
+    let _app = App::start(net.app(1), |client, _, _| reply(client, "secret"));
+    let fleet = fleet(net.port, net.listen, false);
+    let mut view_of_b = fleet.clone();
+    view_of_b.servers[0].roles = [Role::Db].into();
+    let _relay = start("b", 2, &view_of_b, &authority);
+    let edge = start("a", 1, &fleet, &authority);
+    assert_ne!(edge.get("/").status, 200);
+}
+
+#[test]
 fn a_relay_lets_in_only_servers_of_its_fleet() {
     let ours = authority();
     let theirs = authority();

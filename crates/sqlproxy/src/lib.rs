@@ -18,7 +18,6 @@ mod context;
 mod counters;
 mod doors;
 mod hold;
-mod metrics;
 mod peer;
 mod preface;
 mod proxy;

@@ -10,7 +10,7 @@ use pontoon_fleet::{Tier, TierDetail, TierReport};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
-use pontoon_telemetry::metrics::{Registry, SqlMetrics};
+use pontoon_telemetry::metrics::{self, Registry, SqlMetrics};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -20,7 +20,6 @@ use tokio_util::task::TaskTracker;
 use crate::context::{Context, Gate, Limits};
 use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
-use crate::metrics;
 use crate::peer::{Peer, tune};
 use crate::relay::serve_relay;
 use crate::session::serve_client;
@@ -49,7 +48,8 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         .enable_all()
         .build()
         .map_err(SqlProxyError::Runtime)?;
-    let room = raise_open_files();
+    // A connection takes two descriptors.
+    let room = (pontoon_rt::process::raise_open_files().saturating_sub(128) / 2).clamp(16, 50_000);
     if limits.max_clients == 0 {
         limits.max_clients = room;
     }
@@ -61,7 +61,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         let first = follower.follow(client.current().as_deref());
         let mut registry = Registry::new(&options.server, "sql", env!("CARGO_PKG_VERSION"));
         let numbers = SqlMetrics::register(&mut registry);
-        metrics::serve(&options.paths.run_dir, registry, ended.clone());
+        metrics::serve(&options.paths.run_dir.join("sql.sock"), registry, ended.clone());
         let (target_sender, targets) = watch::channel(first);
         let context = Arc::new(Context {
             me: options.server.clone(),
@@ -93,23 +93,6 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             .map_err(|error| SqlProxyError::Threads(io::Error::other(error)))?;
         Ok(())
     })
-}
-
-/// A connection takes two descriptors, and the soft limit of 1,024 is for programs that use select(2). Returns how
-/// many connections the limit has room for.
-fn raise_open_files() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum || limit.maximum.is_none() {
-        let raised = Rlimit {
-            current: limit.maximum.or(Some(1 << 20)),
-            maximum: limit.maximum,
-        };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            limit = raised;
-        }
-    }
-    (limit.current.unwrap_or(1 << 20).saturating_sub(128) / 2).clamp(16, 50_000)
 }
 
 fn start_threads(

@@ -237,7 +237,7 @@ pub enum Known {
     UserAgent,
     /// `Referer`, for the access log.
     Referer,
-    /// The word between an edge and a relay ([`super::response::NOT_SENT`]).
+    /// The word between an edge and a relay ([`super::response::RelayWord`]).
     RelayWord,
 }
 

@@ -15,6 +15,9 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &'static [Reject] = &[$(Reject::$name,)*];
 
+            /// The words of every reason, in the same order.
+            pub const WORDS: &'static [&'static str] = &[$($word,)*];
+
             /// The status that the client gets (RFC 9110 section 15).
             pub fn status(self) -> u16 {
                 match self { $(Reject::$name => $status,)* }

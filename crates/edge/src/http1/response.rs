@@ -8,9 +8,33 @@ use super::reject::Reject;
 use super::request::{Framing, Version, is_nominated, options, write_field};
 use super::syntax;
 
-/// The field by which a relay tells the edge that asked that its application got not a byte of the request, so
-/// that the request may be sent elsewhere whatever its method. Taken out of whatever anybody else sends.
-pub const NOT_SENT: &str = "Pontoon-Relay: not-sent\r\n";
+/// What a relay tells the edge that asked, beside an answer of its own. Taken out of whatever anybody else sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayWord {
+    /// The application got not a byte of the request: it may be sent elsewhere whatever its method.
+    NotSent,
+    /// The application closed before a byte of its answer came. Whether the request may be sent again is the
+    /// asking edge's to decide, with its own count and budget.
+    Closed,
+}
+
+impl RelayWord {
+    /// As a header field.
+    pub fn field(self) -> &'static str {
+        match self {
+            RelayWord::NotSent => "Pontoon-Relay: not-sent\r\n",
+            RelayWord::Closed => "Pontoon-Relay: closed\r\n",
+        }
+    }
+
+    fn of(value: &[u8]) -> Option<RelayWord> {
+        match value {
+            b"not-sent" => Some(RelayWord::NotSent),
+            b"closed" => Some(RelayWord::Closed),
+            _ => None,
+        }
+    }
+}
 
 /// What the edge needs to know of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +45,8 @@ pub struct Response {
     pub ending: Ending,
     /// Whether the application server keeps the connection open for another request.
     pub keep_alive: bool,
-    /// A relay says that its application got not a byte of the request ([`NOT_SENT`]).
-    pub not_sent: bool,
+    /// What a relay says beside it.
+    pub relay_word: Option<RelayWord>,
 }
 
 impl Response {
@@ -78,7 +102,7 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
     let (line, fields) = Fields::parse(head)?;
     let (version, status, reason) = status_line(line)?;
     let mut framing = Framing::default();
-    let (mut close, mut keep_alive, mut nominates, mut not_sent) = (false, false, false, false);
+    let (mut close, mut keep_alive, mut nominates, mut relay_word) = (false, false, false, None);
     for (name, value) in fields.iter() {
         match known(name) {
             Known::ContentLength => framing.content_length(value)?,
@@ -90,7 +114,7 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
                     nominates = true;
                 }
             }
-            Known::RelayWord => not_sent = true,
+            Known::RelayWord => relay_word = RelayWord::of(value),
             _ => {}
         }
     }
@@ -118,7 +142,7 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
         status,
         ending,
         keep_alive: open && !suspicious && ending != Ending::Close,
-        not_sent,
+        relay_word,
     };
     Ok(Parsed {
         response,

@@ -58,19 +58,30 @@ impl AtomicHistogram {
     }
 }
 
-impl EncodeMetric for AtomicHistogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let ends = self.inner.bounds.iter().copied().chain([f64::INFINITY]);
-        let counts = self
-            .inner
-            .counts
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed));
-        let buckets: Vec<(f64, u64)> = ends.zip(counts).collect();
+impl AtomicHistogram {
+    /// Writes what `all`, which have the same buckets, hold together.
+    pub(super) fn encode_sum<'a>(
+        all: impl Iterator<Item = &'a AtomicHistogram>,
+        mut encoder: MetricEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        let (mut buckets, mut sum_nanos) = (Vec::new(), 0u64);
+        for one in all {
+            let ends = one.inner.bounds.iter().copied().chain([f64::INFINITY]);
+            buckets.resize(one.inner.counts.len(), (0.0, 0));
+            for ((bucket, end), count) in buckets.iter_mut().zip(ends).zip(&one.inner.counts) {
+                *bucket = (end, bucket.1 + count.load(Ordering::Relaxed));
+            }
+            sum_nanos = sum_nanos.saturating_add(one.inner.sum_nanos.load(Ordering::Relaxed));
+        }
         // The total is that of the buckets as read: the text agrees with itself while others add.
         let total = buckets.iter().map(|(_, count)| count).sum();
-        let sum = self.inner.sum_nanos.load(Ordering::Relaxed) as f64 / 1e9;
-        encoder.encode_histogram::<NoLabelSet>(sum, total, &buckets, None)
+        encoder.encode_histogram::<NoLabelSet>(sum_nanos as f64 / 1e9, total, &buckets, None)
+    }
+}
+
+impl EncodeMetric for AtomicHistogram {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        AtomicHistogram::encode_sum(std::iter::once(self), encoder)
     }
 
     fn metric_type(&self) -> MetricType {

@@ -6,6 +6,7 @@
 mod agent;
 mod edge;
 mod histogram;
+mod serve;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
 pub use agent::AgentMetrics;
-pub use edge::{EdgeMetrics, RetryReason, TlsFailure};
+pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
+pub use serve::serve;
 pub use sql::{ConnectionState, SqlMetrics};
 
 /// The `Content-Type` of [`Registry::encode`].

@@ -18,14 +18,21 @@ fn has(text: &str, line: &str) {
 #[test]
 fn the_edges_numbers_read_as_the_text_format_says() {
     let mut registry = registry();
-    let edge = EdgeMetrics::register(&mut registry);
+    let edge = EdgeMetrics::register(&mut registry, 2, &["bare line feed", "head too large"]);
+    let [first, second] = edge.threads() else {
+        panic!("two threads")
+    };
     for status in [200, 204, 302, 404, 502, 999] {
-        edge.answered(status, Duration::from_millis(3));
+        first.answered(status, Duration::from_millis(3));
     }
-    edge.answered(200, Duration::from_secs(100));
-    edge.retried(RetryReason::Connect);
-    edge.tls_failed(TlsFailure::Certificate);
-    let running = edge.begin();
+    second.answered(200, Duration::from_secs(100));
+    second.retried(RetryReason::Connect);
+    first.tls_failed(TlsFailure::Certificate);
+    first.rejected(1);
+    second.rejected(1);
+    second.rejected(2);
+    first.connected();
+    let running = second.begin();
     let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
     edge.upstreams([(&a, true), (&b, false)].into_iter());
     let text = registry.encode();
@@ -43,6 +50,10 @@ fn the_edges_numbers_read_as_the_text_format_says() {
         "pontoon_edge_request_duration_seconds_count 7",
         "pontoon_edge_request_duration_seconds_sum 100.018",
         "pontoon_edge_inflight_requests 1",
+        "pontoon_edge_client_connections 1",
+        "pontoon_edge_rejected_total{reason=\"head too large\"} 2",
+        "pontoon_edge_rejected_total{reason=\"bare line feed\"} 0",
+        "pontoon_edge_failed_requests_total 0",
         "pontoon_edge_retries_total{reason=\"connect\"} 1",
         "pontoon_edge_retries_total{reason=\"closed\"} 0",
         "pontoon_edge_tls_handshake_failures_total{reason=\"certificate\"} 1",
@@ -51,6 +62,8 @@ fn the_edges_numbers_read_as_the_text_format_says() {
     ] {
         has(&text, line);
     }
+    let totals = edge.totals();
+    assert_eq!((totals.requests, totals.retried, totals.in_flight), (7, 1, 1));
     drop(running);
     edge.upstreams([(&a, true)].into_iter());
     let text = registry.encode();

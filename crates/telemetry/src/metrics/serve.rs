@@ -1,4 +1,5 @@
-//! `<run>/sql.sock`: `GET /metrics` for Prometheus, `GET /healthz` for whoever asks whether the process is well.
+//! A process's Unix socket for its numbers: `GET /metrics` for Prometheus, `GET /healthz` for whoever asks whether the
+//! process is well.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +10,10 @@ use hyper::{Method, Response, StatusCode};
 use pontoon_rt::http::{self, Body};
 use pontoon_rt::listen;
 use pontoon_rt::shutdown::Shutdown;
-use pontoon_telemetry::metrics::{self, Registry};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-/// The socket's name in the run directory.
-const SOCKET_NAME: &str = "sql.sock";
+use super::{CONTENT_TYPE as TEXT, Registry};
 
 /// The owner and the group `pontoon` read it; it shows numbers only.
 const MODE: u32 = 0o660;
@@ -24,10 +23,10 @@ const MAX_READERS: usize = 16;
 /// Between two tries to open the socket: the process before this one may still be draining.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Answers until `shutdown`. Must be called within a runtime; returns at once. What goes wrong here costs numbers,
-/// never a client.
-pub fn serve(run_dir: &Path, registry: Registry, shutdown: Shutdown) {
-    let path = run_dir.join(SOCKET_NAME);
+/// Answers on the Unix socket `path` until `shutdown`. Must be called within a runtime; returns at once. What goes
+/// wrong here costs numbers, never a client.
+pub fn serve(path: &Path, registry: Registry, shutdown: Shutdown) {
+    let path = path.to_owned();
     let registry = Arc::new(registry);
     tokio::spawn(async move {
         tokio::select! {
@@ -80,7 +79,7 @@ fn numbers(registry: &Registry) -> Response<Body> {
     let mut response = Response::new(http::full(registry.encode()));
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+        .insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     response
 }
 
