@@ -141,5 +141,8 @@ fn a_certificate_that_is_a_link_is_not_copied_to_the_database() {
     std::fs::remove_file(identity.join("key.pem")).unwrap();
     std::os::unix::fs::symlink(&secret, identity.join("key.pem")).unwrap();
     assert_eq!(refresh_tls(&paths, &node).unwrap_err().code, Code::N006);
-    assert_eq!(std::fs::read_to_string(TlsFiles::of(&node).key).unwrap(), "key.pem");
+    assert_eq!(
+        std::fs::read_to_string(TlsFiles::of(&node).key).unwrap(),
+        "key.pem"
+    );
 }
