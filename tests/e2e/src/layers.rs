@@ -26,6 +26,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-decide", Layer::Pure),
     ("pontoon-fleet", Layer::Pure),
     ("pontoon-mysql-wire", Layer::Pure),
+    ("pontoon-sql-class", Layer::Pure),
     ("pontoon-helper", Layer::Runtime),
     ("pontoon-lease", Layer::Runtime),
     ("pontoon-pki", Layer::Runtime),
