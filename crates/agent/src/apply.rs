@@ -180,7 +180,33 @@ async fn plan_of(agent: &Arc<Agent>, wanted: &Config) -> Result<Plan, Refusal> {
     let active = active
         .as_ref()
         .map(|active| (&*active.config, active.committed.revision));
-    Ok(make_plan(active, wanted, &facts))
+    let mut plan = make_plan(active, wanted, &facts);
+    plan.blockers.extend(thrown_out(agent, wanted));
+    Ok(plan)
+}
+
+/// A server that runs leaves by its own `pontoon leave`, which gives its database back. Left out of a file, it was most
+/// likely forgotten: the file is older than its join.
+fn thrown_out(agent: &Agent, wanted: &Config) -> Option<Refusal> {
+    let known = agent.known();
+    let alive = |name: &ServerName| {
+        let heard = known.peers.get(name);
+        heard.is_some_and(|heard| heard.at.elapsed() < heartbeat::SILENCE)
+    };
+    let active = known.active.as_ref()?;
+    let gone = active
+        .config
+        .servers
+        .iter()
+        .map(|server| &server.name)
+        .find(|name| wanted.server(name).is_none() && alive(name))?;
+    let missing = format!("{gone} is in the fleet and runs; the configuration is without it");
+    Some(
+        Refusal::new(Code::P008, missing)
+            .because(format!("the fleet is at revision {}", active.committed.revision))
+            .next("if it shall stay", "put its [[server]] into fleet.toml")
+            .next(format!("if it shall go, on {gone}"), "pontoon leave"),
+    )
 }
 
 /// The facts of every server of `wanted` that answers.

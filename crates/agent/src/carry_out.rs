@@ -79,14 +79,23 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
         None => return Err(no_lease()),
     };
     let wanted = wanted(agent, db, server, replica)?;
-    let before = database.node().port;
+    let was_aside = database.helper().state().await?.settings_written;
     let moved = database.move_aside(&wanted).await?;
     for note in &moved.notes {
         tracing::info!("{note}");
     }
     if !moved.interruption.is_zero() {
-        let (from, to) = (format!("port {before}"), format!("port {}", db.server_port));
-        agent.record(EventKind::DatabaseMoved { from, to });
+        agent.record(if was_aside {
+            EventKind::DatabaseRestarted {
+                reason: "it did not run, or not with the settings that it needs".to_owned(),
+            }
+        } else {
+            let (from, to) = (
+                format!("port {}", database.node().port),
+                format!("port {}", db.server_port),
+            );
+            EventKind::DatabaseMoved { from, to }
+        });
     }
     Ok(())
 }

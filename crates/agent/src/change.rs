@@ -171,6 +171,7 @@ fn activate(agent: &Agent, committed: Committed) -> Result<(), Refusal> {
     let active = activated(committed)?;
     agent.store.save_active(&active.committed)?;
     let revision = active.committed.revision;
+    agent.store.keep_text(revision, &active.committed.text)?;
     agent.known().active = Some(active);
     if let Some(membership) = agent.membership() {
         agent.record(EventKind::RevisionActivated {

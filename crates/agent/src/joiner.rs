@@ -178,6 +178,9 @@ fn keep(
     }
     agent.store.save_keeper(&welcome.keeper)?;
     agent.store.save_active(&welcome.config)?;
+    agent
+        .store
+        .keep_text(welcome.config.revision, &welcome.config.text)?;
     agent.store.save_drains(&welcome.drains)?;
     agent.store.save_join(record)?;
     identity.save(&dir)?;

@@ -34,6 +34,7 @@ mod peer;
 mod publish;
 mod renew;
 mod reporter;
+mod revive;
 mod serve;
 mod status;
 mod store;
@@ -121,6 +122,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(observe::run(agent.clone())));
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));
+    tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
     tasks.spawn(change::run(agent.clone(), change_inputs));
     let mut outcome = Ok(());

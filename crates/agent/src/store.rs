@@ -128,6 +128,7 @@ impl Store {
     pub(crate) fn set_aside(&self, suffix: &str) -> Result<Vec<(PathBuf, PathBuf)>, Refusal> {
         let names = [
             "active.json",
+            "revisions",
             "keeper.json",
             "settled.json",
             "drains.json",
@@ -153,6 +154,30 @@ impl Store {
             }
         }
         Ok(moved)
+    }
+
+    /// Keeps the text of a revision that was activated, so that a `fleet.toml` that says so is known to be old.
+    pub(crate) fn keep_text(&self, revision: Revision, text: &str) -> Result<(), Refusal> {
+        let path = self.text_file(revision);
+        if let Some(dir) = path.parent() {
+            files::create_dir(dir, 0o750).map_err(|error| unusable(dir, &error))?;
+        }
+        files::write_atomic(&path, text.as_bytes(), 0o640).map_err(|error| unusable(&path, &error))
+    }
+
+    pub(crate) fn text_file(&self, revision: Revision) -> PathBuf {
+        self.dir.join(format!("revisions/{}.toml", revision.0))
+    }
+
+    /// The texts that were active here at some time.
+    pub(crate) fn earlier_texts(&self) -> Vec<Vec<u8>> {
+        let entries = std::fs::read_dir(self.dir.join("revisions"));
+        entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| files::read_limited(&entry.path(), LARGEST_FILE_BYTES).ok()?)
+            .collect()
     }
 
     /// A plan that was made; `None` when there is none of that id.

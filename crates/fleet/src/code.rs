@@ -124,6 +124,8 @@ codes! {
         "The configuration wants to listen where another program listens. Pontoon moves the database aside because that is part of the plan; it does not stop web servers or anything else.";
     P007 Usage "a yes is needed"
         "The command changes what runs, and there is no terminal to ask on. Say yes beforehand with --yes, or name the plan: `pontoon apply ID` carries out exactly what was looked at.";
+    P008 Safety "a server that runs would be thrown out"
+        "The configuration is without a server that is in the fleet and answers. Most likely the file is older than that server's join. A server that runs leaves by `pontoon leave`, which gives its database back; only one that does not answer can be taken out of the file.";
 
     F001 Safety "refused to avoid two primaries"
         "At most one database server may accept the application's writes (P2). What was asked could make two.";

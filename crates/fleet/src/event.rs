@@ -124,6 +124,9 @@ pub enum EventKind {
     DatabaseUp {
         version: String,
     },
+    DatabaseRestarted {
+        reason: String,
+    },
     ReplicationStarted {
         source: ServerName,
     },
@@ -146,6 +149,7 @@ impl EventKind {
             | K::PeerUnreachable { .. }
             | K::PeerRefused { .. }
             | K::TierDied { .. }
+            | K::DatabaseRestarted { .. }
             | K::UpstreamDown { .. } => Severity::Warning,
             _ => Severity::Info,
         }
@@ -200,6 +204,7 @@ impl fmt::Display for EventKind {
             K::DatabaseMoved { from, to } => write!(f, "database moved from {from} to {to}"),
             K::DatabaseSetAside { from, to } => write!(f, "data directory {from} was renamed to {to}"),
             K::DatabaseDown { reason } => write!(f, "database does not answer: {reason}"),
+            K::DatabaseRestarted { reason } => write!(f, "database was started again: {reason}"),
             K::DatabaseUp { version } => write!(f, "database {version} answers"),
             K::ReplicationStarted { source } => write!(f, "replicates from {source}"),
             K::ReplicationBroken { reason } => write!(f, "replication stopped: {reason}"),

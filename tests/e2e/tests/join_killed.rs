@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pontoon_e2e::fleet::{
-    Fleet, Following, ask, end_program, expect, identical, logs, long, one_line, run, start_agent,
+    Fleet, Following, ask, end_program, expect, identical, logs, long, one_line, run, start_agent, tell,
     wait_until_healthy, words,
 };
 use pontoon_testkit::app::Dice;
@@ -79,7 +79,7 @@ fn a_join_is_killed_at_random_interrupted_and_cut_off_from_power() -> Result<(),
                 .ok()
                 .and_then(|seed| seed.parse().ok())
                 .unwrap_or(now.as_secs());
-            eprintln!("PONTOON_SEED={seed}");
+            tell(&format!("PONTOON_SEED={seed}"));
             let mut dice = Dice::new(seed);
             for round in 0..if long() { 30 } else { 3 } {
                 let victim = [Victim::Joiner, Victim::Host, Victim::Source][dice.below(3)];
@@ -160,10 +160,10 @@ impl Site {
         // The service manager of the host starts again what died; here an operator does.
         start_agent(&self.fleet.a).await?;
         let first = said.last().map(ToString::to_string).unwrap_or_default();
-        eprintln!(
+        tell(&format!(
             "{name}: exit {status} after {} ms: {first}",
             begun.elapsed().as_millis()
-        );
+        ));
         self.repeat(name, token).await
     }
 
@@ -205,14 +205,14 @@ impl Site {
         self.nobody_noticed(&format!("{name}, when it left again"))?;
         b.sh("rm -rf /var/lib/mysql.pontoon-aside-* /var/lib/pontoon/*.left-*")
             .await?;
-        eprintln!("{name}: repeated in {} ms", took.as_millis());
+        tell(&format!("{name}: repeated in {} ms", took.as_millis()));
         Ok(())
     }
 
     fn nobody_noticed(&self, name: &str) -> Result<(), LabError> {
         let seen = self.load.summary();
         if seen.iter().any(|phase| phase.failed > 0) {
-            eprintln!("{}{}", logs(&self.fleet.a, 30), logs(&self.fleet.b, 30));
+            tell(&format!("{}{}", logs(&self.fleet.a, 30), logs(&self.fleet.b, 30)));
         }
         let failures: Vec<_> = seen.iter().map(|phase| &phase.failures).collect();
         expect(seen.iter().all(|phase| phase.failed == 0), || {

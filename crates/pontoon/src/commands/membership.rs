@@ -12,7 +12,7 @@ use pontoon_fleet::{Code, Refusal, Role, ServerName};
 use pontoon_pki::Token;
 
 use super::change::follow;
-use super::{Context, machine};
+use super::{Context, file, machine};
 use crate::args::{Join, Leave, TokenNew};
 use crate::output::when;
 use crate::start;
@@ -77,7 +77,11 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
         },
         roles: args.roles,
     };
-    follow(context, "/v1/join", &request, args.json, &again).await
+    let status = follow(context, "/v1/join", &request, args.json, &again).await?;
+    if status == 0 {
+        file::bring_up_to_date(context)?;
+    }
+    Ok(status)
 }
 
 /// Takes this server out of its fleet.
@@ -104,7 +108,12 @@ pub async fn leave(context: &Context, args: &Leave) -> anyhow::Result<u8> {
             return Ok(1);
         }
     }
-    follow(context, "/v1/leave", &LeaveRequest {}, args.json, "pontoon leave").await
+    let is_the_fleets = file::is_the_fleets(context)?;
+    let status = follow(context, "/v1/leave", &LeaveRequest {}, args.json, "pontoon leave").await?;
+    if status == 0 && is_the_fleets {
+        file::set_aside(context)?;
+    }
+    Ok(status)
 }
 
 fn parse_token(text: &str) -> Result<Token, Refusal> {

@@ -4,6 +4,7 @@ pub mod change;
 pub mod config;
 mod events;
 mod explain;
+mod file;
 mod init;
 mod machine;
 mod manual;

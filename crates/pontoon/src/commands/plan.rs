@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::follow;
 use super::config::{Loaded, load, refuse_not_yet};
+use super::file;
 use super::{Context, machine};
 use crate::args::{Apply, PlanArgs};
 use crate::output::paint::harmless;
@@ -26,6 +27,7 @@ use crate::start;
 
 /// `pontoon plan`
 pub async fn plan(context: &Context, args: &PlanArgs) -> anyhow::Result<u8> {
+    file::bring_up_to_date(context)?;
     let loaded = load(context)?;
     let made = make(context, &loaded).await?;
     if args.json {
@@ -54,10 +56,11 @@ pub async fn apply(context: &Context, args: Apply) -> anyhow::Result<u8> {
         }
         return carry_out(context, id, args.json).await;
     }
+    file::bring_up_to_date(context)?;
     let loaded = load(context)?;
     refuse_not_yet(context, &loaded)?;
-    if !context.client.answers().await && !nothing_applied(&context.paths)? {
-        // The agent of a fleet that runs was killed, or the machine started anew: `apply` is what starts it.
+    if !nothing_applied(&context.paths)? {
+        // Agent or helper of a fleet that runs was killed, or the machine started anew: `apply` is what starts them.
         start_agent(context, args.json).await?;
     }
     let made = make(context, &loaded).await?;

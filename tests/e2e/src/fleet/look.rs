@@ -2,6 +2,7 @@
 //! the same.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ pub async fn refused(server: &Server, args: &[&str], code: &str, status: i32) ->
 pub async fn status(server: &Server) -> Result<Value, LabError> {
     let (_, out, err) = attempt(server, &["status", "--json"]).await?;
     serde_json::from_str(&out).map_err(|error| LabError::App(format!("no status ({error}): {out}{err}")))
+}
+
+/// Says something where the test harness does not swallow it.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Waits until `pontoon status --check` has nothing to say and the fleet has as many servers as are wanted.

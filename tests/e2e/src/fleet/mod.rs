@@ -14,9 +14,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use engine::Engine;
-pub use faults::{Following, end_program, kill_agent, start_agent};
+pub use faults::{Following, end_program, kill_agent, programs, start_agent};
 pub use look::{
-    ask, event_kinds, expect, identical, logs, long, one_line, refused, snapshot, status, wait_until_healthy,
+    ask, event_kinds, expect, identical, logs, long, one_line, refused, snapshot, status, tell,
+    wait_until_healthy,
 };
 
 use pontoon_testkit::{

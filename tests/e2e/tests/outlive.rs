@@ -1,0 +1,271 @@
+//! What dies and what visitors notice: agents, tiers, the database; and a server that is drained.
+
+use std::time::Duration;
+
+use pontoon_e2e::fleet::{
+    Fleet, ask, attempt, event_kinds, expect, identical, kill_agent, long, programs, refused, run,
+    start_agent, status, tell, wait_until_healthy,
+};
+use pontoon_testkit::{LabError, LoadReport, Server, in_lab, wait_until};
+
+/// Requests per second of the visitors: enough to notice, little enough for a machine with two cores.
+const RATE: f64 = 40.0;
+
+#[test]
+fn traffic_outlives_every_agent_and_agents_adopt_the_tiers() -> Result<(), LabError> {
+    let limit = Duration::from_secs(if long() { 300 } else { 180 });
+    in_lab(
+        "traffic_outlives_every_agent_and_agents_adopt_the_tiers",
+        limit,
+        |lab| async move {
+            let fleet = two_servers(lab).await?;
+            let (a, b) = (&fleet.a, &fleet.b);
+            let load = fleet.visitors(&[a, b], RATE, "every agent is killed")?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let before = tiers(a).into_iter().chain(tiers(b)).collect::<Vec<_>>();
+            kill_agent(a).await?;
+            kill_agent(b).await?;
+            // The acceptance says 60 s: PONTOON_LONG=1.
+            tokio::time::sleep(Duration::from_secs(if long() { 60 } else { 12 })).await;
+            expect(
+                programs(a, "agent").is_empty() && programs(b, "agent").is_empty(),
+                || "an agent is back".to_owned(),
+            )?;
+            refused(a, &["status"], "N001", 4).await?;
+
+            load.phase("the agents come back");
+            start_agent(a).await?;
+            start_agent(b).await?;
+            wait_until_healthy(a, 2).await?;
+            let after = tiers(a).into_iter().chain(tiers(b)).collect::<Vec<_>>();
+            expect(before == after && before.len() == 4, || {
+                format!("tiers were not adopted: {before:?}, {after:?}")
+            })?;
+            for server in [a, b] {
+                let kinds = event_kinds(server).await?;
+                expect(kinds.iter().any(|kind| kind == "tier_adopted"), || {
+                    format!("no word of it: {kinds:?}")
+                })?;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            nobody_noticed(&load.stop().await?)?;
+            identical(a, b).await
+        },
+    )
+}
+
+#[test]
+fn tiers_and_databases_that_die_are_started_again() -> Result<(), LabError> {
+    in_lab(
+        "tiers_and_databases_that_die_are_started_again",
+        Duration::from_secs(200),
+        |lab| async move {
+            let fleet = two_servers(lab).await?;
+            let (a, b) = (&fleet.a, &fleet.b);
+            let load = fleet.visitors(&[a], RATE, "steady")?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+
+            for (server, tier) in [(a, "sql"), (b, "sql"), (b, "edge"), (a, "edge")] {
+                load.phase(&format!("{tier} on {} dies", server.name()));
+                let killed = fleet.process(server, tier)?;
+                killed.kill_9()?;
+                wait_until(
+                    &format!("{tier} on {} again", server.name()),
+                    Duration::from_secs(15),
+                    async || fleet.process(server, tier).ok().filter(|now| *now != killed),
+                )
+                .await?;
+                wait_until_healthy(a, 2).await?;
+                let kinds = event_kinds(server).await?;
+                expect(kinds.iter().any(|kind| kind == "tier_died"), || {
+                    format!("no word of {tier}: {kinds:?}")
+                })?;
+            }
+            load.phase("steady again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let seen = load.summary();
+            let failed = |name: &str| {
+                seen.iter()
+                    .filter(|phase| phase.name == name)
+                    .map(|phase| phase.failed)
+                    .sum::<u64>()
+            };
+            // What is in flight on a process that is killed breaks with it, and an edge listens nowhere until it is back.
+            let most_in_flight = 25;
+            for (name, most) in [
+                ("steady", 0),
+                ("steady again", 0),
+                ("edge on b dies", 3),
+                ("sql on a dies", most_in_flight),
+                ("sql on b dies", most_in_flight),
+                ("edge on a dies", RATE as u64),
+            ] {
+                expect(failed(name) <= most, || {
+                    format!("{name}: {} failed: {seen:?}", failed(name))
+                })?;
+            }
+
+            load.phase("the primary's database dies");
+            load.between_writes(Duration::from_secs(5)).await?;
+            kill_database(a).await?;
+            wait_until_healthy(a, 2).await?;
+            let kinds = event_kinds(a).await?;
+            expect(kinds.iter().any(|kind| kind == "database_restarted"), || {
+                format!("no word of it: {kinds:?}")
+            })?;
+            load.phase("the replica's database dies");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            kill_database(b).await?;
+            wait_until_healthy(a, 2).await?;
+            load.phase("steady at last");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+
+            // One that an operator stopped in good order stays stopped, and the status says so.
+            b.exec(
+                "mariadb-admin",
+                &["--socket=/run/mysqld/mysqld-server.sock", "shutdown"],
+            )
+            .await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            expect(database(b).is_err(), || {
+                "an operator's stop was undone".to_owned()
+            })?;
+            let (code, out, _) = attempt(a, &["status", "--check"]).await?;
+            expect(code == 11 && out.contains("database on b"), || {
+                format!("exit {code}: {out}")
+            })?;
+            run(b, &["apply", "--yes"]).await?;
+            wait_until_healthy(a, 2).await?;
+
+            let report = load.stop().await?;
+            let failed = |name: &str| {
+                report
+                    .phases
+                    .iter()
+                    .filter(|phase| phase.name == name)
+                    .map(|phase| phase.failed)
+                    .sum::<u64>()
+            };
+            expect(failed("the primary's database dies") <= 10, || {
+                format!("{:?}", report.phases)
+            })?;
+            for name in ["the replica's database dies", "steady at last"] {
+                expect(failed(name) == 0, || format!("{name}: {:?}", report.phases))?;
+            }
+            identical(a, b).await
+        },
+    )
+}
+
+#[test]
+fn a_drained_server_gets_no_request_and_nobody_notices() -> Result<(), LabError> {
+    in_lab(
+        "a_drained_server_gets_no_request_and_nobody_notices",
+        Duration::from_secs(150),
+        |lab| async move {
+            let fleet = two_servers(lab).await?;
+            let (a, b) = (&fleet.a, &fleet.b);
+            let load = fleet.visitors(&[a, b], RATE, "both")?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            refused(a, &["drain", "nobody"], "F004", 2).await?;
+            for (subject, other, asked) in [("b", a, a), ("a", b, a)] {
+                load.phase(&format!("{subject} is drained"));
+                run(asked, &["drain", subject]).await?;
+                // Its application answers nothing any more: who is sent there waits.
+                let drained = if subject == "a" { a } else { b };
+                signal(drained, "notes-app", "-STOP").await?;
+                load.phase(&format!("{subject} answers nothing"));
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                let waits = load.summary().last().map_or(f64::MAX, |phase| phase.longest_ms);
+                expect(waits < 1_500.0, || {
+                    format!("a request went to {subject} after it was drained: {waits} ms")
+                })?;
+                // Asked of either server, the last one stays.
+                refused(asked, &["drain", other.name()], "F003", 3).await?;
+                refused(other, &["drain", other.name()], "F003", 3).await?;
+                let (code, out, _) = attempt(b, &["status", "--check"]).await?;
+                expect(code == 11 && out.contains("is drained"), || {
+                    format!("exit {code}: {out}")
+                })?;
+                signal(drained, "notes-app", "-CONT").await?;
+                wait_until_app(a, subject).await?;
+                load.phase(&format!("{subject} comes back"));
+                run(other, &["undrain", subject]).await?;
+                wait_until_healthy(a, 2).await?;
+                wait_until_healthy(b, 2).await?;
+            }
+            nobody_noticed(&load.stop().await?)
+        },
+    )
+}
+
+async fn two_servers(lab: pontoon_testkit::Lab) -> Result<Fleet, LabError> {
+    let fleet = Fleet::new(lab).await?;
+    fleet.found().await?;
+    fleet.join().await?;
+    wait_until_healthy(&fleet.a, 2).await?;
+    Ok(fleet)
+}
+
+fn tiers(server: &Server) -> Vec<pontoon_testkit::ProcessId> {
+    let mut found = programs(server, "edge");
+    found.extend(programs(server, "sql"));
+    found
+}
+
+fn nobody_noticed(report: &LoadReport) -> Result<(), LabError> {
+    for phase in &report.phases {
+        tell(&format!(
+            "{}: {} sent, {} failed, longest wait {} ms",
+            phase.name, phase.sent, phase.failed, phase.longest_ms
+        ));
+    }
+    expect(report.failed() == 0, || {
+        format!("visitors noticed: {:?}", report.phases)
+    })
+}
+
+/// Kills the database of `server` and waits until there is another that answers.
+async fn kill_database(server: &Server) -> Result<(), LabError> {
+    let killed = database(server)?;
+    killed.kill_9()?;
+    wait_until("a database again", Duration::from_secs(30), async || {
+        database(server).ok().filter(|now| *now != killed)?;
+        ask(server, "SELECT 'up'").await.ok()
+    })
+    .await
+    .map(drop)
+}
+
+/// The process of the database.
+fn database(server: &Server) -> Result<pontoon_testkit::ProcessId, LabError> {
+    let is_database = |id: &pontoon_testkit::ProcessId| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", id.pid)).unwrap_or_default();
+        name.trim() == "mariadbd"
+    };
+    let found = server.processes().into_iter().find(is_database);
+    found.ok_or_else(|| LabError::App(format!("no database runs on {}", server.name())))
+}
+
+/// Signals the program of that name on `server`.
+async fn signal(server: &Server, program: &str, signal: &str) -> Result<(), LabError> {
+    server
+        .sh(&format!("kill {signal} $(pgrep -x {program})"))
+        .await
+        .map(drop)
+}
+
+/// Waits until the edges call the application on `subject` healthy again.
+async fn wait_until_app(server: &Server, subject: &str) -> Result<(), LabError> {
+    wait_until(
+        &format!("the application on {subject}"),
+        Duration::from_secs(20),
+        async || {
+            let status = status(server).await.ok()?;
+            let rows = status["servers"].as_array()?.clone();
+            let row = rows.into_iter().find(|row| row["name"] == subject)?;
+            (row["app_healthy"] == true).then_some(())
+        },
+    )
+    .await
+}
