@@ -120,7 +120,8 @@ impl Charset {
 pub struct Context {
     /// The server software.
     pub engine: Engine,
-    /// The oldest version that may run the statement: a function that is built in only later counts as unknown.
+    /// The version of the replica that would run the statement: a name counts as a built-in function only where it is
+    /// one. When the replicas' versions differ, ask once for each and believe a «replica» that all agree on.
     pub version: Version,
     /// How quotes and spaces are read.
     pub sql_mode: SqlMode,

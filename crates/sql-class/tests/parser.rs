@@ -80,10 +80,11 @@ fn the_corpus_agrees() {
             .contexts
             .iter()
             .all(|context| *context == Context::new(context.engine));
-        if plain && line.route == Route::Replica {
-            if let Some(wrong) = disagreement(&sql) {
-                panic!("{}: {wrong}", line.place);
-            }
+        if plain
+            && line.route == Route::Replica
+            && let Some(wrong) = disagreement(&sql)
+        {
+            panic!("{}: {wrong}", line.place);
         }
     }
     assert!(read > 1000, "the other parser read {read} statements only");
@@ -114,11 +115,11 @@ fn generated_statements_agree() {
         }
         replica += u64::from(route == Route::Replica);
         // Both directions are counted, so that a test that says nothing is noticed.
-        if dice.below(10) == 0 {
-            if let Ok(statements) = Parser::parse_sql(&MySqlDialect {}, &sql) {
-                parsed += 1;
-                objected += u64::from(objection(&statements).is_some());
-            }
+        if dice.below(10) == 0
+            && let Ok(statements) = Parser::parse_sql(&MySqlDialect {}, &sql)
+        {
+            parsed += 1;
+            objected += u64::from(objection(&statements).is_some());
         }
     }
     println!(
