@@ -472,7 +472,7 @@ fn init_founds_a_fleet_once_and_plan_works_without_an_agent() {
     );
     assert_eq!(
         (mode("state/identity/key.pem"), mode("fleet.toml")),
-        (0o600, 0o644)
+        (0o640, 0o644)
     );
     assert!(!machine.path("run/agent.pid").exists(), "nothing was started");
 
