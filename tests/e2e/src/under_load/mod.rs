@@ -79,7 +79,7 @@ pub async fn join(lab: Lab, options: &Options) -> Result<Report, LabError> {
     })?;
     let comparison = compare(&fleet.a, &fleet.b, options.engine, &ledger).await?;
     Ok(Report {
-        machine: Machine::look(version(&fleet.a).await?),
+        machine: Machine::look(format!("{:?} {}", options.engine, version(&fleet.a).await?)),
         mebibytes,
         rate: options.rate,
         fill_seconds: filled.as_secs_f64(),
@@ -99,6 +99,6 @@ pub async fn join(lab: Lab, options: &Options) -> Result<Report, LabError> {
 
 async fn version(server: &Server) -> Result<String, LabError> {
     let mut root = connect_root(&database_socket(server)?).await?;
-    let found: Vec<String> = rows(&mut root, "SELECT CONCAT(@@version_comment, ' ', VERSION())").await?;
+    let found: Vec<String> = rows(&mut root, "SELECT VERSION()").await?;
     Ok(found.concat())
 }

@@ -54,7 +54,7 @@ pub struct Machine {
     pub processor: String,
     /// Processes that ran or waited, over the last minute, when it ended.
     pub load: String,
-    /// The database's words about itself.
+    /// The database engine and its version.
     pub engine: String,
 }
 
