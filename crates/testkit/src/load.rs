@@ -189,6 +189,31 @@ impl Load {
         Ok(())
     }
 
+    /// Does `act` at a moment without a write under way, and lets no request begin until it is done: what is due
+    /// meanwhile is sent right after, with its wait counted from when it was due. `act` gets the number of reads under
+    /// way and must take milliseconds, since [`LoadReport::latest_send`] tells how long it held the visitors up.
+    ///
+    /// # Errors
+    /// When there is no such moment within `limit`.
+    pub async fn do_between_writes<T>(
+        &self,
+        limit: Duration,
+        act: impl FnOnce(usize) -> T,
+    ) -> Result<T, LabError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            {
+                let state = self.shared.lock();
+                if state.writes_in_flight == 0 {
+                    return Ok(act(state.reads_in_flight));
+                }
+            }
+            // Either there is time left for another look, or this says that there is not.
+            self.between_writes(deadline.saturating_duration_since(Instant::now()))
+                .await?;
+        }
+    }
+
     /// Sends nothing more, waits for the answers to what was sent, and reports.
     ///
     /// # Errors
@@ -445,3 +470,102 @@ async fn exchange(pool: &Pool, due: &Due, host: &str) -> Result<Response, HttpEr
 const MOST_IDLE: Duration = Duration::from_secs(2);
 const MOST_PATIENCE: Duration = Duration::from_secs(120);
 const LATE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::app::{Found, Later};
+    use crate::http::Request;
+
+    /// Every second visit is a write.
+    struct Board;
+
+    impl Visited for Board {
+        fn host(&self) -> String {
+            "board.example".to_owned()
+        }
+
+        fn next(&self, dice: &mut Dice, _known: &[WriteId]) -> Visit {
+            let text = (dice.below(2) == 0).then(|| dice.text());
+            let request = match &text {
+                Some(text) => Request::post("/", "text/plain", text.clone().into()),
+                None => Request::get("/"),
+            };
+            Visit {
+                what: "visit",
+                request,
+                text,
+            }
+        }
+
+        fn judge(&self, _visit: &Visit, _response: &Response) -> Verdict {
+            Verdict::Good
+        }
+
+        fn read_back(&self, _address: SocketAddr) -> Later<'_, Result<Found, LabError>> {
+            Box::pin(async { Ok(Found::new()) })
+        }
+
+        fn read_database<'a>(&'a self, _socket: &'a std::path::Path) -> Later<'a, Result<Found, LabError>> {
+            Box::pin(async { Ok(Found::new()) })
+        }
+    }
+
+    /// Answers after 2 ms; counts what came, and what is a POST under way.
+    async fn serve(listener: tokio::net::TcpListener, came: Arc<AtomicUsize>, posts: Arc<AtomicUsize>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (came, posts) = (came.clone(), posts.clone());
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let count = stream.read(&mut request).await.unwrap_or(0);
+                let post = usize::from(request[..count].starts_with(b"POST"));
+                came.fetch_add(1, Ordering::SeqCst);
+                posts.fetch_add(post, Ordering::SeqCst);
+                sleep(Duration::from_millis(2)).await;
+                posts.fetch_sub(post, Ordering::SeqCst);
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .await;
+            });
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_begins_while_something_is_done_between_writes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let (came, posts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        tokio::spawn(serve(listener, came.clone(), posts.clone()));
+        let options = LoadOptions {
+            targets: vec![target],
+            rate: 200.0,
+            fresh_share: 1.0,
+            ..LoadOptions::default()
+        };
+        let load = Load::start(Arc::new(Board), options, "all").unwrap();
+        sleep(Duration::from_millis(300)).await;
+        for _ in 0..5 {
+            let begun = load.do_between_writes(Duration::from_secs(5), |_reads| {
+                assert_eq!(posts.load(Ordering::SeqCst), 0, "a write is under way");
+                // Reads that had begun may still arrive.
+                let wait = |ms| std::thread::park_timeout(Duration::from_millis(ms));
+                wait(30);
+                let before = came.load(Ordering::SeqCst);
+                wait(50);
+                came.load(Ordering::SeqCst) - before
+            });
+            assert_eq!(begun.await.unwrap(), 0, "requests began");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let report = load.stop().await.unwrap();
+        assert_eq!(report.failed(), 0, "{:?}", report.phases);
+        assert!(
+            report.latest_send >= Duration::from_millis(50),
+            "the hold-up is not told"
+        );
+    }
+}

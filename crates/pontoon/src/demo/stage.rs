@@ -172,10 +172,19 @@ impl Stage {
             .context("the application does not run there")?;
         // Found before the moment is awaited: it does not last.
         let session = process.session();
-        let load = self.load()?;
-        load.between_writes(Duration::from_secs(20)).await?;
-        session.iter().try_for_each(|id| id.kill_9())?;
-        let (reads, _) = load.in_flight();
+        let kill = |reads: usize| {
+            session.iter().try_for_each(|id| id.kill_9())?;
+            // Until the last of them is dead the kernel takes connections for them. That is milliseconds.
+            let begun = Instant::now();
+            while session.iter().any(|id| id.alive()) && begun.elapsed() < DYING {
+                std::thread::yield_now();
+            }
+            anyhow::Ok(reads)
+        };
+        let reads = self
+            .load()?
+            .do_between_writes(Duration::from_secs(20), kill)
+            .await??;
         wait_until("the end of the application", Duration::from_secs(5), || async {
             session.iter().all(|id| !id.alive()).then_some(())
         })
@@ -263,9 +272,8 @@ impl Stage {
     pub async fn start_agent(&self, server: &Server) -> anyhow::Result<()> {
         self.show
             .detail(&format!("starting the agent on {}", server.name()));
-        server
-            .spawn(Spawn::new(PROGRAM, "pontoon-agent").args(["agent"]))
-            .await?;
+        let agent = Spawn::new(PROGRAM, "pontoon-agent").args(["agent"]);
+        server.spawn(agent).await?;
         Ok(())
     }
 
@@ -394,6 +402,8 @@ fn is_member(server: &Server) -> bool {
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
+/// How long visitors are held up at most while an application dies.
+const DYING: Duration = Duration::from_millis(100);
 const MOST_SAID: u64 = 64 * 1024;
 /// Tiers report to their agent each second, agents to each other each second.
 const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);
