@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{ApplyRequest, PlanAnswer, Progress};
 use crate::core::{Agent, parse};
 use crate::reporter::Reporter;
-use crate::{dial, heartbeat, observe};
+use crate::{carry_out, dial, heartbeat, observe};
 
 /// How long all servers may take to be as configured: a database restarts within.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(330);
@@ -29,7 +29,7 @@ struct Kept {
 
 /// Makes a plan and keeps it for `apply ID`.
 pub(crate) async fn plan(agent: &Arc<Agent>, text: &str) -> Result<PlanAnswer, Refusal> {
-    agent.member()?;
+    must_steer(agent, &agent.member()?.me)?;
     let plan = plan_of(agent, &parse(text)?).await?;
     let kept = Kept {
         text: text.to_owned(),
@@ -45,6 +45,16 @@ pub(crate) async fn plan(agent: &Arc<Agent>, text: &str) -> Result<PlanAnswer, R
     })
 }
 
+/// J005 on a server that may not change the fleet: the others would not even tell it what they are.
+fn must_steer(agent: &Agent, me: &ServerName) -> Result<(), Refusal> {
+    if agent.is_control() {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::J005, format!("{me} may not change the fleet"))
+        .because("changes are made on servers with the role db")
+        .next("see which they are", "pontoon status"))
+}
+
 /// Carries a plan out: everywhere, or nowhere.
 pub(crate) async fn apply(
     agent: &Arc<Agent>,
@@ -52,11 +62,7 @@ pub(crate) async fn apply(
     reporter: &Reporter,
 ) -> Result<String, Refusal> {
     let me = agent.member()?.me;
-    if !agent.is_control() {
-        return Err(Refusal::new(Code::J005, format!("{me} may not change the fleet"))
-            .because("changes are made on servers with the role db")
-            .next("see which they are", "pontoon status"));
-    }
+    must_steer(agent, &me)?;
     let (text, planned) = wanted_text(agent, request)?;
     let config = parse(&text)?;
     let plan = plan_of(agent, &config).await?;
@@ -74,6 +80,9 @@ pub(crate) async fn apply(
     if let Some(blocker) = plan.blockers.into_iter().next() {
         return Err(blocker);
     }
+    if plan.steps.is_empty() {
+        return again(agent, &me, reporter).await;
+    }
     let text_of_step = format!(
         "asking {} servers whether they can carry it out",
         config.servers.len()
@@ -86,11 +95,7 @@ pub(crate) async fn apply(
         .await;
     let revision = match agent.changes.propose(text).await? {
         Outcome::Activated(revision) => revision,
-        Outcome::Unchanged(revision) => {
-            // Asked for again on purpose: what was in the way may be gone.
-            agent.to_carry_out.notify_one();
-            revision
-        }
+        Outcome::Unchanged(revision) => revision,
         Outcome::Refused(refusal) | Outcome::Unknown(refusal) => return Err(refusal),
     };
     reporter
@@ -101,6 +106,20 @@ pub(crate) async fn apply(
         .await;
     wait_until_settled(agent, &config, revision, reporter).await?;
     Ok(format!("revision {revision} is carried out on every server"))
+}
+
+/// Nothing is to be changed, and it was asked for on purpose: what was in the way here may be gone, or the database was
+/// stopped and shall run.
+async fn again(agent: &Agent, me: &ServerName, reporter: &Reporter) -> Result<String, Refusal> {
+    reporter
+        .step(me, "looking whether this server is as configured")
+        .await;
+    let _changing = agent.changing.lock().await;
+    carry_out::once(agent).await;
+    if let Some(trouble) = agent.known().trouble.clone() {
+        return Err(trouble);
+    }
+    Ok(format!("{me} is as revision {} says", agent.revision()))
 }
 
 /// Waits until every server is as `revision` says, and tells as each one is.

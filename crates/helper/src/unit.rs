@@ -80,6 +80,8 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
             Run::Systemd { unit, .. } => systemctl("start", unit).await?,
             Run::Process { argv, log } => {
                 release_socket(paths, node).await?;
+                // Reaps the one that died, when it was our own child: the pid file will name the next.
+                let _ = process::adopt(&paths.pid_file("database"));
                 let mut words = node
                     .program
                     .iter()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Fleet, ask, attempt, event_kinds, expect, identical, kill_agent, long, programs, refused, run,
+    Fleet, ask, attempt, event_kinds, expect, identical, kill_agent, logs, long, programs, refused, run,
     start_agent, status, tell, wait_until_healthy,
 };
 use pontoon_testkit::{LabError, LoadReport, Server, in_lab, wait_until};
@@ -235,13 +235,14 @@ async fn kill_database(server: &Server) -> Result<(), LabError> {
     })
     .await
     .map(drop)
+    .map_err(|error| LabError::App(format!("{error}\n{}", logs(server, 15))))
 }
 
 /// The process of the database.
 fn database(server: &Server) -> Result<pontoon_testkit::ProcessId, LabError> {
     let is_database = |id: &pontoon_testkit::ProcessId| {
         let name = std::fs::read_to_string(format!("/proc/{}/comm", id.pid)).unwrap_or_default();
-        name.trim() == "mariadbd"
+        name.trim() == "mariadbd" && id.alive()
     };
     let found = server.processes().into_iter().find(is_database);
     found.ok_or_else(|| LabError::App(format!("no database runs on {}", server.name())))

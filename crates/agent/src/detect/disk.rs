@@ -86,19 +86,26 @@ mod tests {
         paths.create_dirs().unwrap();
         std::fs::create_dir_all(paths.config.parent().unwrap()).unwrap();
         let store = Store::new(&paths);
-        let write = |text: &str| std::fs::write(&paths.config, text).unwrap();
+        // Each write is a second after the one before it.
+        let clock = std::cell::Cell::new(std::time::SystemTime::UNIX_EPOCH);
+        let touch = |path: &std::path::Path| {
+            clock.set(clock.get() + std::time::Duration::from_secs(1));
+            let file = std::fs::File::options().append(true).open(path).unwrap();
+            file.set_modified(clock.get()).unwrap();
+        };
+        let write = |text: &str| {
+            std::fs::write(&paths.config, text).unwrap();
+            touch(&paths.config);
+        };
         let activate = |revision: u64, text: &str| {
-            // File times are as fine as the kernel's tick.
-            std::thread::sleep(std::time::Duration::from_millis(30));
-            store
-                .save_active(&pontoon_decide::change::Committed {
-                    revision: Revision(revision),
-                    text: text.to_owned(),
-                    ..pontoon_decide::change::Committed::nothing()
-                })
-                .unwrap();
+            let committed = pontoon_decide::change::Committed {
+                revision: Revision(revision),
+                text: text.to_owned(),
+                ..pontoon_decide::change::Committed::nothing()
+            };
+            store.save_active(&committed).unwrap();
             store.keep_text(Revision(revision), text).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(30));
+            touch(&store.text_file(Revision(revision)));
         };
         write("one");
         assert_eq!(standing(&paths).unwrap(), FileStanding::NothingActive);

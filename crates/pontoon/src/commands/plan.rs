@@ -11,7 +11,7 @@ use pontoon_agent::detect;
 use pontoon_agent::detect::database::facts_of_node;
 use pontoon_agent::detect::disk::nothing_applied;
 use pontoon_decide::{Plan, plan as decide_plan};
-use pontoon_fleet::{Code, Refusal, Revision};
+use pontoon_fleet::{Code, Refusal};
 use pontoon_helper::Node;
 use pontoon_pki::Identity;
 use pontoon_rt::files;
@@ -71,7 +71,11 @@ pub async fn apply(context: &Context, args: Apply) -> anyhow::Result<u8> {
         return Err(blocker.clone().into());
     }
     if made.plan.is_empty() {
-        return Ok(0);
+        return match made.local {
+            true => Ok(0),
+            // Asked for on purpose: what was in the way may be gone.
+            false => carry_out(context, made.plan.id, args.json).await,
+        };
     }
     if !args.yes && !args.json {
         if !context.screen.can_ask() {
@@ -204,10 +208,9 @@ async fn carry_out(context: &Context, id: String, json: bool) -> anyhow::Result<
     .await
 }
 
-/// A plan that no agent has seen yet, with the configuration that it was made from.
+/// A plan with the configuration that it was made from: as the agent keeps those that it made, in the same place.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
-    base: Revision,
     plan: Plan,
     text: String,
 }
@@ -215,7 +218,6 @@ struct Saved {
 /// Keeps a plan for `apply ID`. Who may look but not write (not root) still sees it.
 fn save(context: &Context, plan: &Plan, text: &str) {
     let saved = Saved {
-        base: plan.base,
         plan: plan.clone(),
         text: text.to_owned(),
     };
