@@ -171,7 +171,10 @@ fn activate(agent: &Agent, committed: Committed) -> Result<(), Refusal> {
     let active = activated(committed)?;
     agent.store.save_active(&active.committed)?;
     let revision = active.committed.revision;
-    agent.store.keep_text(revision, &active.committed.text)?;
+    // Only for telling an old fleet.toml from an edited one: what is decided stands without it.
+    if let Err(refusal) = agent.store.keep_text(revision, &active.committed.text) {
+        tracing::error!(%refusal, "the revision is active and its text is not kept beside it");
+    }
     agent.known().active = Some(active);
     if let Some(membership) = agent.membership() {
         agent.record(EventKind::RevisionActivated {
