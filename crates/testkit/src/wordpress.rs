@@ -6,7 +6,9 @@
 //! administrator would, moderation and mail are off, so that an acknowledged comment is a visible one.
 //!
 //! **PHP's built-in server** answers every request with `Connection: close` and takes one request at a time in each
-//! worker (and one more in the parent). A killed worker is not replaced.
+//! worker (and one more in the parent). A killed worker is not replaced. Its answers end with the connection: one that
+//! was cut in its middle by a kill looks whole to whoever passes it on, and nobody can repeat what a visitor has begun
+//! to read. So PHP sends a page when it is ready (`output_buffering`, as any `php.ini` may say), not line by line.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -83,6 +85,8 @@ impl WordPress {
             "sendmail_path=/bin/true",
             "-d",
             "display_errors=0",
+            "-d",
+            BUFFERED,
             "-d",
             "log_errors=1",
             "-d",
@@ -394,6 +398,8 @@ async fn ask(address: SocketAddr, request: &Request) -> Result<Response, LabErro
 }
 
 const ROOT: &str = "/usr/share/wordpress";
+/// More than any page has.
+const BUFFERED: &str = "output_buffering=1048576";
 const THEME: &str = "wordpress-theme-twentytwentythree";
 const HOST: &str = "demo.example";
 const TITLE: &str = "Notes from the pontoon";

@@ -67,6 +67,13 @@ pub async fn play(
                 visitors.rate
             ));
             stage.take_facts();
+            let usual = choice.app.rate(cores);
+            if visitors.rate < usual {
+                stage.caveat(format!(
+                    "This machine is slow or busy: {:.1} requests a second instead of {usual:.0}.",
+                    visitors.rate
+                ));
+            }
             Some(stage)
         }
         Err(error) => {

@@ -24,7 +24,8 @@ impl Phase for ApplicationDies {
             let (processes, reads) = stage.kill_application(&a).await?;
             stage.caveat(
                 "The application was killed at a moment without a write under way. A POST that an application dies \
-                 with fails, whoever stands in front: only the visitor may repeat it.",
+                 with fails, whoever stands in front: only the visitor may repeat it. So does a page of which the \
+                 visitor has a part; here PHP sends a page when it is ready.",
             );
             stage.traffic(8).await?;
             let retried = stage.counts().await?.retried(&before);
