@@ -170,6 +170,21 @@ impl Connection {
         host: &str,
         keep_alive: bool,
     ) -> Result<Response, HttpError> {
+        self.send_and_notice(request, host, keep_alive, || ()).await
+    }
+
+    /// The same; `begun` is called when the first bytes of the answer are here.
+    ///
+    /// # Errors
+    /// When no whole answer came.
+    pub async fn send_and_notice(
+        &mut self,
+        request: &Request,
+        host: &str,
+        keep_alive: bool,
+        begun: impl FnOnce(),
+    ) -> Result<Response, HttpError> {
+        let mut begun = Some(begun);
         self.reusable = false;
         let bytes = request.encode(host, keep_alive);
         // A server may answer and close before it has read everything: the answer counts.
@@ -189,6 +204,9 @@ impl Connection {
                 } else {
                     HttpError::CutShort
                 });
+            }
+            if let Some(begun) = begun.take() {
+                begun();
             }
         };
         let mut body = buffer.split_off(body_start);

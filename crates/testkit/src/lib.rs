@@ -35,7 +35,7 @@ pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, 
 pub use error::{LabError, Skip};
 pub use lab::Lab;
 pub use ledger::{Ledger, Reread};
-pub use load::{Arrivals, Load, LoadOptions, LoadReport};
+pub use load::{Arrivals, HeldUp, Load, LoadOptions, LoadReport};
 pub use mysql::Mysql;
 pub use notes::Notes;
 pub use phase::{PhaseSummary, Record};

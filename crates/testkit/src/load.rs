@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,11 +109,13 @@ impl Load {
             reads_in_flight: 0,
             writes_in_flight: 0,
             latest_send: Duration::ZERO,
+            held_up: false,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             ended: AtomicBool::new(false),
             wake: Notify::new(),
+            answering: AtomicUsize::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(LabError::io("runtime"))?;
@@ -189,29 +191,17 @@ impl Load {
         Ok(())
     }
 
-    /// Does `act` at a moment without a write under way, and lets no request begin until it is done: what is due
-    /// meanwhile is sent right after, with its wait counted from when it was due. `act` gets the number of reads under
-    /// way and must take milliseconds, since [`LoadReport::latest_send`] tells how long it held the visitors up.
-    ///
-    /// # Errors
-    /// When there is no such moment within `limit`.
-    pub async fn do_between_writes<T>(
-        &self,
-        limit: Duration,
-        act: impl FnOnce(usize) -> T,
-    ) -> Result<T, LabError> {
-        let deadline = Instant::now() + limit;
-        loop {
-            {
-                let state = self.shared.lock();
-                if state.writes_in_flight == 0 {
-                    return Ok(act(state.reads_in_flight));
-                }
-            }
-            // Either there is time left for another look, or this says that there is not.
-            self.between_writes(deadline.saturating_duration_since(Instant::now()))
-                .await?;
-        }
+    /// How many answers visitors have begun to read, and not yet to their end.
+    pub fn answering(&self) -> usize {
+        self.shared.answering.load(Ordering::Relaxed)
+    }
+
+    /// Lets no request begin while the value lives. What is due meanwhile is sent right after, with its wait counted from
+    /// when it was due, and [`LoadReport::latest_send`] tells how long visitors were held up: do it for milliseconds.
+    pub fn hold_up(&self) -> HeldUp<'_> {
+        // Under the lock: no request is between its decision and its entry.
+        self.shared.lock().held_up = true;
+        HeldUp(&self.shared)
     }
 
     /// Sends nothing more, waits for the answers to what was sent, and reports.
@@ -246,6 +236,18 @@ impl Load {
     }
 }
 
+/// While it lives no request begins.
+#[derive(Debug)]
+#[must_use = "visitors come again when this is dropped"]
+pub struct HeldUp<'a>(&'a Shared);
+
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.0.lock().held_up = false;
+        self.0.wake.notify_one();
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.end();
@@ -277,7 +279,9 @@ impl LoadReport {
 struct Shared {
     state: Mutex<State>,
     ended: AtomicBool,
+    /// Tells the visitors' thread of an end, or of the end of a hold-up.
     wake: Notify,
+    answering: AtomicUsize,
 }
 
 impl Shared {
@@ -297,6 +301,7 @@ struct State {
     reads_in_flight: usize,
     writes_in_flight: usize,
     latest_send: Duration,
+    held_up: bool,
 }
 
 /// Kept connections by address, with the moment of their last answer.
@@ -306,6 +311,16 @@ struct Visitors {
     app: Arc<dyn Visited>,
     options: LoadOptions,
     shared: Arc<Shared>,
+}
+
+/// What became of a moment in which a request is due.
+enum Taken {
+    /// It is sent.
+    Due(Due),
+    /// It cannot be sent, which was entered as a failure.
+    Nothing,
+    /// It is to be sent later.
+    HeldUp,
 }
 
 /// One request that is due.
@@ -337,8 +352,14 @@ impl Visitors {
                 () = ended => break,
                 () = sleep_until(due) => {}
             }
+            let taken = loop {
+                match self.take_up(due, &mut dice) {
+                    Taken::HeldUp => self.shared.wake.notified().await,
+                    taken => break taken,
+                }
+            };
             requests += 1;
-            if let Some(one) = self.take_up(due, &mut dice) {
+            if let Taken::Due(one) = taken {
                 let (app, shared) = (self.app.clone(), self.shared.clone());
                 tasks.spawn_local(visit(
                     app,
@@ -355,26 +376,33 @@ impl Visitors {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Enters a request as due; `None` when too many are under way.
-    fn take_up(&self, at: Instant, dice: &mut Dice) -> Option<Due> {
+    /// Enters a request as due, unless visitors are held up.
+    fn take_up(&self, at: Instant, dice: &mut Dice) -> Taken {
         let mut state = self.shared.lock();
+        if state.held_up && !self.shared.ended.load(Ordering::Relaxed) {
+            return Taken::HeldUp;
+        }
         let visit = self.app.next(dice, &state.known);
-        let target = state.targets.get(dice.below(state.targets.len())).copied()?;
+        let target = state.targets.get(dice.below(state.targets.len())).copied();
         let fresh = dice.share() < self.options.fresh_share;
-        let index = state.phases.len().checked_sub(1)?;
+        // There is a target and a phase since the load was started.
+        let (Some(target), Some(index)) = (target, state.phases.len().checked_sub(1)) else {
+            return Taken::Nothing;
+        };
         let in_flight = state.reads_in_flight + state.writes_in_flight;
         state.latest_send = state.latest_send.max(at.elapsed());
-        let phase = state.phases.last_mut()?;
-        phase.sent(visit.text.is_some());
-        if in_flight >= self.options.most_in_flight {
-            phase.answered(Duration::ZERO, Some("not sent: too many under way"), false);
-            return None;
+        if let Some(phase) = state.phases.last_mut() {
+            phase.sent(visit.text.is_some());
+            if in_flight >= self.options.most_in_flight {
+                phase.answered(Duration::ZERO, Some("not sent: too many under way"), false);
+                return Taken::Nothing;
+            }
         }
         match visit.text {
             Some(_) => state.writes_in_flight += 1,
             None => state.reads_in_flight += 1,
         }
-        Some(Due {
+        Taken::Due(Due {
             at,
             phase: index,
             target,
@@ -402,7 +430,7 @@ async fn visit(
     due: Due,
 ) {
     let deadline = patience.saturating_sub(due.at.elapsed());
-    let answer = timeout(deadline, exchange(&pool, &due, &host)).await;
+    let answer = timeout(deadline, exchange(&pool, &due, &host, &shared)).await;
     let wait = due.at.elapsed();
     let status = answer
         .as_ref()
@@ -441,7 +469,7 @@ async fn visit(
     });
 }
 
-async fn exchange(pool: &Pool, due: &Due, host: &str) -> Result<Response, HttpError> {
+async fn exchange(pool: &Pool, due: &Due, host: &str, shared: &Shared) -> Result<Response, HttpError> {
     let kept = || {
         let mut pool = pool.borrow_mut();
         let idle = pool.entry(due.target).or_default();
@@ -457,7 +485,11 @@ async fn exchange(pool: &Pool, due: &Due, host: &str) -> Result<Response, HttpEr
         Some(connection) => connection,
         None => Connection::open(due.target).await?,
     };
-    let response = connection.send(&due.visit.request, host, !due.fresh).await?;
+    let mut answering = None;
+    let begun = || answering = Some(Answering::begin(shared));
+    let response = connection
+        .send_and_notice(&due.visit.request, host, !due.fresh, begun)
+        .await?;
     if !due.fresh && connection.reusable() {
         pool.borrow_mut()
             .entry(due.target)
@@ -467,105 +499,26 @@ async fn exchange(pool: &Pool, due: &Due, host: &str) -> Result<Response, HttpEr
     Ok(response)
 }
 
+/// An answer that is being read.
+struct Answering<'a>(&'a Shared);
+
+impl Answering<'_> {
+    fn begin(shared: &Shared) -> Answering<'_> {
+        shared.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(shared)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 const MOST_IDLE: Duration = Duration::from_secs(2);
 const MOST_PATIENCE: Duration = Duration::from_secs(120);
 const LATE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::app::{Found, Later};
-    use crate::http::Request;
-
-    /// Every second visit is a write.
-    struct Board;
-
-    impl Visited for Board {
-        fn host(&self) -> String {
-            "board.example".to_owned()
-        }
-
-        fn next(&self, dice: &mut Dice, _known: &[WriteId]) -> Visit {
-            let text = (dice.below(2) == 0).then(|| dice.text());
-            let request = match &text {
-                Some(text) => Request::post("/", "text/plain", text.clone().into()),
-                None => Request::get("/"),
-            };
-            Visit {
-                what: "visit",
-                request,
-                text,
-            }
-        }
-
-        fn judge(&self, _visit: &Visit, _response: &Response) -> Verdict {
-            Verdict::Good
-        }
-
-        fn read_back(&self, _address: SocketAddr) -> Later<'_, Result<Found, LabError>> {
-            Box::pin(async { Ok(Found::new()) })
-        }
-
-        fn read_database<'a>(&'a self, _socket: &'a std::path::Path) -> Later<'a, Result<Found, LabError>> {
-            Box::pin(async { Ok(Found::new()) })
-        }
-    }
-
-    /// Answers after 2 ms; counts what came, and what is a POST under way.
-    async fn serve(listener: tokio::net::TcpListener, came: Arc<AtomicUsize>, posts: Arc<AtomicUsize>) {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (came, posts) = (came.clone(), posts.clone());
-            tokio::spawn(async move {
-                let mut request = [0; 4096];
-                let count = stream.read(&mut request).await.unwrap_or(0);
-                let post = usize::from(request[..count].starts_with(b"POST"));
-                came.fetch_add(1, Ordering::SeqCst);
-                posts.fetch_add(post, Ordering::SeqCst);
-                sleep(Duration::from_millis(2)).await;
-                posts.fetch_sub(post, Ordering::SeqCst);
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                    .await;
-            });
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nothing_begins_while_something_is_done_between_writes() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = listener.local_addr().unwrap();
-        let (came, posts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        tokio::spawn(serve(listener, came.clone(), posts.clone()));
-        let options = LoadOptions {
-            targets: vec![target],
-            rate: 200.0,
-            fresh_share: 1.0,
-            ..LoadOptions::default()
-        };
-        let load = Load::start(Arc::new(Board), options, "all").unwrap();
-        sleep(Duration::from_millis(300)).await;
-        for _ in 0..5 {
-            let begun = load.do_between_writes(Duration::from_secs(5), |_reads| {
-                assert_eq!(posts.load(Ordering::SeqCst), 0, "a write is under way");
-                // Reads that had begun may still arrive.
-                let wait = |ms| std::thread::park_timeout(Duration::from_millis(ms));
-                wait(30);
-                let before = came.load(Ordering::SeqCst);
-                wait(50);
-                came.load(Ordering::SeqCst) - before
-            });
-            assert_eq!(begun.await.unwrap(), 0, "requests began");
-            sleep(Duration::from_millis(50)).await;
-        }
-        let report = load.stop().await.unwrap();
-        assert_eq!(report.failed(), 0, "{:?}", report.phases);
-        assert!(
-            report.latest_send >= Duration::from_millis(50),
-            "the hold-up is not told"
-        );
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use pontoon_testkit::{
     Arrivals, DemoApp, Lab, Load, LoadOptions, LoadReport, PhaseSummary, Process, ProcessId, Server, Spawn,
     wait_until,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::{Instant, sleep, timeout};
@@ -163,28 +164,34 @@ impl Stage {
         Ok(())
     }
 
-    /// Kills every process of the application of `server` at once, at a moment without a write under way; gives how
-    /// many processes these were, and how many reads were under way in the whole fleet.
+    /// Kills every process of the application of `server` at once, at a moment in which no write is under way and no
+    /// visitor has part of an answer; gives how many processes these were, and how many reads were under way in the
+    /// whole fleet.
     pub async fn kill_application(&mut self, server: &Server) -> anyhow::Result<(usize, usize)> {
         let process = self
             .running
             .remove(server.name())
             .context("the application does not run there")?;
-        // Found before the moment is awaited: it does not last.
         let session = process.session();
-        let kill = |reads: usize| {
-            session.iter().try_for_each(|id| id.kill_9())?;
-            // Until the last of them is dead the kernel takes connections for them. That is milliseconds.
-            let begun = Instant::now();
-            while session.iter().any(|id| id.alive()) && begun.elapsed() < DYING {
-                std::thread::yield_now();
+        let signal = |signal| session.iter().try_for_each(|id| id.signal(signal));
+        let load = self.load()?;
+        let deadline = Instant::now() + MOMENT_LIMIT;
+        let reads = loop {
+            load.between_writes(deadline.saturating_duration_since(Instant::now()))
+                .await?;
+            // A moment is over before it is seen, unless visitors and application stand still.
+            let held_up = load.hold_up();
+            signal(Signal::STOP)?;
+            sleep(ON_THE_WAY).await;
+            let (reads, writes) = load.in_flight();
+            if (writes, load.answering()) == (0, 0) {
+                signal(Signal::KILL)?;
+                break reads;
             }
-            anyhow::Ok(reads)
+            signal(Signal::CONT)?;
+            drop(held_up);
+            sleep(ON_THE_WAY).await;
         };
-        let reads = self
-            .load()?
-            .do_between_writes(Duration::from_secs(20), kill)
-            .await??;
         wait_until("the end of the application", Duration::from_secs(5), || async {
             session.iter().all(|id| !id.alive()).then_some(())
         })
@@ -402,8 +409,9 @@ fn is_member(server: &Server) -> bool {
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
-/// How long visitors are held up at most while an application dies.
-const DYING: Duration = Duration::from_millis(100);
+const MOMENT_LIMIT: Duration = Duration::from_secs(20);
+/// What an application had sent before it was stopped has reached its visitor by then.
+const ON_THE_WAY: Duration = Duration::from_millis(30);
 const MOST_SAID: u64 = 64 * 1024;
 /// Tiers report to their agent each second, agents to each other each second.
 const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);

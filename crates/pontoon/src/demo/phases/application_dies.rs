@@ -23,9 +23,9 @@ impl Phase for ApplicationDies {
             let before = stage.counts().await?;
             let (processes, reads) = stage.kill_application(&a).await?;
             stage.caveat(
-                "The application was killed at a moment without a write under way. A POST that an application dies \
-                 with fails, whoever stands in front: only the visitor may repeat it. So does a page of which the \
-                 visitor has a part; here PHP sends a page when it is ready.",
+                "The application was killed at a moment in which no write was under way and no visitor had part of a \
+                 page (it and the visitors stood still for 30 ms to find one). A POST that an application dies with \
+                 fails, and so does a page that is half sent, whoever stands in front: only the visitor may ask again.",
             );
             stage.traffic(8).await?;
             let retried = stage.counts().await?.retried(&before);
