@@ -274,10 +274,13 @@ impl Standalone {
             install.arg(format!("--tmpdir={}", make_tmpdir(dir)?));
             install.args([
                 "--no-defaults",
-                "--user=root",
                 "--skip-test-db",
                 "--auth-root-authentication-method=normal",
             ]);
+            if rustix::process::geteuid().is_root() {
+                // For an ordinary user the script would try to give the folder away, and fail.
+                install.arg("--user=root");
+            }
             run(
                 install.arg(format!("--datadir={}", data.display())),
                 Duration::from_secs(120),
