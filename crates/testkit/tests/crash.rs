@@ -86,7 +86,8 @@ impl Stage {
     }
 
     fn labs(&self) -> usize {
-        let uid = self.user.unwrap_or_default();
+        let own = rustix::process::geteuid().as_raw();
+        let uid = self.user.unwrap_or(own);
         let mine = |entry: &std::fs::DirEntry| {
             entry
                 .file_name()
