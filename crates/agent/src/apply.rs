@@ -13,7 +13,7 @@ use pontoon_rt::http::Call;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ApplyRequest, PlanAnswer, Progress};
-use crate::core::{Agent, parse};
+use crate::core::{Active, Agent, parse};
 use crate::reporter::Reporter;
 use crate::{carry_out, dial, heartbeat, observe};
 
@@ -80,7 +80,9 @@ pub(crate) async fn apply(
     if let Some(blocker) = plan.blockers.into_iter().next() {
         return Err(blocker);
     }
-    if plan.steps.is_empty() {
+    let is_active = |active: Active| active.committed.text == text;
+    // Other words that change nothing are a revision too: every server keeps the same text.
+    if plan.steps.is_empty() && agent.active().is_some_and(is_active) {
         return again(agent, &me, reporter).await;
     }
     let text_of_step = format!(

@@ -143,10 +143,21 @@ impl Store {
             "identity",
             "view.json",
         ];
+        // A second leave within the same second must not overwrite what the first one kept.
+        let is_taken = |suffix: &str| {
+            let taken = |name| std::fs::symlink_metadata(self.dir.join(format!("{name}.{suffix}"))).is_ok();
+            names.into_iter().any(taken)
+        };
+        let mut free = suffix.to_owned();
+        let mut number = 2;
+        while is_taken(&free) {
+            free = format!("{suffix}-{number}");
+            number += 1;
+        }
         let mut moved = Vec::new();
         for name in names {
             let from = self.dir.join(name);
-            let to = self.dir.join(format!("{name}.{suffix}"));
+            let to = self.dir.join(format!("{name}.{free}"));
             match std::fs::rename(&from, &to) {
                 Ok(()) => moved.push((from, to)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -298,5 +309,20 @@ mod tests {
         assert_eq!(moved.len(), 2);
         assert!(dir.path().join("identity.left-1").is_dir());
         assert!(dir.path().join("active.json.left-1").is_file());
+    }
+
+    #[test]
+    fn what_was_set_aside_in_the_same_second_is_not_overwritten() {
+        let (dir, store) = store();
+        for text in ["one", "two"] {
+            std::fs::write(dir.path().join("active.json"), text).unwrap();
+            std::fs::create_dir_all(dir.path().join("revisions")).unwrap();
+            std::fs::write(dir.path().join("revisions/1.toml"), text).unwrap();
+            assert_eq!(store.set_aside("left-1").unwrap().len(), 2);
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("active.json.left-1"), "one");
+        assert_eq!(read("active.json.left-1-2"), "two");
+        assert_eq!(read("revisions.left-1-2/1.toml"), "two");
     }
 }
