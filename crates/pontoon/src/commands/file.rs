@@ -1,6 +1,8 @@
 //! Keeps `fleet.toml` of this server what the fleet has, as long as nobody edits it: other servers join and leave, and
 //! changes are applied on any of them. An edited file is never touched.
 
+use std::path::PathBuf;
+
 use pontoon_agent::detect::disk::{FileStanding, standing};
 use pontoon_fleet::Refusal;
 use pontoon_rt::files;
@@ -43,9 +45,19 @@ pub fn is_the_fleets(context: &Context) -> Result<bool, Refusal> {
 pub fn set_aside(context: &Context) -> Result<(), Refusal> {
     let from = &context.paths.config;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mut to = from.clone().into_os_string();
-    to.push(format!(".left-{}", now.unwrap_or_default().as_secs()));
-    let to = std::path::PathBuf::from(to);
+    let seconds = now.unwrap_or_default().as_secs();
+    let beside = |suffix: String| {
+        let mut name = from.clone().into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut to = beside(format!(".left-{seconds}"));
+    let mut number = 2;
+    // A rename overwrites: what another leave kept stays.
+    while std::fs::symlink_metadata(&to).is_ok() {
+        to = beside(format!(".left-{seconds}-{number}"));
+        number += 1;
+    }
     let remark = match std::fs::rename(from, &to) {
         Ok(()) => format!("  {} was renamed to {}\n", from.display(), to.display()),
         Err(error) => format!("  ! {} stays: {error}\n", from.display()),

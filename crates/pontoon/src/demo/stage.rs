@@ -186,16 +186,17 @@ impl Stage {
             let (reads, writes) = load.in_flight();
             if (writes, load.answering()) == (0, 0) {
                 signal(Signal::KILL)?;
+                // Until the last of them is dead the kernel takes connections for them.
+                wait_until("the end of the application", Duration::from_secs(5), || async {
+                    session.iter().all(|id| !id.alive()).then_some(())
+                })
+                .await?;
                 break reads;
             }
             signal(Signal::CONT)?;
             drop(held_up);
             sleep(ON_THE_WAY).await;
         };
-        wait_until("the end of the application", Duration::from_secs(5), || async {
-            session.iter().all(|id| !id.alive()).then_some(())
-        })
-        .await?;
         Ok((session.len(), reads))
     }
 
