@@ -12,7 +12,9 @@
 //! Knowledge Base*, "Client/Server Protocol" (mariadb.com/kb/en/clientserver-protocol). Where the two differ, the
 //! code says so.
 
+pub mod auth;
 mod capability;
+mod change_user;
 mod command;
 mod error_packet;
 mod frame;
@@ -25,6 +27,7 @@ mod status;
 pub mod write;
 
 pub use capability::Capabilities;
+pub use change_user::ChangeUser;
 pub use command::Command;
 pub use error_packet::{ErrorPacket, SqlState, error_code};
 pub use frame::{
