@@ -23,12 +23,13 @@ mod handshake_response;
 mod ok;
 mod read;
 pub mod reply;
+pub mod statement;
 mod status;
 pub mod write;
 
 pub use capability::Capabilities;
 pub use change_user::ChangeUser;
-pub use command::Command;
+pub use command::{Command, SetOption, process_kill};
 pub use error_packet::{ErrorPacket, SqlState, error_code};
 pub use frame::{
     FrameHeader, HEADER_LEN, MAX_FRAME_PAYLOAD, Packet, PacketDecoder, Segment, SegmentScanner, encode_packet,
