@@ -252,6 +252,10 @@ pub struct TokenNew {
     /// How long it is good, an hour at most
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = token_lifetime)]
     pub ttl: Duration,
+    /// The roles that a server may join with, as in edge,app; by default all. A server with the role db is trusted with
+    /// the whole fleet
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',', value_parser = role)]
+    pub roles: Option<Vec<Role>>,
     /// Print token, address and expiry as JSON
     #[arg(long)]
     pub json: bool,

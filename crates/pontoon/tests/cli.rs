@@ -305,7 +305,7 @@ fn the_token_is_the_line_to_paste_and_nothing_else() {
         .unwrap()
         .pin();
     let token = pontoon_pki::TokenBook::default()
-        .issue(pin, now, Duration::from_secs(3600))
+        .issue(pin, now, Duration::from_secs(3600), None)
         .unwrap()
         .to_string();
     let answer = |token: &str| {
