@@ -118,18 +118,28 @@ impl ReplyWalker {
     ) -> Result<Option<Step>, WireError> {
         let eof = EofPacket::parse(payload)?;
         if of == Of::Result && self.opens_cursor(eof.status) {
+            self.cursor = true;
             return self.rows_end(payload, out);
         }
         self.status = eof.status;
+        if eof.status.has(StatusFlags::PS_OUT_PARAMS) {
+            // Without DEPRECATE_EOF, MySQL forgets to say behind the row of out-parameters that more follows; its
+            // client library remembers it from here as well.
+            self.out_params_follow = eof.status.has(StatusFlags::MORE_RESULTS_EXISTS);
+        }
         if !self.client.has(Capabilities::DEPRECATE_EOF) {
             self.packet(out, |out| eof.write(out));
         }
         Ok(self.after_definitions(of))
     }
 
-    /// Whether the end of definitions, with this status, is the end of the answer: the rows wait in a cursor.
+    /// Whether the end of definitions, with this status, is the end of the answer: the rows wait in a cursor. A
+    /// procedure that has a cursor of its own open shows the flag too (both servers do that), but its results are never
+    /// the last.
     fn opens_cursor(&self, status: StatusFlags) -> bool {
-        self.expect == Expect::Execute && status.has(StatusFlags::CURSOR_EXISTS)
+        self.expect == Expect::Execute
+            && status.has(StatusFlags::CURSOR_EXISTS)
+            && !status.has(StatusFlags::MORE_RESULTS_EXISTS)
     }
 
     /// The packet after the last row, in either form; also what stands for OK after COM_SET_OPTION.
@@ -147,8 +157,15 @@ impl ReplyWalker {
                 state: &[],
             }
         };
-        if self.at == At::FirstRow && !self.opens_cursor(ok.status) {
-            self.put_eof_in(ok.status, out);
+        let fetched = self.expect == Expect::Fetch;
+        if fetched {
+            let last = ok.status.has(StatusFlags::LAST_ROW_SENT);
+            self.cursor = ok.status.has(StatusFlags::CURSOR_EXISTS) && !last;
+        } else if self.at == At::FirstRow {
+            self.cursor = self.opens_cursor(ok.status);
+            if !self.cursor {
+                self.put_eof_in(ok.status, out);
+            }
         }
         self.result_end(payload, &ok, out)
     }
@@ -171,7 +188,9 @@ impl ReplyWalker {
         let header = payload.first().copied().unwrap_or_default();
         self.write_ok(header, ok, out)?;
         let many = matches!(self.expect, Expect::Simple | Expect::Execute);
-        if many && ok.status.has(StatusFlags::MORE_RESULTS_EXISTS) {
+        let more =
+            std::mem::take(&mut self.out_params_follow) || ok.status.has(StatusFlags::MORE_RESULTS_EXISTS);
+        if many && more {
             self.at = At::First;
             return Ok(None);
         }

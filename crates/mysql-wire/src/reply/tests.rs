@@ -115,6 +115,41 @@ fn an_empty_result_set_has_both_eof_packets_and_an_opened_cursor_one() {
 }
 
 #[test]
+fn a_cursor_inside_a_procedure_is_not_the_clients() {
+    // MariaDB 10.11 and MySQL 9.7, `CALL` of a procedure that selects while its own cursor is open.
+    let end = ok(0xFE, CURSOR | MORE, b"");
+    let last = b"\0\0\0\x02\0\0\0";
+    let bytes = packets(&[
+        b"\x01",
+        DEFINITION,
+        &end,
+        b"\x01",
+        DEFINITION,
+        b"\0\0\x01",
+        &end,
+        last,
+    ]);
+    let (out, done) = translated(Expect::Execute, OLD, &bytes);
+    let (put_in, end) = (eof(0, 2), eof(1, CURSOR | MORE));
+    let one = [b"\x01", DEFINITION, &put_in, &end];
+    let other = [b"\x01", DEFINITION, &put_in, b"\0\0\x01", &end, last];
+    assert_eq!(out, packets(&[&one[..], &other].concat()));
+    assert!(!done.cursor);
+    let (_, again) = walk(ReplyWalker::new(Expect::Execute, OLD, OLD, 1), &out);
+    assert_eq!(again.unwrap().outcome, Outcome::Rows);
+}
+
+#[test]
+fn out_parameters_of_an_old_mysql_connection_are_not_the_end() {
+    // MySQL 9.7 without DEPRECATE_EOF: the EOF packet behind the row says that nothing follows.
+    let (first, behind) = (eof(0, MORE | 0x1000), eof(0, 2));
+    let last = b"\0\0\0\x02\0\0\0";
+    let bytes = packets(&[b"\x01", DEFINITION, &first, b"\0\0\x05", &behind, last]);
+    let (out, done) = walk(ReplyWalker::new(Expect::Execute, OLD, OLD, 1), &bytes);
+    assert_eq!((out, done.unwrap().status.0), (bytes, 2));
+}
+
+#[test]
 fn fetched_rows_have_no_definitions() {
     for (status, cursor) in [(CURSOR, true), (LAST_ROW, false), (CURSOR | LAST_ROW, false)] {
         let end = ok(0xFE, status, b"");

@@ -72,6 +72,10 @@ pub struct ReplyWalker {
     /// Bytes written in earlier calls.
     pub(super) delivered: u64,
     pub(super) rows: bool,
+    /// Whether a cursor with more rows is open.
+    pub(super) cursor: bool,
+    /// Whether another result follows the out-parameters, whatever the packet behind them says.
+    pub(super) out_params_follow: bool,
     pub(super) status: StatusFlags,
     pub(super) status_told: bool,
     pub(super) warnings: u16,
@@ -103,6 +107,8 @@ impl ReplyWalker {
             statement_id: None,
             delivered: 0,
             rows: matches!(expect, Expect::Fetch),
+            cursor: false,
+            out_params_follow: false,
             status: StatusFlags::AUTOCOMMIT,
             status_told: false,
             warnings: 0,
@@ -449,9 +455,7 @@ impl ReplyWalker {
             last_insert_id: self.last_insert_id,
             state: std::mem::take(&mut self.state),
             prepared: self.prepared,
-            cursor: self.status_told
-                && self.status.has(StatusFlags::CURSOR_EXISTS)
-                && !self.status.has(StatusFlags::LAST_ROW_SENT),
+            cursor: self.cursor,
             delivered_bytes: 0,
             final_bytes,
         }
