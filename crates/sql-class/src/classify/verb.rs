@@ -225,7 +225,7 @@ impl<'a> Verb<'a> {
             },
             Keyword::Start if words.first == Some(Keyword::Transaction) => {
                 let effects = Effects::BEGINS_TRANSACTION;
-                match words.has(Keyword::Only) && !words.has(Keyword::Write) {
+                match says_read_only(rest) {
                     true => Verb {
                         effects,
                         ..Verb::a_read(Kind::Begin)
@@ -283,6 +283,31 @@ impl<'a> Verb<'a> {
             false => Effects::IMPLICIT_COMMIT,
         };
         Verb::other(Kind::Admin, effects)
+    }
+}
+
+/// Whether `TRANSACTION` is followed by `READ ONLY`, `WITH CONSISTENT SNAPSHOT` or both with a comma between, by nothing
+/// else, and `READ ONLY` is among them.
+fn says_read_only(mut rest: Lexer<'_>) -> bool {
+    rest.next();
+    let mut found = false;
+    loop {
+        match rest.next().token.keyword() {
+            Keyword::Read if rest.next().token.keyword() == Keyword::Only => found = true,
+            Keyword::With => {
+                for word in [&b"CONSISTENT"[..], b"SNAPSHOT"] {
+                    let next = rest.next();
+                    if !rest.slice(next).eq_ignore_ascii_case(word) {
+                        return false;
+                    }
+                }
+            }
+            _ => return false,
+        }
+        match rest.next().token {
+            Token::Comma => {}
+            token => return found && matches!(token, Token::End | Token::Semicolon),
+        }
     }
 }
 
