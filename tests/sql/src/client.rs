@@ -347,6 +347,17 @@ impl Client {
         }
     }
 
+    /// The connection itself, for whoever speaks the protocol from here on.
+    ///
+    /// # Errors
+    /// When it is not by TCP, or bytes were read ahead.
+    pub fn into_tcp(self) -> Result<TcpStream, Fault> {
+        match (self.stream.buffer().is_empty(), self.stream.into_inner()) {
+            (true, Stream::Tcp(stream)) => Ok(stream),
+            _ => Err(Fault::Odd("not a TCP connection between two answers".to_owned())),
+        }
+    }
+
     /// Whether the server closes, and says nothing before it does.
     pub fn is_closed(&mut self) -> bool {
         let mut byte = [0];

@@ -47,7 +47,12 @@ const CATCH_UP: u64 = 30;
 /// Longest time for a statement of the harness's own.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// The proxy's own account: what the agent would have made and written down for it.
+pub const PROXY_ACCOUNT: (&str, &str) = ("pontoon_sql", "asks");
+
 const ACCOUNTS: &[&str] = &[
+    "CREATE USER pontoon_sql@localhost IDENTIFIED BY 'asks'",
+    "GRANT SELECT ON mysql.user TO pontoon_sql@localhost",
     // The application, by TCP and by the Unix socket.
     "CREATE USER app@localhost IDENTIFIED BY 'pw'",
     "CREATE USER app@'127.0.0.1' IDENTIFIED BY 'pw'",

@@ -8,7 +8,7 @@ use pontoon_pki::Authority;
 use pontoon_rt::paths::Paths;
 use pontoon_sql_tests::client::Road;
 use pontoon_sql_tests::play::Stage;
-use pontoon_sql_tests::servers::{Engine, Pair};
+use pontoon_sql_tests::servers::{Engine, PROXY_ACCOUNT, Pair};
 use pontoon_testkit::LabError;
 
 use crate::support::{Agent, Proxy, View, found_fleet, free_port, identify, limits, wait_listening};
@@ -78,6 +78,9 @@ impl Server {
         let home = dir.join(name);
         let paths = Paths::under(&home);
         identify(authority, name, private, &paths);
+        let (user, password) = PROXY_ACCOUNT;
+        let account = format!("{{\"user\":\"{user}\",\"password\":\"{password}\"}}");
+        std::fs::write(paths.state_dir.join("sql-account.json"), account).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let socket = home.join("mysqld.sock");
         let listen = [ListenAddress::Tcp(address), ListenAddress::Unix(socket.clone())];

@@ -1,0 +1,265 @@
+//! The measurements. Peers take turns within each round, so that whatever else the machine does hits both alike, and
+//! what is compared is the median of the rounds' own ratios.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use pontoon_mysql_wire::{Command, encode_packet};
+use pontoon_sql_tests::client::Client;
+use pontoon_testkit::LabError;
+use tokio::time::sleep;
+
+use crate::Wanted;
+use crate::load::{Load, login, run};
+use crate::stand::{Cores, Proxy, database, haproxy, pontoon};
+
+/// Queries a second at which processor time is compared.
+pub const RATE: f64 = 1500.0;
+/// Connections at full load, and at [`RATE`].
+const CONNECTIONS: usize = 64;
+const CONNECTIONS_AT_RATE: usize = 8;
+/// What is promised: throughput beside HAProxy's, processor time beside HAProxy's, KiB for an idle client, KiB for a
+/// slow reader.
+const LEAST_THROUGHPUT: f64 = 0.95;
+const MOST_CPU: f64 = 65.0 / 61.0;
+const MOST_IDLE_KIB: f64 = 40.0;
+const MOST_SLOW_KIB: i64 = 1024;
+/// Nobody reads for so long.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Throughput, or at a fixed rate processor time, of the proxy beside HAProxy, and of neither for comparison.
+pub async fn throughput(wanted: &Wanted, rate: Option<f64>) -> Result<bool, LabError> {
+    let dir = tempfile::tempdir().map_err(LabError::io("folder"))?;
+    let cores = Cores::of_this_machine();
+    let pair = database(wanted.engine, dir.path(), &cores).await?;
+    let proxies = [
+        pontoon(&pair, dir.path(), &cores).await?,
+        haproxy(&pair, dir.path(), &cores).await?,
+    ];
+    println!("{}", machine(wanted, &cores));
+    let direct = std::net::SocketAddr::from(([127, 0, 0, 1], pair.primary.port()));
+    let (mut ratios, mut cpu_ratios) = (Vec::new(), Vec::new());
+    for round in 0..=wanted.rounds {
+        let mut said = Vec::new();
+        for index in [0, 1] {
+            // The order turns round, too.
+            let proxy = &proxies[(index + round) % 2];
+            let one = measure_one(wanted, proxy, rate, &cores).await?;
+            said.push(((index + round) % 2, one));
+        }
+        said.sort_by_key(|(index, _)| *index);
+        let load = load_of(wanted, direct, rate, &cores);
+        let bare = tokio::task::spawn_blocking(move || run(&load))
+            .await
+            .map_err(|error| LabError::Unknown(error.to_string()))?;
+        let [(_, ours), (_, theirs)] = &said[..] else {
+            return Err(LabError::Unknown("a proxy was not measured".to_owned()));
+        };
+        let warm_up = if round == 0 { " (not counted)" } else { "" };
+        println!(
+            "round {round}: pontoon sql {:.0} q/s {:.1} µs CPU/query p99 {} µs | haproxy {:.0} q/s {:.1} µs p99 {} µs | direct {:.0} q/s p99 {} µs{warm_up}",
+            ours.per_second,
+            ours.cpu_us,
+            ours.p99,
+            theirs.per_second,
+            theirs.cpu_us,
+            theirs.p99,
+            bare.per_second(),
+            bare.percentile(0.99)
+        );
+        if round > 0 {
+            ratios.push(ours.per_second / theirs.per_second);
+            cpu_ratios.push(ours.cpu_us / theirs.cpu_us);
+        }
+    }
+    let (throughput, cpu) = (median(&mut ratios), median(&mut cpu_ratios));
+    println!("median of the rounds' ratios to haproxy: throughput {throughput:.3}, CPU for a query {cpu:.3}");
+    Ok(match rate {
+        None => throughput >= LEAST_THROUGHPUT,
+        Some(_) => cpu <= MOST_CPU,
+    })
+}
+
+struct One {
+    per_second: f64,
+    cpu_us: f64,
+    p99: u32,
+}
+
+fn load_of(wanted: &Wanted, to: std::net::SocketAddr, rate: Option<f64>, cores: &Cores) -> Load {
+    Load {
+        to,
+        connections: if rate.is_some() {
+            CONNECTIONS_AT_RATE
+        } else {
+            CONNECTIONS
+        },
+        prepared: wanted.prepared,
+        rate,
+        time: wanted.time,
+        cores: cores.load.clone(),
+    }
+}
+
+async fn measure_one(
+    wanted: &Wanted,
+    proxy: &Proxy,
+    rate: Option<f64>,
+    cores: &Cores,
+) -> Result<One, LabError> {
+    let load = load_of(wanted, proxy.address, rate, cores);
+    let before = proxy.used()?;
+    let done = tokio::task::spawn_blocking(move || run(&load))
+        .await
+        .map_err(|error| LabError::Unknown(error.to_string()))?;
+    let after = proxy.used()?;
+    if let Some(failed) = &done.failed {
+        return Err(LabError::Unknown(format!("through {}: {failed}", proxy.name)));
+    }
+    Ok(One {
+        per_second: done.per_second(),
+        cpu_us: (after.cpu - before.cpu).as_secs_f64() * 1e6 / done.queries.max(1) as f64,
+        p99: done.percentile(0.99),
+    })
+}
+
+/// Memory for each client that is logged in and says nothing.
+pub async fn idle(wanted: &Wanted) -> Result<bool, LabError> {
+    pontoon_rt::process::raise_open_files();
+    let dir = tempfile::tempdir().map_err(LabError::io("folder"))?;
+    let cores = Cores::of_this_machine();
+    let pair = database(wanted.engine, dir.path(), &cores).await?;
+    let proxy = pontoon(&pair, dir.path(), &cores).await?;
+    println!("{}", machine(wanted, &cores));
+    let failed = |error: pontoon_sql_tests::client::Fault| LabError::Unknown(error.to_string());
+    // What the first clients make it allocate is not theirs.
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..50 {
+        clients.push(login(proxy.address).map_err(failed)?);
+    }
+    sleep(Duration::from_secs(1)).await;
+    let before = proxy.used()?;
+    for _ in 0..wanted.clients {
+        let mut client = login(proxy.address).map_err(failed)?;
+        client.send(&[Command::Ping.to_byte()]).map_err(failed)?;
+        client.packet().map_err(failed)?;
+        clients.push(client);
+    }
+    sleep(Duration::from_secs(3)).await;
+    let after = proxy.used()?;
+    let kib = after.resident_kib.saturating_sub(before.resident_kib) as f64 / wanted.clients as f64;
+    let quiet = proxy.used()?;
+    sleep(Duration::from_secs(5)).await;
+    let busy = (proxy.used()?.cpu - quiet.cpu).as_secs_f64() / 5.0;
+    println!(
+        "{} idle clients: {kib:.1} KiB each ({} to {} KiB), {:.1} % of a core",
+        wanted.clients,
+        before.resident_kib,
+        after.resident_kib,
+        busy * 100.0
+    );
+    Ok(kib <= MOST_IDLE_KIB)
+}
+
+/// Memory for a client that asks for much and does not read.
+pub async fn slow_reader(wanted: &Wanted) -> Result<bool, LabError> {
+    let dir = tempfile::tempdir().map_err(LabError::io("folder"))?;
+    let cores = Cores::of_this_machine();
+    let pair = database(wanted.engine, dir.path(), &cores).await?;
+    let proxy = pontoon(&pair, dir.path(), &cores).await?;
+    println!("{}", machine(wanted, &cores));
+    let failed = |error: pontoon_sql_tests::client::Fault| LabError::Unknown(error.to_string());
+    let mut stream = login(proxy.address).and_then(Client::into_tcp).map_err(failed)?;
+    let before = proxy.used()?;
+    let sql = format!(
+        "SELECT REPEAT('x', 1048576) FROM bench WHERE id <= {}",
+        wanted.mebibytes
+    );
+    let mut query = Vec::new();
+    encode_packet(
+        &mut query,
+        0,
+        &[&[Command::Query.to_byte()][..], sql.as_bytes()].concat(),
+    );
+    std::io::Write::write_all(&mut stream, &query).map_err(LabError::io("query"))?;
+    let mut most = 0;
+    for _ in 0..10 {
+        read(&mut stream, 1 << 20)?;
+        sleep(PAUSE / 10).await;
+        most = most.max(proxy.used()?.resident_kib);
+    }
+    let extra = most as i64 - before.resident_kib as i64;
+    let rest = tokio::task::spawn_blocking(move || read_all(&mut stream))
+        .await
+        .map_err(|error| LabError::Unknown(error.to_string()))??;
+    let total = rest + 10 * (1 << 20);
+    println!(
+        "a reader that pauses in {} MiB: {extra} KiB more; {total} bytes came",
+        wanted.mebibytes
+    );
+    Ok(extra <= MOST_SLOW_KIB && total > wanted.mebibytes << 20)
+}
+
+fn read(stream: &mut TcpStream, count: usize) -> Result<(), LabError> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).map_err(LabError::io("result"))
+}
+
+/// Reads until a quarter of a second brings nothing more.
+fn read_all(stream: &mut TcpStream) -> Result<u64, LabError> {
+    let mut bytes = vec![0; 1 << 20];
+    let mut total = 0;
+    let quiet = Duration::from_secs(2);
+    stream
+        .set_read_timeout(Some(quiet))
+        .map_err(LabError::io("result"))?;
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return Ok(total),
+            Ok(count) => total += count as u64,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                return Ok(total);
+            }
+            Err(error) => return Err(LabError::io("result")(error)),
+        }
+    }
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn machine(wanted: &Wanted, cores: &Cores) -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("");
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let pinned = match cores.proxy.is_empty() {
+        true => "nothing pinned".to_owned(),
+        false => format!(
+            "databases on cores {:?}, proxy on {:?}, load on {:?}",
+            cores.databases, cores.proxy, cores.load
+        ),
+    };
+    format!(
+        "{count} ×{}; load before {}; {pinned}; {}, {}",
+        model.trim_start_matches(['\t', ' ', ':']),
+        load.split(' ').next().unwrap_or("?"),
+        wanted.engine.tag(),
+        if wanted.prepared {
+            "prepared statements"
+        } else {
+            "text protocol"
+        }
+    )
+}
