@@ -23,6 +23,7 @@ mod preface;
 mod proxy;
 mod relay;
 mod session;
+mod passthrough;
 mod splice;
 mod target;
 mod tls;

@@ -22,7 +22,7 @@ use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
 use crate::peer::{Peer, tune};
 use crate::relay::serve_relay;
-use crate::session::serve_client;
+use crate::passthrough::serve_client;
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};

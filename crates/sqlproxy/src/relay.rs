@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::counters::Counted;
 use crate::peer::Peer;
 use crate::preface::{Answer, PREFACE_LEN, Preface, Purpose, Reply};
-use crate::session::pass_through_while;
+use crate::passthrough::pass_through_while;
 use crate::target::{Local, Pin, Target, Transport, Way};
 
 /// How long the caller may take for its handshake and preface.
