@@ -20,6 +20,7 @@ mod greeting;
 mod handshake_response;
 mod ok;
 mod read;
+pub mod reply;
 mod status;
 pub mod write;
 

@@ -1,7 +1,7 @@
 //! OK and EOF packets, and telling the kinds of reply apart (MySQL: "OK_Packet", "EOF_Packet", "COM_QUERY
 //! Response"; MariaDB: "OK_Packet", "EOF_Packet").
 
-use crate::{Capabilities, ErrorPacket, Reader, StatusFlags, WireError, frame::MAX_FRAME_PAYLOAD};
+use crate::{Capabilities, ErrorPacket, Reader, StatusFlags, WireError, frame::MAX_FRAME_PAYLOAD, write};
 
 /// What the first packet of a reply to a command, or a packet where rows may end, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,13 @@ impl EofPacket {
             status: StatusFlags(reader.u16("the status")?),
         })
     }
+
+    /// Appends the payload to send.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.push(OkPacket::AS_EOF);
+        write::u16(out, self.warnings);
+        write::u16(out, self.status.without(StatusFlags::SESSION_STATE_CHANGED).0);
+    }
 }
 
 /// An OK packet, borrowed from its payload.
@@ -88,6 +95,12 @@ pub struct OkPacket<'a> {
 }
 
 impl<'a> OkPacket<'a> {
+    /// The first byte of an OK packet.
+    pub const HEADER: u8 = 0x00;
+
+    /// The first byte of an OK packet in the place of an EOF packet, and of an EOF packet.
+    pub const AS_EOF: u8 = 0xFE;
+
     /// Reads a payload with either header, `0x00` or `0xFE`.
     ///
     /// # Errors
@@ -108,11 +121,9 @@ impl<'a> OkPacket<'a> {
             status = StatusFlags(reader.u16("the status")?);
         }
         let (mut info, mut state) = (&[][..], &[][..]);
-        if !agreed.has(Capabilities::SESSION_TRACK) {
-            info = reader.rest();
-        } else if !reader.is_empty() {
+        if !reader.is_empty() {
             info = reader.lenenc_bytes("the info text")?;
-            if status.has(StatusFlags::SESSION_STATE_CHANGED) {
+            if agreed.has(Capabilities::SESSION_TRACK) && status.has(StatusFlags::SESSION_STATE_CHANGED) {
                 state = reader.lenenc_bytes("the session state")?;
             }
         }
@@ -124,6 +135,38 @@ impl<'a> OkPacket<'a> {
             info,
             state,
         })
+    }
+
+    /// Appends the payload to send, with the header `0x00`, or `0xFE` where it stands in the place of an EOF packet
+    /// ([`OkPacket::AS_EOF`]). A receiver without [`Capabilities::SESSION_TRACK`] gets no session state.
+    ///
+    /// The info text goes with its length to every receiver: the documents have `string<EOF>` for those without
+    /// `SESSION_TRACK`, both servers send `string<lenenc>`, and clients read that (`net_send_ok`, `read_ok_ex`).
+    pub fn write(&self, out: &mut Vec<u8>, header: u8, agreed: Capabilities) {
+        let state = if agreed.has(Capabilities::SESSION_TRACK) {
+            self.state
+        } else {
+            &[]
+        };
+        let mut status = self.status.without(StatusFlags::SESSION_STATE_CHANGED);
+        if !state.is_empty() {
+            status = status | StatusFlags::SESSION_STATE_CHANGED;
+        }
+        out.push(header);
+        write::lenenc(out, self.affected_rows);
+        write::lenenc(out, self.last_insert_id);
+        if agreed.has(Capabilities::PROTOCOL_41) {
+            write::u16(out, status.0);
+            write::u16(out, self.warnings);
+        } else if agreed.has(Capabilities::TRANSACTIONS) {
+            write::u16(out, status.0);
+        }
+        if !state.is_empty() || !self.info.is_empty() {
+            write::lenenc_bytes(out, self.info);
+        }
+        if !state.is_empty() {
+            write::lenenc_bytes(out, state);
+        }
     }
 
     /// The session state changes, one by one.
@@ -248,6 +291,20 @@ mod tests {
         assert_eq!(ok.info, b"hi");
         let states = ok.session_state().collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!(states, [SessionState::Gtids(b"u:9")]);
+    }
+
+    #[test]
+    fn an_ok_is_written_for_who_gets_it() {
+        let payload = b"\0\x01\0\x02\x40\0\0\x02hi\x07\x03\x05\0\x03u:9";
+        let ok = OkPacket::parse(payload, tracking()).unwrap();
+        let mut out = Vec::new();
+        ok.write(&mut out, OkPacket::HEADER, tracking());
+        assert_eq!(out, payload);
+        out.clear();
+        ok.write(&mut out, OkPacket::HEADER, Capabilities::PROTOCOL_41);
+        assert_eq!(out, b"\0\x01\0\x02\0\0\0\x02hi");
+        let old = OkPacket::parse(&out, Capabilities::PROTOCOL_41).unwrap();
+        assert_eq!((old.info, old.state), (&b"hi"[..], &b""[..]));
     }
 
     #[test]
