@@ -17,14 +17,17 @@ mod backend;
 mod context;
 mod counters;
 mod doors;
+mod exchange;
 mod hold;
 mod peer;
+mod pool;
 mod preface;
 mod proxy;
 mod relay;
 mod session;
 mod passthrough;
 mod splice;
+mod statements;
 mod target;
 mod tls;
 

@@ -33,7 +33,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
         return refuse(&mut client, &error).await;
     };
     let opened = tokio::select! {
-        opened = hold::open(context, &client, transport) => opened,
+        opened = hold::open(context, Some(&client), transport) => opened,
         () = context.closing.cancelled() => {
             let text = "Server shutdown in progress (pontoon sql is stopping)";
             let error = ErrorPacket::new(error_code::SERVER_SHUTDOWN, SqlState::LINK_FAILURE, text);

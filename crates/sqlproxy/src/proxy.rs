@@ -21,7 +21,9 @@ use crate::context::{Context, Gate, Limits};
 use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
 use crate::peer::{Peer, tune};
+use crate::pool::Directory;
 use crate::relay::serve_relay;
+use crate::session::{self, registry::Registry};
 use crate::passthrough::serve_client;
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
@@ -72,6 +74,9 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             counters: Counters::default(),
             metrics: numbers,
             gate: Gate::default(),
+            directory: Directory::default(),
+            sessions: Registry::default(),
+            hidden: Arc::new(session::hidden()),
             closing: CancellationToken::new(),
             draining: false.into(),
         });

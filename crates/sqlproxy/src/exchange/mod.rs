@@ -3,6 +3,7 @@
 //! Each direction of a small exchange is one read and one write. What a client does not take at once is kept, and
 //! nothing more is read from the database until it is gone: a slow reader slows its own query, not the proxy's memory.
 
+pub mod ask;
 pub mod buffers;
 mod link;
 

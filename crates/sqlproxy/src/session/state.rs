@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use pontoon_sql_class::{Assignment, Target, Value};
+use pontoon_sql_class::{Assignment, Target, Value, must_not_be_replayed};
 
 /// Everything that a session has set and that can be set again elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl State {
         let name = written.to_ascii_lowercase();
         let plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         // A session that changes what is tracked can no longer be followed.
-        if !plain || name.is_empty() || name.starts_with(b"session_track") {
+        if !plain || name.is_empty() || name.starts_with(b"session_track") || must_not_be_replayed(&name) {
             return Noted::Pin;
         }
         let others: &[&[u8]] = match &name[..] {

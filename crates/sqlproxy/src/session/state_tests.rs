@@ -97,6 +97,9 @@ fn what_cannot_be_set_again_pins() {
         "SET @a = 'é'",
         "SET TRANSACTION READ ONLY",
         "SET ROLE none",
+        "SET sql_log_bin = 0",
+        "SET insert_id = 5",
+        "SET @@session.last_insert_id = 5",
     ] {
         assert!(after(&[sql]).1, "{sql}");
     }
