@@ -19,6 +19,8 @@ use crate::{carry_out, dial, heartbeat, observe};
 
 /// How long all servers may take to be as configured: a database restarts within.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(330);
+/// How long an agent may be silent meanwhile: longer than one takes to be started again by its unit.
+const SILENT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A plan that was made and may be applied.
 #[derive(Serialize, Deserialize)]
@@ -124,7 +126,8 @@ async fn again(agent: &Agent, me: &ServerName, reporter: &Reporter) -> Result<St
     Ok(format!("{me} is as revision {} says", agent.revision()))
 }
 
-/// Waits until every server is as `revision` says, and tells as each one is.
+/// Waits until every server is as `revision` says, and tells as each one is. An agent that is silent carries it out when
+/// it comes back; nobody is kept waiting for it.
 pub(crate) async fn wait_until_settled(
     agent: &Agent,
     config: &Config,
@@ -148,18 +151,22 @@ pub(crate) async fn wait_until_settled(
             }
         }
         waiting = still;
+        let silent = |server: &&ServerName| silence_of(agent, server, started) > SILENT_PATIENCE;
+        if let Some(server) = waiting.iter().find(silent) {
+            return Err(not_everywhere(revision)
+                .because(format!(
+                    "the agent of {server} has not been heard for {} s; it will carry the revision out when it is back",
+                    SILENT_PATIENCE.as_secs()
+                ))
+                .next(format!("start it, on {server}"), "systemctl start pontoon-agent"));
+        }
         if started.elapsed() > SETTLE_PATIENCE {
             let names: Vec<_> = waiting.iter().map(ServerName::as_str).collect();
-            return Err(Refusal::new(
-                Code::P004,
-                format!("revision {revision} is active and not carried out everywhere"),
-            )
-            .because(format!(
-                "no word from {} within {} s",
+            return Err(not_everywhere(revision).because(format!(
+                "{} did not finish within {} s",
                 names.join(", "),
                 SETTLE_PATIENCE.as_secs()
-            ))
-            .next("see what they say", "pontoon status"));
+            )));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -168,6 +175,24 @@ pub(crate) async fn wait_until_settled(
         tokio::time::sleep(heartbeat::INTERVAL).await;
     }
     Ok(())
+}
+
+fn not_everywhere(revision: Revision) -> Refusal {
+    Refusal::new(
+        Code::P004,
+        format!("revision {revision} is active and not carried out everywhere"),
+    )
+    .next("see what they say", "pontoon status")
+}
+
+/// For how long `server` has said nothing, counted from no earlier than `started`.
+fn silence_of(agent: &Agent, server: &ServerName, started: Instant) -> Duration {
+    let is_me = agent.member().is_ok_and(|membership| &membership.me == server);
+    if is_me {
+        return Duration::ZERO;
+    }
+    let heard = agent.known().peers.get(server).map(|heard| heard.at.elapsed());
+    heard.unwrap_or(Duration::MAX).min(started.elapsed())
 }
 
 enum Standing {

@@ -23,6 +23,7 @@ mod dial;
 mod drain;
 #[cfg(test)]
 mod fleet_tests;
+mod health;
 mod heartbeat;
 mod host;
 mod joiner;
@@ -119,6 +120,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(admin::run(agent.clone()));
     tasks.spawn(infallible(serve::run(agent.clone())));
     tasks.spawn(infallible(heartbeat::run(agent.clone())));
+    tasks.spawn(infallible(health::run(agent.clone())));
     tasks.spawn(infallible(observe::run(agent.clone())));
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));

@@ -102,6 +102,8 @@ pub struct Db {
     pub server_port: u16,
     /// The Unix socket of the database server itself. `None`: it stays where it is.
     pub server_socket: Option<PathBuf>,
+    /// Where load balancers of others ask which database server is what, on the private address (plain HTTP).
+    pub health_port: Option<u16>,
     /// Who promotes a replica. Omitted means the best that this version does: `manual`.
     pub failover: Option<Failover>,
     /// When a commit is acknowledged. Omitted means the best that this version does: `one-copy`.

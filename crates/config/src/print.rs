@@ -155,6 +155,9 @@ fn print_db(out: &mut String, db: &Db) {
             .map(|path| path.to_string_lossy())
             .as_deref(),
     );
+    if let Some(port) = db.health_port {
+        out.raw("health_port", port);
+    }
     let failover = db.failover.map(|failover| match failover {
         Failover::Auto => "auto",
         Failover::Manual => "manual",

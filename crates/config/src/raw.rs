@@ -222,6 +222,9 @@ pub(crate) struct Db {
     pub server_port: Option<At<i64>>,
     /// The Unix socket that the real server moves to. Default: the first socket in `listen`, with "-server" before ".sock".
     pub server_socket: Option<Text>,
+    /// A port on each database server's private address where load balancers ask, over plain HTTP, GET /primary and
+    /// GET /replica?max_lag=1s. Default: none.
+    pub health_port: Option<At<i64>>,
     /// Who promotes a replica when the primary is lost.
     #[schemars(with = "Option<Failover>")]
     pub failover: Option<At<Failover>>,

@@ -1,6 +1,8 @@
 //! Command bytes: the first byte of a client's packet in the command phase (MySQL: "Command Phase",
 //! `enum_server_command`; MariaDB: "2 - Text Protocol" and "3 - Binary Protocol").
 
+use crate::{Reader, WireError};
+
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $byte:literal;)*) => {
         /// What a client asks for.
@@ -94,9 +96,65 @@ impl Command {
     }
 }
 
+/// COM_SET_OPTION's argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetOption {
+    /// Several statements in one COM_QUERY are allowed from now on.
+    MultiStatementsOn,
+    /// They are not.
+    MultiStatementsOff,
+}
+
+impl SetOption {
+    /// Reads a command's payload, its first byte included.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is not a COM_SET_OPTION with an option that the servers know.
+    pub fn parse(payload: &[u8]) -> Result<SetOption, WireError> {
+        match argument(payload, Command::SetOption)?.u16("the option")? {
+            0 => Ok(SetOption::MultiStatementsOn),
+            1 => Ok(SetOption::MultiStatementsOff),
+            _ => Err(WireError::Malformed("an unknown option")),
+        }
+    }
+
+    /// The payload to send, its first byte included.
+    pub fn to_payload(self) -> [u8; 3] {
+        [Command::SetOption.to_byte(), self as u8, 0]
+    }
+}
+
+/// The session that a COM_PROCESS_KILL is to end.
+///
+/// # Errors
+/// [`WireError`] when `payload` is not a COM_PROCESS_KILL.
+pub fn process_kill(payload: &[u8]) -> Result<u32, WireError> {
+    argument(payload, Command::ProcessKill)?.u32("the session's id")
+}
+
+fn argument(payload: &[u8], command: Command) -> Result<Reader<'_>, WireError> {
+    let mut reader = Reader::new(payload);
+    match reader.u8("the command")? == command.to_byte() {
+        true => Ok(reader),
+        false => Err(WireError::Malformed("another command")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_are_read() {
+        for option in [SetOption::MultiStatementsOn, SetOption::MultiStatementsOff] {
+            assert_eq!(SetOption::parse(&option.to_payload()), Ok(option));
+        }
+        for bad in [&b""[..], b"\x1b", b"\x1b\0", b"\x1b\x02\0", b"\x0e\0\0"] {
+            assert!(SetOption::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(process_kill(b"\x0c\x07\x01\0\0"), Ok(263));
+        assert!(process_kill(b"\x0c\x07\x01\0").is_err());
+    }
 
     #[test]
     fn every_byte_is_one_command_or_none() {

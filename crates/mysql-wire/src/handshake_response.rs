@@ -1,7 +1,7 @@
 //! The client's answer to the greeting (MySQL: "Protocol::HandshakeResponse41" and "Protocol::SSLRequest"; MariaDB:
 //! "Connecting", Handshake Response Packet).
 
-use crate::{Capabilities, Reader, WireError};
+use crate::{Capabilities, Reader, WireError, write};
 
 /// What a client sends after the greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,73 @@ impl FirstReply {
     }
 }
 
+impl SslRequest {
+    /// The payload to send. [`Capabilities::SSL`] goes with it.
+    pub fn to_payload(self) -> Vec<u8> {
+        let capabilities = self.capabilities | Capabilities::SSL | Capabilities::PROTOCOL_41;
+        self.write(capabilities)
+    }
+
+    fn write(self, capabilities: Capabilities) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        write::u32(&mut out, capabilities.0 as u32);
+        write::u32(&mut out, self.max_packet);
+        out.push(self.character_set);
+        out.extend_from_slice(&[0; 19]);
+        let mysql = capabilities.has(Capabilities::CLIENT_MYSQL);
+        write::u32(&mut out, if mysql { 0 } else { (capabilities.0 >> 32) as u32 });
+        out
+    }
+}
+
 impl HandshakeResponse {
+    /// The payload to send. The flags that say which fields follow are set by the fields that are there, whatever
+    /// [`HandshakeResponse::capabilities`] has; compare [`HandshakeResponse::sent_capabilities`].
+    pub fn to_payload(&self) -> Vec<u8> {
+        let capabilities = self.sent_capabilities();
+        let common = SslRequest {
+            capabilities,
+            max_packet: self.max_packet,
+            character_set: self.character_set,
+        };
+        let mut out = common.write(capabilities);
+        write::nul_bytes(&mut out, &self.user);
+        // Up to 250 bytes the two forms are the same.
+        write::lenenc_bytes(&mut out, &self.auth_response);
+        if let Some(database) = &self.database {
+            write::nul_bytes(&mut out, database);
+        }
+        if let Some(plugin) = &self.auth_plugin {
+            write::nul_bytes(&mut out, plugin);
+        }
+        if !self.attributes.is_empty() {
+            write::lenenc_bytes(&mut out, &encode_attributes(&self.attributes));
+        }
+        out.extend(self.zstd_level);
+        out
+    }
+
+    /// The capabilities as [`HandshakeResponse::to_payload`] sends them.
+    pub fn sent_capabilities(&self) -> Capabilities {
+        let mut capabilities =
+            self.capabilities | Capabilities::PROTOCOL_41 | Capabilities::SECURE_CONNECTION;
+        let mut set = |flag, wanted| {
+            capabilities = capabilities.without(flag);
+            if wanted {
+                capabilities = capabilities | flag;
+            }
+        };
+        set(Capabilities::CONNECT_WITH_DB, self.database.is_some());
+        set(Capabilities::PLUGIN_AUTH, self.auth_plugin.is_some());
+        set(Capabilities::CONNECT_ATTRS, !self.attributes.is_empty());
+        set(Capabilities::ZSTD_COMPRESSION, self.zstd_level.is_some());
+        set(
+            Capabilities::PLUGIN_AUTH_LENENC_DATA,
+            self.auth_response.len() > 250 || self.capabilities.has(Capabilities::PLUGIN_AUTH_LENENC_DATA),
+        );
+        capabilities
+    }
+
     fn parse_rest(common: SslRequest, mut reader: Reader<'_>) -> Result<HandshakeResponse, WireError> {
         let SslRequest {
             capabilities,
@@ -106,11 +172,7 @@ impl HandshakeResponse {
         }
         let mut attributes = Vec::new();
         if capabilities.has(Capabilities::CONNECT_ATTRS) && !reader.is_empty() {
-            let mut pairs = Reader::new(reader.lenenc_bytes("the attributes")?);
-            while !pairs.is_empty() {
-                let key = pairs.lenenc_bytes("an attribute's name")?.to_vec();
-                attributes.push((key, pairs.lenenc_bytes("an attribute's value")?.to_vec()));
-            }
+            attributes = parse_attributes(&mut reader)?;
         }
         let mut zstd_level = None;
         if capabilities.has(Capabilities::ZSTD_COMPRESSION) && !reader.is_empty() {
@@ -130,8 +192,30 @@ impl HandshakeResponse {
     }
 }
 
+/// Connection attributes, by name.
+pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(crate) fn parse_attributes(reader: &mut Reader<'_>) -> Result<Attributes, WireError> {
+    let mut attributes = Vec::new();
+    let mut pairs = Reader::new(reader.lenenc_bytes("the attributes")?);
+    while !pairs.is_empty() {
+        let key = pairs.lenenc_bytes("an attribute's name")?.to_vec();
+        attributes.push((key, pairs.lenenc_bytes("an attribute's value")?.to_vec()));
+    }
+    Ok(attributes)
+}
+
+pub(crate) fn encode_attributes(attributes: &Attributes) -> Vec<u8> {
+    let mut pairs = Vec::new();
+    for (key, value) in attributes {
+        write::lenenc_bytes(&mut pairs, key);
+        write::lenenc_bytes(&mut pairs, value);
+    }
+    pairs
+}
+
 /// A NUL-terminated name; as both servers do, one that ends with the packet is taken too.
-fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
+pub(crate) fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     if reader.remaining().contains(&0) {
         reader.nul_bytes("a name")
     } else {
@@ -142,7 +226,6 @@ fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::write;
     use proptest::prelude::*;
 
     fn login(capabilities: Capabilities) -> Vec<u8> {
@@ -222,7 +305,40 @@ mod tests {
         assert!(!parse(usual() | extended | Capabilities::CLIENT_MYSQL).has(extended));
     }
 
+    #[test]
+    fn an_ssl_request_comes_back() {
+        let request = SslRequest {
+            capabilities: usual() | Capabilities::SSL | Capabilities::MARIADB_PROGRESS,
+            max_packet: 1 << 24,
+            character_set: 45,
+        };
+        let payload = request.to_payload();
+        assert_eq!(payload.len(), 32);
+        assert_eq!(FirstReply::parse(&payload), Ok(FirstReply::Ssl(request)));
+    }
+
     proptest! {
+        #[test]
+        fn a_handshake_response_comes_back(
+            bits in 0u64..1 << 38, user in "[a-z]{0,80}", auth in prop::collection::vec(any::<u8>(), 0..400),
+            database in prop::option::of("[a-z]{1,64}"), plugin in prop::option::of("[a-z_]{0,30}"),
+            attributes in prop::collection::vec(("[a-z]{0,20}", "[a-z]{0,300}"), 0..4), zstd: Option<u8>,
+        ) {
+            let bytes = |text: String| text.into_bytes();
+            let mut sent = HandshakeResponse {
+                capabilities: Capabilities(bits), max_packet: 7, character_set: 33, user: bytes(user),
+                auth_response: auth, database: database.map(bytes), auth_plugin: plugin.map(bytes),
+                attributes: attributes.into_iter().map(|(k, v)| (bytes(k), bytes(v))).collect(),
+                zstd_level: zstd,
+            };
+            let payload = sent.to_payload();
+            sent.capabilities = sent.sent_capabilities();
+            if sent.capabilities.has(Capabilities::CLIENT_MYSQL) {
+                sent.capabilities = sent.capabilities & Capabilities(0xFFFF_FFFF);
+            }
+            prop_assert_eq!(FirstReply::parse(&payload), Ok(FirstReply::Login(sent)));
+        }
+
         #[test]
         fn any_bytes_parse_or_fail_without_a_panic(bytes: Vec<u8>) {
             let _ = FirstReply::parse(&bytes);

@@ -12,7 +12,9 @@
 //! Knowledge Base*, "Client/Server Protocol" (mariadb.com/kb/en/clientserver-protocol). Where the two differ, the
 //! code says so.
 
+pub mod auth;
 mod capability;
+mod change_user;
 mod command;
 mod error_packet;
 mod frame;
@@ -21,11 +23,13 @@ mod handshake_response;
 mod ok;
 mod read;
 pub mod reply;
+pub mod statement;
 mod status;
 pub mod write;
 
 pub use capability::Capabilities;
-pub use command::Command;
+pub use change_user::ChangeUser;
+pub use command::{Command, SetOption, process_kill};
 pub use error_packet::{ErrorPacket, SqlState, error_code};
 pub use frame::{
     FrameHeader, HEADER_LEN, MAX_FRAME_PAYLOAD, Packet, PacketDecoder, Segment, SegmentScanner, encode_packet,

@@ -137,8 +137,8 @@ pub enum Command {
     Agent(Process),
     /// Run the load balancer of this server (the agent starts it)
     Edge(Edge),
-    /// Run the SQL proxy of this server (the agent starts it)
-    Sql(Tier),
+    /// Run the SQL proxy of this server (the agent starts it), or ask about it
+    Sql(Sql),
     /// Run the demo's small application (the demo starts it)
     #[command(hide = true)]
     DemoApp,
@@ -162,12 +162,12 @@ impl Command {
             Command::Explain(args) => args.json,
             Command::Drain(args) | Command::Undrain(args) => args.json,
             Command::Demo(args) => args.json,
+            Command::Sql(args) => matches!(&args.command, Some(SqlCommand::Explain(args)) if args.json),
             Command::Schema
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Agent(_)
             | Command::Edge(_)
-            | Command::Sql(_)
             | Command::DemoApp
             | Command::Helper(_) => false,
         }
@@ -475,6 +475,75 @@ pub struct Tier {
     pub log_format: LogFormat,
 }
 
+/// `pontoon sql`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Sql {
+    /// What to ask; without it, the proxy runs.
+    #[command(subcommand)]
+    pub command: Option<SqlCommand>,
+    /// How it runs.
+    #[command(flatten)]
+    pub tier: Tier,
+}
+
+/// A question about the SQL proxy.
+#[derive(Debug, Subcommand)]
+pub enum SqlCommand {
+    /// Say where a statement goes, and why; asks no server
+    Explain(SqlExplain),
+}
+
+/// `pontoon sql explain`
+#[derive(Debug, Args)]
+pub struct SqlExplain {
+    /// The statement; - reads it from standard input
+    #[arg(value_name = "STATEMENT")]
+    pub statement: String,
+    /// The database software; by default as fleet.toml says, or MariaDB
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<SqlEngine>,
+    /// Its version, as in 10.11.6 or 8.4.2: newer ones know more functions; by default the oldest supported
+    #[arg(long, value_name = "VERSION", value_parser = server_version)]
+    pub server_version: Option<pontoon_sql_class::Version>,
+    /// The session's sql_mode, as in ANSI_QUOTES,NO_BACKSLASH_ESCAPES
+    #[arg(long, value_name = "MODE,…", default_value = "", hide_default_value = true)]
+    pub sql_mode: String,
+    /// The session's character_set_client
+    #[arg(long, value_name = "NAME", default_value = "utf8mb4")]
+    pub charset: String,
+    /// The session's default database
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// A transaction is open
+    #[arg(long)]
+    pub in_transaction: bool,
+    /// It is a read-only one
+    #[arg(long)]
+    pub read_only: bool,
+    /// autocommit is off
+    #[arg(long)]
+    pub no_autocommit: bool,
+    /// The isolation level is SERIALIZABLE
+    #[arg(long)]
+    pub serializable: bool,
+    /// The session has something that only its connection to the primary has, such as a temporary table
+    #[arg(long)]
+    pub pinned: bool,
+    /// Print the verdict as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A database software.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SqlEngine {
+    /// MariaDB
+    Mariadb,
+    /// MySQL
+    Mysql,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -497,6 +566,10 @@ fn token_lifetime(text: &str) -> Result<Duration, String> {
         return Err("a token is good for an hour at most".to_owned());
     }
     Ok(ttl)
+}
+
+fn server_version(text: &str) -> Result<pontoon_sql_class::Version, String> {
+    pontoon_sql_class::Version::parse(text).ok_or_else(|| "not a version such as 10.11.6 or 8.4.2".to_owned())
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "init",
     "check",
     "plan",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 21] = [
     "sql",
     "helper",
     "token-new",
+    "sql-explain",
 ];
 
 const ONE_SERVER: &str = r#"version = 1
@@ -58,7 +59,7 @@ fn help_man_pages_and_completions_know_every_command() {
         let words: Vec<&str> = command.split('-').chain(["--help"]).collect();
         let own = machine.run(&words).must_exit(0).out;
         assert!(own.contains("Usage: pontoon"), "{own}");
-        if command != "token-new" {
+        if !command.contains('-') {
             assert!(
                 help.contains(&format!("  {command} ")),
                 "{command} is not in the help:\n{help}"
@@ -532,4 +533,47 @@ fn an_init_that_cannot_write_leaves_nothing_behind() {
         std::fs::read_to_string(machine.path("state/identity")).unwrap(),
         "mine"
     );
+}
+
+#[test]
+fn sql_explain_says_where_a_statement_goes() {
+    let machine = Machine::new();
+    let read = machine
+        .run(&["sql", "explain", "SELECT 1 FROM t"])
+        .must_exit(0)
+        .out;
+    assert!(read.contains("a replica"), "{read}");
+    let json = machine
+        .run(&[
+            "sql",
+            "explain",
+            "--json",
+            "--engine",
+            "mysql",
+            "--in-transaction",
+            "SELECT 1 FROM t",
+        ])
+        .must_exit(0)
+        .out;
+    let verdict: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&verdict["route"], &verdict["reason"]),
+        (&"primary".into(), &"in-transaction".into())
+    );
+    // The version decides which functions are known.
+    let newer = [
+        "sql",
+        "explain",
+        "--server-version",
+        "11.8.2",
+        "SELECT VEC_TOTEXT(v) FROM t",
+    ];
+    assert!(machine.run(&newer).must_exit(0).out.contains("a replica"));
+    machine.run(&["sql", "explain"]).must_exit(2);
+    machine
+        .run(&["sql", "explain", "--server-version", "new", "SELECT 1"])
+        .must_exit(2);
+    machine
+        .run(&["sql", "explain", "--engine", "oracle", "SELECT 1"])
+        .must_exit(2);
 }

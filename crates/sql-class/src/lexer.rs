@@ -487,7 +487,8 @@ impl<'a> Lexer<'a> {
         let digits = self.count(code, u8::is_ascii_digit);
         let version = self.sql.get(code..code + digits).unwrap_or_default();
         let version = version.iter().fold(0u64, |number, digit| {
-            number.saturating_mul(10) + u64::from(digit - b'0')
+            // The number may be as long as the statement.
+            number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
         });
         let certain = match digits {
             0 => true,

@@ -116,6 +116,15 @@ fn comments() {
 }
 
 #[test]
+fn a_version_of_any_length_is_only_a_version() {
+    // Found by fuzzing: more digits than a number can hold.
+    for digits in [7, 20, 21, 22, 200] {
+        let sql = format!("1 /*!{} into */", "9".repeat(digits));
+        assert_eq!(mysql(&sql), ["1", "ExecutableComment"], "{digits}");
+    }
+}
+
+#[test]
 fn letters_beyond_ascii() {
     assert_eq!(mysql("größe = 'ü'"), ["größe", "=", "'ü'"]);
     assert_eq!(mysql("a\u{a0}b"), ["a\u{a0}b"], "in UTF-8 no white space");

@@ -13,23 +13,25 @@
 //! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
-mod backend;
+pub mod auth;
+pub mod backend;
 mod context;
 mod counters;
 mod doors;
 mod exchange;
 mod hold;
-mod peer;
+mod packets;
+mod passthrough;
+pub mod peer;
 mod pool;
 mod preface;
 mod proxy;
 mod relay;
 mod session;
-mod passthrough;
 mod splice;
 mod statements;
-mod target;
-mod tls;
+pub mod target;
+pub mod tls;
 
 use std::io;
 

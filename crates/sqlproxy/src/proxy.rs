@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -21,9 +22,10 @@ use crate::context::{Context, Gate, Limits};
 use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
 use crate::peer::{Peer, tune};
-use crate::pool::Directory;
+use crate::pool::{Directory, Thread};
 use crate::relay::serve_relay;
-use crate::session::{self, registry::Registry};
+use crate::session::registry::Registry as Sessions;
+use crate::session;
 use crate::passthrough::serve_client;
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
@@ -75,7 +77,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             metrics: numbers,
             gate: Gate::default(),
             directory: Directory::default(),
-            sessions: Registry::default(),
+            sessions: Sessions::default(),
             hidden: Arc::new(session::hidden()),
             closing: CancellationToken::new(),
             draining: false.into(),
@@ -124,8 +126,10 @@ fn start_threads(
 /// One thread: serves every door it is handed, and ends when the doors have ended and the sessions too.
 async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<ThreadDoor>) {
     let tasks = TaskTracker::new();
+    let thread = Thread::new(Arc::clone(&context));
+    tokio::task::spawn_local(Rc::clone(&thread).tend());
     while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
-        let served = serve_door(Arc::clone(&context), listener, stop, tasks.clone());
+        let served = serve_door(Rc::clone(&thread), listener, stop, tasks.clone());
         tasks.spawn_local(async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "a listening socket failed");
@@ -143,11 +147,12 @@ async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<
 }
 
 async fn serve_door(
-    context: Arc<Context>,
+    thread: Rc<Thread>,
     listener: Listener,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) -> io::Result<()> {
+    let context = Arc::clone(&thread.context);
     match listener {
         Listener::ClientTcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
@@ -156,9 +161,9 @@ async fn serve_door(
                 || listener.accept(),
                 |(stream, _)| {
                     tune(&stream);
-                    let context = Arc::clone(&context);
+                    let thread = Rc::clone(&thread);
                     tasks.spawn_local(async move {
-                        serve_client(&context, Peer::Tcp(stream), Transport::Tcp).await;
+                        serve_any(&thread, Peer::Tcp(stream), Transport::Tcp).await;
                     });
                 },
             )
@@ -170,9 +175,9 @@ async fn serve_door(
                 &stop,
                 || listener.accept(),
                 |(stream, _)| {
-                    let context = Arc::clone(&context);
+                    let thread = Rc::clone(&thread);
                     tasks.spawn_local(async move {
-                        serve_client(&context, Peer::Unix(stream), Transport::Unix).await;
+                        serve_any(&thread, Peer::Unix(stream), Transport::Unix).await;
                     });
                 },
             )
@@ -193,6 +198,18 @@ async fn serve_door(
         }
     }
     Ok(())
+}
+
+async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
+    if let Ok(password) = std::env::var("PONTOON_SHIM") {
+        let context = &thread.context;
+        let _place = crate::counters::Counted::within(&context.counters.clients, context.limits.max_clients);
+        if let Some(client) = session::shim::accept(thread, peer, transport, &password).await {
+            session::serve(Rc::clone(thread), client).await;
+        }
+        return;
+    }
+    serve_client(&thread.context, peer, transport).await;
 }
 
 /// Accepts until `stop`, and then what already waits (closing a socket resets the connections in its queue), but not

@@ -11,13 +11,14 @@ use pontoon_testkit::app::Dice;
 use pontoon_testkit::{DatabaseOptions, LabError, Load, Mariadb, Server, in_lab};
 
 /// The steps of a join by what it says at their beginning.
-const STEPS: [(&str, &str); 6] = [
+const STEPS: [(&str, &str); 7] = [
     ("the certificate", "certificate issued"),
     ("copying", "\"bytes\""),
     ("preparing", "preparing the copy"),
     ("activation", "putting the copy in place"),
     ("following", "catching up"),
     ("finish", "becoming a member"),
+    ("the last word", "is as revision"),
 ];
 
 /// Who is killed.

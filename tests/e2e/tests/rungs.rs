@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{Fleet, attempt, run};
-use pontoon_testkit::{LabError, in_lab};
+use pontoon_testkit::{LabError, Server, in_lab};
 
 #[test]
 fn one_server_becomes_two_under_traffic() -> Result<(), LabError> {
@@ -28,7 +28,48 @@ fn one_server_becomes_two_under_traffic() -> Result<(), LabError> {
             assert_eq!(report.failed(), 0, "{:?}", report.phases);
             let (code, out, err) = attempt(&fleet.a, &["status", "--check"]).await?;
             assert_eq!(code, 0, "{out}{err}");
-            Ok(())
+            other_balancers_can_ask(&fleet).await
         },
     )
+}
+
+/// `db.health_port`: the primary and the replica say what they are, and stop saying it when they are not.
+async fn other_balancers_can_ask(fleet: &Fleet) -> Result<(), LabError> {
+    let (a, b) = (&fleet.a, &fleet.b);
+    // Any command follows the join in the file, as long as nobody has touched it.
+    run(a, &["plan"]).await?;
+    let config = a.path("/etc/pontoon/fleet.toml")?;
+    let text = std::fs::read_to_string(&config).map_err(LabError::io("read fleet.toml"))?;
+    let text = text.replacen("[db]", "[db]\nhealth_port = 7403", 1);
+    std::fs::write(&config, text).map_err(LabError::io("write fleet.toml"))?;
+    run(a, &["apply", "--yes"]).await?;
+    until_status(a, "/primary", 200).await?;
+    until_status(b, "/replica?max_lag=5s", 200).await?;
+    assert_eq!(status_of(a, "/replica").await?, 503);
+    assert_eq!(status_of(b, "/primary").await?, 503);
+    assert_eq!(status_of(b, "/replica?max_lag=soon").await?, 400);
+    run(a, &["drain", b.name()]).await?;
+    until_status(b, "/replica", 503).await?;
+    run(a, &["undrain", b.name()]).await?;
+    until_status(b, "/replica", 200).await
+}
+
+async fn until_status(server: &Server, path: &str, wanted: u16) -> Result<(), LabError> {
+    for _ in 0..100 {
+        if status_of(server, path).await? == wanted {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(LabError::App(format!(
+        "{path} on {} is not {wanted} within 10 s",
+        server.name()
+    )))
+}
+
+/// 0 when nobody answers.
+async fn status_of(server: &Server, path: &str) -> Result<u16, LabError> {
+    let url = format!("http://{}:7403{path}", server.private());
+    let ask = format!("curl -s -m 2 -o /dev/null -w '%{{http_code}}' '{url}' || :");
+    Ok(server.sh(&ask).await?.trim().parse().unwrap_or(0))
 }

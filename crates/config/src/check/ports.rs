@@ -90,6 +90,10 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), db.server_port),
                 span,
             );
+            if let Some(port) = db.health_port {
+                let span = typed.get().health_port.as_ref().map(At::span);
+                add("db.health_port", SocketAddr::new(server.private, port), span);
+            }
         }
     }
     if let (Some(cache), Some(typed)) = (&config.cache, &file.cache)

@@ -184,6 +184,10 @@ impl Check<'_> {
             default_port,
             1..=65535,
         );
+        let health_port = match &typed.health_port {
+            Some(port) => self.number("db.health_port", Some(port), 0, 1..=65535).map(Some),
+            None => Some(None),
+        };
         let reads = match &typed.reads {
             Some(reads) => self.reads(reads).map(Some),
             None => Some(None),
@@ -203,6 +207,7 @@ impl Check<'_> {
             listen,
             server_port: server_port?,
             server_socket: server_socket?,
+            health_port: health_port?,
             failover: typed.failover.as_ref().map(|value| *value.get()),
             durability: typed.durability.as_ref().map(|value| *value.get()),
             when_alone: typed.when_alone.as_ref().map(|value| *value.get()),

@@ -154,6 +154,11 @@ fn ports(
             ListenAddress::Tcp(([127, 0, 0, 1], db.server_port).into()),
             "the database",
         ));
+        // An agent that serves it already is one that runs.
+        let serves = active.and_then(|active| active.db.as_ref()?.health_port);
+        if let Some(port) = db.health_port.filter(|port| serves != Some(*port)) {
+            wants.push((relay(port), "the agent's answers about the database"));
+        }
     }
     if active.is_none() {
         wants.push((relay(wanted.ports().agent), "the agent"));

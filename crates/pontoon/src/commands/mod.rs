@@ -11,6 +11,7 @@ mod manual;
 mod membership;
 mod plan;
 mod process;
+mod sql;
 mod status;
 
 use std::future::Future;
@@ -57,7 +58,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::DemoApp => crate::demo::demo_app(),
         Command::Agent(args) => process::agent(context, &args),
         Command::Edge(args) => process::edge(context, args),
-        Command::Sql(args) => process::sql(context, args),
+        Command::Sql(args) => sql::sql(context, args),
         Command::Helper(args) => process::helper(context, &args),
     }
 }

@@ -186,10 +186,7 @@ impl Connection {
             max_connections: text(0).parse().map_err(|_| WireError::Malformed("no number of connections"))?,
             set_up: [&tracking[..], fresh.as_bytes()].concat(),
         };
-        let applied = State {
-            database: database.map(Into::into),
-            ..State::default()
-        };
+        let applied = State::fresh(database);
         Ok(Box::new(Connection {
             backend,
             key,

@@ -12,4 +12,4 @@ mod thread;
 pub use connection::{Connection, Identity, Key, LastInsertId, Owner};
 pub use places::Places;
 pub use shelf::{Left, Token};
-pub use thread::{Database, Directory, Need, NoConnection, Thread};
+pub use thread::{Database, Directory, Need, NoConnection, QUEUE, Thread};

@@ -12,6 +12,7 @@ mod record;
 pub mod registry;
 pub mod route;
 mod run;
+pub mod shim;
 mod say;
 mod special;
 pub mod state;
@@ -120,10 +121,7 @@ impl Session {
     /// Finds the client its first connection, which says what the session begins with, and lets it in. The database's
     /// own refusal is the client's.
     async fn begin(thread: &Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Session> {
-        let state = Rc::new(State {
-            database: client.database.map(Into::into),
-            ..State::default()
-        });
+        let state = Rc::new(State::fresh(client.database.as_deref()));
         let mut peer = client.peer;
         let bound = client.bound.is_some();
         let first = match client.bound {

@@ -152,10 +152,7 @@ impl Session {
 
     /// What a session is after a reset: fresh, but for its default database.
     pub(super) fn forget_everything(&mut self) {
-        self.state = Rc::new(State {
-            database: self.state.database.clone(),
-            ..State::default()
-        });
+        self.state = Rc::new(State::fresh(self.state.database.as_deref()));
         self.sql_mode = self.facts.sql_mode;
         self.charset = self.facts.charset;
         self.serializable = self.facts.serializable;

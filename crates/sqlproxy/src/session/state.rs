@@ -80,6 +80,14 @@ const MAX_ENTRIES: usize = 64;
 const MAX_VALUE: usize = 1024;
 
 impl State {
+    /// A fresh session with that default database.
+    pub fn fresh(database: Option<&[u8]>) -> State {
+        State {
+            database: database.map(Into::into),
+            ..State::default()
+        }
+    }
+
     /// Notes one assignment of a statement that the server has executed.
     pub fn assign(&mut self, assignment: &Assignment<'_>) -> Noted {
         let value: Box<[u8]> = match assignment.value {
@@ -216,11 +224,7 @@ impl State {
 
     /// The commands that make a connection in its fresh state, but with the database of `kept`, have this one.
     pub fn from_fresh(&self, kept: &Option<Box<[u8]>>) -> Vec<Setup> {
-        let fresh = State {
-            database: kept.clone(),
-            ..State::default()
-        };
-        self.commands(&fresh)
+        self.commands(&State::fresh(kept.as_deref()))
     }
 
     fn commands(&self, applied: &State) -> Vec<Setup> {

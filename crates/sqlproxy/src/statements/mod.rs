@@ -189,14 +189,8 @@ mod tests {
     fn a_text_is_found_again_only_where_it_means_the_same() {
         let mut on = OnBackend::default();
         let text: Rc<[u8]> = b"SELECT a FROM t"[..].into();
-        let here = Rc::new(State {
-            database: Some(b"here"[..].into()),
-            ..State::default()
-        });
-        let there = Rc::new(State {
-            database: Some(b"there"[..].into()),
-            ..State::default()
-        });
+        let here = Rc::new(State::fresh(Some(b"here")));
+        let there = Rc::new(State::fresh(Some(b"there")));
         assert_eq!(on.add(Rc::clone(&text), Rc::clone(&here), 7), None);
         assert_eq!(on.find(&text, &here), Some(7));
         assert_eq!(on.find(&text, &there), None);

@@ -174,7 +174,9 @@ fn files(dir: &Path, name: &str, found: &mut BTreeMap<String, String>) {
     };
     for entry in entries.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        if TELLING.iter().any(|telling| file.starts_with(telling)) {
+        // One of them may be being written just now, under a name with a dot before it.
+        let written = file.trim_start_matches('.');
+        if TELLING.iter().any(|telling| written.starts_with(telling)) {
             continue;
         }
         let (path, name) = (entry.path(), format!("{name}/{file}"));
