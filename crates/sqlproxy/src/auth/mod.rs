@@ -1,8 +1,7 @@
 //! Who a client is.
 
-pub mod plugin;
 pub mod rsa;
-pub mod scramble;
 mod secret;
+pub mod signature;
 
 pub use secret::Secret;

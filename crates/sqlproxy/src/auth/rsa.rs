@@ -8,6 +8,7 @@ use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
     PublicEncryptingKey,
 };
+use pontoon_mysql_wire::auth::sha2;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
@@ -20,7 +21,7 @@ pub fn encrypt(pem: &[u8], nonce: &[u8], password: &[u8]) -> Option<Vec<u8>> {
     let key = OaepPublicEncryptingKey::new(key).ok()?;
     let mut text = Zeroizing::new(password.to_vec());
     text.push(0);
-    mask(&mut text, nonce)?;
+    sha2::obfuscate(&mut text, nonce);
     let mut out = vec![0; key.ciphertext_size()];
     let len = key
         .encrypt(&OAEP_SHA1_MGF1SHA1, &text, &mut out, None)
@@ -28,16 +29,6 @@ pub fn encrypt(pem: &[u8], nonce: &[u8], password: &[u8]) -> Option<Vec<u8>> {
         .len();
     out.truncate(len);
     Some(out)
-}
-
-fn mask(text: &mut [u8], nonce: &[u8]) -> Option<()> {
-    if nonce.is_empty() {
-        return None;
-    }
-    for (byte, mask) in text.iter_mut().zip(nonce.iter().cycle()) {
-        *byte ^= mask;
-    }
-    Some(())
 }
 
 /// The proxy's own key pair, made when the first client asks for it: making one takes a tenth of a second.
@@ -69,7 +60,7 @@ impl OwnKey {
             .ok()?
             .len();
         buffer.truncate(len);
-        mask(&mut buffer, nonce)?;
+        sha2::obfuscate(&mut buffer, nonce);
         (buffer.pop() == Some(0)).then_some(buffer)
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use pontoon_mysql_wire::auth::native;
 use zeroize::{Zeroize, Zeroizing};
 
 /// A client's secret as the proxy came to know it. Overwritten when dropped, and never shown.
@@ -32,7 +33,7 @@ impl Secret {
         match self {
             Secret::Empty => None,
             Secret::Sha1(hash) => Some(*hash),
-            Secret::Plain(password) => Some(crate::auth::scramble::sha1(&[password])),
+            Secret::Plain(password) => Some(native::hash(password)),
         }
     }
 

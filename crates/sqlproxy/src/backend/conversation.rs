@@ -1,5 +1,6 @@
 //! What is said to a database until it lets a user in, packet by packet (MySQL: "Connection Phase").
 
+use pontoon_mysql_wire::auth::AuthPacket;
 use pontoon_mysql_wire::{
     Capabilities, ErrorPacket, Greeting, HandshakeResponse, OkPacket, ServerGreeting, SslRequest, WireError,
 };
@@ -134,20 +135,18 @@ impl Conversation {
     /// [`LoginError`].
     pub async fn hear(&mut self) -> Result<Said, LoginError> {
         let payload = self.packets.read().await?;
-        Ok(match payload.split_first() {
-            Some((0x00, _)) => Said::Ok(payload),
-            Some((&ErrorPacket::HEADER, _)) => Said::Refused(ErrorPacket::parse(&payload)?),
-            Some((0xFE, [])) => return Err(LoginError::Plugin("mysql_old_password".to_owned())),
-            Some((0xFE, rest)) => {
-                let end = rest
-                    .iter()
-                    .position(|byte| *byte == 0)
-                    .ok_or(WireError::Truncated("the plugin's name"))?;
-                Said::Switch(rest[..end].to_vec(), rest[end + 1..].to_vec())
+        Ok(match AuthPacket::parse(&payload, false)? {
+            AuthPacket::Ok => Said::Ok(payload),
+            AuthPacket::Error => Said::Refused(ErrorPacket::parse(&payload)?),
+            AuthPacket::Switch(switch) => Said::Switch(switch.plugin.to_vec(), switch.data.to_vec()),
+            // Its answer would give the password away.
+            AuthPacket::OldSwitch => return Err(LoginError::Plugin("mysql_old_password".to_owned())),
+            AuthPacket::NextFactor(next) => {
+                return Err(LoginError::Plugin(
+                    String::from_utf8_lossy(next.plugin).into_owned(),
+                ));
             }
-            Some((0x01, rest)) => Said::More(rest.to_vec()),
-            // MariaDB marks only what could be taken for another kind of packet.
-            _ => Said::More(payload),
+            AuthPacket::More(data) | AuthPacket::Data(data) => Said::More(data.to_vec()),
         })
     }
 

@@ -3,13 +3,13 @@
 use std::io;
 use std::time::Duration;
 
+use pontoon_mysql_wire::auth::{CHALLENGE_LEN, SIGNED_CHALLENGE_LEN, native, plugin, sha2};
 use pontoon_mysql_wire::{Capabilities, ErrorPacket, Greeting, StatusFlags, WireError};
 use tokio::time::timeout;
 
 use super::conversation::{Conversation, Said};
 use super::dial::Opened;
-use crate::auth::plugin;
-use crate::auth::{Secret, rsa, scramble};
+use crate::auth::{Secret, rsa, signature};
 use crate::packets::PacketError;
 use crate::peer::Peer;
 use crate::target::{Pin, Transport};
@@ -116,6 +116,9 @@ impl From<PacketError> for LoginError {
     }
 }
 
+/// `sha256_password`: the client wants the server's RSA key.
+const SHA256_REQUEST_KEY: u8 = 0x01;
+
 /// More rounds than any plugin has.
 const MAX_ROUNDS: usize = 8;
 
@@ -134,14 +137,14 @@ async fn converse(opened: Opened, login: &Login<'_>) -> Result<Backend, LoginErr
     let secure = conversation.is_secure();
     let nonce = conversation.greeting().auth_data.clone();
     // The server's default is the account's most often. SHA1 of a password is of use for one plugin only.
-    let sha2 = conversation.greeting().auth_plugin == plugin::SHA2.as_bytes();
     let name = match login.secret {
-        Secret::Sha1(_) => plugin::NATIVE,
-        _ if sha2 => plugin::SHA2,
+        Secret::Empty | Secret::Plain(_) if conversation.greeting().auth_plugin == plugin::CACHING_SHA2 => {
+            plugin::CACHING_SHA2
+        }
         _ => plugin::NATIVE,
     };
-    let (mut answering, first) = Answering::begin(name.as_bytes(), &nonce, login.secret, secure)?;
-    conversation.introduce(login, name.as_bytes(), &first).await?;
+    let (mut answering, first) = Answering::begin(name, &nonce, login.secret, secure)?;
+    conversation.introduce(login, name, &first).await?;
     for _ in 0..MAX_ROUNDS {
         match conversation.hear().await? {
             Said::Ok(ok) => return conversation.finish(ok),
@@ -181,7 +184,6 @@ impl Answering {
         secure: bool,
     ) -> Result<(Answering, Vec<u8>), LoginError> {
         let refused = || LoginError::Plugin(String::from_utf8_lossy(name).into_owned());
-        // Servers end the challenges of the older plugins with a NUL that is not part of them.
         let nonce = |len| {
             challenge
                 .get(..len)
@@ -192,36 +194,32 @@ impl Answering {
             Secret::Sha1(_) => None,
             Secret::Plain(password) => Some(password),
         };
-        let name = std::str::from_utf8(name).map_err(|_| refused())?;
         match (name, password) {
             (plugin::NATIVE, _) => {
                 let answer = match secret.sha1() {
                     None => Vec::new(),
-                    Some(hash) => scramble::native_answer(nonce(plugin::NONCE)?, &hash).to_vec(),
+                    Some(hash) => native::answer(&hash, nonce(CHALLENGE_LEN)?).to_vec(),
                 };
                 Ok((Answering::Done, answer))
             }
-            (plugin::SHA2, Some([])) => Ok((Answering::Done, Vec::new())),
-            (plugin::SHA2, Some(password)) => {
-                let nonce = nonce(plugin::NONCE)?.to_vec();
-                let answer = scramble::sha2_answer(&nonce, password).to_vec();
+            (plugin::CACHING_SHA2, Some([])) => Ok((Answering::Done, Vec::new())),
+            (plugin::CACHING_SHA2, Some(password)) => {
+                let nonce = nonce(CHALLENGE_LEN)?.to_vec();
+                let answer = sha2::answer(password, &nonce).to_vec();
                 Ok((Answering::Sha2 { nonce }, answer))
             }
             (plugin::SHA256, Some([])) => Ok((Answering::Done, vec![0])),
             (plugin::SHA256, Some(password)) if secure => Ok((Answering::Done, with_nul(password))),
             (plugin::SHA256, Some(_)) => {
-                let nonce = nonce(plugin::NONCE)?.to_vec();
-                Ok((Answering::Key { nonce }, vec![plugin::SHA256_ASK_KEY]))
+                let nonce = nonce(CHALLENGE_LEN)?.to_vec();
+                Ok((Answering::Key { nonce }, vec![SHA256_REQUEST_KEY]))
             }
             (plugin::ED25519, Some(password)) => {
-                let nonce = nonce(plugin::LONG_NONCE)?;
-                Ok((
-                    Answering::Done,
-                    scramble::ed25519_answer(nonce, password).to_vec(),
-                ))
+                let nonce = nonce(SIGNED_CHALLENGE_LEN)?;
+                Ok((Answering::Done, signature::ed25519(nonce, password).to_vec()))
             }
             (plugin::PARSEC, Some(_)) => {
-                let nonce = nonce(plugin::LONG_NONCE)?.to_vec();
+                let nonce = nonce(SIGNED_CHALLENGE_LEN)?.to_vec();
                 // An empty packet asks for the salt.
                 Ok((Answering::Parsec { nonce }, Vec::new()))
             }
@@ -238,15 +236,15 @@ impl Answering {
             Secret::Sha1(_) => return Err(unexpected()),
         };
         let answer = match std::mem::replace(self, Answering::Done) {
-            Answering::Sha2 { .. } if data == [plugin::SHA2_FAST_OK] => None,
-            Answering::Sha2 { .. } if data == [plugin::SHA2_FULL] && secure => Some(with_nul(password)),
-            Answering::Sha2 { nonce } if data == [plugin::SHA2_FULL] => {
+            Answering::Sha2 { .. } if data == [sha2::FAST_OK] => None,
+            Answering::Sha2 { .. } if data == [sha2::FULL] && secure => Some(with_nul(password)),
+            Answering::Sha2 { nonce } if data == [sha2::FULL] => {
                 *self = Answering::Key { nonce };
-                Some(vec![plugin::SHA2_ASK_KEY])
+                Some(vec![sha2::REQUEST_KEY])
             }
             Answering::Key { nonce } => Some(rsa::encrypt(data, &nonce, password).ok_or(LoginError::Key)?),
             Answering::Parsec { nonce } => {
-                Some(scramble::parsec_answer(&nonce, data, password).ok_or_else(unexpected)?)
+                Some(signature::parsec(&nonce, data, password).ok_or_else(unexpected)?)
             }
             Answering::Sha2 { .. } | Answering::Done => return Err(unexpected()),
         };

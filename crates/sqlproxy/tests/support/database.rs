@@ -1,4 +1,5 @@
 //! A real MariaDB or MySQL with accounts of every kind.
+#![allow(clippy::print_stdout)] // a skipped test says why
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
