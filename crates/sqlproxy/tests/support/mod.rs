@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests: a panic is the report
 
 pub mod database;
+pub mod door;
 pub mod session;
 pub mod two;
 
