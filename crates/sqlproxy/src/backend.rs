@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::peer::{Peer, tune};
-use crate::preface::{Answer, Preface, REPLY_LEN, Reply};
+use crate::preface::{Answer, Preface, Purpose, REPLY_LEN, Reply};
 use crate::target::{Local, Pin, Primary, Transport, Way};
 use crate::tls::{FleetTls, FleetTlsError};
 
@@ -50,13 +50,13 @@ pub enum AttemptError {
     #[error("the database's Unix socket is not known (backend_socket)")]
     NoSocket,
     /// The other server could not be reached.
-    #[error("the SQL relay of the primary cannot be connected: {0}")]
+    #[error("the other server's SQL relay cannot be connected: {0}")]
     Relay(#[source] io::Error),
     /// The other server is not who it should be, or there is no identity to show it.
     #[error(transparent)]
     Tls(#[from] FleetTlsError),
     /// The other server's proxy said no.
-    #[error("the SQL relay of the primary refused: {0}")]
+    #[error("the other server's SQL relay refused: {0}")]
     Refused(Answer),
 }
 
@@ -73,10 +73,33 @@ pub async fn attempt(
     tls: &FleetTls,
     limit: Duration,
 ) -> Result<Opened, AttemptError> {
+    attempt_as(
+        Purpose::Primary,
+        &primary.pin,
+        &primary.way,
+        transport,
+        tls,
+        limit,
+    )
+    .await
+}
+
+/// As [`attempt`], for a database of either kind.
+///
+/// # Errors
+/// As [`attempt`].
+pub async fn attempt_as(
+    purpose: Purpose,
+    pin: &Pin,
+    way: &Way,
+    transport: Transport,
+    tls: &FleetTls,
+    limit: Duration,
+) -> Result<Opened, AttemptError> {
     let deadline = Instant::now() + limit;
     let silent = |_| AttemptError::Silent;
-    let mut pin = primary.pin.clone();
-    let mut peer = match &primary.way {
+    let mut pin = pin.clone();
+    let mut peer = match way {
         Way::Local(local) => timeout_at(deadline, connect_local(local, transport))
             .await
             .map_err(silent)??,
@@ -86,7 +109,7 @@ pub async fn attempt(
                 .map_err(|_| AttemptError::Relay(io::ErrorKind::TimedOut.into()))?
                 .map_err(AttemptError::Relay)?;
             tune(&tcp);
-            let asked = ask_relay(tcp, &pin, transport, tls, limit);
+            let asked = ask_relay(tcp, purpose, &pin, transport, tls, limit);
             let (peer, epoch) = timeout_at(deadline, asked).await.map_err(silent)??;
             pin.epoch = pin.epoch.max(epoch);
             peer
@@ -123,6 +146,7 @@ pub async fn connect_local(local: &Local, transport: Transport) -> Result<Peer, 
 
 async fn ask_relay(
     tcp: TcpStream,
+    purpose: Purpose,
     pin: &Pin,
     transport: Transport,
     tls: &FleetTls,
@@ -130,6 +154,7 @@ async fn ask_relay(
 ) -> Result<(Peer, Epoch), AttemptError> {
     let mut peer = tls.connect(&pin.server, tcp, limit).await?;
     let preface = Preface {
+        purpose,
         transport,
         epoch: pin.epoch,
     };

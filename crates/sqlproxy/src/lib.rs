@@ -34,7 +34,7 @@ use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 
 pub use context::Limits;
-pub use preface::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply};
+pub use preface::{Answer, PREFACE_LEN, Preface, Purpose, REPLY_LEN, Reply};
 pub use target::Transport;
 
 /// What the process is told on its command line.

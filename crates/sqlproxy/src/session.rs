@@ -12,7 +12,7 @@ use crate::counters::Counted;
 use crate::hold::{self, NotOpened};
 use crate::peer::Peer;
 use crate::splice::{discard, splice};
-use crate::target::{Pin, Transport};
+use crate::target::{Pin, Target, Transport};
 
 /// How long a refused client may take to read why.
 const REFUSAL_LINGER: Duration = Duration::from_millis(500);
@@ -71,9 +71,19 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
 
 /// Passes bytes until either side ends, the primary changes or the process closes.
 pub async fn pass_through(context: &Context, client: &mut Peer, database: &mut Peer, pin: &Pin) {
+    pass_through_while(context, client, database, |target| target.permits(pin)).await;
+}
+
+/// As [`pass_through`], for as long as the target allows it.
+pub async fn pass_through_while(
+    context: &Context,
+    client: &mut Peer,
+    database: &mut Peer,
+    permitted: impl Fn(&Target) -> bool,
+) {
     let mut targets = context.targets.clone();
     let demoted = async {
-        if targets.wait_for(|target| !target.permits(pin)).await.is_err() {
+        if targets.wait_for(|target| !permitted(target)).await.is_err() {
             // The sender is gone: the process ends, and `closing` says when.
             std::future::pending::<()>().await;
         }
