@@ -50,13 +50,13 @@ pub enum AttemptError {
     #[error("the database's Unix socket is not known (backend_socket)")]
     NoSocket,
     /// The other server could not be reached.
-    #[error("the other server's SQL relay cannot be connected: {0}")]
+    #[error("the SQL relay of the primary cannot be connected: {0}")]
     Relay(#[source] io::Error),
     /// The other server is not who it should be, or there is no identity to show it.
     #[error(transparent)]
     Tls(#[from] FleetTlsError),
     /// The other server's proxy said no.
-    #[error("the other server's SQL relay refused: {0}")]
+    #[error("the SQL relay of the primary refused: {0}")]
     Refused(Answer),
 }
 
