@@ -40,6 +40,7 @@ impl Counters {
             refused_total: self.refused.load(Relaxed),
             held: self.held.load(Relaxed),
             longest_hold_ms: self.longest_hold_ms.load(Relaxed),
+            floor: None,
             not_listening,
         }
     }
