@@ -13,19 +13,21 @@
 //! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
-mod backend;
+pub mod auth;
+pub mod backend;
 mod context;
 mod counters;
 mod doors;
 mod hold;
-mod peer;
+mod packets;
+pub mod peer;
 mod preface;
 mod proxy;
 mod relay;
 mod session;
 mod splice;
-mod target;
-mod tls;
+pub mod target;
+pub mod tls;
 
 use std::io;
 

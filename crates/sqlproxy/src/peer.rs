@@ -19,6 +19,8 @@ pub enum Peer {
     Unix(UnixStream),
     /// Mutual TLS, to another proxy.
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS within one of the others: a client that asked for it, or a database whose account demands it.
+    Within(Box<TlsStream<Peer>>),
 }
 
 /// A peer that went away without a word is noticed after idle + interval × retries, in about a minute.
@@ -56,6 +58,7 @@ impl Peer {
                 Peer::Tcp(stream) => stream.ready(Interest::READABLE).await,
                 Peer::Unix(stream) => stream.ready(Interest::READABLE).await,
                 Peer::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
+                Peer::Within(stream) => return Box::pin(stream.get_ref().0.gone()).await,
             };
             match ready {
                 Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(EARLY_BYTES_POLL).await,
@@ -70,6 +73,7 @@ impl Peer {
         let tcp = match self {
             Peer::Tcp(stream) => stream,
             Peer::Tls(stream) => stream.get_ref().0,
+            Peer::Within(stream) => return stream.get_ref().0.abort_on_drop(),
             Peer::Unix(_) => return,
         };
         let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
@@ -88,6 +92,10 @@ macro_rules! delegate {
                 $call
             }
             Peer::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+            Peer::Within($stream) => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }

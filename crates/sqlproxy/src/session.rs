@@ -44,7 +44,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
         Ok(mut opened) => {
             let state = match opened.peer {
                 Peer::Tls(_) => ConnectionState::Relayed,
-                Peer::Tcp(_) | Peer::Unix(_) => ConnectionState::Local,
+                Peer::Tcp(_) | Peer::Unix(_) | Peer::Within(_) => ConnectionState::Local,
             };
             let _open = context.metrics.served(state);
             let greeted = client.write_all(&opened.first).await;

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests: a panic is the report
 
+pub mod database;
 pub mod two;
 
 use std::future::Future;

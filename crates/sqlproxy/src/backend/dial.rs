@@ -26,6 +26,8 @@ pub struct Opened {
     pub first: Vec<u8>,
     /// What the connection is bound to.
     pub pin: Pin,
+    /// How the database sees it.
+    pub transport: Transport,
 }
 
 /// Why an attempt failed. Said to the client when no attempt succeeds in time.
@@ -118,7 +120,12 @@ pub async fn attempt_as(
     let first = timeout_at(deadline, read_greeting(&mut peer))
         .await
         .map_err(silent)??;
-    Ok(Opened { peer, first, pin })
+    Ok(Opened {
+        peer,
+        first,
+        pin,
+        transport,
+    })
 }
 
 /// Connects to the database of this server.
