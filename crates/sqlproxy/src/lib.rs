@@ -18,6 +18,7 @@ pub mod backend;
 mod context;
 mod counters;
 mod doors;
+pub mod floor;
 mod hold;
 mod packets;
 pub mod peer;

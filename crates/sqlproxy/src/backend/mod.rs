@@ -6,5 +6,5 @@ mod login;
 mod secure;
 
 pub use conversation::{Conversation, Said};
-pub use dial::{AttemptError, Opened, attempt, connect_local};
+pub use dial::{AttemptError, Opened, attempt, attempt_as, connect_local};
 pub use login::{Backend, Login, LoginError, SESSION_FLAGS, login};

@@ -1,8 +1,9 @@
 //! A proxy in this process, with a stand-in for the agent, and raw clients and databases.
 #![allow(dead_code)] // each test file uses its part
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests: a panic is the report
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests: a panic is the report
 
 pub mod database;
+pub mod pair;
 pub mod two;
 
 use std::future::Future;
