@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::context::{Context, Gate, Limits};
 use crate::counters::Counters;
 use crate::doors::{Doors, Listener, ThreadDoor};
+use crate::floor::{self, Floors};
 use crate::peer::{Peer, tune};
 use crate::relay::serve_relay;
 use crate::session::serve_client;
@@ -59,6 +60,9 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         let client = ViewClient::start(&options.paths, Tier::Sql, ended.clone());
         let mut follower = Follower::new(options.server.clone());
         let first = follower.follow(client.current().as_deref());
+        let floors = Arc::new(Floors::default());
+        floors.follow(client.current().as_deref(), &first);
+        floor::serve(&floors, &options.paths, ended.clone());
         let mut registry = Registry::new(&options.server, "sql", env!("CARGO_PKG_VERSION"));
         let numbers = SqlMetrics::register(&mut registry);
         metrics::serve(&options.paths.run_dir.join("sql.sock"), registry, ended.clone());
@@ -69,12 +73,15 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             views: client.subscribe(),
             targets,
             tls: FleetTls::new(options.paths.identity_dir()),
+            floors: Arc::clone(&floors),
+            account_file: options.paths.sql_account_file(),
             counters: Counters::default(),
             metrics: numbers,
             gate: Gate::default(),
             closing: CancellationToken::new(),
             draining: false.into(),
         });
+        tokio::spawn(floor::run(floors, Arc::clone(&context)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads::count(options.threads))
             .map(|_| mpsc::unbounded_channel())
             .unzip();
@@ -260,7 +267,9 @@ impl Keeper {
     }
 
     fn obey(&mut self, views: &watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>) {
-        let target = self.follower.follow(views.borrow().as_deref());
+        let view = views.borrow().clone();
+        let target = self.follower.follow(view.as_deref());
+        self.context.floors.follow(view.as_deref(), &target);
         self.targets.send_if_modified(|current| {
             if *current == target {
                 return false;
@@ -297,7 +306,11 @@ impl Keeper {
         self.client.report(TierReport {
             pid: std::process::id(),
             view_serial: self.client.current().map_or(0, |view| view.serial),
-            detail: TierDetail::Sql(self.context.counters.report(not_listening)),
+            detail: TierDetail::Sql(
+                self.context
+                    .counters
+                    .report(self.context.floors.handed_out(), not_listening),
+            ),
         });
     }
 

@@ -20,6 +20,7 @@ mod board;
 #[cfg(test)]
 mod board_tests;
 mod control;
+mod door;
 mod tasks;
 
 use std::fmt;
@@ -33,12 +34,13 @@ use pontoon_gtid::{Dialect, Floor, Position, PositionError};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
-use crate::auth::Secret;
+use crate::account::Account;
 use crate::preface::Purpose;
 use crate::target::{Pin, Target, Transport, Way};
 use crate::tls::FleetTls;
 use board::{Board, Moment};
 
+pub use door::serve;
 pub use tasks::run;
 
 /// What the connections of the floors stand on.
@@ -51,15 +53,6 @@ pub trait Ground: Send + Sync + 'static {
     /// # Errors
     /// Why there is none now.
     fn account(&self) -> Result<Account, String>;
-}
-
-/// An account of the databases.
-#[derive(Clone, Debug)]
-pub struct Account {
-    /// The user's name.
-    pub user: Vec<u8>,
-    /// What proves it.
-    pub secret: Secret,
 }
 
 /// A replica that usually takes longer than this is not waited for.
@@ -412,7 +405,7 @@ impl Floors {
             return Place::Primary(Why::NotSpread);
         }
         let mut progress = self.progress.subscribe();
-        if self.fleet_wide.load(SeqCst) && !self.answer(&mut progress).await {
+        if self.fleet_wide.load(SeqCst) && !self.is_answered(&mut progress).await {
             self.counts.unanswered.fetch_add(1, Relaxed);
             return Place::Primary(Why::Unanswered);
         }
@@ -442,7 +435,7 @@ impl Floors {
     }
 
     /// Asks the primary where it is, together with everybody who asks in this moment; whether it said so in time.
-    async fn answer(&self, progress: &mut watch::Receiver<()>) -> bool {
+    async fn is_answered(&self, progress: &mut watch::Receiver<()>) -> bool {
         let (epoch, number) = {
             let mut board = self.board();
             (board.epoch(), board.ask())
