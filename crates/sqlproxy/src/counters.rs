@@ -37,13 +37,14 @@ impl Counters {
     }
 
     /// The report for the agent.
-    pub fn report(&self, not_listening: Vec<String>) -> SqlReport {
+    pub fn report(&self, floor: Option<String>, not_listening: Vec<String>) -> SqlReport {
         SqlReport {
             clients: self.clients.load(Relaxed),
             connections_total: self.connections.load(Relaxed),
             refused_total: self.refused.load(Relaxed),
             held: self.held.load(Relaxed),
             longest_hold_ms: self.longest_hold_ms.load(Relaxed),
+            floor,
             not_listening,
         }
     }

@@ -13,6 +13,7 @@
 //! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
+pub mod account;
 pub mod auth;
 pub mod backend;
 mod context;
@@ -20,6 +21,7 @@ mod counters;
 mod doors;
 mod exchange;
 pub mod front;
+pub mod floor;
 mod hold;
 pub mod packets;
 mod passthrough;

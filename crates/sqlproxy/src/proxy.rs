@@ -19,14 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, Gate, Limits};
-use crate::counters::Counters;
+use crate::counters::{Counted, Counters};
 use crate::doors::{Doors, Listener, ThreadDoor};
+use crate::floor::{self, Floors};
+use crate::front::Keys;
 use crate::peer::{Peer, tune};
 use crate::pool::{Directory, Thread};
 use crate::relay::serve_relay;
 use crate::session::registry::Registry as Sessions;
 use crate::session;
-use crate::passthrough::serve_client;
+use crate::passthrough::{refuse_for_number, serve_client};
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};
@@ -63,6 +65,9 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         let client = ViewClient::start(&options.paths, Tier::Sql, ended.clone());
         let mut follower = Follower::new(options.server.clone());
         let first = follower.follow(client.current().as_deref());
+        let floors = Arc::new(Floors::default());
+        floors.follow(client.current().as_deref(), &first);
+        floor::serve(&floors, &options.paths, ended.clone());
         let mut registry = Registry::new(&options.server, "sql", env!("CARGO_PKG_VERSION"));
         let numbers = SqlMetrics::register(&mut registry);
         metrics::serve(&options.paths.run_dir.join("sql.sock"), registry, ended.clone());
@@ -73,6 +78,8 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             views: client.subscribe(),
             targets,
             tls: FleetTls::new(options.paths.identity_dir()),
+            floors: Arc::clone(&floors),
+            account_file: options.paths.sql_account_file(),
             counters: Counters::default(),
             metrics: numbers,
             gate: Gate::default(),
@@ -82,6 +89,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             closing: CancellationToken::new(),
             draining: false.into(),
         });
+        tokio::spawn(floor::run(floors, Arc::clone(&context)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads::count(options.threads))
             .map(|_| mpsc::unbounded_channel())
             .unzip();
@@ -112,21 +120,26 @@ fn start_threads(
         .map(|receiver| std::sync::Mutex::new(Some(receiver)))
         .collect();
     let context = Arc::clone(context);
+    let keys = Arc::new(Keys::generate());
     threads::per_core(count, move |index| {
         let doors = slots.get(index).and_then(|slot| slot.lock().ok()?.take());
-        let context = Arc::clone(&context);
+        let (context, keys) = (Arc::clone(&context), Arc::clone(&keys));
         async move {
             if let Some(doors) = doors {
-                serve_thread(context, doors).await;
+                serve_thread(context, keys, doors).await;
             }
         }
     })
 }
 
 /// One thread: serves every door it is handed, and ends when the doors have ended and the sessions too.
-async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<ThreadDoor>) {
+async fn serve_thread(
+    context: Arc<Context>,
+    keys: Arc<Keys>,
+    mut doors: mpsc::UnboundedReceiver<ThreadDoor>,
+) {
     let tasks = TaskTracker::new();
-    let thread = Thread::new(Arc::clone(&context));
+    let thread = Thread::new(Arc::clone(&context), keys);
     tokio::task::spawn_local(Rc::clone(&thread).tend());
     while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
         let served = serve_door(Rc::clone(&thread), listener, stop, tasks.clone());
@@ -200,16 +213,18 @@ async fn serve_door(
     Ok(())
 }
 
+/// Serves a client in a session of the proxy's own, or passes it through while the proxy has no account to learn
+/// from whom it may let in.
 async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
-    if let Ok(password) = std::env::var("PONTOON_SHIM") {
-        let context = &thread.context;
-        let _place = crate::counters::Counted::within(&context.counters.clients, context.limits.max_clients);
-        if let Some(client) = session::shim::accept(thread, peer, transport, &password).await {
-            session::serve(Rc::clone(thread), client).await;
-        }
-        return;
+    let context = &thread.context;
+    if !context.account_file.exists() {
+        return serve_client(context, peer, transport).await;
     }
-    serve_client(&thread.context, peer, transport).await;
+    context.counters.connections.fetch_add(1, Relaxed);
+    let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
+        return refuse_for_number(context, peer).await;
+    };
+    session::admit::admit(Rc::clone(thread), peer, transport).await;
 }
 
 /// Accepts until `stop`, and then what already waits (closing a socket resets the connections in its queue), but not
@@ -282,7 +297,9 @@ impl Keeper {
     }
 
     fn obey(&mut self, views: &watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>) {
-        let target = self.follower.follow(views.borrow().as_deref());
+        let view = views.borrow().clone();
+        let target = self.follower.follow(view.as_deref());
+        self.context.floors.follow(view.as_deref(), &target);
         self.targets.send_if_modified(|current| {
             if *current == target {
                 return false;
@@ -319,7 +336,11 @@ impl Keeper {
         self.client.report(TierReport {
             pid: std::process::id(),
             view_serial: self.client.current().map_or(0, |view| view.serial),
-            detail: TierDetail::Sql(self.context.counters.report(not_listening)),
+            detail: TierDetail::Sql(
+                self.context
+                    .counters
+                    .report(self.context.floors.handed_out(), not_listening),
+            ),
         });
     }
 

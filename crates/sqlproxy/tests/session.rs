@@ -182,11 +182,19 @@ async fn nothing_that_a_client_leaves_behind_reaches_the_next() {
     let direct = &through.direct()[1];
     for (leave, look) in LEFT_BEHIND {
         let expected = ask(&mut conn(direct, "native").await, look).await;
+        let locks = leave.contains("_LOCK") || leave.contains("LOCK TABLES");
         for round in 0..4 {
+            if locks && round % 2 == 1 {
+                // What it locks is locked for as long as it is there.
+                continue;
+            }
             let mut first = through.conn().await;
             ask(&mut first, leave).await;
             if round % 2 == 0 {
                 first.disconnect().await.unwrap();
+                if locks {
+                    sleep(MOMENT).await;
+                }
                 let mut next = through.conn().await;
                 let got = ask(&mut next, look).await;
                 assert!(same(&expected, &got), "after {leave}: {expected} but {got}");
@@ -194,16 +202,12 @@ async fn nothing_that_a_client_leaves_behind_reaches_the_next() {
             }
             // The first is still there, and many others want connections.
             let mut others = Vec::new();
-            for _ in 0..12 {
+            for _ in 0..6 {
                 others.push(through.conn().await);
             }
             for next in &mut others {
                 let got = ask(next, look).await;
-                let locked = leave.contains("LOCK(") || leave.contains("LOCK TABLES");
-                assert!(locked || same(&expected, &got), "beside {leave}: {expected} but {got}");
-                if locked {
-                    break;
-                }
+                assert!(same(&expected, &got), "beside {leave}: {expected} but {got}");
             }
             drop(first);
         }

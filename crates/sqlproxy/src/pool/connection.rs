@@ -263,18 +263,25 @@ impl Connection {
         bytes
     }
 
+    /// Whether nobody but this connection knows what its last session's `LAST_INSERT_ID()` is.
+    pub fn knows_insert_id(&self) -> bool {
+        let here = LastInsertId::At(self.serial);
+        self.owner.as_ref().is_some_and(|owner| owner.last_insert_id.get() == here)
+    }
+
     /// Before it becomes another session's: finds out what the last one's `LAST_INSERT_ID()` is, if only this
     /// connection knows.
     ///
     /// # Errors
     /// [`AskError`].
     pub async fn settle(&mut self) -> Result<(), AskError> {
-        let Some(owner) = self.owner.take() else {
-            return Ok(());
-        };
-        if owner.last_insert_id.get() != LastInsertId::At(self.serial) {
+        if !self.knows_insert_id() {
+            self.owner = None;
             return Ok(());
         }
+        let Some(owner) = self.owner.clone() else {
+            return Ok(());
+        };
         // Whatever goes wrong, the id is not to be guessed.
         let told = self.ask(&[Question::query(b"SELECT LAST_INSERT_ID()")]).await;
         let found = told.as_ref().ok().and_then(|told| {
@@ -282,6 +289,7 @@ impl Connection {
             std::str::from_utf8(&value).ok()?.parse().ok()
         });
         owner.last_insert_id.set(found.map_or(LastInsertId::Lost, LastInsertId::Known));
+        self.owner = None;
         told.map(|_| ())
     }
 
@@ -293,8 +301,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(owner) = &self.owner
-            && owner.last_insert_id.get() == LastInsertId::At(self.serial)
+        if self.knows_insert_id()
+            && let Some(owner) = &self.owner
         {
             owner.last_insert_id.set(LastInsertId::Lost);
         }

@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_fleet::{Role, ServerName};
-use pontoon_mysql_wire::ErrorPacket;
+use pontoon_mysql_wire::{ErrorPacket, error_code};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Identity, Key};
 use super::places::Places;
 use super::shelf::{Left, Shelf, Token};
+use crate::auth::Proven;
 use crate::backend::{AttemptError, Login, LoginError, attempt_as, login};
 use crate::context::Context;
 use crate::exchange::ask::AskError;
 use crate::exchange::{End, Link};
+use crate::front::Keys;
 use crate::hold::{self, NotOpened};
 use crate::peer::Peer;
 use crate::preface::Purpose;
@@ -27,7 +29,7 @@ use crate::session::state::State;
 use crate::target::{Pin, Target, Way};
 
 /// Connections that one server takes from this process before it has said how many it takes at all.
-const FIRST_LIMIT: usize = 64;
+const FIRST_LIMIT: usize = 8;
 /// How long a statement waits for a connection while all are in use.
 pub const QUEUE: Duration = Duration::from_secs(10);
 /// A connection that nobody used for so long is closed.
@@ -122,6 +124,12 @@ pub struct Thread {
     pub sessions: RefCell<HashMap<u32, Rc<Link>>>,
     identities: RefCell<Vec<Weak<Identity>>>,
     targets: RefCell<watch::Receiver<Target>>,
+    /// Accounts of the present primary.
+    pub directory: crate::auth::Directory,
+    /// Passwords that were proven.
+    pub proven: Proven,
+    /// The proxy's own keys.
+    pub keys: Arc<Keys>,
     serial: Cell<u64>,
     /// Somebody of this thread waits for a connection.
     waiting: Cell<usize>,
@@ -132,9 +140,10 @@ pub struct Thread {
 
 impl Thread {
     /// The state of one thread.
-    pub fn new(context: Arc<Context>) -> Rc<Thread> {
+    pub fn new(context: Arc<Context>, keys: Arc<Keys>) -> Rc<Thread> {
         let targets = context.targets.clone();
         let (ender, ends) = mpsc::unbounded_channel();
+        let directory = crate::auth::Directory::new(context.account_file.clone());
         Rc::new(Thread {
             context,
             shelf: RefCell::default(),
@@ -142,6 +151,9 @@ impl Thread {
             sessions: RefCell::default(),
             identities: RefCell::default(),
             targets: RefCell::new(targets),
+            directory,
+            proven: Proven::default(),
+            keys,
             serial: Cell::new(0),
             waiting: Cell::new(0),
             left: Notify::new(),
@@ -223,7 +235,11 @@ impl Thread {
         let (_, places) = self.context.directory.find(&connection.backend.pin.server);
         // Somebody of another thread waits, and nobody here: the place is worth more than the connection.
         let elsewhere = self.waiting.get() == 0 && places.anybody_waits();
-        if ended || elsewhere {
+        if ended {
+            return None;
+        }
+        if elsewhere {
+            retire(connection);
             return None;
         }
         let free = left.free || self.waiting.get() > 0;
@@ -266,7 +282,7 @@ impl Thread {
                 return Ok(found);
             }
             if let Some(place) = places.take() {
-                match self.open(&database, key, need, client, place).await {
+                match self.open(&database, key.clone(), need, client, place).await {
                     Ok(opened) => {
                         let share = self.share(opened.facts.max_connections);
                         if places.limit() != share {
@@ -283,6 +299,13 @@ impl Thread {
                         }
                         return Err(NoConnection::Failed(last));
                     }
+                    // Others take connections too: as many as there are now are what can be had.
+                    Err(NoConnection::Refused(packet))
+                        if packet.code == error_code::TOO_MANY_CONNECTIONS && Instant::now() < deadline =>
+                    {
+                        places.set_limit(places.taken());
+                        last = packet.text();
+                    }
                     Err(other) => return Err(other),
                 }
             }
@@ -291,6 +314,7 @@ impl Thread {
             }
             let given_up = self.shelf.borrow_mut().give_up(server);
             if let Some(mut one) = given_up {
+                // When it cannot say what its session may want to know, nobody can.
                 let _ = one.settle().await;
                 drop(one);
                 continue;
@@ -498,7 +522,7 @@ impl Thread {
     fn sweep(&self) {
         let now = std::time::Instant::now();
         let old = self.shelf.borrow_mut().sweep(now, |one, age| age > IDLE || one.link.ended().is_some());
-        drop(old);
+        old.into_iter().for_each(retire);
         self.links.borrow_mut().retain(|_, (_, _, link)| link.strong_count() > 0);
     }
 
@@ -512,9 +536,20 @@ impl Thread {
         for pin in pins {
             let (server, places) = self.context.directory.find(&pin.server);
             if places.anybody_waits() {
-                drop(self.shelf.borrow_mut().give_up(server));
+                let given_up = self.shelf.borrow_mut().give_up(server);
+                given_up.into_iter().for_each(retire);
             }
         }
+    }
+}
+
+/// Closes a connection that nobody uses, after asking it what its session may want to know.
+fn retire(mut connection: Box<Connection>) {
+    if connection.link.ended().is_none() && connection.knows_insert_id() {
+        tokio::task::spawn_local(async move {
+            // When it cannot say, nobody can.
+            let _ = connection.settle().await;
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a client sends, one command after the other.
 
 use pontoon_mysql_wire::reply::Expect;
-use pontoon_mysql_wire::{Command, FrameHeader, HEADER_LEN, SqlState};
+use pontoon_mysql_wire::{ChangeUser, Command, FrameHeader, HEADER_LEN, SqlState};
 use pontoon_sql_class::{Effects, Kind, classify};
 
 use super::run::{What, Work, command_verdict};
@@ -98,6 +98,13 @@ impl Session {
             Command::StmtReset => self.reset_statement(payload).await,
             Command::StmtSendLongData => self.long_data(payload).await,
             Command::StmtClose => self.close_statement(payload).await,
+            Command::ChangeUser => match ChangeUser::parse(payload, self.capabilities) {
+                Ok(change) => {
+                    self.change = Some((change, 1));
+                    Flow::Close
+                }
+                Err(_) => self.unknown().await,
+            },
             Command::ResetConnection => self.reset(frame).await,
             Command::ProcessKill => self.process_kill(frame, argument).await,
             Command::Ping | Command::Statistics | Command::Debug | Command::Refresh | Command::Shutdown => {
@@ -112,7 +119,6 @@ impl Session {
             Command::SetOption => self.set_option(frame).await,
             Command::CreateDb
             | Command::DropDb
-            | Command::ChangeUser
             | Command::BinlogDump
             | Command::BinlogDumpGtid
             | Command::RegisterReplica

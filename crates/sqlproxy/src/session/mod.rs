@@ -5,6 +5,7 @@
 //! `record` notes what a statement did to the session, `prepared` is for prepared statements, `special` for the
 //! commands about sessions, and `say` for the proxy's own answers.
 
+pub mod admit;
 mod commands;
 mod prepared;
 mod reads;
@@ -12,7 +13,6 @@ mod record;
 pub mod registry;
 pub mod route;
 mod run;
-pub mod shim;
 mod say;
 mod special;
 pub mod state;
@@ -21,8 +21,9 @@ mod stream;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use pontoon_fleet::ServerName;
 use pontoon_mysql_wire::reply::Hidden;
-use pontoon_mysql_wire::{Capabilities, StatusFlags};
+use pontoon_mysql_wire::{Capabilities, ChangeUser, StatusFlags};
 use pontoon_sql_class::{Charset, SqlMode};
 
 use crate::exchange::Link;
@@ -60,6 +61,8 @@ pub struct Client {
     pub database: Option<Vec<u8>>,
     /// The sequence number of the packet that ends the login.
     pub sequence: u8,
+    /// What was read ahead.
+    pub read: Vec<u8>,
     /// The connection that its authentication led to, when that binds the session to it.
     pub bound: Option<Box<Connection>>,
 }
@@ -98,23 +101,48 @@ struct Session {
     /// The connection of a transaction, a pin or a statement's leftovers.
     held: Option<Box<Connection>>,
     left: [Option<Token>; 2],
+    /// The replica that it read from last.
+    replica: Option<ServerName>,
     bonds: Bonds,
     /// Nothing is ever given back: the session's own authentication led to its connection.
     bound: bool,
     statements: Statements,
+    /// It wants to be another user; and the number that the answer begins with.
+    change: Option<(ChangeUser, u8)>,
 }
 
-/// Serves a client that has logged in, to its end.
-pub async fn serve(thread: Rc<Thread>, client: Client) {
-    let link = Rc::new(Link::default());
-    thread.sessions.borrow_mut().insert(client.id, Rc::clone(&link));
+/// A client that wants to be another.
+#[derive(Debug)]
+pub struct Change {
+    /// Its stream.
+    pub peer: Peer,
+    /// What was read ahead.
+    pub read: Vec<u8>,
+    /// What the answer begins with.
+    pub sequence: u8,
+    /// Whom it wants to be.
+    pub to: ChangeUser,
+}
+
+/// Serves a client that has logged in, to its end or until it wants to be another.
+pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Change> {
     let id = client.id;
+    let mut change = None;
     if let Some(mut session) = Session::begin(&thread, client, link).await {
         session.serve().await;
         session.end();
+        if let Some((to, sequence)) = session.change.take() {
+            let read = std::mem::take(&mut session.inbound);
+            change = Some(Change {
+                peer: session.client,
+                read,
+                sequence,
+                to,
+            });
+        }
     }
-    thread.sessions.borrow_mut().remove(&id);
     thread.context.sessions.leave(id);
+    change
 }
 
 impl Session {
@@ -166,7 +194,7 @@ impl Session {
             capabilities: client.capabilities,
             hidden: Arc::clone(&thread.context.hidden),
             identity: client.identity,
-            inbound: Vec::new(),
+            inbound: client.read,
             state,
             owner,
             sql_mode: facts.sql_mode,
@@ -177,12 +205,14 @@ impl Session {
             status,
             held: None,
             left: [None, None],
+            replica: None,
             bonds: Bonds {
                 pinned: bound,
                 ..Bonds::default()
             },
             bound,
             statements: Statements::default(),
+            change: None,
         };
         session.keep_or_leave(connection, false);
         match session.say_ok(client.sequence).await {

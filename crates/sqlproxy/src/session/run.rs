@@ -372,10 +372,14 @@ impl Session {
                     }
                 }
                 Ended::ClientGone => {
+                    self.doubt_floor(&work.verdict, &connection);
                     self.kill_what_runs(&connection);
                     return Attempt::Close;
                 }
-                Ended::Ended(End::Killed | End::Closing) if self.link.ended().is_some() => return Attempt::Close,
+                Ended::Ended(End::Killed | End::Closing) if self.link.ended().is_some() => {
+                    self.doubt_floor(&work.verdict, &connection);
+                    return Attempt::Close;
+                }
                 Ended::Lost(_) | Ended::Ended(_) => {
                     return Box::pin(self.lost(work, connection, answer.begun())).await;
                 }
@@ -433,6 +437,7 @@ impl Session {
     async fn lost(&mut self, work: &Work<'_>, connection: Box<Connection>, begun: bool) -> Attempt {
         let side = connection.key.side;
         tracing::debug!(server = %connection.backend.pin.server, ?side, kind = %work.verdict.kind, begun, "a database was lost");
+        self.doubt_floor(&work.verdict, &connection);
         drop(connection);
         self.entry.rests();
         let open = self.bonds.transaction.is_some();

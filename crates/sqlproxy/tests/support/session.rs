@@ -37,6 +37,9 @@ impl Through {
             view.listen.push(listen);
         })
         .await;
+        let account = one.paths.sql_account_file();
+        std::fs::create_dir_all(account.parent().unwrap()).unwrap();
+        std::fs::copy(database.account_file(), account).unwrap();
         let roads = [Road::Tcp(one.address), Road::Unix(socket)];
         Some(Through { database, one, roads })
     }
