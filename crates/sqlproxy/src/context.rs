@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::counters::Counters;
+use crate::floor::{Floors, Ground};
 use crate::pool::Directory;
 use crate::session::registry::Registry;
-use crate::floor::{Floors, Ground};
 use crate::target::Target;
 use crate::tls::FleetTls;
 

@@ -58,7 +58,11 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`NotOpened`].
-pub async fn open(context: &Context, client: Option<&Peer>, transport: Transport) -> Result<Opened, NotOpened> {
+pub async fn open(
+    context: &Context,
+    client: Option<&Peer>,
+    transport: Transport,
+) -> Result<Opened, NotOpened> {
     let _held = (Counted::new(&context.counters.held), context.metrics.hold());
     let began = Instant::now();
     let opened = tokio::select! {

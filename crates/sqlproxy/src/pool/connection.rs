@@ -158,8 +158,14 @@ impl Connection {
         );
         let questions = [Question::query(&tracking), Question::query(facts.as_bytes())];
         let asked = ask(&mut backend.peer, backend.capabilities, &questions, &link);
-        let told = tokio::time::timeout(OWN_QUESTIONS, asked).await.map_err(silent)??;
-        let row = told.get(1).map(|told| told.row()).transpose()?.unwrap_or_default();
+        let told = tokio::time::timeout(OWN_QUESTIONS, asked)
+            .await
+            .map_err(silent)??;
+        let row = told
+            .get(1)
+            .map(|told| told.row())
+            .transpose()?
+            .unwrap_or_default();
         let text = |at: usize| {
             let value = row.get(at).cloned().flatten().unwrap_or_default();
             String::from_utf8_lossy(&value).into_owned()
@@ -183,7 +189,9 @@ impl Connection {
             sql_mode: SqlMode::parse(&text(1)),
             charset: Charset::from_name(&text(3)),
             serializable: text(2).eq_ignore_ascii_case("SERIALIZABLE"),
-            max_connections: text(0).parse().map_err(|_| WireError::Malformed("no number of connections"))?,
+            max_connections: text(0)
+                .parse()
+                .map_err(|_| WireError::Malformed("no number of connections"))?,
             set_up: [&tracking[..], fresh.as_bytes()].concat(),
         };
         let applied = State::fresh(database);
@@ -224,7 +232,12 @@ impl Connection {
                     Question::new(Command::ResetConnection, b"", Expect::ResetOrPing),
                     Question::query(&self.facts.set_up),
                 ];
-                questions.extend(wanted.from_fresh(&self.applied.database).into_iter().map(question));
+                questions.extend(
+                    wanted
+                        .after_reset(&self.applied.database)
+                        .into_iter()
+                        .map(question),
+                );
                 self.statements = OnBackend::default();
                 self.to_close.clear();
                 self.insert_id = Some(0);
@@ -241,8 +254,15 @@ impl Connection {
     /// # Errors
     /// [`AskError`].
     pub async fn ask(&mut self, questions: &[Question]) -> Result<Vec<crate::exchange::ask::Told>, AskError> {
-        let asked = ask(&mut self.backend.peer, self.backend.capabilities, questions, &self.link);
-        let told = tokio::time::timeout(OWN_QUESTIONS, asked).await.map_err(silent)??;
+        let asked = ask(
+            &mut self.backend.peer,
+            self.backend.capabilities,
+            questions,
+            &self.link,
+        );
+        let told = tokio::time::timeout(OWN_QUESTIONS, asked)
+            .await
+            .map_err(silent)??;
         if let Some(last) = told.last() {
             self.backend.status = last.done.status;
         }
@@ -266,7 +286,9 @@ impl Connection {
     /// Whether nobody but this connection knows what its last session's `LAST_INSERT_ID()` is.
     pub fn knows_insert_id(&self) -> bool {
         let here = LastInsertId::At(self.serial);
-        self.owner.as_ref().is_some_and(|owner| owner.last_insert_id.get() == here)
+        self.owner
+            .as_ref()
+            .is_some_and(|owner| owner.last_insert_id.get() == here)
     }
 
     /// Before it becomes another session's: finds out what the last one's `LAST_INSERT_ID()` is, if only this
@@ -288,7 +310,9 @@ impl Connection {
             let value = told.first()?.row().ok()?.into_iter().next()??;
             std::str::from_utf8(&value).ok()?.parse().ok()
         });
-        owner.last_insert_id.set(found.map_or(LastInsertId::Lost, LastInsertId::Known));
+        owner
+            .last_insert_id
+            .set(found.map_or(LastInsertId::Lost, LastInsertId::Known));
         self.owner = None;
         told.map(|_| ())
     }

@@ -9,7 +9,6 @@ mod places;
 mod shelf;
 mod thread;
 
-pub use connection::{Connection, Identity, Key, LastInsertId, Owner};
-pub use places::Places;
+pub use connection::{Connection, Identity, LastInsertId, Owner};
 pub use shelf::{Left, Token};
 pub use thread::{Database, Directory, Need, NoConnection, QUEUE, Thread};

@@ -58,12 +58,6 @@ impl Directory {
         });
         (at, Arc::clone(&servers[at].1))
     }
-
-    /// Every server's connections.
-    pub fn taken(&self) -> usize {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.iter().map(|(_, places)| places.taken()).sum()
-    }
 }
 
 /// Which database a connection is needed to.
@@ -112,6 +106,9 @@ impl From<AskError> for NoConnection {
     }
 }
 
+/// A connection, whoever has it: what it leads to, and how it is ended.
+type Known = (Side, Pin, Weak<Link>);
+
 /// What the sessions of one thread share.
 #[derive(Debug)]
 pub struct Thread {
@@ -119,7 +116,7 @@ pub struct Thread {
     pub context: Arc<Context>,
     shelf: RefCell<Shelf<Box<Connection>>>,
     /// Connections that are in use or on the shelf, to be ended.
-    links: RefCell<HashMap<u64, (Side, Pin, Weak<Link>)>>,
+    links: RefCell<HashMap<u64, Known>>,
     /// Sessions by their number.
     pub sessions: RefCell<HashMap<u32, Rc<Link>>>,
     identities: RefCell<Vec<Weak<Identity>>>,
@@ -246,8 +243,14 @@ impl Thread {
         if left.free {
             connection.owner = None;
         }
-        let left = Left { free: left.free, ..left };
-        let token = self.shelf.borrow_mut().leave(connection, left, std::time::Instant::now());
+        let left = Left {
+            free: left.free,
+            ..left
+        };
+        let token = self
+            .shelf
+            .borrow_mut()
+            .leave(connection, left, std::time::Instant::now());
         if free && self.waiting.get() > 0 {
             self.left.notify_one();
         }
@@ -263,7 +266,11 @@ impl Thread {
     ///
     /// # Errors
     /// [`NoConnection`].
-    pub async fn acquire(&self, need: &Need<'_>, client: Option<&Peer>) -> Result<Box<Connection>, NoConnection> {
+    pub async fn acquire(
+        &self,
+        need: &Need<'_>,
+        client: Option<&Peer>,
+    ) -> Result<Box<Connection>, NoConnection> {
         let deadline = Instant::now() + QUEUE;
         let mut last = String::new();
         for attempt in 0.. {
@@ -367,8 +374,10 @@ impl Thread {
 
     async fn steal(&self, key: &Key, state: &Rc<State>) -> Option<Box<Connection>> {
         loop {
-            let usable = |one: &Box<Connection>| one.effort(state).is_some();
-            let mut found = self.shelf.borrow_mut().steal(key, usable)?;
+            let mut found = self
+                .shelf
+                .borrow_mut()
+                .steal(key, |one| one.effort(state).is_some())?;
             if found.is_good().await && found.settle().await.is_ok() {
                 return Some(found);
             }
@@ -521,9 +530,14 @@ impl Thread {
 
     fn sweep(&self) {
         let now = std::time::Instant::now();
-        let old = self.shelf.borrow_mut().sweep(now, |one, age| age > IDLE || one.link.ended().is_some());
+        let old = self
+            .shelf
+            .borrow_mut()
+            .sweep(now, |one, age| age > IDLE || one.link.ended().is_some());
         old.into_iter().for_each(retire);
-        self.links.borrow_mut().retain(|_, (_, _, link)| link.strong_count() > 0);
+        self.links
+            .borrow_mut()
+            .retain(|_, (_, _, link)| link.strong_count() > 0);
     }
 
     /// Another thread waits for a place: closes one connection that nobody uses here.
@@ -532,7 +546,11 @@ impl Thread {
             return;
         }
         let target = self.targets.borrow().borrow().clone();
-        let pins = target.primary.iter().map(|one| &one.pin).chain(target.replicas.iter().map(|one| &one.pin));
+        let pins = target
+            .primary
+            .iter()
+            .map(|one| &one.pin)
+            .chain(target.replicas.iter().map(|one| &one.pin));
         for pin in pins {
             let (server, places) = self.context.directory.find(&pin.server);
             if places.anybody_waits() {

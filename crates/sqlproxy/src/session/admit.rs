@@ -53,7 +53,11 @@ async fn greet(thread: &Rc<Thread>, peer: Peer, transport: Transport, id: u32, l
     let model = match thread.directory.model(&dial, transport).await {
         Ok(model) => model,
         Err(packet) => {
-            thread.context.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            thread
+                .context
+                .counters
+                .refused
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             thread.context.metrics.refused();
             return crate::passthrough::refuse(peer, &packet).await;
         }
@@ -100,7 +104,14 @@ async fn greet(thread: &Rc<Thread>, peer: Peer, transport: Transport, id: u32, l
         let Some(change) = Box::pin(serve(Rc::clone(thread), client, Rc::clone(link))).await else {
             return;
         };
-        front = Front::again(change.peer, &change.read, transport, challenge, capabilities, change.sequence);
+        front = Front::again(
+            change.peer,
+            &change.read,
+            transport,
+            challenge,
+            capabilities,
+            change.sequence,
+        );
         attempt = Attempt::of_change(change.to, collation);
     }
 }
@@ -129,7 +140,13 @@ async fn client(
         match thread.adopt(*backend, &identity, who.database.as_deref()).await {
             Ok(connection) => bound = Some(connection),
             Err(why) => {
-                let general = || ErrorPacket::new(error_code::UNKNOWN_ERROR, SqlState::GENERAL, "Pontoon: no connection");
+                let general = || {
+                    ErrorPacket::new(
+                        error_code::UNKNOWN_ERROR,
+                        SqlState::GENERAL,
+                        "Pontoon: no connection",
+                    )
+                };
                 return Err((peer, super::say::refusal(&why).unwrap_or_else(general)));
             }
         }

@@ -66,7 +66,9 @@ impl Session {
 
     async fn out_of_order(&mut self) -> Flow {
         let state = SqlState::LINK_FAILURE;
-        let _ = self.say_error(OUT_OF_ORDER, state, "Got packets out of order").await;
+        let _ = self
+            .say_error(OUT_OF_ORDER, state, "Got packets out of order")
+            .await;
         Flow::Close
     }
 

@@ -37,7 +37,14 @@ use state::State;
 
 /// What connections report to the proxy and clients did not ask for.
 pub fn hidden() -> Hidden {
-    let names = ["sql_mode", "foreign_key_checks", "unique_checks", "tx_isolation", "transaction_isolation", "last_gtid"];
+    let names = [
+        "sql_mode",
+        "foreign_key_checks",
+        "unique_checks",
+        "tx_isolation",
+        "transaction_isolation",
+        "last_gtid",
+    ];
     Hidden {
         gtids: true,
         state_change: true,
@@ -183,7 +190,10 @@ impl Session {
         });
         connection.owner = Some(Rc::clone(&owner));
         let facts = Rc::clone(&connection.facts);
-        let entry = thread.context.sessions.enter(client.id, &client.identity.user, thread.ender());
+        let entry = thread
+            .context
+            .sessions
+            .enter(client.id, &client.identity.user, thread.ender());
         let status = connection.backend.status;
         let mut session = Session {
             thread: Rc::clone(thread),

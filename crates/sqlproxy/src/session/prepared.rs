@@ -25,7 +25,11 @@ impl Session {
         if self.statements.len() >= MAX_STATEMENTS {
             let text = "Can't create more than max_prepared_stmt_count statements";
             return self
-                .say_error(TOO_MANY_STATEMENTS, SqlState::new(*b"42000").unwrap_or(SqlState::GENERAL), text)
+                .say_error(
+                    TOO_MANY_STATEMENTS,
+                    SqlState::new(*b"42000").unwrap_or(SqlState::GENERAL),
+                    text,
+                )
                 .await;
         }
         let mut verdict = classify(sql, &self.context());
@@ -56,7 +60,9 @@ impl Session {
                         long_data: false,
                         cursor: false,
                     };
-                    let closed = connection.statements.add(text, Rc::clone(&self.state), prepared.id);
+                    let closed = connection
+                        .statements
+                        .add(text, Rc::clone(&self.state), prepared.id);
                     connection.close_later(closed);
                     self.statements.add(id, statement);
                 }
@@ -125,7 +131,8 @@ impl Session {
 
     /// COM_STMT_RESET.
     pub(super) async fn reset_statement(&mut self, payload: &[u8]) -> Flow {
-        self.about(payload, Expect::ResetOrPing, "mysqld_stmt_reset").await
+        self.about(payload, Expect::ResetOrPing, "mysqld_stmt_reset")
+            .await
     }
 
     async fn about(&mut self, payload: &[u8], expect: Expect, name: &str) -> Flow {
@@ -190,7 +197,10 @@ impl Session {
         set_statement(&mut payload, there);
         let mut bytes = connection.closing();
         encode_packet(&mut bytes, 0, &payload);
-        if send(&mut connection.backend.peer, &bytes, &connection.link).await.is_ok() {
+        if send(&mut connection.backend.peer, &bytes, &connection.link)
+            .await
+            .is_ok()
+        {
             if let Some(statement) = self.statements.get_mut(id) {
                 statement.long_data = true;
             }
@@ -216,7 +226,9 @@ impl Session {
         set_statement(&mut begin[HEADER_LEN..], there);
         let mut bytes = connection.closing();
         bytes.extend_from_slice(&begin);
-        if send(&mut connection.backend.peer, &bytes, &connection.link).await.is_err()
+        if send(&mut connection.backend.peer, &bytes, &connection.link)
+            .await
+            .is_err()
             || Box::pin(self.stream(&begin, &mut connection)).await.is_err()
         {
             return Flow::Close;
@@ -299,7 +311,9 @@ impl Session {
     /// The connection's number for a statement; prepares it there if need be.
     async fn prepared_on(&mut self, id: u32, connection: &mut Connection) -> Result<u32, AskError> {
         let Some(statement) = self.statements.get(id) else {
-            return Err(AskError::Wire(pontoon_mysql_wire::WireError::Malformed("no such statement")));
+            return Err(AskError::Wire(pontoon_mysql_wire::WireError::Malformed(
+                "no such statement",
+            )));
         };
         if let Some(there) = connection.statements.find(&statement.text, &statement.reads) {
             return Ok(there);
@@ -317,7 +331,9 @@ impl Session {
         }
         let prepared = told.first().and_then(|told| told.done.prepared);
         let there = prepared
-            .ok_or(pontoon_mysql_wire::WireError::Malformed("a statement without a number"))?
+            .ok_or(pontoon_mysql_wire::WireError::Malformed(
+                "a statement without a number",
+            ))?
             .id;
         let closed = connection.statements.add(text, reads, there);
         connection.close_later(closed);
@@ -359,7 +375,8 @@ impl Session {
     }
 
     async fn malformed(&mut self) -> Flow {
-        self.say_error(MALFORMED, SqlState::GENERAL, "Malformed communication packet.").await
+        self.say_error(MALFORMED, SqlState::GENERAL, "Malformed communication packet.")
+            .await
     }
 
     async fn unknown_statement(&mut self, id: u32, function: &str) -> Flow {

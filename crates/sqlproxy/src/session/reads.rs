@@ -22,10 +22,19 @@ impl Session {
             Place::Primary(_) => return None,
         };
         let target = self.thread.context.targets.borrow().clone();
-        if target.primary.as_ref().is_ok_and(|primary| primary.pin.epoch != ready.epoch()) {
+        if target
+            .primary
+            .as_ref()
+            .is_ok_and(|primary| primary.pin.epoch != ready.epoch())
+        {
             return None;
         }
-        let able = || target.replicas.iter().filter(|replica| ready.contains(&replica.pin.server));
+        let able = || {
+            target
+                .replicas
+                .iter()
+                .filter(|replica| ready.contains(&replica.pin.server))
+        };
         let count = able().count().max(1);
         let last = self.replica.as_ref();
         let chosen = able()
@@ -52,7 +61,8 @@ impl Session {
         }
         let failed = matches!(done.outcome, Outcome::Error { .. });
         let read = verdict.route == Route::Replica
-            || (verdict.kind == pontoon_sql_class::Kind::Select && !verdict.effects.intersects(Effects::RUNS_ROUTINE));
+            || (verdict.kind == pontoon_sql_class::Kind::Select
+                && !verdict.effects.intersects(Effects::RUNS_ROUTINE));
         if (failed && !read) || done.state.incomplete {
             floors.doubt(epoch);
         }

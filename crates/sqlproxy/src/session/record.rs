@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
-use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_mysql_wire::StatusFlags;
-use pontoon_sql_class::{Charset, Context, Effects, Kind, Route, SqlMode, Target, Verdict, assignments, used_database};
+use pontoon_mysql_wire::reply::{Done, Outcome};
+use pontoon_sql_class::{
+    Charset, Context, Effects, Kind, Route, SqlMode, Target, Verdict, assignments, used_database,
+};
 
 use super::Session;
 use super::route::{Side, may_change_transaction, pins};
@@ -34,7 +36,11 @@ impl Session {
             autocommit: self.status.has(StatusFlags::AUTOCOMMIT),
             serializable: self.serializable,
             pinned: self.is_pinned(),
-            system_database: self.state.database.as_deref().is_some_and(pontoon_sql_class::is_system_schema),
+            system_database: self
+                .state
+                .database
+                .as_deref()
+                .is_some_and(pontoon_sql_class::is_system_schema),
         }
     }
 
@@ -44,7 +50,13 @@ impl Session {
     }
 
     /// Notes everything that an answer says. `sql` is the statement's text, when it has one.
-    pub(super) fn record(&mut self, verdict: &Verdict, sql: Option<&[u8]>, done: &Done, connection: &mut Connection) {
+    pub(super) fn record(
+        &mut self,
+        verdict: &Verdict,
+        sql: Option<&[u8]>,
+        done: &Done,
+        connection: &mut Connection,
+    ) {
         let side = connection.key.side;
         let failed = match done.outcome {
             Outcome::Error { code, .. } => Some(code),
@@ -58,7 +70,10 @@ impl Session {
         // A statement that could not even be read did nothing, unless it is one of several or runs others.
         let unread = failed == Some(PARSE_ERROR)
             && done.delivered_bytes == 0
-            && !matches!(verdict.kind, Kind::Multiple | Kind::Compound | Kind::Call | Kind::Execute)
+            && !matches!(
+                verdict.kind,
+                Kind::Multiple | Kind::Compound | Kind::Call | Kind::Execute
+            )
             && !effects.intersects(Effects::RUNS_ROUTINE);
         if unread {
             return;
@@ -74,7 +89,8 @@ impl Session {
             pin |= self.record_state(verdict, sql, done, literal_set);
             connection.applied = Rc::clone(&self.state);
         }
-        if done.last_insert_id != 0 || effects.intersects(Effects::SETS_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE)
+        if done.last_insert_id != 0
+            || effects.intersects(Effects::SETS_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE)
         {
             self.owner.last_insert_id.set(LastInsertId::At(connection.serial));
             connection.insert_id = None;
@@ -99,7 +115,13 @@ impl Session {
     }
 
     /// Notes what was set; says whether the session is pinned by it.
-    fn record_state(&mut self, verdict: &Verdict, sql: Option<&[u8]>, done: &Done, literal_set: bool) -> bool {
+    fn record_state(
+        &mut self,
+        verdict: &Verdict,
+        sql: Option<&[u8]>,
+        done: &Done,
+        literal_set: bool,
+    ) -> bool {
         let effects = verdict.effects;
         let said = &done.state;
         let reported = said.changed || said.incomplete || said.schema.is_some() || !said.variables.is_empty();
@@ -144,7 +166,9 @@ impl Session {
             self.sql_mode = SqlMode::parse(&text);
         } else if name.eq_ignore_ascii_case(b"character_set_client") {
             self.charset = Charset::from_name(&text);
-        } else if name.eq_ignore_ascii_case(b"tx_isolation") || name.eq_ignore_ascii_case(b"transaction_isolation") {
+        } else if name.eq_ignore_ascii_case(b"tx_isolation")
+            || name.eq_ignore_ascii_case(b"transaction_isolation")
+        {
             self.serializable = text.eq_ignore_ascii_case("SERIALIZABLE");
             self.read_committed = text.to_ascii_uppercase().starts_with("READ-");
         }
@@ -171,8 +195,13 @@ fn is_reported(target: Target<'_>) -> bool {
     let (Target::Session(name) | Target::SessionOrNext(name)) = target else {
         return false;
     };
-    let charset = name.get(..13).is_some_and(|head| head.eq_ignore_ascii_case(b"character_set"));
-    !charset && TRACKED.iter().any(|tracked| tracked.as_bytes().eq_ignore_ascii_case(name))
+    let charset = name
+        .get(..13)
+        .is_some_and(|head| head.eq_ignore_ascii_case(b"character_set"));
+    !charset
+        && TRACKED
+            .iter()
+            .any(|tracked| tracked.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn without(effects: Effects, other: Effects) -> Effects {

@@ -113,7 +113,11 @@ pub struct Kill {
 /// Reads `KILL [HARD | SOFT] [CONNECTION | QUERY] n`; none for the other forms (`KILL USER`, `KILL QUERY ID`, an
 /// expression), which name nothing of the proxy's.
 pub fn parse_kill(sql: &[u8]) -> Option<Kill> {
-    let text = std::str::from_utf8(sql).ok()?.trim().trim_end_matches(';').trim_end();
+    let text = std::str::from_utf8(sql)
+        .ok()?
+        .trim()
+        .trim_end_matches(';')
+        .trim_end();
     let mut words = text.split_ascii_whitespace().peekable();
     let mut is = |word: &str| words.next_if(|next| next.eq_ignore_ascii_case(word)).is_some();
     if !is("KILL") {
@@ -137,8 +141,20 @@ mod tests {
         let kill = |query, id| Some(Kill { query, id });
         assert_eq!(parse_kill(b"KILL 5"), kill(false, 5));
         assert_eq!(parse_kill(b" kill  connection 5 ; "), kill(false, 5));
-        assert_eq!(parse_kill(b"KILL SOFT QUERY\n1073741825"), kill(true, 1 << 30 | 1));
-        for other in ["KILL USER x", "KILL QUERY ID 7", "KILL 5+1", "KILL", "KILL 5 6", "SELECT 1", "KILL -1", "KILL @a"] {
+        assert_eq!(
+            parse_kill(b"KILL SOFT QUERY\n1073741825"),
+            kill(true, 1 << 30 | 1)
+        );
+        for other in [
+            "KILL USER x",
+            "KILL QUERY ID 7",
+            "KILL 5+1",
+            "KILL",
+            "KILL 5 6",
+            "SELECT 1",
+            "KILL -1",
+            "KILL @a",
+        ] {
             assert_eq!(parse_kill(other.as_bytes()), None, "{other}");
         }
     }

@@ -66,7 +66,9 @@ pub fn place(verdict: &Verdict, bonds: &Bonds) -> Place {
         Some(Side::Replica) => in_replica_transaction(verdict, bonds),
         None => match verdict.route {
             Route::Replica if bonds.splits => Place::Replica,
-            Route::PreviousTarget(Previous::Statement) => bonds.previous.map_or(Place::Primary, Place::Previous),
+            Route::PreviousTarget(Previous::Statement) => {
+                bonds.previous.map_or(Place::Primary, Place::Previous)
+            }
             Route::Replica | Route::Primary | Route::PreviousTarget(_) => Place::Primary,
         },
     }
@@ -93,9 +95,10 @@ pub fn diverted(verdict: &Verdict) -> Option<Diverted> {
         Reason::InTransaction | Reason::AutocommitOff | Reason::Serializable | Reason::Pinned => {
             Some(Diverted::Transaction)
         }
-        Reason::UnknownFunction | Reason::QualifiedFunction | Reason::ServerFunction | Reason::LockFunction => {
-            Some(Diverted::Function)
-        }
+        Reason::UnknownFunction
+        | Reason::QualifiedFunction
+        | Reason::ServerFunction
+        | Reason::LockFunction => Some(Diverted::Function),
         _ => None,
     }
 }
@@ -125,7 +128,11 @@ pub fn may_change_transaction(verdict: &Verdict, autocommit: bool) -> bool {
             | Kind::Set
             | Kind::Use
     );
-    !plain || !autocommit || verdict.effects.intersects(Effects::RUNS_ROUTINE | Effects::OPAQUE)
+    !plain
+        || !autocommit
+        || verdict
+            .effects
+            .intersects(Effects::RUNS_ROUTINE | Effects::OPAQUE)
 }
 
 /// What may be done when the database was lost while the statement ran and nothing of its answer was delivered.
@@ -153,7 +160,9 @@ pub fn after_loss(verdict: &Verdict, in_transaction: bool, pinned: bool) -> Afte
             | Kind::Delete
             | Kind::Savepoint
     );
-    let routine = verdict.effects.intersects(Effects::RUNS_ROUTINE | Effects::OPAQUE | Effects::IMPLICIT_COMMIT);
+    let routine = verdict
+        .effects
+        .intersects(Effects::RUNS_ROUTINE | Effects::OPAQUE | Effects::IMPLICIT_COMMIT);
     match in_transaction {
         _ if pinned || routine => AfterLoss::Unknown,
         true if within => AfterLoss::RolledBack,
@@ -202,22 +211,44 @@ mod tests {
         ] {
             assert_eq!(at(sql, free), place, "{sql}");
         }
-        assert_eq!(at("SELECT a FROM t", |bonds| bonds.splits = false), Place::Primary);
+        assert_eq!(
+            at("SELECT a FROM t", |bonds| bonds.splits = false),
+            Place::Primary
+        );
     }
 
     #[test]
     fn what_asks_about_the_statement_before_goes_where_that_ran() {
         for side in [Side::Primary, Side::Replica] {
-            for sql in ["SHOW WARNINGS", "SELECT FOUND_ROWS()", "SELECT ROW_COUNT()", "SELECT @@warning_count"] {
-                assert_eq!(at(sql, |bonds| bonds.previous = Some(side)), Place::Previous(side), "{sql}");
+            for sql in [
+                "SHOW WARNINGS",
+                "SELECT FOUND_ROWS()",
+                "SELECT ROW_COUNT()",
+                "SELECT @@warning_count",
+            ] {
+                assert_eq!(
+                    at(sql, |bonds| bonds.previous = Some(side)),
+                    Place::Previous(side),
+                    "{sql}"
+                );
             }
         }
     }
 
     #[test]
     fn a_transaction_or_a_pin_keeps_its_connection() {
-        for sql in ["SELECT a FROM t", "INSERT INTO t VALUES (1)", "COMMIT", "SHOW WARNINGS", "CREATE TABLE x (a INT)"] {
-            assert_eq!(at(sql, |bonds| bonds.transaction = Some(Side::Primary)), Place::Held, "{sql}");
+        for sql in [
+            "SELECT a FROM t",
+            "INSERT INTO t VALUES (1)",
+            "COMMIT",
+            "SHOW WARNINGS",
+            "CREATE TABLE x (a INT)",
+        ] {
+            assert_eq!(
+                at(sql, |bonds| bonds.transaction = Some(Side::Primary)),
+                Place::Held,
+                "{sql}"
+            );
             assert_eq!(at(sql, |bonds| bonds.pinned = true), Place::Held, "{sql}");
         }
     }
@@ -229,13 +260,29 @@ mod tests {
             bonds.transaction = Some(Side::Replica);
             bonds.has_read = true;
         };
-        for sql in ["SELECT a FROM t", "COMMIT", "ROLLBACK", "SHOW WARNINGS", "SET time_zone='+00:00'"] {
+        for sql in [
+            "SELECT a FROM t",
+            "COMMIT",
+            "ROLLBACK",
+            "SHOW WARNINGS",
+            "SET time_zone='+00:00'",
+        ] {
             assert_eq!(at(sql, read), Place::Held, "{sql}");
         }
-        for sql in ["START TRANSACTION", "BEGIN", "CREATE TABLE x (a INT)", "START TRANSACTION READ ONLY"] {
+        for sql in [
+            "START TRANSACTION",
+            "BEGIN",
+            "CREATE TABLE x (a INT)",
+            "START TRANSACTION READ ONLY",
+        ] {
             assert_eq!(at(sql, read), Place::Committed, "{sql}");
         }
-        for sql in ["SELECT f(1)", "SELECT GET_LOCK('a',1)", "INSERT INTO t VALUES (1)", "SET sql_log_bin=0"] {
+        for sql in [
+            "SELECT f(1)",
+            "SELECT GET_LOCK('a',1)",
+            "INSERT INTO t VALUES (1)",
+            "SET sql_log_bin=0",
+        ] {
             assert_eq!(at(sql, replica), Place::Moved, "{sql}");
             assert_eq!(at(sql, read), Place::Refused, "{sql}");
             let committed = |bonds: &mut Bonds| {
@@ -248,7 +295,8 @@ mod tests {
 
     #[test]
     fn nothing_with_an_unknown_outcome_is_repeated() {
-        let loss = |sql: &str, open: bool| after_loss(&verdict(sql, open.then_some(Side::Primary)), open, false);
+        let loss =
+            |sql: &str, open: bool| after_loss(&verdict(sql, open.then_some(Side::Primary)), open, false);
         assert_eq!(loss("SELECT a FROM t", false), AfterLoss::Repeat);
         for sql in [
             "INSERT INTO t VALUES (1)",
@@ -263,13 +311,27 @@ mod tests {
         ] {
             assert_eq!(loss(sql, false), AfterLoss::Unknown, "{sql}");
         }
-        for sql in ["SELECT a FROM t", "INSERT INTO t VALUES (1)", "UPDATE t SET a=1", "SAVEPOINT x"] {
+        for sql in [
+            "SELECT a FROM t",
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a=1",
+            "SAVEPOINT x",
+        ] {
             assert_eq!(loss(sql, true), AfterLoss::RolledBack, "{sql}");
         }
-        for sql in ["COMMIT", "CALL p()", "CREATE TABLE x (a INT)", "SELECT f(1)", "INSERT INTO t VALUES (1); COMMIT"] {
+        for sql in [
+            "COMMIT",
+            "CALL p()",
+            "CREATE TABLE x (a INT)",
+            "SELECT f(1)",
+            "INSERT INTO t VALUES (1); COMMIT",
+        ] {
             assert_eq!(loss(sql, true), AfterLoss::Unknown, "{sql}");
         }
-        assert_eq!(after_loss(&verdict("SELECT a FROM t", None), false, true), AfterLoss::Unknown);
+        assert_eq!(
+            after_loss(&verdict("SELECT a FROM t", None), false, true),
+            AfterLoss::Unknown
+        );
     }
 
     #[test]
@@ -278,17 +340,37 @@ mod tests {
         for sql in ["SELECT a FROM t", "INSERT INTO t VALUES (1)", "SET sql_mode=''"] {
             assert!(!changes(sql, true) && changes(sql, false), "{sql}");
         }
-        for sql in ["CALL p()", "SELECT f(1)", "SELECT 1; SELECT 2", "BEGIN", "COMMIT", "EXECUTE s", "nonsense"] {
+        for sql in [
+            "CALL p()",
+            "SELECT f(1)",
+            "SELECT 1; SELECT 2",
+            "BEGIN",
+            "COMMIT",
+            "EXECUTE s",
+            "nonsense",
+        ] {
             assert!(changes(sql, true), "{sql}");
         }
     }
 
     #[test]
     fn routines_and_connection_ids_pin() {
-        for sql in ["CALL p()", "SELECT f(1)", "SELECT CONNECTION_ID()", "CREATE TEMPORARY TABLE x (a INT)", "SET @a=@@pid_file"] {
+        for sql in [
+            "CALL p()",
+            "SELECT f(1)",
+            "SELECT CONNECTION_ID()",
+            "CREATE TEMPORARY TABLE x (a INT)",
+            "SET @a=@@pid_file",
+        ] {
             assert!(pins(verdict(sql, None).effects), "{sql}");
         }
-        for sql in ["SELECT a FROM t", "INSERT INTO t VALUES (1)", "SET NAMES utf8mb4", "USE shop", "BEGIN"] {
+        for sql in [
+            "SELECT a FROM t",
+            "INSERT INTO t VALUES (1)",
+            "SET NAMES utf8mb4",
+            "USE shop",
+            "BEGIN",
+        ] {
             assert!(!pins(verdict(sql, None).effects), "{sql}");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
-use pontoon_mysql_wire::{Capabilities, SqlState, WireError};
+use pontoon_mysql_wire::{SqlState, WireError};
 use pontoon_sql_class::{Effects, Kind, Reason, Route, Verdict};
 
 use super::route::{self, AfterLoss, Place, Side};
@@ -176,8 +176,12 @@ impl Session {
                     let text = "Pontoon: what the statement before left behind is gone: its connection was needed for \
                                 another client";
                     Err(Refused::Flow(
-                        self.say_error(pontoon_mysql_wire::error_code::UNKNOWN_ERROR, SqlState::GENERAL, text)
-                            .await,
+                        self.say_error(
+                            pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                            SqlState::GENERAL,
+                            text,
+                        )
+                        .await,
                     ))
                 }
             },
@@ -185,8 +189,12 @@ impl Session {
             Place::Refused => {
                 let text = "Pontoon: this statement cannot run in a read-only transaction that has read from a replica";
                 Err(Refused::Flow(
-                    self.say_error(pontoon_mysql_wire::error_code::UNKNOWN_ERROR, SqlState::GENERAL, text)
-                        .await,
+                    self.say_error(
+                        pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                        SqlState::GENERAL,
+                        text,
+                    )
+                    .await,
                 ))
             }
         }
@@ -198,11 +206,21 @@ impl Session {
         replica: Option<&crate::pool::Database>,
         verdict: &Verdict,
     ) -> Result<Box<Connection>, Refused> {
-        let side = if replica.is_some() { Side::Replica } else { Side::Primary };
+        let side = if replica.is_some() {
+            Side::Replica
+        } else {
+            Side::Primary
+        };
         let mut own = match self.claim(side).await {
             Some(own) if replica.is_none_or(|wanted| wanted.pin == own.backend.pin) => Some(own),
             Some(other) => {
-                self.thread.leave(other, crate::pool::Left { free: true, precious: false });
+                self.thread.leave(
+                    other,
+                    crate::pool::Left {
+                        free: true,
+                        precious: false,
+                    },
+                );
                 None
             }
             None => None,
@@ -248,7 +266,10 @@ impl Session {
     /// Gives a connection the session's state.
     async fn ready(&mut self, connection: &mut Connection, verdict: &Verdict) -> Result<(), AskError> {
         let uses_previous = verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT);
-        let mine = connection.owner.as_ref().is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
+        let mine = connection
+            .owner
+            .as_ref()
+            .is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
         let clean = uses_previous && self.bonds.previous.is_none() && !mine;
         if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
             connection.become_like(&self.state, clean).await?;
@@ -303,9 +324,16 @@ impl Session {
     /// Ends the read-only transaction on a replica, and goes on at the primary.
     async fn leave_replica(&mut self, place: Place, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
         if let Some(mut replica) = self.held.take() {
-            let end: &[u8] = if place == Place::Moved { b"ROLLBACK" } else { b"COMMIT" };
+            let end: &[u8] = if place == Place::Moved {
+                b"ROLLBACK"
+            } else {
+                b"COMMIT"
+            };
             if replica.ask(&[Question::query(end)]).await.is_ok() {
-                let left = crate::pool::Left { free: true, precious: false };
+                let left = crate::pool::Left {
+                    free: true,
+                    precious: false,
+                };
                 self.thread.leave(replica, left);
             }
         }
@@ -313,7 +341,10 @@ impl Session {
         self.bonds.has_read = false;
         let mut primary = self.any(None, verdict).await?;
         if place == Place::Moved {
-            match primary.ask(&[Question::query(b"START TRANSACTION READ ONLY")]).await {
+            match primary
+                .ask(&[Question::query(b"START TRANSACTION READ ONLY")])
+                .await
+            {
                 Ok(_) => self.bonds.transaction = Some(Side::Primary),
                 Err(_) => return Err(Refused::Flow(self.say_rolled_back().await)),
             }
@@ -331,31 +362,40 @@ impl Session {
             Err(_) => return Box::pin(self.lost(work, connection, false)).await,
         };
         let sequence = 1;
-        let mut walker = ReplyWalker::new(work.expect, connection.backend.capabilities, self.capabilities, sequence)
-            .with_status(self.status)
-            .with_hidden(Arc::clone(&self.hidden));
+        let mut walker = ReplyWalker::new(
+            work.expect,
+            connection.backend.capabilities,
+            self.capabilities,
+            sequence,
+        )
+        .with_status(self.status)
+        .with_hidden(Arc::clone(&self.hidden));
         if let What::Prepare { id, .. } = work.what {
             walker = walker.with_statement_id(id);
         }
         let mut answer = Answer::new(walker);
         answer.finish = !reads_only(work.verdict.kind);
-        self.entry.runs(connection.key.server, connection.backend.thread_id);
+        self.entry
+            .runs(connection.key.server, connection.backend.thread_id);
         let sent = send(&mut connection.backend.peer, &bytes, &connection.link).await;
         let streamed = match (&work.what, sent) {
-            (What::Streamed(frame), Ok(())) => {
-                match Box::pin(self.stream(frame, &mut connection)).await {
-                    Ok(sequence) => {
-                        answer = Answer::new(
-                            ReplyWalker::new(work.expect, connection.backend.capabilities, self.capabilities, sequence)
-                                .with_status(self.status)
-                                .with_hidden(Arc::clone(&self.hidden)),
-                        );
-                        answer.finish = true;
-                        Ok(())
-                    }
-                    Err(error) => Err(error),
+            (What::Streamed(frame), Ok(())) => match Box::pin(self.stream(frame, &mut connection)).await {
+                Ok(sequence) => {
+                    answer = Answer::new(
+                        ReplyWalker::new(
+                            work.expect,
+                            connection.backend.capabilities,
+                            self.capabilities,
+                            sequence,
+                        )
+                        .with_status(self.status)
+                        .with_hidden(Arc::clone(&self.hidden)),
+                    );
+                    answer.finish = true;
+                    Ok(())
                 }
-            }
+                Err(error) => Err(error),
+            },
             (_, sent) => sent,
         };
         if streamed.is_err() && matches!(work.what, What::Streamed(_)) && self.link.ended().is_some() {
@@ -364,7 +404,10 @@ impl Session {
         // What could not be sent may have been answered all the same: «packet too large», «killed».
         loop {
             let links = [&*self.link, &*connection.link];
-            match answer.receive(&mut self.client, &mut connection.backend.peer, links).await {
+            match answer
+                .receive(&mut self.client, &mut connection.backend.peer, links)
+                .await
+            {
                 Ended::Done(done) => return Box::pin(self.finish(work, connection, answer, *done)).await,
                 Ended::LocalInfile => {
                     if Box::pin(self.upload(&mut answer, &mut connection)).await.is_err() {
@@ -376,11 +419,11 @@ impl Session {
                     self.kill_what_runs(&connection);
                     return Attempt::Close;
                 }
-                Ended::Ended(End::Killed | End::Closing) if self.link.ended().is_some() => {
+                Ended::Stopped(End::Killed | End::Closing) if self.link.ended().is_some() => {
                     self.doubt_floor(&work.verdict, &connection);
                     return Attempt::Close;
                 }
-                Ended::Lost(_) | Ended::Ended(_) => {
+                Ended::Lost | Ended::Stopped(_) => {
                     return Box::pin(self.lost(work, connection, answer.begun())).await;
                 }
                 Ended::Broken(error) => return self.broken(error, answer.begun()).await,
@@ -395,8 +438,12 @@ impl Session {
         connection: &mut Connection,
     ) -> Result<Cow<'a, [u8]>, AskError> {
         match work.what {
-            What::Frame(frame) | What::Streamed(frame) | What::Prepare { frame, .. } => Ok(Cow::Borrowed(frame)),
-            What::Execute { id, payload } => self.execute_bytes(id, payload, connection).await.map(Cow::Owned),
+            What::Frame(frame) | What::Streamed(frame) | What::Prepare { frame, .. } => {
+                Ok(Cow::Borrowed(frame))
+            }
+            What::Execute { id, payload } => {
+                self.execute_bytes(id, payload, connection).await.map(Cow::Owned)
+            }
             What::About { id, payload } => self.about_bytes(id, payload, connection).await.map(Cow::Owned),
         }
     }
@@ -459,7 +506,11 @@ impl Session {
         if !begun {
             let text = format!("Pontoon: the database broke the protocol: {error}");
             let _ = self
-                .say_error(pontoon_mysql_wire::error_code::UNKNOWN_ERROR, SqlState::GENERAL, &text)
+                .say_error(
+                    pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                    SqlState::GENERAL,
+                    &text,
+                )
                 .await;
         }
         Attempt::Close
@@ -483,10 +534,8 @@ fn told(flow: Flow) -> Attempt {
 
 /// Whether nobody misses anything when a statement of this kind is broken off: its client is gone.
 fn reads_only(kind: Kind) -> bool {
-    matches!(kind, Kind::Select | Kind::Values | Kind::Show | Kind::Explain | Kind::Help)
-}
-
-/// Whether two sets of flags mean that several statements may come in one.
-pub(super) fn takes_several(flags: Capabilities) -> bool {
-    flags.has(Capabilities::MULTI_STATEMENTS)
+    matches!(
+        kind,
+        Kind::Select | Kind::Values | Kind::Show | Kind::Explain | Kind::Help
+    )
 }

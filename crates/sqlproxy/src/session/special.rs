@@ -51,7 +51,9 @@ impl Session {
         let victim = self.thread.context.sessions.find(kill.id)?;
         if kill.id == u64::from(self.id) {
             let state = SqlState::new(*b"70100").unwrap_or(SqlState::GENERAL);
-            let flow = self.say_error(INTERRUPTED, state, "Query execution was interrupted").await;
+            let flow = self
+                .say_error(INTERRUPTED, state, "Query execution was interrupted")
+                .await;
             return Some(if kill.query { flow } else { Flow::Close });
         }
         let id = u32::try_from(kill.id).ok()?;
@@ -85,7 +87,10 @@ impl Session {
         let (server, thread_id) = (connection.key.server, connection.backend.thread_id);
         tokio::task::spawn_local(async move {
             if let Err(error) = kill_on(&thread, &identity, server, thread_id, false).await {
-                tracing::debug!(?error, "the statement of a client that is gone could not be ended");
+                tracing::debug!(
+                    ?error,
+                    "the statement of a client that is gone could not be ended"
+                );
             }
         });
     }
@@ -146,7 +151,9 @@ impl Session {
             replica: None,
             state: &self.state,
         };
-        let mut connection = Box::pin(self.thread.acquire(&need, Some(&self.client))).await.ok()?;
+        let mut connection = Box::pin(self.thread.acquire(&need, Some(&self.client)))
+            .await
+            .ok()?;
         connection.become_like(&self.state, false).await.ok()?;
         Some(connection)
     }
@@ -184,7 +191,11 @@ async fn kill_on(
         Err(AskError::Refused(packet)) => {
             thread.leave(connection, FREE);
             // It has ended by itself meanwhile.
-            if packet.code == super::say::NO_SUCH_THREAD { Ok(()) } else { Err(NoConnection::Refused(packet)) }
+            if packet.code == super::say::NO_SUCH_THREAD {
+                Ok(())
+            } else {
+                Err(NoConnection::Refused(packet))
+            }
         }
         Err(other) => Err(other.into()),
     }

@@ -8,6 +8,9 @@ use std::rc::Rc;
 
 use pontoon_sql_class::{Assignment, Target, Value, must_not_be_replayed};
 
+/// A name, and what stands after the `=`.
+type Entry = (Box<[u8]>, Box<[u8]>);
+
 /// Everything that a session has set and that can be set again elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -18,9 +21,9 @@ pub struct State {
     /// `SET SESSION TRANSACTION`: what stands after it, by kind (isolation level, access mode).
     transaction: [Option<Box<[u8]>>; 2],
     /// Session variables by name in lower case, and what stands after the `=`; sorted.
-    variables: Vec<(Box<[u8]>, Box<[u8]>)>,
+    variables: Vec<Entry>,
     /// User variables likewise.
-    user_variables: Vec<(Box<[u8]>, Box<[u8]>)>,
+    user_variables: Vec<Entry>,
 }
 
 /// Whether an assignment could be noted.
@@ -103,7 +106,9 @@ impl State {
         match assignment.target {
             Target::Session(name) | Target::SessionOrNext(name) => self.assign_variable(name, value),
             Target::UserVariable(name) => {
-                let plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.$".contains(byte));
+                let plain = name
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"_.$".contains(byte));
                 match plain && !name.is_empty() {
                     true => put(&mut self.user_variables, name.to_ascii_lowercase().into(), value),
                     false => Noted::Pin,
@@ -129,7 +134,9 @@ impl State {
 
     fn assign_variable(&mut self, written: &[u8], value: Box<[u8]>) -> Noted {
         let name = written.to_ascii_lowercase();
-        let plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        let plain = name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         // A session that changes what is tracked can no longer be followed.
         if !plain || name.is_empty() || name.starts_with(b"session_track") || must_not_be_replayed(&name) {
             return Noted::Pin;
@@ -157,7 +164,11 @@ impl State {
 
     /// Strings in user variables have the character set of the time when they were set.
     fn charset_changed(&self) -> Noted {
-        match self.user_variables.iter().any(|(_, value)| value.starts_with(b"'")) {
+        match self
+            .user_variables
+            .iter()
+            .any(|(_, value)| value.starts_with(b"'"))
+        {
             true => Noted::Pin,
             false => Noted::Yes,
         }
@@ -180,11 +191,16 @@ impl State {
 
     /// Notes what a server reported about a variable of [`TRACKED`]; all others are ignored.
     pub fn report(&mut self, name: &[u8], value: &[u8]) -> Noted {
-        let known = TRACKED.iter().any(|tracked| tracked.as_bytes().eq_ignore_ascii_case(name));
+        let known = TRACKED
+            .iter()
+            .any(|tracked| tracked.as_bytes().eq_ignore_ascii_case(name));
         if !known {
             return Noted::Yes;
         }
-        if value.len() > MAX_VALUE || value.iter().any(|byte| matches!(byte, b'\'' | b'\\')) || !value.is_ascii() {
+        if value.len() > MAX_VALUE
+            || value.iter().any(|byte| matches!(byte, b'\'' | b'\\'))
+            || !value.is_ascii()
+        {
             return Noted::Pin;
         }
         let is_charset = CHARSET.iter().any(|charset| charset.eq_ignore_ascii_case(name));
@@ -208,14 +224,18 @@ impl State {
         if self.database.is_none() && applied.database.is_some() {
             return Difference::Impossible;
         }
-        let lacks = |wanted: &[(Box<[u8]>, Box<[u8]>)], has: &[(Box<[u8]>, Box<[u8]>)]| {
+        let lacks = |wanted: &[Entry], has: &[Entry]| {
             has.iter()
                 .any(|(name, _)| wanted.binary_search_by(|(known, _)| known.cmp(name)).is_err())
         };
         let unset = lacks(&self.variables, &applied.variables)
             || lacks(&self.user_variables, &applied.user_variables)
             || (self.names.is_none() && applied.names.is_some())
-            || self.transaction.iter().zip(&applied.transaction).any(|(wanted, has)| wanted.is_none() && has.is_some());
+            || self
+                .transaction
+                .iter()
+                .zip(&applied.transaction)
+                .any(|(wanted, has)| wanted.is_none() && has.is_some());
         if unset {
             return Difference::Reset;
         }
@@ -223,7 +243,7 @@ impl State {
     }
 
     /// The commands that make a connection in its fresh state, but with the database of `kept`, have this one.
-    pub fn from_fresh(&self, kept: &Option<Box<[u8]>>) -> Vec<Setup> {
+    pub fn after_reset(&self, kept: &Option<Box<[u8]>>) -> Vec<Setup> {
         self.commands(&State::fresh(kept.as_deref()))
     }
 
@@ -244,7 +264,7 @@ impl State {
         for (name, value) in &self.variables {
             // SET NAMES changes what these were.
             let again = names.is_some() && CHARSET.contains(&&name[..]);
-            if again || get(&applied.variables, name) != Some(value) {
+            if again || get(&applied.variables, name) != Some(&value[..]) {
                 item(&[b"SESSION ", name, b"=", value]);
             }
         }
@@ -258,9 +278,11 @@ impl State {
         }
         let mut set = Vec::new();
         for (name, value) in &self.user_variables {
-            if get(&applied.user_variables, name) != Some(value) {
+            if get(&applied.user_variables, name) != Some(&value[..]) {
                 set.extend_from_slice(if set.is_empty() { b"SET @" } else { b",@" });
-                [name, &b"="[..], value].iter().for_each(|part| set.extend_from_slice(part));
+                [name, &b"="[..], value]
+                    .iter()
+                    .for_each(|part| set.extend_from_slice(part));
             }
         }
         if !set.is_empty() {
@@ -276,13 +298,13 @@ impl State {
 
     /// The value of a session variable that was set, as it stands after the `=`.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
-        get(&self.variables, name.as_bytes()).map(|value| &value[..])
+        get(&self.variables, name.as_bytes())
     }
 
     /// What the meaning of a statement's text depends on.
     pub fn reads_like(&self, other: &State) -> bool {
         let mode = |state: &State| state.variable("sql_mode").map(<[u8]>::to_vec);
-        let charset = |state: &State| CHARSET.map(|name| get(&state.variables, name).cloned());
+        let charset = |state: &State| CHARSET.map(|name| get(&state.variables, name).map(<[u8]>::to_vec));
         self.database == other.database
             && self.names == other.names
             && mode(self) == mode(other)
@@ -290,12 +312,12 @@ impl State {
     }
 }
 
-fn get<'a>(entries: &'a [(Box<[u8]>, Box<[u8]>)], name: &[u8]) -> Option<&'a Box<[u8]>> {
+fn get<'a>(entries: &'a [Entry], name: &[u8]) -> Option<&'a [u8]> {
     let at = entries.binary_search_by(|(known, _)| known[..].cmp(name)).ok()?;
-    entries.get(at).map(|(_, value)| value)
+    entries.get(at).map(|(_, value)| &value[..])
 }
 
-fn put(entries: &mut Vec<(Box<[u8]>, Box<[u8]>)>, name: Box<[u8]>, value: Box<[u8]>) -> Noted {
+fn put(entries: &mut Vec<Entry>, name: Box<[u8]>, value: Box<[u8]>) -> Noted {
     match entries.binary_search_by(|(known, _)| known.cmp(&name)) {
         Ok(at) => entries[at].1 = value,
         Err(_) if entries.len() >= MAX_ENTRIES => return Noted::Pin,

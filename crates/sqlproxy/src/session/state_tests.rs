@@ -63,7 +63,10 @@ fn what_was_set_is_set_again_in_an_order_that_is_right() {
 
 #[test]
 fn names_come_first_and_what_came_after_them_again() {
-    let to = ["SET NAMES latin1 COLLATE latin1_bin", "SET character_set_results = NULL"];
+    let to = [
+        "SET NAMES latin1 COLLATE latin1_bin",
+        "SET character_set_results = NULL",
+    ];
     let expected = "SET NAMES latin1 COLLATE latin1_bin,SESSION character_set_results=NULL";
     assert_eq!(between(&["SET character_set_results = NULL"], &to), [expected]);
     let again = ["SET character_set_results = NULL", "SET NAMES utf8mb4"];
@@ -103,23 +106,38 @@ fn what_cannot_be_set_again_pins() {
     ] {
         assert!(after(&[sql]).1, "{sql}");
     }
-    assert!(after(&["SET @a='x'", "SET NAMES latin1"]).1, "the string keeps its character set");
+    assert!(
+        after(&["SET @a='x'", "SET NAMES latin1"]).1,
+        "the string keeps its character set"
+    );
     assert!(!after(&["SET @a=1", "SET NAMES latin1"]).1);
 }
 
 #[test]
 fn the_last_way_of_setting_the_isolation_level_counts() {
-    let to = ["SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET SESSION tx_isolation='READ-COMMITTED'"];
+    let to = [
+        "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET SESSION tx_isolation='READ-COMMITTED'",
+    ];
     assert_eq!(between(&[], &to), ["SET SESSION tx_isolation='READ-COMMITTED'"]);
     let back = [to[1], to[0]];
-    assert_eq!(between(&[], &back), ["SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"]);
+    assert_eq!(
+        between(&[], &back),
+        ["SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"]
+    );
 }
 
 #[test]
 fn what_the_server_reports_is_believed() {
     let mut state = State::default();
-    assert_eq!(state.report(b"sql_mode", b"ANSI_QUOTES,STRICT_TRANS_TABLES"), Noted::Yes);
-    assert_eq!(state.variable("sql_mode"), Some(&b"'ANSI_QUOTES,STRICT_TRANS_TABLES'"[..]));
+    assert_eq!(
+        state.report(b"sql_mode", b"ANSI_QUOTES,STRICT_TRANS_TABLES"),
+        Noted::Yes
+    );
+    assert_eq!(
+        state.variable("sql_mode"),
+        Some(&b"'ANSI_QUOTES,STRICT_TRANS_TABLES'"[..])
+    );
     assert_eq!(state.report(b"last_gtid", b"0-1-8"), Noted::Yes);
     assert_eq!(state.variable("last_gtid"), None);
     assert_eq!(state.report(b"time_zone", b"a'b"), Noted::Pin);

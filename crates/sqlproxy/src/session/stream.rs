@@ -41,7 +41,11 @@ impl Session {
     }
 
     /// Passes a local file on, after the request for it.
-    pub(super) async fn upload(&mut self, answer: &mut Answer, connection: &mut Connection) -> io::Result<()> {
+    pub(super) async fn upload(
+        &mut self,
+        answer: &mut Answer,
+        connection: &mut Connection,
+    ) -> io::Result<()> {
         answer.send(&mut self.client, &self.link).await?;
         let offset = answer.walker().upload_offset();
         let mut frames = 0u8;

@@ -131,9 +131,16 @@ mod tests {
         let payload = b"\x17\x05\0\0\0\x01\x01\0\0\0";
         let execute = Execute::parse(payload, 0).unwrap();
         assert!(!execute.lacks_types() && execute.flags == 1);
-        assert_eq!(with_types(payload, &execute, b"", 6), b"\x17\x06\0\0\0\x01\x01\0\0\0");
+        assert_eq!(
+            with_types(payload, &execute, b"", 6),
+            b"\x17\x06\0\0\0\x01\x01\0\0\0"
+        );
         assert_eq!(Execute::parse(&payload[..8], 0), Err(NotExecute));
-        assert_eq!(Execute::parse(&BOUND[..14], 2), Err(NotExecute), "the types are cut off");
+        assert_eq!(
+            Execute::parse(&BOUND[..14], 2),
+            Err(NotExecute),
+            "the types are cut off"
+        );
     }
 
     proptest! {

@@ -118,9 +118,10 @@ impl OnBackend {
     pub fn find(&mut self, text: &Rc<[u8]>, reads: &Rc<State>) -> Option<u32> {
         self.clock += 1;
         let same_state = |entry: &Entry| Rc::ptr_eq(&entry.reads, reads) || entry.reads.reads_like(reads);
-        let found = self.entries.iter_mut().find(|entry| {
-            (Rc::ptr_eq(&entry.text, text) || entry.text == *text) && same_state(entry)
-        })?;
+        let found = self
+            .entries
+            .iter_mut()
+            .find(|entry| (Rc::ptr_eq(&entry.text, text) || entry.text == *text) && same_state(entry))?;
         found.used = self.clock;
         Some(found.id)
     }
@@ -194,7 +195,10 @@ mod tests {
         assert_eq!(on.add(Rc::clone(&text), Rc::clone(&here), 7), None);
         assert_eq!(on.find(&text, &here), Some(7));
         assert_eq!(on.find(&text, &there), None);
-        assert_eq!(on.find(&b"SELECT a FROM t"[..].into(), &Rc::new((*here).clone())), Some(7));
+        assert_eq!(
+            on.find(&b"SELECT a FROM t"[..].into(), &Rc::new((*here).clone())),
+            Some(7)
+        );
         on.forget(7);
         assert_eq!(on.find(&text, &here), None);
     }

@@ -4,8 +4,8 @@
 
 pub mod database;
 pub mod door;
-pub mod session;
 pub mod pair;
+pub mod session;
 pub mod two;
 
 use std::future::Future;

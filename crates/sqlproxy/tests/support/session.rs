@@ -62,7 +62,9 @@ pub fn opts(road: &Road, user: &str) -> Opts {
         .max_allowed_packet(Some(64 << 20))
         .prefer_socket(false);
     match road {
-        Road::Tcp(address) | Road::Tls(address) => opts.ip_or_hostname("127.0.0.1").tcp_port(address.port()).into(),
+        Road::Tcp(address) | Road::Tls(address) => {
+            opts.ip_or_hostname("127.0.0.1").tcp_port(address.port()).into()
+        }
         Road::Unix(path) => opts.socket(Some(path.to_string_lossy())).into(),
     }
 }
@@ -77,12 +79,19 @@ pub async fn conn(road: &Road, user: &str) -> Conn {
 /// Everything that a client sees of a statement's answer.
 pub async fn ask(conn: &mut Conn, sql: &str) -> String {
     let mut said = format!("{sql}\n");
-    let mut results = match tokio::time::timeout(SOON * 3, conn.query_iter(sql)).await.expect("no answer in time") {
+    let mut results = match tokio::time::timeout(SOON * 3, conn.query_iter(sql))
+        .await
+        .expect("no answer in time")
+    {
         Ok(results) => results,
         Err(error) => return said + &format!("  {error}\n"),
     };
     loop {
-        let columns: Vec<_> = results.columns_ref().iter().map(|one| one.name_str().into_owned()).collect();
+        let columns: Vec<_> = results
+            .columns_ref()
+            .iter()
+            .map(|one| one.name_str().into_owned())
+            .collect();
         let rows: Vec<Row> = match results.collect().await {
             Ok(rows) => rows,
             Err(error) => return said + &format!("  {error}\n"),
