@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use crate::authorise::Peer;
 use crate::core::{Agent, Heard};
 use crate::dial;
+use crate::floor_key;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
 
@@ -72,6 +73,7 @@ pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(
             .joiners_elsewhere
             .insert(report.server.clone(), said.joiners);
     }
+    floor_key::hear(agent, &report.server, said.floor_key.as_deref());
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
@@ -239,8 +241,11 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     let report = agent
         .report()
         .ok_or_else(|| Refusal::new(Code::J007, "this server left its fleet"))?;
+    // Before the lock that the next lines take.
+    let floor_key = floor_key::to_tell(agent);
     Ok(Heartbeat {
         report,
         joiners: agent.known().joiners.clone(),
+        floor_key,
     })
 }

@@ -23,6 +23,7 @@ mod dial;
 mod drain;
 #[cfg(test)]
 mod fleet_tests;
+mod floor_key;
 mod health;
 mod heartbeat;
 mod host;

@@ -33,6 +33,9 @@ pub(crate) struct Heartbeat {
     pub(crate) report: ServerReport,
     /// Who is joining through the sender: the server that has the database must know them too.
     pub(crate) joiners: BTreeMap<ServerName, PendingJoiner>,
+    /// What the edges sign cookies with, from the keeper; see `floor_key`.
+    #[serde(default)]
+    pub(crate) floor_key: Option<String>,
 }
 
 /// A joiner's first words. Sent only after the fleet's certificate authority matched the token's pin.

@@ -133,6 +133,7 @@ impl Store {
             "settled.json",
             "drains.json",
             "known-lease.json",
+            "floor.key",
             "inherited.json",
             "database.secret",
             "clone.json",

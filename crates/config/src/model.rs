@@ -163,10 +163,12 @@ pub struct Reads {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AfterWrite {
+    /// Whoever wrote sees it: in the same connection, in any other through the same server, and through another
+    /// server when the request comes by Pontoon's edges.
+    #[serde(alias = "connection")]
+    Session,
     /// A read through any server sees every write acknowledged before it.
     FleetWide,
-    /// A read sees the writes of its own connection.
-    Connection,
 }
 
 /// `[lease]`

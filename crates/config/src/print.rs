@@ -181,7 +181,7 @@ fn print_db(out: &mut String, db: &Db) {
         out.text("max_lag", &format_duration(reads.max_lag));
         let after_write = match reads.after_write {
             AfterWrite::FleetWide => "fleet-wide",
-            AfterWrite::Connection => "connection",
+            AfterWrite::Session => "session",
         };
         out.text("after_write", after_write);
     }

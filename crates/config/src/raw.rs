@@ -248,7 +248,7 @@ pub(crate) struct Reads {
     pub split: Option<At<bool>>,
     /// A replica further behind answers no reads. Default "1s".
     pub max_lag: Option<Text>,
-    /// Who sees a write at once. Default "fleet-wide".
+    /// Who sees a write at once. Default "session".
     #[schemars(with = "Option<AfterWrite>")]
     pub after_write: Option<At<AfterWrite>>,
 }

@@ -345,7 +345,7 @@ fn dbs() -> impl Strategy<Value = Db> {
     let reads = (
         any::<bool>(),
         millis(0..=3_600_000),
-        select(vec![AfterWrite::FleetWide, AfterWrite::Connection]),
+        select(vec![AfterWrite::FleetWide, AfterWrite::Session]),
     )
         .prop_map(|(split, max_lag, after_write)| Reads {
             split,

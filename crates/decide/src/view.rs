@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db};
 use pontoon_fleet::{
-    AppView, DatabaseServerView, DrainBook, Epoch, FleetView, LeaseRecord, Revision, Role, ServerName,
-    ServerReport, ServerState, ServerView, SqlView,
+    AfterWrite, AppView, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, LeaseRecord, ReadsView,
+    Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier, TierDetail,
 };
+use pontoon_gtid::{Dialect, Floor};
 
 /// The latest report of a server, and how long ago it came in by the receiver's own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,5 +144,44 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
         primary,
         servers,
         hold_writes: db.hold_writes,
+        reads: db.reads.map(|reads| ReadsView {
+            split: reads.split,
+            max_lag: reads.max_lag,
+            after_write: match reads.after_write {
+                pontoon_config::AfterWrite::Session => AfterWrite::Session,
+                pontoon_config::AfterWrite::FleetWide => AfterWrite::FleetWide,
+            },
+            heard: reads.split.then(|| heard(inputs, db, epoch)).flatten(),
+        }),
     }
+}
+
+/// What the other servers' SQL proxies reported as their floors, in one. Floors of an older epoch say nothing: what is
+/// left of their writes is in the new primary's beginning. This server's proxy knows its own better.
+fn heard(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> Option<String> {
+    let dialect = match db.engine {
+        Engine::Mariadb => Dialect::MariaDb,
+        Engine::Mysql => Dialect::MySql,
+        Engine::External => return None,
+    };
+    let others = inputs.config.servers.iter().map(|server| &server.name);
+    let mut newest: Option<Floor> = None;
+    for server in others.filter(|name| *name != inputs.me) {
+        let tier = fresh(inputs, server).and_then(|report| report.tier(Tier::Sql));
+        let Some(TierDetail::Sql(sql)) = tier.map(|tier| &tier.detail) else {
+            continue;
+        };
+        let floor = sql
+            .floor
+            .as_deref()
+            .and_then(|text| Floor::parse(dialect, text).ok());
+        let Some(floor) = floor.filter(|floor| floor.epoch == epoch) else {
+            continue;
+        };
+        match &mut newest {
+            Some(newest) => newest.merge(&floor),
+            None => newest = Some(floor),
+        }
+    }
+    newest.map(|floor| floor.to_string())
 }

@@ -9,7 +9,7 @@ use pontoon_config::Config;
 use pontoon_decide::{Observed, ViewInputs, compose};
 use pontoon_fleet::{
     DatabaseReport, DatabaseRole, DrainBook, DrainMark, Engine, Epoch, FleetView, LeaseRecord, Revision,
-    Role, ServerName, ServerReport, ServerState, UnixMillis,
+    Role, ServerName, ServerReport, ServerState, SqlReport, TierDetail, TierReport, UnixMillis,
 };
 use proptest::prelude::*;
 
@@ -203,4 +203,60 @@ fn a_report_under_another_servers_name_is_not_believed() {
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
     assert_eq!(view.sql.unwrap().primary, None);
+}
+
+#[test]
+fn floors_of_this_epoch_are_heard_in_one() {
+    let mut config = config(3);
+    config.db.as_mut().unwrap().reads = Some(pontoon_config::Reads {
+        split: true,
+        max_lag: Duration::from_secs(2),
+        after_write: pontoon_config::AfterWrite::Session,
+    });
+    let heard = |floors: [Option<&str>; 3]| {
+        let reports = floors.into_iter().enumerate().map(|(index, floor)| {
+            let mut report = report(&name(index), None);
+            report.tiers.push(TierReport {
+                pid: 1,
+                view_serial: 1,
+                detail: TierDetail::Sql(SqlReport {
+                    floor: floor.map(str::to_owned),
+                    ..SqlReport::default()
+                }),
+            });
+            let age = Duration::ZERO;
+            (name(index), Observed { report, age })
+        });
+        let reports: BTreeMap<_, _> = reports.collect();
+        let view = compose(&ViewInputs {
+            config: &config,
+            revision: Revision(1),
+            epoch: Epoch(2),
+            serial: 1,
+            me: &name(0),
+            reports: &reports,
+            drains: &DrainBook::default(),
+            lease: Some(&LeaseRecord {
+                epoch: Epoch(2),
+                leader: name(0),
+            }),
+            unreachable_after: LIMIT,
+        });
+        let reads = view.sql.unwrap().reads.unwrap();
+        assert_eq!((reads.split, reads.max_lag), (true, Duration::from_secs(2)));
+        reads.heard
+    };
+    assert_eq!(
+        heard([Some("2@0-1-99"), Some("2@0-1-7"), Some("2@0-2-9,1-1-1")]).as_deref(),
+        Some("2@0-2-9,1-1-1")
+    );
+    // Not its own, not of another epoch, not what is no floor.
+    assert_eq!(
+        heard([Some("2@0-1-99"), Some("1@0-1-100"), Some("3@0-1-100")]),
+        None
+    );
+    assert_eq!(
+        heard([None, Some("2@'; DROP"), Some("2@0-1-3")]).as_deref(),
+        Some("2@0-1-3")
+    );
 }

@@ -19,6 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::access_log::{self, LogBuffer};
 use crate::dial::Identity;
+use crate::floors::SharedKey;
 use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::options::{EdgeError, EdgeOptions};
@@ -60,6 +61,8 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         connections: AtomicUsize::new(0),
         max_connections,
         held: AtomicUsize::new(0),
+        floor_socket: options.paths.floor_socket(),
+        floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
     });
     let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
     let metrics = EdgeMetrics::register(&mut registry, count, Reject::WORDS);
@@ -156,6 +159,9 @@ impl Control {
                 }
                 _ = every_second.tick() => {
                     self.bind_wanted();
+                    if self.upstreams.borrow().floors.is_some() {
+                        self.shared.floor_key.load();
+                    }
                     client.report(self.report());
                     if self.commands.iter().any(mpsc::UnboundedSender::is_closed) {
                         tracing::error!("a serving thread ended before its time");
@@ -178,6 +184,9 @@ impl Control {
             &before,
             &self.health_changes,
         ));
+        if upstreams.floors.is_some() {
+            self.shared.floor_key.load();
+        }
         self.checker.follow(&upstreams);
         self.upstreams.send_replace(upstreams);
         // A server that is new or came back may be what a held request waits for.

@@ -3,13 +3,14 @@
 //! Both directions are driven from one place, so an answer that comes before the request's end is passed on at
 //! once, and a server that reads nothing more can still be heard.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::floors::Leaving;
 use crate::http1::body::{Body, Length};
-use crate::http1::head::Scanner;
+use crate::http1::head::{Extent, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
@@ -75,6 +76,8 @@ pub struct Exchange<'e> {
     pub tuning: &'e Tuning,
     /// Where the answer is.
     pub state: State,
+    /// What is asked before the answer goes to the client.
+    pub floor: Option<Leaving>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
     pub worth_waiting: &'e dyn Fn() -> bool,
 }
@@ -83,6 +86,9 @@ pub struct Exchange<'e> {
 pub struct State {
     phase: Phase,
     scanner: Scanner,
+    /// A head that was found and waits for [`Exchange::floor`], and what came of that.
+    head: Option<Extent>,
+    cookie: Option<String>,
     /// The final answer's head, once it was read.
     pub response: Option<Response>,
     /// The request was sent, or the server takes nothing more of it.
@@ -113,6 +119,8 @@ impl Default for State {
         State {
             phase: Phase::Head,
             scanner: Scanner::default(),
+            head: None,
+            cookie: None,
             response: None,
             up_done: false,
             up_broken: false,
@@ -231,13 +239,20 @@ impl Exchange<'_> {
     /// Reads heads until the final one; interim ones are passed on.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
-            match self
-                .state
-                .scanner
-                .scan(self.server_buffer.filled(), &self.tuning.head)
-            {
+            let found = match self.state.head.take() {
+                Some(extent) => Ok(Some(extent)),
+                None => {
+                    let bytes = self.server_buffer.filled();
+                    self.state.scanner.scan(bytes, &self.tuning.head)
+                }
+            };
+            match found {
                 Err(reject) => return Poll::Ready(Err(Failure::BadAnswer(Some(reject)))),
                 Ok(Some(extent)) => {
+                    if self.poll_floor(cx, extent).is_pending() {
+                        self.state.head = Some(extent);
+                        return Poll::Pending;
+                    }
                     let end = extent.end;
                     if let Err(failure) = self.take_head(extent.start, end) {
                         return Poll::Ready(Err(failure));
@@ -265,6 +280,20 @@ impl Exchange<'_> {
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::BadAnswer(None))),
             }
         }
+    }
+
+    /// Before a final answer goes on: did the request write something that the client must see next time?
+    fn poll_floor(&mut self, cx: &mut Context<'_>, extent: Extent) -> Poll<()> {
+        let head = &self.server_buffer.filled()[extent.start..extent.end];
+        // `HTTP/1.1 1xx`: another one follows.
+        if head.get(9) == Some(&b'1') {
+            return Poll::Ready(());
+        }
+        if let Some(floor) = &mut self.floor {
+            self.state.cookie = ready!(floor.poll(cx));
+            self.floor = None;
+        }
+        Poll::Ready(())
     }
 
     /// The answer's head and what came with it of its body go to the client in one write, not two.
@@ -353,6 +382,13 @@ impl Exchange<'_> {
             },
             self.down.stage(),
         );
+        if let Some(field) = self.state.cookie.take() {
+            let head = self.down.stage();
+            // Before the empty line.
+            head.truncate(head.len() - 2);
+            head.extend_from_slice(field.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
         self.down.set_body(body, form);
         self.state.response = Some(response);
         self.state.phase = Phase::Body;
@@ -502,6 +538,7 @@ mod tests {
             relay: false,
             tuning: &tuning,
             state: State::default(),
+            floor: None,
             worth_waiting: &|| true,
         };
         let answer = async {

@@ -15,9 +15,12 @@ use tokio::time::Instant;
 
 use crate::answer;
 use crate::connection::{Client, send};
+use crate::cookie;
 use crate::dial::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
+use crate::floors::Leaving;
 use crate::http1::body::Body;
+use crate::http1::head::FLOOR_FIELD;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
@@ -84,6 +87,8 @@ pub async fn forward(
         repeats: 0,
         may_repeat: false,
         fresh: false,
+        floor_field: 0,
+        floor_told: false,
     };
     attempt.may_repeat = worker.may_repeat(attempt.up.staged().get(..request.method_length).unwrap_or(&[]));
     let mut hold: Option<Hold<'_>> = None;
@@ -154,6 +159,10 @@ struct Attempt<'a> {
     may_repeat: bool,
     /// Kept connections are not to be trusted for this request.
     fresh: bool,
+    /// Length of the field for a relay that stands at the end of the head.
+    floor_field: usize,
+    /// The SQL proxy here has what the request must see.
+    floor_told: bool,
 }
 
 impl Attempt<'_> {
@@ -161,6 +170,7 @@ impl Attempt<'_> {
     async fn at(&mut self, pick: &Pick) -> Option<Served> {
         let upstream = &pick.upstream;
         loop {
+            let floor = self.carry_floor(upstream).await;
             let (mut stream, kept) = match self.connect(upstream).await {
                 Some(connection) => connection,
                 None => {
@@ -168,7 +178,7 @@ impl Attempt<'_> {
                     return None;
                 }
             };
-            let (result, state, down) = self.exchange(upstream, &mut stream).await;
+            let (result, state, down) = self.exchange(upstream, &mut stream, floor).await;
             let written = down.written();
             self.client.scratch = down.into_staged();
             let failure = match result {
@@ -230,6 +240,34 @@ impl Attempt<'_> {
         }
     }
 
+    /// Hands on what the visitor's cookie says: to the SQL proxy here before the application here gets the request, or
+    /// to the relay that stands before the application elsewhere. Gives what is needed to tell afterwards whether
+    /// this request wrote something.
+    async fn carry_floor(&mut self, upstream: &Upstream) -> Option<Leaving> {
+        let rule = self.worker.upstreams().floors?;
+        let field = match &self.request.floor {
+            Some(value) if !upstream.here && value.len() <= cookie::MAX_VALUE => {
+                [FLOOR_FIELD.as_bytes(), b": ", value, b"\r\n"].concat()
+            }
+            _ => Vec::new(),
+        };
+        // Before the empty line.
+        let at = self.request.head_length - 2;
+        self.up.replace(at, self.floor_field, &field);
+        self.floor_field = field.len();
+        if !upstream.here {
+            return None;
+        }
+        let floors = &self.worker.floors;
+        if let Some(value) = self.request.floor.as_ref().filter(|_| !self.floor_told) {
+            floors.arrive(value).await;
+            self.floor_told = true;
+        }
+        let method = self.up.staged().get(..self.request.method_length);
+        let reads = matches!(method, Some(b"GET" | b"HEAD" | b"OPTIONS"));
+        (!reads).then(|| Leaving::new(floors.clone(), rule))
+    }
+
     /// A connection to `upstream`, and whether it was used before.
     async fn connect(&mut self, upstream: &Arc<Upstream>) -> Option<(Stream, bool)> {
         // What cannot be sent twice never goes on a kept connection to an application: it may be closed in this
@@ -257,6 +295,7 @@ impl Attempt<'_> {
         &mut self,
         upstream: &Arc<Upstream>,
         stream: &mut Stream,
+        floor: Option<Leaving>,
     ) -> (Result<Done, Failure>, State, Pipe) {
         let worker = self.worker;
         let mut memory = std::mem::take(&mut self.client.scratch);
@@ -284,6 +323,7 @@ impl Attempt<'_> {
             relay: matches!(upstream.way, Way::Relay(_)),
             tuning: &worker.shared.tuning,
             state: State::default(),
+            floor,
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },

@@ -96,6 +96,13 @@ impl Pipe {
         Ok(self.body.is_finished())
     }
 
+    /// Puts `field` in the place of `length` bytes at `at`, while nothing is written yet.
+    pub fn replace(&mut self, at: usize, length: usize, field: &[u8]) {
+        if self.staged_at == 0 && at + length <= self.staged.len() {
+            self.staged.splice(at..at + length, field.iter().copied());
+        }
+    }
+
     /// Back to the first byte, for another destination; `false` when the source has moved on.
     pub fn rewind(&mut self) -> bool {
         if self.can_rewind() {

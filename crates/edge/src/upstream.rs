@@ -11,6 +11,7 @@ use pontoon_fleet::{AppView, FleetView, Role, ServerName, ServerState, ServerVie
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::floors::FloorRule;
 use crate::io::Stream;
 
 /// How an application server is reached.
@@ -29,6 +30,8 @@ pub struct Upstream {
     pub server: ServerName,
     /// How it is reached.
     pub way: Way,
+    /// On this server.
+    pub here: bool,
     /// An operator took it out.
     pub draining: bool,
     /// How it stands; outlives changes of the view.
@@ -122,6 +125,8 @@ pub struct Upstreams {
     pub servers: Vec<Arc<Upstream>>,
     /// This server's own, which its relay forwards to.
     pub local: Option<Arc<Upstream>>,
+    /// How floors are carried; `None` when they need not be.
+    pub floors: Option<FloorRule>,
     /// Who may use the relay: the servers that have requests to pass on, or applications to check.
     pub callers: Vec<ServerName>,
 }
@@ -134,6 +139,7 @@ impl Upstreams {
             app: None,
             servers: Vec::new(),
             local: None,
+            floors: None,
             callers: Vec::new(),
         }
     }
@@ -156,6 +162,7 @@ impl Upstreams {
                 ..Upstreams::none()
             };
         };
+        let floors = FloorRule::of(view);
         let servers: Vec<Arc<Upstream>> = view
             .with_role(Role::App)
             .map(|server| {
@@ -166,7 +173,9 @@ impl Upstreams {
                         &server.name == me,
                         server.private,
                         server.edge_relay(),
+                        floors.is_some(),
                     ),
+                    here: &server.name == me,
                     // Unreachable is the agents' word on each other, not on applications (P5).
                     draining: server.state == ServerState::Draining,
                     health: Arc::new(Health::new(changes.clone())),
@@ -186,12 +195,14 @@ impl Upstreams {
             app: Some(app.clone()),
             servers,
             local,
+            floors,
             callers,
         }
     }
 }
 
-fn way(upstream: SocketAddr, local: bool, private: IpAddr, relay: SocketAddr) -> Way {
+/// `always_relay`: the edge there has something to do before its application gets a request.
+fn way(upstream: SocketAddr, local: bool, private: IpAddr, relay: SocketAddr, always_relay: bool) -> Way {
     let loopback = |ip: IpAddr| match ip {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -199,8 +210,8 @@ fn way(upstream: SocketAddr, local: bool, private: IpAddr, relay: SocketAddr) ->
     match (local, upstream.ip().is_unspecified(), upstream.ip().is_loopback()) {
         (true, true, _) => Way::Direct(SocketAddr::new(loopback(upstream.ip()), upstream.port())),
         (true, false, _) => Way::Direct(upstream),
-        (false, _, true) => Way::Relay(relay),
-        (false, _, false) => Way::Direct(SocketAddr::new(private, upstream.port())),
+        (false, _, loopback) if loopback || always_relay => Way::Relay(relay),
+        (false, _, _) => Way::Direct(SocketAddr::new(private, upstream.port())),
     }
 }
 
@@ -315,12 +326,14 @@ mod tests {
     fn the_way_to_an_application() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let (private, relay) = ("10.0.0.2".parse().unwrap(), address("10.0.0.2:7401"));
-        let there = |upstream: &str| way(address(upstream), false, private, relay);
-        let here = |upstream: &str| way(address(upstream), true, private, relay);
+        let there = |upstream: &str| way(address(upstream), false, private, relay, false);
+        let here = |upstream: &str| way(address(upstream), true, private, relay, true);
         assert_eq!(there("127.0.0.1:8080"), Way::Relay(relay));
         assert_eq!(there("[::1]:8080"), Way::Relay(relay));
         assert_eq!(there("0.0.0.0:8080"), Way::Direct(address("10.0.0.2:8080")));
         assert_eq!(there("172.17.0.2:80"), Way::Direct(address("10.0.0.2:80")));
+        let floors = way(address("0.0.0.0:8080"), false, private, relay, true);
+        assert_eq!(floors, Way::Relay(relay));
         assert_eq!(here("127.0.0.1:8080"), Way::Direct(address("127.0.0.1:8080")));
         assert_eq!(here("0.0.0.0:8080"), Way::Direct(address("127.0.0.1:8080")));
         assert_eq!(here("[::]:8080"), Way::Direct(address("[::1]:8080")));

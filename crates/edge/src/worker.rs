@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use crate::access_log::{LogBuffer, Record};
 use crate::connection;
 use crate::dial::Identity;
+use crate::floors::{Floors, SharedKey};
 use crate::http1::request::Sender;
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
@@ -40,6 +42,10 @@ pub struct Shared {
     pub max_connections: usize,
     /// Requests that are held now.
     pub held: AtomicUsize,
+    /// Where the SQL proxy of this server is told and asked what readers must see.
+    pub floor_socket: PathBuf,
+    /// What the fleet's edges sign floors with.
+    pub floor_key: Arc<SharedKey>,
 }
 
 /// Who a listener is for.
@@ -67,6 +73,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Buffers that are not in use.
     pub buffers: Rc<BufferPool>,
+    /// Carries what visitors must see.
+    pub floors: Floors,
     /// What this thread counts.
     pub stats: Arc<EdgeThread>,
     /// No new requests on kept connections.
@@ -115,8 +123,12 @@ impl Worker {
             budget: RetryBudget::default(),
         };
         Rc::new(Worker {
-            shared,
             buffers: Rc::default(),
+            floors: Floors::new(
+                shared.floor_socket.clone(),
+                Arc::clone(&shared.floor_key),
+                Arc::clone(&stats),
+            ),
             stats,
             draining: Cell::new(false),
             drain_begins: Notify::new(),
@@ -124,6 +136,7 @@ impl Worker {
             closed: Notify::new(),
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
+            shared,
         })
     }
 

@@ -28,6 +28,6 @@ pub use report::{
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, RetryPolicy, ServerState,
-    ServerView, SqlView,
+    AfterWrite, AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, ReadsView,
+    RetryPolicy, ServerState, ServerView, SqlView,
 };

@@ -80,6 +80,10 @@ pub struct SqlReport {
     pub held: u64,
     /// The longest wait for a primary so far, in milliseconds.
     pub longest_hold_ms: u64,
+    /// What a reader through this server must see, `EPOCH@POSITION`; `None` when reads are not spread, or when nobody
+    /// has written through it.
+    #[serde(default)]
+    pub floor: Option<String>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
 }

@@ -183,6 +183,45 @@ pub struct SqlView {
     /// How long a new connection waits for a primary before it is refused.
     #[serde(with = "millis")]
     pub hold_writes: Duration,
+    /// How reads are spread over the database servers; `None` when the configuration does not say.
+    #[serde(default)]
+    pub reads: Option<ReadsView>,
+}
+
+impl SqlView {
+    /// How reads are spread, when there is somebody to spread them to.
+    pub fn spread(&self) -> Option<&ReadsView> {
+        let reads = self.reads.as_ref().filter(|reads| reads.split)?;
+        (self.servers.len() > 1 && self.engine != Engine::External).then_some(reads)
+    }
+}
+
+/// How reads are spread over the database servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadsView {
+    /// Whether replicas answer reads.
+    pub split: bool,
+    /// A replica that is known to be further behind, or of which nothing is known for so long, answers no reads.
+    #[serde(with = "millis")]
+    pub max_lag: Duration,
+    /// Who sees a write at once.
+    pub after_write: AfterWrite,
+    /// The newest floor that a server of the fleet reported, `EPOCH@POSITION`. For those who wrote through one server
+    /// and read through another without a cookie: best effort, a second or two old.
+    #[serde(default)]
+    pub heard: Option<String>,
+}
+
+/// Who sees a write at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterWrite {
+    /// Whoever wrote: in the same connection, in any other through the same server, and through another server when
+    /// the edge's cookie comes along.
+    #[default]
+    Session,
+    /// Everybody, through any server.
+    FleetWide,
 }
 
 /// One database server, as last reported.

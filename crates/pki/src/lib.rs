@@ -26,7 +26,7 @@ pub use identity::{Identity, IdentityFiles, NewKey};
 pub use shared::SharedIdentity;
 pub use text::Pin;
 pub use token::{Token, TokenBook, TokenError};
-pub use x509::csr_fingerprint;
+pub use x509::{csr_fingerprint, pem};
 
 #[cfg(test)]
 mod tests;

@@ -64,12 +64,17 @@ pub(crate) fn key_from_pem(pem: &str) -> Result<PrivateKeyDer<'static>, PkiError
 
 /// A certificate as PEM.
 pub(crate) fn certificate_to_pem(certificate: &CertificateDer<'_>) -> String {
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in base64(certificate.as_ref()).as_bytes().chunks(64) {
+    pem("CERTIFICATE", certificate)
+}
+
+/// DER as PEM under a label such as `PUBLIC KEY` (RFC 7468).
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in base64(der).as_bytes().chunks(64) {
         pem.extend(line.iter().map(|byte| char::from(*byte)));
         pem.push('\n');
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str(&format!("-----END {label}-----\n"));
     pem
 }
 

@@ -1,7 +1,7 @@
 //! The ground that every Pontoon process stands on.
 //!
 //! **In:** the operating system. **Out:** [`paths`], [`files`] that survive a crash, a [`clock`] that goes on while
-//! the machine sleeps, [`shutdown`], [`listen`]ers, the [`view`]'s way from the agent to the tiers, [`process`]es that
+//! the machine sleeps, [`shutdown`], [`listen`]ers, the [`view`]'s way from the agent to the tiers, [`floor`]s between edge and SQL proxy, [`process`]es that
 //! outlive the agent, [`http`] over any stream and [`threads`], one runtime a core.
 //!
 //! **Must never:** decide anything about the fleet, and never let a slow, dead or lying peer on one socket hold up
@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod files;
+pub mod floor;
 pub mod http;
 pub mod listen;
 pub mod paths;

@@ -56,6 +56,21 @@ impl Paths {
         self.run_dir.join("view.sock")
     }
 
+    /// Where the SQL proxy is asked what readers must see.
+    pub fn floor_socket(&self) -> PathBuf {
+        self.run_dir.join("floor.sock")
+    }
+
+    /// The account with which the tiers ask the databases: JSON, `user` and `password`. The agent writes it.
+    pub fn sql_account_file(&self) -> PathBuf {
+        self.state_dir.join("sql-account.json")
+    }
+
+    /// What the edges of the fleet sign their cookies with.
+    pub fn floor_key_file(&self) -> PathBuf {
+        self.state_dir.join("floor.key")
+    }
+
     /// Where the agent answers the command line.
     pub fn admin_socket(&self) -> PathBuf {
         self.run_dir.join("admin.sock")

@@ -1,15 +1,21 @@
 //! What every connection of the process shares.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pontoon_fleet::{FleetView, ServerName};
+use pontoon_mysql_wire::reply::Hidden;
 use pontoon_telemetry::metrics::SqlMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::account::Account;
 use crate::counters::Counters;
+use crate::floor::{Floors, Ground};
+use crate::pool::Directory;
+use crate::session::registry::Registry;
 use crate::target::Target;
 use crate::tls::FleetTls;
 
@@ -48,16 +54,36 @@ pub struct Context {
     pub targets: watch::Receiver<Target>,
     /// This server's identity, once there is one.
     pub tls: FleetTls,
+    /// Who may read from a replica, and when.
+    pub floors: Arc<Floors>,
+    /// Where Pontoon's own account at the databases is written down.
+    pub account_file: PathBuf,
     /// What is counted for the agent.
     pub counters: Counters,
     /// What is counted for Prometheus.
     pub metrics: SqlMetrics,
     /// Who may try again while the database does not answer.
     pub gate: Gate,
+    /// The database servers and how many connections each may get.
+    pub directory: Directory,
+    /// Every session by its number.
+    pub sessions: Registry,
+    /// What sessions track for the proxy alone.
+    pub hidden: Arc<Hidden>,
     /// Everything still open is to close now.
     pub closing: CancellationToken,
     /// No new connections are taken.
     pub draining: AtomicBool,
+}
+
+impl Ground for Context {
+    fn tls(&self) -> &FleetTls {
+        &self.tls
+    }
+
+    fn account(&self) -> Result<Account, String> {
+        Account::read(&self.account_file)
+    }
 }
 
 /// Lets few connections at a time look whether a database that failed is back. Thousands of held clients would

@@ -22,6 +22,10 @@ pub struct Counters {
     pub demoted: AtomicU64,
     /// Connections from other proxies open now.
     pub relayed: AtomicU64,
+    /// Commands sent to the primary, and to a replica.
+    pub queries: [AtomicU64; 2],
+    /// Reads that went to the primary for the session's sake, and for a function's.
+    pub diverted: [AtomicU64; 2],
     longest_hold_ms: AtomicU64,
 }
 
@@ -33,13 +37,14 @@ impl Counters {
     }
 
     /// The report for the agent.
-    pub fn report(&self, not_listening: Vec<String>) -> SqlReport {
+    pub fn report(&self, floor: Option<String>, not_listening: Vec<String>) -> SqlReport {
         SqlReport {
             clients: self.clients.load(Relaxed),
             connections_total: self.connections.load(Relaxed),
             refused_total: self.refused.load(Relaxed),
             held: self.held.load(Relaxed),
             longest_hold_ms: self.longest_hold_ms.load(Relaxed),
+            floor,
             not_listening,
         }
     }

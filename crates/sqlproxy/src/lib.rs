@@ -13,19 +13,28 @@
 //! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
-mod backend;
+pub mod account;
+pub mod auth;
+pub mod backend;
 mod context;
 mod counters;
 mod doors;
+mod exchange;
+pub mod floor;
+pub mod front;
 mod hold;
-mod peer;
+pub mod packets;
+mod passthrough;
+pub mod peer;
+mod pool;
 mod preface;
 mod proxy;
 mod relay;
 mod session;
 mod splice;
-mod target;
-mod tls;
+mod statements;
+pub mod target;
+pub mod tls;
 
 use std::io;
 
@@ -34,7 +43,7 @@ use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 
 pub use context::Limits;
-pub use preface::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply};
+pub use preface::{Answer, PREFACE_LEN, Preface, Purpose, REPLY_LEN, Reply};
 pub use target::Transport;
 
 /// What the process is told on its command line.

@@ -1,12 +1,12 @@
 //! One end of a connection: an application, a database or another proxy.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -19,6 +19,8 @@ pub enum Peer {
     Unix(UnixStream),
     /// Mutual TLS, to another proxy.
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS within one of the others: a client that asked for it, or a database whose account demands it.
+    Within(Box<TlsStream<Peer>>),
 }
 
 /// A peer that went away without a word is noticed after idle + interval × retries, in about a minute.
@@ -44,6 +46,26 @@ pub fn tune(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
+/// What can be seen of a peer without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It has closed at least its sending half.
+    Closed,
+    /// It has sent something.
+    Speaks,
+}
+
+/// Whether a stream that is readable is so because it was closed.
+fn is_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+    let mut ready = pin!(ready);
+    let mut cx = Context::from_waker(Waker::noop());
+    match ready.as_mut().poll(&mut cx) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
+    }
+}
+
 /// How often a client that spoke out of turn is looked at for having gone.
 const EARLY_BYTES_POLL: Duration = Duration::from_millis(100);
 
@@ -56,6 +78,7 @@ impl Peer {
                 Peer::Tcp(stream) => stream.ready(Interest::READABLE).await,
                 Peer::Unix(stream) => stream.ready(Interest::READABLE).await,
                 Peer::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
+                Peer::Within(stream) => return Box::pin(stream.get_ref().0.gone()).await,
             };
             match ready {
                 Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(EARLY_BYTES_POLL).await,
@@ -64,12 +87,38 @@ impl Peer {
         }
     }
 
+    /// Whether the peer has closed, or has something to say; pending while it does neither. Takes nothing from it, and
+    /// costs no system call.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let ready = match self {
+            Peer::Tcp(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Unix(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Tls(stream) => {
+                let tcp = stream.get_ref().0;
+                tcp.poll_read_ready(cx)
+                    .map(|_| is_closed(tcp.ready(Interest::READABLE)))
+            }
+            Peer::Within(stream) => return stream.get_ref().0.poll_gone(cx),
+        };
+        ready.map(|closed| if closed { Gone::Closed } else { Gone::Speaks })
+    }
+
+    /// Whether what is written stays in the process until it is flushed.
+    pub fn needs_flush(&self) -> bool {
+        !matches!(self, Peer::Tcp(_) | Peer::Unix(_))
+    }
+
     /// Makes the coming drop discard what was written and not yet sent: a statement that waits in our socket's
     /// buffer must not reach a database that was demoted meanwhile.
     pub fn abort_on_drop(&self) {
         let tcp = match self {
             Peer::Tcp(stream) => stream,
             Peer::Tls(stream) => stream.get_ref().0,
+            Peer::Within(stream) => return stream.get_ref().0.abort_on_drop(),
             Peer::Unix(_) => return,
         };
         let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
@@ -88,6 +137,10 @@ macro_rules! delegate {
                 $call
             }
             Peer::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+            Peer::Within($stream) => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }

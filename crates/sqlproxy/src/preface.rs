@@ -7,8 +7,9 @@
 //! | 4 | the magic `PnSQ` |
 //! | 1 | the version, 1 |
 //! | 1 | how the client came: 1 over TCP, 2 over a Unix socket |
-//! | 2 | zero |
-//! | 8 | the epoch in which the caller believes the callee to be primary, big-endian |
+//! | 1 | what the connection is for: 0 the primary's database, 1 a replica's, to read from |
+//! | 1 | zero |
+//! | 8 | the epoch in which the caller believes the callee to be that, big-endian |
 //!
 //! The callee answers with 9 bytes: one of [`Answer`], and its own epoch, big-endian. After [`Answer::Accepted`] the
 //! database's own bytes follow and both sides pass everything through; after anything else it closes, and the caller
@@ -28,9 +29,20 @@ pub const REPLY_LEN: usize = 9;
 const MAGIC: [u8; 4] = *b"PnSQ";
 const VERSION: u8 = 1;
 
+/// What the caller wants of the callee's database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is the primary: it takes writes.
+    Primary,
+    /// It is a replica: the caller sends reads only. The database is read-only by itself.
+    Replica,
+}
+
 /// What the caller says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preface {
+    /// What the connection is for.
+    pub purpose: Purpose,
     /// How the client came.
     pub transport: Transport,
     /// The epoch of the caller's view.
@@ -48,14 +60,23 @@ impl Preface {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = VERSION;
         bytes[5] = transport;
+        bytes[6] = match self.purpose {
+            Purpose::Primary => 0,
+            Purpose::Replica => 1,
+        };
         bytes[8..].copy_from_slice(&self.epoch.0.to_be_bytes());
         bytes
     }
 
     /// From bytes; `None` when they are not a preface of this version.
     pub fn parse(bytes: [u8; PREFACE_LEN]) -> Option<Preface> {
-        let [m0, m1, m2, m3, version, transport, 0, 0, epoch @ ..] = bytes else {
+        let [m0, m1, m2, m3, version, transport, purpose, 0, epoch @ ..] = bytes else {
             return None;
+        };
+        let purpose = match purpose {
+            0 => Purpose::Primary,
+            1 => Purpose::Replica,
+            _ => return None,
         };
         let transport = match transport {
             1 => Transport::Tcp,
@@ -63,6 +84,7 @@ impl Preface {
             _ => return None,
         };
         ([m0, m1, m2, m3] == MAGIC && version == VERSION).then_some(Preface {
+            purpose,
             transport,
             epoch: Epoch(u64::from_be_bytes(epoch)),
         })
@@ -89,11 +111,13 @@ pub enum Answer {
     Full = 6,
     /// The callee is shutting down.
     Stopping = 7,
+    /// The callee has no database that is a replica: none at all, or the primary's.
+    NotReplica = 8,
 }
 
 impl Answer {
     /// Every answer.
-    pub const ALL: [Answer; 8] = [
+    pub const ALL: [Answer; 9] = [
         Answer::Accepted,
         Answer::BadPreface,
         Answer::NotAllowed,
@@ -102,6 +126,7 @@ impl Answer {
         Answer::DatabaseUnavailable,
         Answer::Full,
         Answer::Stopping,
+        Answer::NotReplica,
     ];
 }
 
@@ -116,6 +141,7 @@ impl fmt::Display for Answer {
             Answer::DatabaseUnavailable => "its database cannot be connected",
             Answer::Full => "it has as many connections as it takes",
             Answer::Stopping => "it is shutting down",
+            Answer::NotReplica => "its database is not a replica",
         })
     }
 }
@@ -156,9 +182,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn prefaces_and_replies_come_back(epoch: u64, unix: bool, answer in 0usize..8) {
+        fn prefaces_and_replies_come_back(epoch: u64, unix: bool, replica: bool, answer in 0usize..9) {
             let transport = if unix { Transport::Unix } else { Transport::Tcp };
-            let preface = Preface { transport, epoch: Epoch(epoch) };
+            let purpose = if replica { Purpose::Replica } else { Purpose::Primary };
+            let preface = Preface { purpose, transport, epoch: Epoch(epoch) };
             prop_assert_eq!(Preface::parse(preface.to_bytes()), Some(preface));
             let reply = Reply { answer: Answer::ALL[answer], epoch: Epoch(epoch) };
             prop_assert_eq!(Reply::parse(reply.to_bytes()), Some(reply));
@@ -166,12 +193,14 @@ mod tests {
 
         #[test]
         fn a_preface_with_any_other_byte_in_its_head_is_refused(at in 0usize..8, value: u8) {
-            let good = Preface { transport: Transport::Tcp, epoch: Epoch(3) };
+            let good = Preface { purpose: Purpose::Primary, transport: Transport::Tcp, epoch: Epoch(3) };
             let mut bytes = good.to_bytes();
             bytes[at] = value;
             let parsed = Preface::parse(bytes);
             let unix = Preface { transport: Transport::Unix, ..good };
-            prop_assert!(bytes == good.to_bytes() || parsed.is_none() || (at == 5 && parsed == Some(unix)));
+            let replica = Preface { purpose: Purpose::Replica, ..good };
+            let other = (at == 5 && parsed == Some(unix)) || (at == 6 && parsed == Some(replica));
+            prop_assert!(bytes == good.to_bytes() || parsed.is_none() || other);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The relay: takes connections of other servers' proxies for the database here, and for nothing else.
 //!
-//! It never forwards to another server, so there are no loops, and it serves only while the view says that the
-//! database here is primary (P2). See `preface.rs` for what is said.
+//! It never forwards to another server, so there are no loops. As the primary's database it serves only while the view
+//! says that the database here is that (P2), as a replica's until the primary changes. See `preface.rs` for what is said.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use crate::backend::connect_local;
 use crate::context::Context;
 use crate::counters::Counted;
+use crate::passthrough::pass_through_while;
 use crate::peer::Peer;
-use crate::preface::{Answer, PREFACE_LEN, Preface, Reply};
-use crate::session::pass_through;
+use crate::preface::{Answer, PREFACE_LEN, Preface, Purpose, Reply};
 use crate::target::{Local, Pin, Target, Transport, Way};
 
 /// How long the caller may take for its handshake and preface.
@@ -47,8 +47,13 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
         &context.targets.borrow(),
         &context.me,
     );
-    let (pin, local, transport) = match decided {
-        Ok(decided) => decided,
+    let Granted {
+        purpose,
+        pin,
+        local,
+        transport,
+    } = match decided {
+        Ok(granted) => granted,
         Err(reply) => return answer(&mut caller, &name, reply).await,
     };
     let mut database = match timeout(CONNECT, connect_local(&local, transport)).await {
@@ -75,10 +80,21 @@ pub async fn serve_relay(context: &Context, tcp: TcpStream) {
             }
         };
         tokio::select! {
-            () = pass_through(context, &mut caller, &mut database, &pin) => {}
+            () = pass_through_while(context, &mut caller, &mut database, |target| match purpose {
+                Purpose::Primary => target.permits(&pin),
+                Purpose::Replica => target.permits_replica(&pin),
+            }) => {}
             () = left => refused(&format!("{name}: no longer an application or database server")),
         }
     }
+}
+
+/// What a caller gets.
+struct Granted {
+    purpose: Purpose,
+    pin: Pin,
+    local: Local,
+    transport: Transport,
 }
 
 /// Whether the database here may be used by `caller`, by what this server knows. Pure.
@@ -89,7 +105,7 @@ fn decide(
     view: Option<&FleetView>,
     target: &Target,
     me: &ServerName,
-) -> Result<(Pin, Local, Transport), Reply> {
+) -> Result<Granted, Reply> {
     let mut reply = Reply {
         answer: Answer::BadPreface,
         epoch: view.map_or(Epoch(0), |view| view.epoch),
@@ -107,13 +123,33 @@ fn decide(
     if draining {
         return Err(no(Answer::Stopping));
     }
-    match &target.primary {
-        Ok(primary) if primary.pin.epoch < preface.epoch => Err(no(Answer::BehindCaller)),
-        Ok(primary) if &primary.pin.server == me => match &primary.way {
-            Way::Local(local) => Ok((primary.pin.clone(), local.clone(), preface.transport)),
-            Way::Relay(_) => Err(no(Answer::NotPrimary)),
-        },
-        _ => Err(no(Answer::NotPrimary)),
+    let Ok(primary) = &target.primary else {
+        return Err(no(match preface.purpose {
+            Purpose::Primary => Answer::NotPrimary,
+            Purpose::Replica => Answer::NotReplica,
+        }));
+    };
+    if primary.pin.epoch < preface.epoch {
+        return Err(no(Answer::BehindCaller));
+    }
+    let granted = match preface.purpose {
+        Purpose::Primary if &primary.pin.server == me => Some((&primary.pin, &primary.way)),
+        Purpose::Primary => None,
+        Purpose::Replica => target
+            .replicas
+            .iter()
+            .find(|replica| &replica.pin.server == me)
+            .map(|replica| (&replica.pin, &replica.way)),
+    };
+    match (granted, preface.purpose) {
+        (Some((pin, Way::Local(local))), purpose) => Ok(Granted {
+            purpose,
+            pin: pin.clone(),
+            local: local.clone(),
+            transport: preface.transport,
+        }),
+        (_, Purpose::Primary) => Err(no(Answer::NotPrimary)),
+        (_, Purpose::Replica) => Err(no(Answer::NotReplica)),
     }
 }
 
@@ -164,17 +200,29 @@ mod tests {
         asked: u64,
         change: impl Fn(&mut FleetView),
     ) -> Result<Epoch, Answer> {
+        ask_for(Purpose::Primary, primary, epoch, caller, asked, change)
+    }
+
+    fn ask_for(
+        purpose: Purpose,
+        primary: Option<&str>,
+        epoch: u64,
+        caller: &str,
+        asked: u64,
+        change: impl Fn(&mut FleetView),
+    ) -> Result<Epoch, Answer> {
         let me: ServerName = "a".parse().unwrap();
         let mut view = view(primary, epoch);
         change(&mut view);
         let target = Follower::new(me.clone()).follow(Some(&view));
         let preface = Preface {
+            purpose,
             transport: Transport::Unix,
             epoch: Epoch(asked),
         };
         let caller = caller.parse().unwrap();
         decide(Some(preface), &caller, false, Some(&view), &target, &me)
-            .map(|(pin, ..)| pin.epoch)
+            .map(|granted| granted.pin.epoch)
             .map_err(|reply| reply.answer)
     }
 
@@ -204,5 +252,23 @@ mod tests {
         assert_eq!(ask(Some("a"), 5, "b", 5, edge_only), Err(Answer::NotAllowed));
         let app_only = |view: &mut FleetView| view.servers[1].roles = [Role::App].into_iter().collect();
         assert_eq!(ask(Some("a"), 5, "b", 5, app_only), Ok(Epoch(5)));
+    }
+
+    #[test]
+    fn a_replica_is_lent_to_readers_of_its_own_epoch_and_the_primary_is_not_a_replica() {
+        let servers = |view: &mut FleetView| {
+            view.sql.as_mut().unwrap().servers = ["a", "b"].map(crate::target::tests::database).into();
+        };
+        let replica = |primary, asked, change: &dyn Fn(&mut FleetView)| {
+            ask_for(Purpose::Replica, primary, 5, "b", asked, change)
+        };
+        assert_eq!(replica(Some("b"), 5, &servers), Ok(Epoch(5)));
+        assert_eq!(replica(Some("b"), 4, &servers), Ok(Epoch(5)));
+        assert_eq!(replica(Some("b"), 6, &servers), Err(Answer::BehindCaller));
+        assert_eq!(replica(Some("a"), 5, &servers), Err(Answer::NotReplica));
+        assert_eq!(replica(None, 5, &servers), Err(Answer::NotReplica));
+        // The view lists no database here.
+        let none = |view: &mut FleetView| view.sql.as_mut().unwrap().servers.clear();
+        assert_eq!(replica(Some("b"), 5, &none), Err(Answer::NotReplica));
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pontoon_fleet::{Epoch, FleetView, ListenAddress, ServerName};
+use pontoon_fleet::{Epoch, FleetView, ListenAddress, ServerName, SqlView};
 
 /// How an application reached the proxy, and so how the proxy reaches the database: grants for
 /// `'user'@'localhost'` hold only over the Unix socket.
@@ -22,6 +22,9 @@ pub enum Transport {
 pub struct Target {
     /// The primary, or why there is none.
     pub primary: Result<Primary, NoPrimary>,
+    /// The other database servers, whether they work or not. None while nobody is primary: whom they follow is not
+    /// known then.
+    pub replicas: Vec<Replica>,
     /// How long a new connection waits for one.
     pub hold: Duration,
 }
@@ -35,12 +38,21 @@ pub struct Primary {
     pub way: Way,
 }
 
+/// A database server that is not the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Whose it is, and the epoch in which it is a replica.
+    pub pin: Pin,
+    /// The way to it.
+    pub way: Way,
+}
+
 /// What a connection is bound to for its whole life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     /// The server.
     pub server: ServerName,
-    /// The epoch of its being primary.
+    /// The epoch of its being what it is.
     pub epoch: Epoch,
 }
 
@@ -115,10 +127,34 @@ impl Follower {
     pub fn follow(&mut self, view: Option<&FleetView>) -> Target {
         let sql = view.and_then(|view| view.sql.as_ref());
         let hold = sql.map_or(Duration::ZERO, |sql| sql.hold_writes);
+        let primary = self.primary(view);
+        let replicas = match (&primary, view, sql) {
+            (Ok(primary), Some(view), Some(sql)) => self.replicas(view, sql, &primary.pin),
+            _ => Vec::new(),
+        };
         Target {
-            primary: self.primary(view),
+            primary,
+            replicas,
             hold,
         }
+    }
+
+    fn replicas(&self, view: &FleetView, sql: &SqlView, primary: &Pin) -> Vec<Replica> {
+        let others = sql.servers.iter().filter(|other| other.server != primary.server);
+        others
+            .filter_map(|other| {
+                let way = if other.server == self.me {
+                    Way::Local(local(sql).ok()?)
+                } else {
+                    Way::Relay(view.server(&other.server)?.sql_relay())
+                };
+                let pin = Pin {
+                    server: other.server.clone(),
+                    epoch: primary.epoch,
+                };
+                Some(Replica { pin, way })
+            })
+            .collect()
     }
 
     fn primary(&mut self, view: Option<&FleetView>) -> Result<Primary, NoPrimary> {
@@ -135,20 +171,7 @@ impl Follower {
         self.obeyed = view.epoch;
         let server = sql.primary.clone().ok_or(NoPrimary::Nobody)?;
         let way = if server == self.me {
-            let local = Local {
-                tcp: sql.backend_tcp,
-                socket: sql.backend_socket.clone(),
-            };
-            let tcp = ListenAddress::Tcp(local.tcp);
-            let socket = local.socket.clone().map(ListenAddress::Unix);
-            if let Some(own) = [Some(tcp), socket]
-                .into_iter()
-                .flatten()
-                .find(|backend| sql.listen.iter().any(|ours| covers(ours, backend)))
-            {
-                return Err(NoPrimary::Itself(own));
-            }
-            Way::Local(local)
+            Way::Local(local(sql)?)
         } else {
             let listed = view
                 .server(&server)
@@ -162,6 +185,24 @@ impl Follower {
             },
             way,
         })
+    }
+}
+
+/// The database of this server.
+///
+/// # Errors
+/// When what is said to be its address is the proxy's own.
+pub fn local(sql: &SqlView) -> Result<Local, NoPrimary> {
+    let local = Local {
+        tcp: sql.backend_tcp,
+        socket: sql.backend_socket.clone(),
+    };
+    let tcp = ListenAddress::Tcp(local.tcp);
+    let socket = local.socket.clone().map(ListenAddress::Unix);
+    let mut addresses = [Some(tcp), socket].into_iter().flatten();
+    match addresses.find(|backend| sql.listen.iter().any(|ours| covers(ours, backend))) {
+        Some(own) => Err(NoPrimary::Itself(own)),
+        None => Ok(local),
     }
 }
 
@@ -185,12 +226,30 @@ impl Target {
             Err(_) => true,
         }
     }
+
+    /// Whether a connection to a replica that was made under `pin` may go on: until the primary changes. Then the
+    /// replica may be the primary, or follow another, or have lost what only the old primary had.
+    pub fn permits_replica(&self, pin: &Pin) -> bool {
+        match &self.primary {
+            Ok(primary) => primary.pin.server != pin.server && primary.pin.epoch <= pin.epoch,
+            Err(_) => true,
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use pontoon_fleet::{Engine, Ports, Revision, Role, ServerState, ServerView, SqlView};
+    use pontoon_fleet::{DatabaseServerView, Engine, Ports, Revision, Role, ServerState, ServerView};
+
+    /// A database server of the view.
+    pub(crate) fn database(name: &str) -> DatabaseServerView {
+        DatabaseServerView {
+            server: name.parse().unwrap(),
+            lag_ms: None,
+            position: None,
+        }
+    }
 
     /// Servers `a` (127.0.0.1) and `b` (127.0.0.2).
     pub(crate) fn view(primary: Option<&str>, epoch: u64) -> FleetView {
@@ -220,6 +279,7 @@ pub(crate) mod tests {
                 primary: primary.map(|name| name.parse().unwrap()),
                 servers: Vec::new(),
                 hold_writes: Duration::from_secs(10),
+                reads: None,
             }),
         }
     }
@@ -321,5 +381,37 @@ pub(crate) mod tests {
         assert!(!now.permits(&pin("b", 5)));
         let nobody = follower.follow(Some(&view(None, 5)));
         assert!(nobody.permits(&pin("a", 5)));
+    }
+
+    #[test]
+    fn a_replica_is_one_for_as_long_as_the_primary_stays() {
+        let mut follower = Follower::new("a".parse().unwrap());
+        let mut seen = |primary: Option<&str>, epoch| {
+            let mut view = view(primary, epoch);
+            view.sql.as_mut().unwrap().servers = ["a", "b", "stranger"].map(database).into();
+            follower.follow(Some(&view))
+        };
+        let target = seen(Some("a"), 1);
+        let [replica] = &target.replicas[..] else {
+            panic!("{:?}", target.replicas);
+        };
+        assert_eq!(replica.way, Way::Relay("127.0.0.2:7402".parse().unwrap()));
+        assert!(target.permits_replica(&replica.pin));
+        assert!(seen(None, 1).replicas.is_empty());
+        assert!(
+            seen(None, 1).permits_replica(&replica.pin),
+            "nobody took its place"
+        );
+        assert!(
+            !seen(Some("a"), 2).permits_replica(&replica.pin),
+            "promoted anew: writes may be lost"
+        );
+        let target = seen(Some("b"), 3);
+        assert!(!target.permits_replica(&replica.pin));
+        assert!(
+            matches!(target.replicas[0].way, Way::Local(_)),
+            "{:?}",
+            target.replicas
+        );
     }
 }

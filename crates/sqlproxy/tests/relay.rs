@@ -11,7 +11,7 @@ use std::time::Duration;
 use pontoon_fleet::{Epoch, Role};
 use pontoon_pki::{IdentityFiles, SharedIdentity, tls};
 use pontoon_rt::paths::Paths;
-use pontoon_sqlproxy::{Answer, PREFACE_LEN, Preface, REPLY_LEN, Reply, Transport};
+use pontoon_sqlproxy::{Answer, PREFACE_LEN, Preface, Purpose, REPLY_LEN, Reply, Transport};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -135,6 +135,7 @@ async fn the_relay_lets_in_only_who_is_of_the_fleet_and_of_the_view() {
     let two = Two::start(database(echo).await, |_| ()).await;
     let preface = |epoch| {
         Preface {
+            purpose: Purpose::Primary,
             transport: Transport::Tcp,
             epoch: Epoch(epoch),
         }
@@ -156,6 +157,7 @@ async fn the_relay_lets_in_only_who_is_of_the_fleet_and_of_the_view() {
         reply(Answer::BadPreface)
     );
     let by_socket = Preface {
+        purpose: Purpose::Primary,
         transport: Transport::Unix,
         epoch: Epoch(1),
     }

@@ -25,6 +25,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-config", Layer::Pure),
     ("pontoon-decide", Layer::Pure),
     ("pontoon-fleet", Layer::Pure),
+    ("pontoon-gtid", Layer::Pure),
     ("pontoon-mysql-wire", Layer::Pure),
     ("pontoon-sql-class", Layer::Pure),
     ("pontoon-helper", Layer::Runtime),

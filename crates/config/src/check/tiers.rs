@@ -313,7 +313,7 @@ impl Check<'_> {
             after_write: reads
                 .after_write
                 .as_ref()
-                .map_or(AfterWrite::FleetWide, |value| *value.get()),
+                .map_or(AfterWrite::Session, |value| *value.get()),
         })
     }
 

@@ -239,7 +239,14 @@ pub enum Known {
     Referer,
     /// The word between an edge and a relay ([`super::response::RelayWord`]).
     RelayWord,
+    /// What the visitor's cookie said, between an edge and a relay ([`FLOOR_FIELD`]).
+    Floor,
+    /// `Cookie`, in which the floor's is not the application's.
+    Cookie,
 }
+
+/// The field in which an edge hands the floor of a visitor's cookie to the relay of the application's server.
+pub const FLOOR_FIELD: &str = "Pontoon-Floor";
 
 /// What the field `name` is, whatever its case.
 pub fn known(name: &[u8]) -> Known {
@@ -249,6 +256,7 @@ pub fn known(name: &[u8]) -> Known {
         4 if is("host") => Known::Host,
         5 if is("proxy") => Known::Confusing,
         6 if is("expect") => Known::Expect,
+        6 if is("cookie") => Known::Cookie,
         7 if is("upgrade") => Known::Upgrade,
         7 if is("referer") => Known::Referer,
         9 if is("forwarded") || is("x-real-ip") => Known::Forwarded,
@@ -256,6 +264,7 @@ pub fn known(name: &[u8]) -> Known {
         10 if is("keep-alive") => Known::HopByHop,
         10 if is("user-agent") => Known::UserAgent,
         13 if is("pontoon-relay") => Known::RelayWord,
+        13 if is(FLOOR_FIELD) => Known::Floor,
         14 if is("content-length") => Known::ContentLength,
         16 if is("proxy-connection") => Known::HopByHop,
         17 if is("transfer-encoding") => Known::TransferEncoding,
@@ -273,7 +282,10 @@ fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
 /// Whether `name` becomes the name of a field that matters when `_` and `-` are taken for the same.
 fn confusing(name: &[u8]) -> bool {
     let dashed: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { *b }).collect();
-    !matches!(known(&dashed), Known::Other | Known::UserAgent | Known::Referer)
+    !matches!(
+        known(&dashed),
+        Known::Other | Known::UserAgent | Known::Referer | Known::Cookie
+    )
 }
 
 #[cfg(test)]
@@ -310,6 +322,7 @@ mod tests {
         assert_eq!(known(b"Content_Length"), Known::Confusing);
         assert_eq!(known(b"Proxy"), Known::Confusing);
         assert_eq!(known(b"my_field"), Known::Other);
-        assert_eq!(known(b"Cookie"), Known::Other);
+        assert_eq!(known(b"Cookie"), Known::Cookie);
+        assert_eq!(known(b"pontoon_floor"), Known::Confusing);
     }
 }

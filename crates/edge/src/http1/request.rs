@@ -8,6 +8,7 @@ use super::body::Length;
 use super::head::{Fields, Known, known};
 use super::reject::Reject;
 use super::syntax;
+use crate::cookie;
 
 /// The versions that are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,10 @@ pub struct Request {
     pub expects_continue: bool,
     /// Whether the client asks for another protocol on this connection.
     pub upgrade: bool,
+    /// What the visitor's floor cookie says, as it is. Not part of the head.
+    pub floor: Option<Vec<u8>>,
+    /// Length of the head that is passed on, with the empty line.
+    pub head_length: usize,
 }
 
 /// Reads `head` (see [`super::head::Scanner`]) and writes to `out` the head that is passed on.
@@ -79,7 +84,11 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         (None, Sender::Edge) => out.extend_from_slice(b"localhost"),
     }
     out.extend_from_slice(b"\r\n");
-    let (user_agent, referer) = pass_fields(&fields, &facts, sender, out);
+    let Passed {
+        user_agent,
+        referer,
+        floor,
+    } = pass_fields(&fields, &facts, sender, out);
     let upgrade = facts.upgrade(version);
     if let Some(protocol) = upgrade {
         write_field(out, b"Connection", b"Upgrade");
@@ -118,6 +127,8 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         },
         expects_continue,
         upgrade: upgrade.is_some(),
+        floor,
+        head_length: out.len(),
     })
 }
 
@@ -347,14 +358,16 @@ impl Framing {
     }
 }
 
+/// What was found while fields were passed on.
+struct Passed {
+    user_agent: Range<usize>,
+    referer: Range<usize>,
+    floor: Option<Vec<u8>>,
+}
+
 /// Writes the fields that are passed on; gives the places of `User-Agent` and `Referer`.
-fn pass_fields(
-    fields: &Fields<'_>,
-    facts: &Facts<'_>,
-    sender: &Sender,
-    out: &mut Vec<u8>,
-) -> (Range<usize>, Range<usize>) {
-    let (mut user_agent, mut referer) = (0..0, 0..0);
+fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mut Vec<u8>) -> Passed {
+    let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
     for (name, value) in fields.iter() {
         let known = known(name);
         match known {
@@ -367,6 +380,22 @@ fn pass_fields(
                 continue;
             }
             Known::Confusing | Known::RelayWord => continue,
+            // From another edge, which took it out of the cookie. From anybody else it is nothing.
+            Known::Floor => {
+                if matches!(sender, Sender::Edge) {
+                    floor = Some(value.to_vec());
+                }
+                continue;
+            }
+            Known::Cookie => {
+                if let Some((value, rest)) = cookie::cut(value) {
+                    floor.get_or_insert(value);
+                    if !rest.is_empty() {
+                        write_field(out, name, &rest);
+                    }
+                    continue;
+                }
+            }
             Known::Forwarded if matches!(sender, Sender::Visitor { .. }) => continue,
             Known::ContentLength | Known::TransferEncoding | Known::Forwarded => {}
             Known::Other | Known::UserAgent | Known::Referer => {
@@ -382,7 +411,11 @@ fn pass_fields(
             _ => {}
         }
     }
-    (user_agent, referer)
+    Passed {
+        user_agent,
+        referer,
+        floor,
+    }
 }
 
 /// Whether some `Connection` names this field, so that it ends here (RFC 9110 section 7.6.1). Fields that are

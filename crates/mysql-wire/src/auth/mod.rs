@@ -9,8 +9,11 @@ pub mod sha2;
 
 use crate::{OkPacket, WireError, error_packet::ErrorPacket, write};
 
-/// The length of every common plugin's challenge, in bytes, without the NUL that ends it on the wire.
+/// The length of the challenge of the plugins with hashes, in bytes, without the NUL that ends it on the wire.
 pub const CHALLENGE_LEN: usize = 20;
+
+/// The length of the challenge of MariaDB's plugins with signatures, in bytes. It is random, and no NUL follows.
+pub const SIGNED_CHALLENGE_LEN: usize = 32;
 
 /// The plugin names that Pontoon knows.
 pub mod plugin {
@@ -117,7 +120,7 @@ impl<'a> AuthSwitchRequest<'a> {
         let data = reader.rest();
         // A challenge of the full length may end with a zero of its own only if no NUL follows.
         let data = match data.strip_suffix(&[0]) {
-            Some(challenge) if data.len() != CHALLENGE_LEN => challenge,
+            Some(challenge) if ![CHALLENGE_LEN, SIGNED_CHALLENGE_LEN].contains(&data.len()) => challenge,
             _ => data,
         };
         Ok(AuthSwitchRequest { plugin, data })
@@ -193,6 +196,10 @@ mod tests {
         let switch =
             AuthSwitchRequest::parse(b"\xfeclient_ed25519\0abcdefghijklmnopqrstuvwxyz012345").unwrap();
         assert_eq!(switch.data.len(), 32);
+        // One in 256 of MariaDB's own challenges ends so.
+        let switch =
+            AuthSwitchRequest::parse(b"\xfeclient_ed25519\0abcdefghijklmnopqrstuvwxyz01234\0").unwrap();
+        assert_eq!(switch.data.len(), 32);
         assert_eq!(auth_more_data(b"\x03"), b"\x01\x03");
     }
 
@@ -205,8 +212,8 @@ mod tests {
 
         #[test]
         fn a_switch_comes_back(plugin in "[a-z_0-9]{1,30}", data in prop::collection::vec(1u8.., 0..40)) {
-            // 19 bytes and a NUL would be a challenge of 20; no plugin has such a short one.
-            prop_assume!(data.len() != CHALLENGE_LEN - 1);
+            // 19 bytes and a NUL would be a challenge of 20, 31 one of 32; no plugin has such a one.
+            prop_assume!(![CHALLENGE_LEN - 1, SIGNED_CHALLENGE_LEN - 1].contains(&data.len()));
             let switch = AuthSwitchRequest { plugin: plugin.as_bytes(), data: &data };
             let payload = switch.to_payload();
             prop_assert_eq!(AuthSwitchRequest::parse(&payload), Ok(switch));

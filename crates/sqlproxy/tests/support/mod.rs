@@ -1,7 +1,11 @@
 //! A proxy in this process, with a stand-in for the agent, and raw clients and databases.
 #![allow(dead_code)] // each test file uses its part
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests: a panic is the report
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests: a panic is the report
 
+pub mod database;
+pub mod door;
+pub mod pair;
+pub mod session;
 pub mod two;
 
 use std::future::Future;
@@ -10,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_fleet::{
-    Engine, Epoch, FleetView, ListenAddress, Ports, Revision, Role, ServerState, ServerView, SqlReport,
-    SqlView, TierDetail, TierReport, UnixMillis,
+    DatabaseServerView, Engine, Epoch, FleetView, ListenAddress, Ports, ReadsView, Revision, Role,
+    ServerState, ServerView, SqlReport, SqlView, TierDetail, TierReport, UnixMillis,
 };
 use pontoon_mysql_wire::{
     Capabilities, ErrorPacket, FrameHeader, Greeting, ServerGreeting, StatusFlags, encode_packet,
@@ -53,6 +57,9 @@ pub struct View {
     pub hold: Duration,
     pub relay_ports: [u16; 2],
     pub roles: Vec<Role>,
+    pub reads: Option<ReadsView>,
+    /// The database servers; none for those that follow from nothing but the primary.
+    pub databases: Vec<&'static str>,
 }
 
 impl View {
@@ -67,6 +74,8 @@ impl View {
             hold: Duration::from_secs(1),
             relay_ports: [1, 2],
             roles: vec![Role::App],
+            reads: None,
+            databases: Vec::new(),
         }
     }
 
@@ -102,8 +111,17 @@ impl View {
                 backend_tcp: self.backend_tcp,
                 backend_socket: self.backend_socket.clone(),
                 primary: self.primary.map(|name| name.parse().unwrap()),
-                servers: Vec::new(),
+                servers: self
+                    .databases
+                    .iter()
+                    .map(|name| DatabaseServerView {
+                        server: name.parse().unwrap(),
+                        lag_ms: None,
+                        position: None,
+                    })
+                    .collect(),
                 hold_writes: self.hold,
+                reads: self.reads.clone(),
             }),
         }
     }

@@ -33,6 +33,19 @@ pub enum TlsFailure {
     Protocol,
 }
 
+/// What became of a floor: of what a visitor's requests must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloorEvent {
+    /// The SQL proxy took in what a request came with.
+    Seen,
+    /// A visitor was given one.
+    Given,
+    /// A request came with one that no edge of the fleet wrote.
+    Invalid,
+    /// The SQL proxy did not answer in time.
+    Failed,
+}
+
 /// What an edge does, all its threads together. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EdgeMetrics {
@@ -47,6 +60,7 @@ pub struct EdgeThread {
     classes: [AtomicU64; CLASSES.len()],
     retries: [AtomicU64; RETRY_REASONS.len()],
     tls_failures: [AtomicU64; TLS_REASONS.len()],
+    floors: [AtomicU64; FLOOR_EVENTS.len()],
     inflight: AtomicU64,
     connections: AtomicU64,
     failed: AtomicU64,
@@ -73,6 +87,7 @@ pub struct EdgeTotals {
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 const RETRY_REASONS: [&str; 2] = ["connect", "closed"];
 const TLS_REASONS: [&str; 3] = ["certificate", "timeout", "protocol"];
+const FLOOR_EVENTS: [&str; 4] = ["seen", "given", "invalid", "failed"];
 
 /// Upper ends in seconds: from a cached page to a request that somebody gave up on.
 const DURATION_SECONDS: &[f64] = &[
@@ -134,6 +149,7 @@ impl EdgeThread {
             classes: Default::default(),
             retries: Default::default(),
             tls_failures: Default::default(),
+            floors: Default::default(),
             inflight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -205,6 +221,17 @@ impl EdgeThread {
             TlsFailure::Protocol => 2,
         };
         add(&self.tls_failures, index);
+    }
+
+    /// What became of a floor.
+    pub fn floor(&self, event: FloorEvent) {
+        let index = match event {
+            FloorEvent::Seen => 0,
+            FloorEvent::Given => 1,
+            FloorEvent::Invalid => 2,
+            FloorEvent::Failed => 3,
+        };
+        add(&self.floors, index);
     }
 }
 
@@ -304,6 +331,11 @@ impl Collector for Sums {
             "TLS handshakes that failed",
         );
         self.family(to, tls, ("reason", &TLS_REASONS), |t| &t.tls_failures)?;
+        let floors = (
+            "pontoon_edge_floors",
+            "What became of what visitors' requests must see of their own writes",
+        );
+        self.family(to, floors, ("event", &FLOOR_EVENTS), |t| &t.floors)?;
         let rejected = ("pontoon_edge_rejected", "Messages refused");
         self.family(to, rejected, ("reason", self.reject_reasons), |t| &t.rejected)?;
         let failed = (

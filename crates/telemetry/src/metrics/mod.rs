@@ -20,7 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
 pub use agent::AgentMetrics;
-pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, Open, RetryReason, TlsFailure};
+pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
 pub use serve::{Page, serve, serve_with};
 pub use sql::{ConnectionState, SqlMetrics};
