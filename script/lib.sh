@@ -17,7 +17,7 @@ on_terminal() { [ -t 0 ] && [ -t 2 ] && [ "${CI:-}" != true ]; }
 
 # ---- Debian packages --------------------------------------------------------------------------------------
 
-# Prints the packages of a purpose (build, fleet, wordpress) that are missing here, one a line. It looks for what
+# Prints the packages of a purpose (build, fleet, wordpress, clients) that are missing here, one a line. It looks for what
 # is used, not for package names: a MariaDB from MariaDB's own repository is as good as Debian's.
 missing_packages() {
     case $1 in
@@ -49,6 +49,12 @@ missing_packages() {
         fi
         # Without a theme WordPress answers with an empty page.
         compgen -G '/usr/share/wordpress/wp-content/themes/*/style.css' >/dev/null || echo wordpress-theme-twentytwentythree
+        ;;
+    clients)
+        # Of Debian's own python, which the module is compiled for; script/get-clients brings the others.
+        has python3 || echo python3
+        python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+        /usr/bin/python3 -c 'import MySQLdb' 2>/dev/null || echo python3-mysqldb
         ;;
     *) die "missing_packages: no such purpose: $1" ;;
     esac

@@ -85,7 +85,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
         }
         (Method::POST, "/v1/token") => {
             let wanted: TokenRequest = read(request).await?;
-            ok(&host::issue_token(&agent, wanted.ttl)?)
+            ok(&host::issue_token(&agent, wanted.ttl, wanted.roles)?)
         }
         (Method::POST, "/v1/apply") => {
             let wanted: ApplyRequest = read(request).await?;

@@ -15,6 +15,7 @@
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -145,6 +146,9 @@ pub struct TokenRequest {
     /// How long it is good.
     #[serde(with = "millis")]
     pub ttl: Duration,
+    /// The roles that a server may join with; all when it says nothing.
+    #[serde(default)]
+    pub roles: Option<BTreeSet<Role>>,
 }
 
 /// A join token: shown once, stored hashed.

@@ -225,7 +225,7 @@ impl Server {
     }
 
     fn token(&self) -> String {
-        host::issue_token(&self.agent, Duration::from_secs(60))
+        host::issue_token(&self.agent, Duration::from_secs(60), None)
             .unwrap()
             .token
     }
@@ -302,7 +302,7 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
         Code::J005
     );
     assert_eq!(
-        host::issue_token(&b.agent, Duration::from_secs(60))
+        host::issue_token(&b.agent, Duration::from_secs(60), None)
             .unwrap_err()
             .code,
         Code::J005

@@ -40,7 +40,11 @@ const REFUSED_TOKENS_TOLD: u32 = 30;
 const BACKUP_BUFFER_BYTES: usize = 1 << 20;
 
 /// Issues a token. It is on disk, hashed, before it is shown.
-pub(crate) fn issue_token(agent: &Agent, ttl: Duration) -> Result<TokenAnswer, Refusal> {
+pub(crate) fn issue_token(
+    agent: &Agent,
+    ttl: Duration,
+    roles: Option<BTreeSet<Role>>,
+) -> Result<TokenAnswer, Refusal> {
     let authority = authority(agent)?;
     let _admitting = admitting(agent);
     agent.config()?; // a fleet without a configuration cannot be joined
@@ -50,9 +54,12 @@ pub(crate) fn issue_token(agent: &Agent, ttl: Duration) -> Result<TokenAnswer, R
             "a token lives more than nothing and at most a week",
         ));
     }
+    if roles.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Err(Refusal::new(Code::C002, "a token is for one role at least"));
+    }
     let now = agent.clock.unix();
     let mut book = agent.store.tokens()?.unwrap_or_default();
-    let token = book.issue(authority.pin(), now, ttl)?;
+    let token = book.issue(authority.pin(), now, ttl, roles)?;
     agent.store.save_tokens(&book)?;
     let expires = now.plus(ttl);
     agent.record(EventKind::TokenIssued {
@@ -105,6 +112,22 @@ pub(crate) fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<W
         key: fingerprint,
         since: now,
     };
+    for role in joiner.roles() {
+        if !book.allows(&hello.id, role) {
+            return Err(
+                Refusal::new(Code::J010, format!("the token does not allow the role {role}"))
+                    .because(format!("{} asked for {}", hello.name, words(&joiner.roles())))
+                    .next(
+                        "join with the roles that `pontoon token new` printed",
+                        "pontoon join … --roles …",
+                    )
+                    .next(
+                        "or make another token, on a server of the fleet",
+                        "pontoon token new",
+                    ),
+            );
+        }
+    }
     refuse_taken_name(agent, &active, &hello.name, &joiner)?;
     let text = text_with(&active, &hello.name, &joiner)?;
     let roles: BTreeSet<Role> = joiner.roles().into_iter().collect();
@@ -154,6 +177,11 @@ pub(crate) fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<W
         drains,
         lease,
     })
+}
+
+fn words(roles: &[Role]) -> String {
+    let words: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    words.join(",")
 }
 
 /// Gives a joiner what it needs to copy and follow this server's database.

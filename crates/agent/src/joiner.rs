@@ -28,6 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a fresh replica may take to have what its source has.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(600);
+/// Between two words about it.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How long the agent of the source may be away meanwhile.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A replica that is no further behind than this has caught up.
 const CAUGHT_UP_MS: u64 = 1_000;
@@ -247,7 +251,7 @@ async fn copy_database(
     let open = || backup_stream(agent, &source, address);
     // By its full name: an Arc has a `clone_from` of its own.
     Database::clone_from(&database, &ticket, &wanted, open, &mut progress).await?;
-    wait_until_caught_up(&database, &me, reporter).await?;
+    wait_until_caught_up(agent, &database, (&source, address), reporter).await?;
     agent.record(EventKind::ReplicationStarted { source });
     let record = JoinRecord {
         database_done: true,
@@ -314,12 +318,16 @@ async fn backup_stream(
     Ok(http::body_reader(answer.into_body()))
 }
 
+/// A replica tells its lag by what the agent of its source writes there. Without that agent there is nothing to wait for.
 async fn wait_until_caught_up(
+    agent: &Agent,
     database: &Database,
-    me: &ServerName,
+    (source, address): (&ServerName, SocketAddr),
     reporter: &Reporter,
 ) -> Result<(), Refusal> {
+    let me = &agent.member()?.me;
     let started = Instant::now();
+    let (mut told, mut heard) = (started, started);
     loop {
         let report = database.report().await;
         if let (Some(lag), None) = (report.lag_ms, &report.error)
@@ -338,6 +346,21 @@ async fn wait_until_caught_up(
                         .unwrap_or_else(|| format!("lag {:?} ms", report.lag_ms)),
                 )
                 .next("wait for it and go on", "pontoon join …"));
+        }
+        if told.elapsed() > TELL_EVERY {
+            let lag = report
+                .lag_ms
+                .map(|lag| format!(", lag {:.1} s", lag as f64 / 1000.0));
+            let text = format!("catching up{}", lag.unwrap_or_default());
+            reporter.step(me, text).await;
+            match dial::connect(agent, source, address).await {
+                Ok(_) => heard = Instant::now(),
+                Err(refusal) if heard.elapsed() > SOURCE_PATIENCE => {
+                    return Err(refusal.next(format!("when the agent of {source} is back"), "pontoon join …"));
+                }
+                Err(_) => {}
+            }
+            told = Instant::now();
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

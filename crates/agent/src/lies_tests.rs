@@ -191,7 +191,7 @@ async fn hello(
 }
 
 fn token(fixture: &Fixture) -> String {
-    host::issue_token(&fixture.agent, Duration::from_secs(3_600))
+    host::issue_token(&fixture.agent, Duration::from_secs(3_600), None)
         .unwrap()
         .token
 }

@@ -109,6 +109,8 @@ codes! {
         "Others depend on it: it holds the primary database while replicas follow it, or it is the only one with a role.";
     J009 Failed "the certificate is not usable"
         "A certificate or key of the fleet cannot be read, has expired, or does not belong together. `pontoon status` shows expiry dates; certificates renew by themselves ten days before they end.";
+    J010 Safety "the token does not allow that role"
+        "A token made with `pontoon token new --roles` lets a server join with these roles only. Join with them, or make another token.";
 
     P001 Changed "the fleet changed since this plan was made"
         "A saved plan is valid for one revision. Make a new one and look at it: what it would do may be different now.";

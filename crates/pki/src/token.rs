@@ -3,13 +3,13 @@
 //! `pon1.PIN.ID.SECRET`: the pin of the fleet's authority, which the joiner checks before it says anything; the id,
 //! which is no secret; and 160 random bits, of which the fleet keeps only the hash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use pontoon_fleet::{Code, Refusal, UnixMillis};
+use pontoon_fleet::{Code, Refusal, Role, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PkiError;
@@ -138,14 +138,24 @@ struct Entry {
     expires: UnixMillis,
     /// The fingerprint of the key that used it first.
     used_by: Option<String>,
+    /// The roles that a server may join with; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    roles: Option<BTreeSet<Role>>,
 }
 
 impl TokenBook {
-    /// Issues a token for the fleet `pin`. Write the book before showing the token.
+    /// Issues a token for the fleet `pin` that lets a server join with any of `roles` (`None`: all). Write the book
+    /// before showing the token.
     ///
     /// # Errors
     /// When there are no random numbers.
-    pub fn issue(&mut self, pin: Pin, now: UnixMillis, ttl: Duration) -> Result<Token, PkiError> {
+    pub fn issue(
+        &mut self,
+        pin: Pin,
+        now: UnixMillis,
+        ttl: Duration,
+        roles: Option<BTreeSet<Role>>,
+    ) -> Result<Token, PkiError> {
         self.prune(now);
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
         aws_lc_rs::rand::fill(&mut secret)?;
@@ -165,6 +175,7 @@ impl TokenBook {
             secret_sha256: encode(&sha256(&secret)),
             expires: now.plus(ttl),
             used_by: None,
+            roles,
         };
         self.tokens.insert(token.id.clone(), entry);
         Ok(token)
@@ -199,6 +210,13 @@ impl TokenBook {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the token of that id, which was redeemed, lets its server have `role`.
+    pub fn allows(&self, id: &str, role: Role) -> bool {
+        self.tokens
+            .get(id)
+            .is_some_and(|entry| entry.roles.as_ref().is_none_or(|roles| roles.contains(&role)))
     }
 
     /// Forgets tokens that expired a week ago.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "init",
     "check",
     "plan",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 22] = [
     "helper",
     "token-new",
     "sql-explain",
+    "sql-top",
 ];
 
 const ONE_SERVER: &str = r#"version = 1
@@ -305,7 +306,7 @@ fn the_token_is_the_line_to_paste_and_nothing_else() {
         .unwrap()
         .pin();
     let token = pontoon_pki::TokenBook::default()
-        .issue(pin, now, Duration::from_secs(3600))
+        .issue(pin, now, Duration::from_secs(3600), None)
         .unwrap()
         .to_string();
     let answer = |token: &str| {
@@ -570,6 +571,9 @@ fn sql_explain_says_where_a_statement_goes() {
     ];
     assert!(machine.run(&newer).must_exit(0).out.contains("a replica"));
     machine.run(&["sql", "explain"]).must_exit(2);
+    let nobody = machine.run(&["sql", "top"]).must_exit(4).err;
+    assert!(nobody.contains("N002"), "{nobody}");
+    machine.run(&["sql", "top", "-n", "0"]).must_exit(2);
     machine
         .run(&["sql", "explain", "--server-version", "new", "SELECT 1"])
         .must_exit(2);

@@ -63,11 +63,8 @@ fn notes_are_kept_and_a_frozen_server_delays_but_fails_nothing() -> Result<(), L
         eprintln!("{}", serde_json::to_string_pretty(&report.phases).unwrap());
         report.believable()?;
         assert_eq!(report.failed(), 0, "{:?}", report.phases);
-        assert!(
-            report.phases[0].longest_ms < 900.0 && report.phases[1].longest_ms > 900.0,
-            "{:?}",
-            report.phases
-        );
+        // Counted from when a visit was due: who came while nobody answered has waited for as long.
+        assert!(report.phases[1].longest_ms > 900.0, "{:?}", report.phases);
 
         for socket in [a.path(database::SOCKET)?, b.path(database::SOCKET)?] {
             let found = report.ledger.compare(&app.read_database(&socket).await?);

@@ -39,6 +39,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon", Layer::Program),
     ("pontoon-testkit", Layer::Testing),
     ("pontoon-e2e", Layer::Testing),
+    ("pontoon-sql-tests", Layer::Testing),
     ("pontoon-benches", Layer::Testing),
 ];
 

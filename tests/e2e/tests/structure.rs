@@ -129,7 +129,7 @@ fn members() -> Vec<String> {
         .map(|entry| format!("crates/{}", entry.unwrap().file_name().to_string_lossy()))
         .filter(|member| repository().join(member).join("Cargo.toml").is_file())
         .collect();
-    members.push("tests/e2e".to_owned());
+    members.extend(["tests/e2e", "tests/sql"].map(str::to_owned));
     members.sort();
     members
 }

@@ -34,6 +34,7 @@ fn a_wrong_token_changes_nothing_on_either_side() -> Result<(), LabError> {
             let foreign = token_of(&c, &[]).await?;
 
             let token = token_of(&fleet.a, &[]).await?;
+            let bound = token_of(&fleet.a, &["--roles", "edge,app"]).await?;
             let short = token_of(&fleet.a, &["--ttl", "1s"]).await?;
             tokio::time::sleep(Duration::from_millis(1_200)).await;
             let (a, b) = (&fleet.a, &fleet.b);
@@ -88,6 +89,12 @@ fn a_wrong_token_changes_nothing_on_either_side() -> Result<(), LabError> {
             }
             unchanged("garbage", &before, a, b).await?;
             refused(b, &["join", "198.51.100.99", &token, "--name", "b"], "N002", 4).await?;
+            // Roles that the token is not for, asked for by name or by saying nothing.
+            for roles in [&[][..], &["--roles", "db"], &["--roles", "app,db"]] {
+                let join = [&["join", &address, &bound, "--name", "b"], roles].concat();
+                refused(b, &join, "J010", 3).await?;
+            }
+            unchanged("other roles", &before, a, b).await?;
             // A name or an address that is taken; the token is not used up by it.
             refused(b, &["join", &address, &token, "--name", "a"], "J004", 3).await?;
             refused(

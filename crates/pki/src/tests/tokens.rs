@@ -1,4 +1,4 @@
-use pontoon_fleet::{Code, Refusal};
+use pontoon_fleet::{Code, Refusal, Role};
 
 use super::*;
 use crate::token::TOKEN_LIFETIME;
@@ -12,7 +12,7 @@ fn pin() -> Pin {
 
 fn issued() -> (TokenBook, Token) {
     let mut book = TokenBook::default();
-    let token = book.issue(pin(), START, TOKEN_LIFETIME).unwrap();
+    let token = book.issue(pin(), START, TOKEN_LIFETIME, None).unwrap();
     (book, token)
 }
 
@@ -144,7 +144,7 @@ fn old_tokens_are_forgotten_after_a_week_and_revoked_ones_at_once() {
     );
     book.prune(START.plus(DAY * 8));
     assert_eq!(book, TokenBook::default());
-    let token = book.issue(pin(), START, TOKEN_LIFETIME).unwrap();
+    let token = book.issue(pin(), START, TOKEN_LIFETIME, None).unwrap();
     assert!(book.revoke(&token.id));
     assert!(!book.revoke(&token.id));
     assert_eq!(
@@ -164,4 +164,17 @@ fn a_damaged_book_is_an_error_and_never_a_pass() {
         emptied.redeem(&token.id, &token.secret, "j", START),
         Err(TokenError::WrongSecret)
     );
+}
+
+#[test]
+fn a_token_may_be_bound_to_roles() {
+    let mut book = TokenBook::default();
+    let roles = [Role::Edge, Role::App].into_iter().collect();
+    let bound = book.issue(pin(), START, TOKEN_LIFETIME, Some(roles)).unwrap();
+    let free = book.issue(pin(), START, TOKEN_LIFETIME, None).unwrap();
+    let read: TokenBook = serde_json::from_str(&serde_json::to_string(&book).unwrap()).unwrap();
+    assert_eq!(read, book);
+    assert!(read.allows(&bound.id, Role::App) && !read.allows(&bound.id, Role::Db));
+    assert!(read.allows(&free.id, Role::Db));
+    assert!(!read.allows("unknown", Role::App));
 }

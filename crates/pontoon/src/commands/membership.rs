@@ -21,7 +21,13 @@ use crate::start;
 pub async fn token_new(context: &Context, args: &TokenNew) -> anyhow::Result<u8> {
     let answer: TokenAnswer = context
         .client
-        .post("/v1/token", &TokenRequest { ttl: args.ttl })
+        .post(
+            "/v1/token",
+            &TokenRequest {
+                ttl: args.ttl,
+                roles: args.roles.clone().map(|roles| roles.into_iter().collect()),
+            },
+        )
         .await?;
     if args.json {
         context.screen.json(&answer)?;
@@ -38,9 +44,14 @@ pub async fn token_new(context: &Context, args: &TokenNew) -> anyhow::Result<u8>
     if screen.out_is_terminal {
         screen.answer("    ")?;
     }
+    let roles = args.roles.iter().map(|roles| {
+        let words: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+        format!(" --roles {}", words.join(","))
+    });
     screen.answer(&format!(
-        "pontoon join {} {token}\n",
-        short_address(answer.address)
+        "pontoon join {} {token}{}\n",
+        short_address(answer.address),
+        roles.collect::<String>()
     ))?;
     Ok(0)
 }

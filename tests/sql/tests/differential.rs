@@ -1,0 +1,148 @@
+//! Every script, directly and through the proxy, by every kind of client: the transcripts are equal.
+//!
+//! `PONTOON_SQL_CASE=part of a name` plays the cases of that name only, `PONTOON_SQL_SHOW=1` prints their transcripts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
+
+mod behind;
+#[path = "../../../crates/sqlproxy/tests/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use behind::Behind;
+use pontoon_sql_tests::compare::{Entry, difference};
+use pontoon_sql_tests::play::{NOT_MET, Stage, VARIANTS, Variant, play};
+use pontoon_sql_tests::script::{Case, parse};
+use pontoon_sql_tests::servers::Engine;
+
+#[tokio::test]
+async fn mariadb() {
+    compare_all(Engine::Mariadb).await;
+}
+
+#[tokio::test]
+async fn mysql() {
+    compare_all(Engine::Mysql).await;
+}
+
+/// The newest MariaDB that is supported, beside the installed one: this test again, with another PATH.
+#[test]
+fn mariadb_of_the_cache() {
+    let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/mariadb/bin");
+    if !bin.join("mariadbd").is_file() {
+        println!("SKIPPED: no other MariaDB is here: script/get-mysql mariadb fetches one");
+        return;
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["mariadb", "--exact", "--nocapture"])
+        .env("PATH", path)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+async fn compare_all(engine: Engine) {
+    let Some(mut behind) = Behind::start(engine).await else {
+        return;
+    };
+    let wanted = std::env::var("PONTOON_SQL_CASE").unwrap_or_default();
+    let cases: Vec<Case> = cases()
+        .into_iter()
+        .filter(|case| case.name.contains(&wanted) && is_for(case, engine))
+        .collect();
+    assert!(!cases.is_empty(), "no case is called {wanted:?}");
+    let (mut differ, mut count) = (Vec::new(), 0);
+    for case in &cases {
+        for variant in VARIANTS {
+            if case.tags.iter().any(|tag| tag == "once") && variant.name != VARIANTS[0].name {
+                continue;
+            }
+            count += 1;
+            let began = Instant::now();
+            if let Err(why) = compare_one(&mut behind, case, *variant).await {
+                let said = format!("{}: {}, client «{}»: {why}", case.file, case.name, variant.name);
+                println!("DIFFERS {said}");
+                differ.push(said);
+            }
+            if began.elapsed() > SLOW {
+                println!("slow: {}: {:.1?}", case.name, began.elapsed());
+            }
+        }
+    }
+    println!(
+        "{}: {} cases, {count} comparisons, {} differ",
+        engine.tag(),
+        cases.len(),
+        differ.len()
+    );
+    assert!(differ.is_empty(), "{} of {count} differ", differ.len());
+}
+
+/// What a comparison takes that is worth a look.
+const SLOW: Duration = Duration::from_secs(3);
+
+async fn compare_one(behind: &mut Behind, case: &Case, variant: Variant) -> Result<(), String> {
+    let stages = behind.stages();
+    let direct = transcript(behind, case, behind.pair.direct(), variant).await?;
+    if let Some(entry) = direct.iter().find(|entry| entry.answer == [NOT_MET]) {
+        return Err(format!(
+            "line {}: directly: {} is {NOT_MET}",
+            entry.line, entry.step
+        ));
+    }
+    // By turns through the proxy beside the primary and through the one beside the replica.
+    let at = VARIANTS
+        .iter()
+        .position(|other| other.name == variant.name)
+        .unwrap_or(0);
+    let stage = stages[at % stages.len()].clone();
+    let through = transcript(behind, case, stage, variant).await?;
+    difference(&direct, &through).map_or(Ok(()), Err)
+}
+
+async fn transcript(
+    behind: &mut Behind,
+    case: &Case,
+    stage: Stage,
+    variant: Variant,
+) -> Result<Vec<Entry>, String> {
+    behind.pair.fresh().await.map_err(|error| error.to_string())?;
+    let case = case.clone();
+    let played = tokio::task::spawn_blocking(move || play(&case, &stage, variant));
+    let entries = played.await.unwrap()?;
+    if std::env::var_os("PONTOON_SQL_SHOW").is_some() {
+        for entry in &entries {
+            println!("{}\n    {}", entry.step, entry.answer.join("\n    "));
+        }
+    }
+    Ok(entries)
+}
+
+fn is_for(case: &Case, engine: Engine) -> bool {
+    let for_all = !case.tags.iter().any(|tag| tag == "mariadb" || tag == "mysql");
+    for_all || case.tags.iter().any(|tag| tag == engine.tag())
+}
+
+/// Every case of every script, in the files' order.
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "script"))
+        .collect();
+    files.sort();
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        found.extend(parse(&name, &std::fs::read_to_string(&file).unwrap()).unwrap());
+    }
+    found
+}
+
+#[test]
+fn the_scripts_are_as_many_as_is_said() {
+    let count = cases().len();
+    assert!(count >= 150, "{count} cases");
+}
