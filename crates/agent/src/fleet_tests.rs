@@ -260,6 +260,8 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     let b = Server::start(&ground.paths("b"), "b");
     let c = Server::start(&ground.paths("c"), "c");
     let token = a.token();
+    let account = r#"{"user":"pontoon_sql","password":"0123456789abcdef-Aa1"}"#;
+    std::fs::write(ground.paths("a").sql_account_file(), account).unwrap();
     // An earlier attempt, at a fleet where it was to have a database, left a key.
     let ca_key = IdentityFiles::in_dir(&ground.paths("b").identity_dir()).ca_key;
     std::fs::write(&ca_key, "another fleet's").unwrap();
@@ -278,6 +280,11 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     let paths = ground.paths("b");
     assert!(!IdentityFiles::in_dir(&paths.identity_dir()).ca_key.exists());
     assert!(!paths.state_dir.join("database.secret").exists());
+    // It runs an SQL proxy, which learns of users by this.
+    assert_eq!(
+        std::fs::read_to_string(paths.sql_account_file()).unwrap(),
+        account
+    );
     assert!(a.agent.known().joiners.is_empty());
     // Joined is joined; and the token is nobody else's.
     b.join(a.at(), &token, "b", &[Role::App, Role::Edge])
@@ -327,6 +334,7 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     assert_eq!(missed(), 1);
 
     leave::leave(&b.agent, &Reporter::new().0).await.unwrap();
+    assert!(!paths.sql_account_file().exists());
     assert_eq!(a.agent.revision(), Revision(3));
     assert!(publish::view(&a.agent).unwrap().server(&name("b")).is_none());
     assert!(b.agent.membership().is_none() && load_membership(&paths).unwrap().is_none());

@@ -12,7 +12,7 @@ use pontoon_decide::change::Outcome;
 use pontoon_fleet::{Code, Engine, EventKind, Refusal, Revision, Role, ServerName};
 use pontoon_helper::BackupOptions;
 use pontoon_pki::{Authority, IdentityFiles, SERVER_LIFETIME, csr_fingerprint};
-use pontoon_replication::{Joiner, SourceTicket};
+use pontoon_replication::{Joiner, SourceTicket, SqlAccount};
 use pontoon_rt::files;
 use pontoon_rt::http::{self, Body};
 
@@ -163,6 +163,11 @@ pub(crate) fn welcome(agent: &Agent, hello: Hello, from: SocketAddr) -> Result<W
         authority_key: if is_control { read_text(&key_file)? } else { None },
         database_secret: if is_control {
             read_text(&database_secret)?
+        } else {
+            None
+        },
+        sql_account: if is_control || roles.contains(&Role::App) {
+            SqlAccount::load(&agent.paths)?
         } else {
             None
         },

@@ -174,6 +174,10 @@ fn keep(
             0o600,
         )?;
     }
+    match &welcome.sql_account {
+        Some(account) => account.save(&agent.paths)?,
+        None => files::remove_optional(&agent.paths.sql_account_file())?,
+    }
     let ca_key = IdentityFiles::in_dir(&dir).ca_key;
     match &welcome.authority_key {
         Some(key) => files::write_atomic(&ca_key, key.as_bytes(), 0o600)?,

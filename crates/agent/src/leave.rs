@@ -65,6 +65,8 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
             .note(format!("{} was renamed to {}", from.display(), to.display()))
             .await;
     }
+    // Its password opens what the fleet's databases say of their users. A file of Pontoon's, not of the user's.
+    files::remove_optional(&agent.paths.sql_account_file())?;
     if active.is_some_and(|active| active.config.servers.iter().any(|server| server.name != me)) {
         // The fleet goes on without this machine, which must not be able to make servers of it any more.
         let dir = agent.paths.state_dir.join(format!("identity.{suffix}"));

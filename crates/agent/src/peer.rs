@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use pontoon_decide::change::{Committed, Message};
 use pontoon_decide::facts::ServerFacts;
 use pontoon_fleet::{DrainBook, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
+use pontoon_replication::SqlAccount;
 use serde::{Deserialize, Serialize};
 
 use crate::store::PendingJoiner;
@@ -74,6 +75,10 @@ pub(crate) struct Welcome {
     /// The password of Pontoon's own account in the databases, for servers with the role `db`: a physical copy carries
     /// its accounts along, so it is the same everywhere.
     pub(crate) database_secret: Option<String>,
+    /// The account by which SQL proxies learn how users prove themselves, for servers that run one: those with the role
+    /// `app` or `db`.
+    #[serde(default)]
+    pub(crate) sql_account: Option<SqlAccount>,
     /// The fleet's present configuration.
     pub(crate) config: Committed,
     /// The server that decides changes of the configuration.

@@ -10,6 +10,7 @@ use pontoon_rt::paths::Paths;
 use crate::control::{Control, Row};
 use crate::flavor::{Flavor, ReplicaStatus, Wanted, flavor_of};
 use crate::secret;
+use crate::sql_account;
 use crate::version::Version;
 
 /// How long a database that is starting is waited for: recovery after a crash reads the whole redo log.
@@ -243,8 +244,10 @@ impl Database {
                 }
             }
         }
+        let account = self.keep_sql_account()?;
         if !wanted.replica {
             self.create_schema().await?;
+            self.create_sql_account(&account).await?;
         }
         Ok(MovedAside { interruption, notes })
     }
@@ -277,6 +280,7 @@ impl Database {
                     );
                     session.query(&drop, patience).await?;
                 }
+                session.query(sql_account::DROP, patience).await?;
                 session
                     .query("DROP USER IF EXISTS `pontoon`@`localhost`", patience)
                     .await?;

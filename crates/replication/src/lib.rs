@@ -21,6 +21,7 @@ mod flavor;
 mod mariadb;
 mod mysql;
 mod secret;
+mod sql_account;
 mod version;
 
 pub use checksum::{Checksums, Difference, differences};
@@ -29,4 +30,5 @@ pub use control::{Control, Row, Session};
 pub use database::{Database, MovedAside, Place};
 pub use detect::{Detected, detect};
 pub use flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, flavor_of};
+pub use sql_account::SqlAccount;
 pub use version::Version;

@@ -100,7 +100,29 @@ async fn aside_and_back(software: Software) {
         (DatabaseRole::Primary, false, None)
     );
 
+    // The SQL proxy's own account works, and reads what it is for and nothing else.
+    let file = std::fs::read_to_string(machine.paths.sql_account_file()).unwrap();
+    let password = file.split('"').nth(7).unwrap().to_owned();
+    let as_proxy = |query: &str| machine.moved_sql_as("pontoon_sql", &password, query);
+    let table = match software {
+        Software::Mysql => "mysql.user",
+        _ => "mysql.global_priv",
+    };
+    assert_ne!(as_proxy(&format!("SELECT COUNT(*) FROM {table}")).unwrap(), "0");
+    for query in [
+        "SELECT * FROM app.t",
+        "SELECT * FROM mysql.db",
+        "CREATE DATABASE x",
+        "SHUTDOWN",
+    ] {
+        assert!(as_proxy(query).is_err(), "{query}");
+    }
+    // Somebody breaks it: the next time it is as it should be.
+    machine.moved_sql("ALTER USER pontoon_sql@localhost IDENTIFIED BY 'other-Password-1'");
+    assert!(as_proxy("SELECT 1").is_err());
+
     let again = database.move_aside(&machine.wanted(false)).await.unwrap();
+    assert_eq!(as_proxy("SELECT 1").as_deref(), Ok("1"));
     assert_eq!(
         again.interruption,
         Duration::ZERO,

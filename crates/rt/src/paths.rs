@@ -86,6 +86,11 @@ impl Paths {
         self.state_dir.join("identity")
     }
 
+    /// The account by which this server's SQL proxy learns how users prove themselves.
+    pub fn sql_account_file(&self) -> PathBuf {
+        self.state_dir.join("sql-account.json")
+    }
+
     /// Who this server is: its name and its place in the fleet.
     pub fn node_file(&self) -> PathBuf {
         self.state_dir.join("node.toml")

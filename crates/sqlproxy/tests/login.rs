@@ -111,8 +111,8 @@ async fn refusals_are_the_databases_own(database: &Database) {
                     assert!(matches!(ours.code, 1044 | 1045 | 1049), "{ours:?}");
                     continue;
                 }
-                if user == "nobody" && database.engine == Engine::Mysql {
-                    // MySQL names a plugin to those whom it does not know that the library does not know.
+                if user == "nobody" {
+                    // To those whom they do not know servers name plugins that the library does not know.
                     let host = if transport == Transport::Unix {
                         "localhost"
                     } else {

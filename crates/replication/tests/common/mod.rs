@@ -284,27 +284,42 @@ impl Machine {
 
     /// Runs SQL as root over a socket, for the tests' own purposes.
     pub fn sql(&self, socket: &Path, statement: &str) -> String {
+        self.try_sql(socket, ("root", ""), statement)
+            .unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+
+    fn try_sql(
+        &self,
+        socket: &Path,
+        (user, password): (&str, &str),
+        statement: &str,
+    ) -> Result<String, String> {
         let client = match self.software {
             Software::Mariadb => PathBuf::from("mariadb"),
             Software::Mysql => program(self.software).unwrap().with_file_name("mysql"),
         };
         let done = Command::new(client)
-            .args(["--no-defaults", "-N", "-B", "-uroot", "-S"])
+            .args(["--no-defaults", "-N", "-B", "-u", user])
+            .env("MYSQL_PWD", password)
+            .arg("-S")
             .arg(socket)
             .args(["-e", statement])
             .output()
             .unwrap();
-        assert!(
-            done.status.success(),
-            "{statement}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+        if !done.status.success() {
+            return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+        }
+        Ok(String::from_utf8(done.stdout).unwrap().trim().to_owned())
     }
 
     /// As [`Machine::sql`], on the moved server.
     pub fn moved_sql(&self, statement: &str) -> String {
         self.sql(&self.database().backend_socket(), statement)
+    }
+
+    /// The same as a user of `localhost`.
+    pub fn moved_sql_as(&self, user: &str, password: &str, statement: &str) -> Result<String, String> {
+        self.try_sql(&self.database().backend_socket(), (user, password), statement)
     }
 
     /// Gives the process's own options to the node file (to break them, in tests).

@@ -105,6 +105,7 @@ impl Database {
                 ("mysql_native_password", None),
                 ("ed25519", Some("auth_ed25519")),
                 ("parsec", Some("auth_parsec")),
+                ("caching_sha2_password", Some("auth_mysql_sha2")),
             ],
         };
         for (plugin, library) in kinds {
@@ -287,6 +288,11 @@ pub async fn visit_as_c(
         println!("SKIPPED: no command-line client of {engine:?}");
         return None;
     };
+    // Programs that were unpacked have their plugins beside them.
+    let plugins = program
+        .parent()
+        .unwrap()
+        .join("../root/usr/lib/x86_64-linux-gnu/libmariadb3/plugin");
     let mut command = tokio::process::Command::new(program);
     command.args([
         "--no-defaults",
@@ -297,6 +303,9 @@ pub async fn visit_as_c(
         WHO,
     ]);
     command.arg(format!("--password={password}"));
+    if engine == Engine::Mariadb && plugins.is_dir() {
+        command.arg(format!("--plugin-dir={}", plugins.display()));
+    }
     match road {
         Road::Unix(path) => command.arg(format!("--socket={}", path.display())),
         Road::Tcp(address) | Road::Tls(address) => {
@@ -307,7 +316,7 @@ pub async fn visit_as_c(
     match (engine, with_tls) {
         (Engine::Mysql, true) => command.arg("--ssl-mode=REQUIRED"),
         (Engine::Mysql, false) => command.args(["--ssl-mode=DISABLED", "--get-server-public-key"]),
-        (Engine::Mariadb, true) => command.arg("--ssl"),
+        (Engine::Mariadb, true) => command.args(["--ssl", "--skip-ssl-verify-server-cert"]),
         (Engine::Mariadb, false) => command.arg("--skip-ssl"),
     };
     if !schema.is_empty() {
