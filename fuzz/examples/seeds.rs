@@ -1,0 +1,202 @@
+//! Writes the corpora that the targets begin with: `seeds DIR` makes `DIR/TARGET/…`. Statements are those of
+//! `crates/sql-class/corpus`; packets are made here, of the kinds that the servers send.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use pontoon_mysql_wire::{
+    Capabilities, ChangeUser, Greeting, HandshakeResponse, SslRequest, StatusFlags, encode_packet,
+};
+
+const DEFINITION: &[u8] = b"\x03def\0\0\0\x01a\0\x0c\x3f\0\x01\0\0\0\x08\x81\0\0\0\0";
+const END: &[u8] = b"\xfe\0\0\x02\0\0\0";
+const OK: &[u8] = b"\0\x01\x07\x02\x40\0\0\0\x14\0\x12\x09last_gtid\x070-1-800";
+const ERROR: &[u8] = b"\xff\x0a\x05#HY000read only";
+
+/// Answers, each with the kind that `pontoon_fuzz::wire::answer` knows by this number.
+const ANSWERS: &[(u8, &[&[u8]])] = &[
+    (0, &[OK]),
+    (0, &[ERROR]),
+    (0, &[b"\x01", DEFINITION, b"\x011", b"\xfb", END]),
+    (0, &[b"\x01", DEFINITION, END]),
+    (
+        0,
+        &[
+            b"\0\0\0\x0a\x40\0\0\x02hi\x07\x03\x05\0\x03u:9",
+            b"\x02",
+            DEFINITION,
+            DEFINITION,
+            b"\x01x",
+            b"\xfe\0\0\x0a\0\0\0",
+            OK,
+        ],
+    ),
+    (0, &[b"\x01", DEFINITION, b"\x01x", ERROR]),
+    (0, &[b"\xfb/tmp/x", OK]),
+    (0, &[b"\xff\xff\xff\x01\x01\x02\0\0\0\x04sort", OK]),
+    (
+        1,
+        &[
+            b"\0\x07\0\0\0\x02\0\x01\0\0\0\0",
+            DEFINITION,
+            DEFINITION,
+            DEFINITION,
+        ],
+    ),
+    (1, &[b"\0\x07\0\0\0\0\0\0\0\0\0\0"]),
+    (2, &[b"\x01", DEFINITION, b"\0\0\x01", END]),
+    (2, &[b"\x01", DEFINITION, b"\xfe\0\0\x42\0\0\0"]),
+    (3, &[b"\0\0\x01", b"\xfe\0\0\x82\0\0\0"]),
+    (4, &[DEFINITION, DEFINITION, END]),
+    (5, &[b"Uptime: 3  Threads: 1"]),
+    (6, &[OK]),
+    (6, &[END]),
+];
+
+fn main() -> io::Result<()> {
+    let Some(dir) = std::env::args_os().nth(1) else {
+        return Err(io::Error::other("usage: seeds DIR"));
+    };
+    let dir = Path::new(&dir);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/sql-class/corpus");
+    let statements = statements(&corpus)?;
+    for target in ["classify", "digest", "assignments"] {
+        write(&dir.join(target), &statements)?;
+    }
+    let (mut answers, mut streams) = (Vec::new(), Vec::new());
+    for (expect, payloads) in ANSWERS {
+        for client in [0x1F, 0x0F, 0x04] {
+            let (mut listed, mut stream) = (vec![*expect, client, 7, 3], vec![*expect, client, 7, 3]);
+            let mut sequence = 1;
+            for payload in *payloads {
+                listed.push(payload.len() as u8);
+                listed.extend_from_slice(payload);
+                sequence = encode_packet(&mut stream, sequence, payload);
+            }
+            answers.push(listed);
+            streams.push(stream);
+        }
+    }
+    let framed = streams.iter().map(|stream| [&[64, 5], &stream[4..]].concat());
+    write(&dir.join("packets"), &framed.collect::<Vec<_>>())?;
+    write(&dir.join("answer"), &answers)?;
+    write(&dir.join("answer_bytes"), &streams)?;
+    let greetings = [true, false].map(|mysql| greeting(mysql).to_payload());
+    let refused = b"\xff\x10\x04Too many connections".to_vec();
+    write(&dir.join("greeting"), &[&greetings[..], &[refused]].concat())?;
+    write(
+        &dir.join("handshake_response"),
+        &[login().to_payload(), ssl_request()],
+    )?;
+    write(&dir.join("change_user"), &change_users())?;
+    write(&dir.join("execute"), &commands())?;
+    write(&dir.join("auth"), &auth())
+}
+
+/// The statements of every `.tsv`, in their last column, each in two sessions. `⏎` and its like stay what they are:
+/// bytes are bytes here.
+fn statements(corpus: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    for file in ["adversarial.tsv", "applications.tsv", "expanded.tsv"] {
+        let text = fs::read_to_string(corpus.join(file))?;
+        // Of the expanded families every eighth is enough: they differ in names only.
+        let step = if file == "expanded.tsv" { 8 } else { 1 };
+        let lines = text.lines().filter(|line| !line.starts_with('#')).step_by(step);
+        for statement in lines.filter_map(|line| line.split('\t').nth(3)) {
+            let statement = statement.replace('⏎', "\n").replace('⇥', "\t").replace('␀', "\0");
+            for engine in [0, 1] {
+                all.push([&[engine, 0], statement.as_bytes()].concat());
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn greeting(mysql: bool) -> Greeting {
+    Greeting {
+        server_version: match mysql {
+            true => b"9.7.4".to_vec(),
+            false => b"5.5.5-10.11.19-MariaDB-0+deb12u1".to_vec(),
+        },
+        thread_id: 31,
+        capabilities: Capabilities(if mysql { 0xDFFF_FFFF } else { 0x1D_81FF_F7FE }),
+        character_set: 45,
+        status: StatusFlags::AUTOCOMMIT,
+        auth_data: b"abcdefghijklmnopqrst".to_vec(),
+        auth_plugin: b"mysql_native_password".to_vec(),
+    }
+}
+
+fn login() -> HandshakeResponse {
+    HandshakeResponse {
+        capabilities: Capabilities(0x81_A285),
+        max_packet: 1 << 24,
+        character_set: 45,
+        user: b"wordpress".to_vec(),
+        auth_response: vec![9; 20],
+        database: Some(b"wp".to_vec()),
+        auth_plugin: Some(b"mysql_native_password".to_vec()),
+        attributes: vec![(b"_pid".to_vec(), b"77".to_vec())],
+        zstd_level: None,
+    }
+}
+
+fn ssl_request() -> Vec<u8> {
+    SslRequest {
+        capabilities: login().capabilities,
+        max_packet: 1 << 24,
+        character_set: 45,
+    }
+    .to_payload()
+}
+
+fn change_users() -> Vec<Vec<u8>> {
+    let login = login();
+    let change = ChangeUser {
+        user: login.user,
+        auth_response: login.auth_response,
+        database: b"wp".to_vec(),
+        character_set: Some(45),
+        auth_plugin: login.auth_plugin,
+        attributes: login.attributes,
+    };
+    let agreed = Capabilities::SECURE_CONNECTION | Capabilities::PLUGIN_AUTH | Capabilities::CONNECT_ATTRS;
+    let full = change.to_payload(agreed).unwrap_or_default();
+    vec![[&[7], &full[..]].concat(), b"\x07\x11root\0\0shop\0".to_vec()]
+}
+
+fn commands() -> Vec<Vec<u8>> {
+    [
+        &b"\x02\0\x17\x05\0\0\0\0\x01\0\0\0\0\x01\x03\0\xfd\0\x07\0\0\0\x02hi"[..],
+        b"\x02\0\x17\x05\0\0\0\0\x01\0\0\0\x02\0\x08\0\0\0",
+        b"\0\0\x17\x05\0\0\0\x01\x01\0\0\0",
+        b"\0\0\x18\x01\0\0\0\x02\0abc",
+        b"\0\0\x1c\x01\0\0\0\x64\0\0\0",
+        b"\0\0\x1b\x01\0",
+        b"\0\0\x0c\x07\0\0\0",
+    ]
+    .map(<[u8]>::to_vec)
+    .to_vec()
+}
+
+fn auth() -> Vec<Vec<u8>> {
+    let packets = [
+        &b"\xfemysql_native_password\0abcdefghijklmnopqrst\0"[..],
+        b"\x01\x04",
+        b"\x02webauthn\0x",
+        b"*14E65567ABDB5135D0CFD9A70B3032C179A49EE7",
+        b"\xfe\x01\0\x22\0",
+        OK,
+        ERROR,
+    ];
+    packets.map(|packet| [&[3], packet].concat()).to_vec()
+}
+
+fn write(dir: &Path, seeds: &[Vec<u8>]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for (number, seed) in seeds.iter().enumerate() {
+        fs::write(dir.join(format!("seed-{number:05}")), seed)?;
+    }
+    Ok(())
+}
