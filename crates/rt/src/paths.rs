@@ -61,11 +61,6 @@ impl Paths {
         self.run_dir.join("floor.sock")
     }
 
-    /// The account with which the tiers ask the databases: JSON, `user` and `password`. The agent writes it.
-    pub fn sql_account_file(&self) -> PathBuf {
-        self.state_dir.join("sql-account.json")
-    }
-
     /// What the edges of the fleet sign their cookies with.
     pub fn floor_key_file(&self) -> PathBuf {
         self.state_dir.join("floor.key")
@@ -86,7 +81,8 @@ impl Paths {
         self.state_dir.join("identity")
     }
 
-    /// The account by which this server's SQL proxy learns how users prove themselves.
+    /// The account with which this server's SQL proxy asks the databases how users prove themselves and how far they
+    /// are: JSON, `user` and `password`. The agent writes it.
     pub fn sql_account_file(&self) -> PathBuf {
         self.state_dir.join("sql-account.json")
     }
