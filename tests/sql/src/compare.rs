@@ -11,21 +11,32 @@ pub struct Entry {
     pub answer: Vec<String>,
 }
 
-/// Where two transcripts differ first, for people; `None` when they are equal.
+/// Steps and lines that a difference is shown with.
+const SHOWN: usize = 3;
+
+/// Where two transcripts differ, for people; `None` when they are equal.
 pub fn difference(direct: &[Entry], through: &[Entry]) -> Option<String> {
-    let at = (0..direct.len().max(through.len())).find(|index| direct.get(*index) != through.get(*index))?;
-    let (Some(left), Some(right)) = (direct.get(at), through.get(at)) else {
-        return Some(format!(
-            "{} steps directly, {} through the proxy",
-            direct.len(),
-            through.len()
-        ));
-    };
+    let differ = (0..direct.len().max(through.len())).filter(|at| direct.get(*at) != through.get(*at));
+    let said: Vec<String> = differ
+        .take(SHOWN)
+        .map(|at| match (direct.get(at), through.get(at)) {
+            (Some(left), Some(right)) => one(left, right),
+            _ => format!(
+                "{} steps directly, {} through the proxy",
+                direct.len(),
+                through.len()
+            ),
+        })
+        .collect();
+    (!said.is_empty()).then(|| said.join("\n    "))
+}
+
+fn one(left: &Entry, right: &Entry) -> String {
     let mut said = format!("line {}: {}", left.line, left.step);
     let mut shown = 0;
     for index in 0..left.answer.len().max(right.answer.len()) {
         let (one, other) = (left.answer.get(index), right.answer.get(index));
-        if one != other && shown < 3 {
+        if one != other && shown < SHOWN {
             shown += 1;
             said.push_str(&format!(
                 "\n      direct:  {}\n      through: {}",
@@ -34,7 +45,7 @@ pub fn difference(direct: &[Entry], through: &[Entry]) -> Option<String> {
             ));
         }
     }
-    Some(said)
+    said
 }
 
 #[cfg(test)]
@@ -42,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_difference_is_shown() {
+    fn the_differences_are_shown() {
         let entry = |answer: &str| Entry {
             line: 3,
             step: "A> SELECT 1".to_owned(),

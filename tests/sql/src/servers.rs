@@ -218,6 +218,8 @@ fn config(engine: Engine, id: u32) -> Vec<String> {
         "binlog_format = ROW",
         "log_bin_trust_function_creators = ON",
         "innodb_lock_wait_timeout = 3",
+        // For those who come directly and for those of two proxies.
+        "max_connections = 500",
         "innodb_flush_log_at_trx_commit = 0",
         "sync_binlog = 0",
         "character_set_server = utf8mb4",

@@ -61,30 +61,22 @@ pub fn words(line: &str) -> Vec<String> {
     found
 }
 
-/// Replaces the ids of connections by their names, where they stand as whole numbers.
+/// Replaces the ids of connections by their names, where they stand as whole words.
 pub fn mask(text: &str, ids: &BTreeMap<String, u32>) -> String {
+    let part = |c: &char| c.is_ascii_alphanumeric();
     let mut out = String::with_capacity(text.len());
-    let mut number = String::new();
-    let flush = |number: &mut String, out: &mut String| {
-        let name = ids.iter().find(|(_, id)| id.to_string() == *number);
-        match name {
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = match part(&first) {
+            true => rest.find(|c| !part(&c)).unwrap_or(rest.len()),
+            false => first.len_utf8(),
+        };
+        let (word, after) = rest.split_at(end);
+        match ids.iter().find(|(_, id)| id.to_string() == word) {
             Some((name, _)) => out.push_str(&format!("<id of {name}>")),
-            None => out.push_str(number),
+            None => out.push_str(word),
         }
-        number.clear();
-    };
-    for c in text.chars() {
-        if c.is_ascii_digit() {
-            number.push(c);
-            continue;
-        }
-        if !number.is_empty() {
-            flush(&mut number, &mut out);
-        }
-        out.push(c);
-    }
-    if !number.is_empty() {
-        flush(&mut number, &mut out);
+        rest = after;
     }
     out
 }
@@ -101,7 +93,10 @@ mod tests {
             b"KILL 41 7 'ababab' \x00\xff"
         );
         assert!(expand("${id:B}", &ids, 0).is_err() && expand("${x", &ids, 0).is_err());
-        assert_eq!(mask("41 410 x41", &ids), "<id of A> 410 x<id of A>");
+        assert_eq!(
+            mask("41 410 (41S02) =41", &ids),
+            "<id of A> 410 (41S02) =<id of A>"
+        );
     }
 
     #[test]

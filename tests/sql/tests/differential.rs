@@ -1,13 +1,17 @@
 //! Every script, directly and through the proxy, by every kind of client: the transcripts are equal.
 //!
-//! `PONTOON_SQL_CASE=part of a name` plays the cases of that name only, `PONTOON_SQL_SHOW=1` prints their transcripts.
+//! `PONTOON_SQL_CASE=part of a name` plays the cases of that name only, `PONTOON_SQL_SHOW=1` prints their transcripts,
+//! `PONTOON_LONG=1` plays what waits for seconds with every kind of client, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 mod behind;
 #[path = "../../../crates/sqlproxy/tests/support/mod.rs"]
 mod support;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use behind::Behind;
@@ -15,6 +19,7 @@ use pontoon_sql_tests::compare::{Entry, difference};
 use pontoon_sql_tests::play::{NOT_MET, Stage, VARIANTS, Variant, play};
 use pontoon_sql_tests::script::{Case, parse};
 use pontoon_sql_tests::servers::Engine;
+use tokio::task::LocalSet;
 
 #[tokio::test]
 async fn mariadb() {
@@ -42,41 +47,73 @@ fn mariadb_of_the_cache() {
     assert!(status.unwrap().success());
 }
 
+/// Primaries with a replica that work side by side: most of the time is waiting.
+const WORKERS: usize = 3;
+
 async fn compare_all(engine: Engine) {
-    let Some(mut behind) = Behind::start(engine).await else {
-        return;
-    };
     let wanted = std::env::var("PONTOON_SQL_CASE").unwrap_or_default();
     let cases: Vec<Case> = cases()
         .into_iter()
         .filter(|case| case.name.contains(&wanted) && is_for(case, engine))
         .collect();
     assert!(!cases.is_empty(), "no case is called {wanted:?}");
-    let (mut differ, mut count) = (Vec::new(), 0);
-    for case in &cases {
+    let count = cases.len();
+    let left = Rc::new(RefCell::new(VecDeque::from(cases)));
+    let workers = LocalSet::new();
+    let handles: Vec<_> = (0..WORKERS.min(count))
+        .map(|_| workers.spawn_local(work(engine, Rc::clone(&left))))
+        .collect();
+    workers.await;
+    let (mut comparisons, mut differ, mut skipped) = (0, 0, false);
+    for handle in handles {
+        match handle.await.unwrap() {
+            Some((some, wrong)) => (comparisons, differ) = (comparisons + some, differ + wrong),
+            None => skipped = true,
+        }
+    }
+    if skipped {
+        return;
+    }
+    println!(
+        "{}: {count} cases, {comparisons} comparisons, {differ} differ",
+        engine.tag()
+    );
+    assert_eq!(differ, 0, "of {comparisons} comparisons differ");
+}
+
+/// Takes cases until none is left. How many comparisons were made, and how many differed; `None` when there is no such
+/// database here.
+async fn work(engine: Engine, left: Rc<RefCell<VecDeque<Case>>>) -> Option<(usize, usize)> {
+    let mut behind = Behind::start(engine).await?;
+    let (mut count, mut differ) = (0, 0);
+    loop {
+        let Some(case) = left.borrow_mut().pop_front() else {
+            return Some((count, differ));
+        };
         for variant in VARIANTS {
-            if case.tags.iter().any(|tag| tag == "once") && variant.name != VARIANTS[0].name {
+            if for_one_client(&case) && variant.name != VARIANTS[0].name {
                 continue;
             }
             count += 1;
             let began = Instant::now();
-            if let Err(why) = compare_one(&mut behind, case, *variant).await {
-                let said = format!("{}: {}, client «{}»: {why}", case.file, case.name, variant.name);
-                println!("DIFFERS {said}");
-                differ.push(said);
+            if let Err(why) = compare_one(&mut behind, &case, *variant).await {
+                println!(
+                    "DIFFERS {}: {}, client «{}»: {why}",
+                    case.file, case.name, variant.name
+                );
+                differ += 1;
             }
             if began.elapsed() > SLOW {
                 println!("slow: {}: {:.1?}", case.name, began.elapsed());
             }
         }
     }
-    println!(
-        "{}: {} cases, {count} comparisons, {} differ",
-        engine.tag(),
-        cases.len(),
-        differ.len()
-    );
-    assert!(differ.is_empty(), "{} of {count} differ", differ.len());
+}
+
+/// Whether one kind of client is enough: always, or for what waits for seconds unless there is time.
+fn for_one_client(case: &Case) -> bool {
+    let tagged = |wanted: &str| case.tags.iter().any(|tag| tag == wanted);
+    tagged("once") || tagged("waits") && std::env::var_os("PONTOON_LONG").is_none()
 }
 
 /// What a comparison takes that is worth a look.
