@@ -321,6 +321,8 @@ pub async fn visit_as_c(
     match (engine, with_tls) {
         (Engine::Mysql, true) => command.arg("--ssl-mode=REQUIRED"),
         (Engine::Mysql, false) => command.args(["--ssl-mode=DISABLED", "--get-server-public-key"]),
+        // From 11.4 on it believes a certificate that signs itself only where it is vouched for.
+        (Engine::Mariadb, true) if user == "native" => command.arg("--ssl"),
         (Engine::Mariadb, true) => command.args(["--ssl", "--skip-ssl-verify-server-cert"]),
         (Engine::Mariadb, false) => command.arg("--skip-ssl"),
     };
