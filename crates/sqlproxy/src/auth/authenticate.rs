@@ -48,6 +48,8 @@ pub struct Authenticated {
     pub collation: u8,
     /// Connection attributes.
     pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The text for the OK packet that lets the client in; empty most often.
+    pub text: Vec<u8>,
     /// The connection that proved the client, with its database chosen: as good as any of its user's.
     pub fresh: Option<Box<Backend>>,
     /// The connection that the session is bound to: nobody but the client itself could log in again.
@@ -119,6 +121,12 @@ pub async fn authenticate<D: Dial>(
         },
         _ => relayed(front, &attempt, door).await?,
     };
+    let text = match &proof.secret {
+        Secret::Sha1(hash) if front.has_tls() && model.is_mariadb() => {
+            door.keys.vouch(&native::stored(hash), &front.challenge())
+        }
+        _ => Vec::new(),
+    };
     Ok(Authenticated {
         user: attempt.user,
         secret: proof.secret,
@@ -127,6 +135,7 @@ pub async fn authenticate<D: Dial>(
         capabilities: front.capabilities(),
         collation: attempt.collation,
         attributes: attempt.attributes,
+        text,
         fresh: proof.fresh,
         bound: proof.bound,
     })

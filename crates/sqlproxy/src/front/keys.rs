@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest::{self, Context};
 use ::aws_lc_rs::rand;
 use pontoon_mysql_wire::auth::CHALLENGE_LEN;
 use rustls::ServerConfig;
@@ -19,6 +20,8 @@ use crate::peer::Peer;
 #[derive(Debug)]
 pub struct Keys {
     tls: Option<Arc<ServerConfig>>,
+    /// SHA256 of the certificate.
+    fingerprint: [u8; 32],
     /// For passwords over plain TCP.
     pub rsa: OwnKey,
 }
@@ -26,15 +29,16 @@ pub struct Keys {
 impl Keys {
     /// New ones. Without a certificate, which cannot happen while there is memory, clients get no TLS.
     pub fn generate() -> Keys {
-        let tls = match server_config() {
-            Ok(config) => Some(Arc::new(config)),
+        let (tls, fingerprint) = match server_config() {
+            Ok((config, fingerprint)) => (Some(Arc::new(config)), fingerprint),
             Err(error) => {
                 tracing::error!(%error, "no certificate: clients get no TLS");
-                None
+                (None, [0; 32])
             }
         };
         Keys {
             tls,
+            fingerprint,
             rsa: OwnKey::default(),
         }
     }
@@ -54,6 +58,22 @@ impl Keys {
         Ok(Peer::Within(Box::new(TlsStream::from(stream))))
     }
 
+    /// What shows a MariaDB client of 11.4 or later, in the text of the OK packet, that the certificate is of somebody
+    /// who knows what is stored of its password (MariaDB: "Zero-configuration TLS"): it trusts no other that signs
+    /// itself.
+    pub fn vouch(&self, stored: &[u8], challenge: &[u8]) -> Vec<u8> {
+        const SHA256: u8 = 1;
+        let mut context = Context::new(&digest::SHA256);
+        for part in [stored, challenge, &self.fingerprint] {
+            context.update(part);
+        }
+        let mut text = vec![SHA256];
+        for byte in context.finish().as_ref() {
+            text.extend_from_slice(format!("{byte:02X}").as_bytes());
+        }
+        text
+    }
+
     /// A new challenge: 20 bytes of which none is NUL or `$`, as the servers make them.
     pub fn challenge(&self) -> Option<[u8; CHALLENGE_LEN]> {
         let mut bytes = [0; CHALLENGE_LEN];
@@ -68,9 +88,11 @@ impl Keys {
     }
 }
 
-fn server_config() -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+fn server_config() -> Result<(ServerConfig, [u8; 32]), Box<dyn std::error::Error + Send + Sync>> {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(vec!["pontoon-sql".to_owned()])?;
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, cert.der()).as_ref());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -78,7 +100,7 @@ fn server_config() -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sy
         .with_single_cert(vec![cert.der().clone()], key)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok((config, fingerprint))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pontoon_mysql_wire::reply::{Expect, ReplyWalker, Step};
 use pontoon_mysql_wire::{
-    Capabilities, ChangeUser, Command, ErrorPacket, FrameHeader, SqlState, encode_packet,
+    Capabilities, ChangeUser, Command, ErrorPacket, FrameHeader, SqlState, encode_packet, write,
 };
 use pontoon_sqlproxy::auth::{Dial, Directory, Doorkeeper, NotAuthenticated, Proven, authenticate};
 use pontoon_sqlproxy::backend::{Backend, Login, LoginError, Opened, attempt, login};
@@ -152,8 +152,8 @@ async fn serve(place: &Place, peer: Peer, transport: Transport, id: u32) {
     };
     let (challenge, capabilities, collation) = (front.challenge(), front.capabilities(), attempt.collation);
     loop {
-        let backend = match let_in(place, &mut front, attempt).await {
-            Ok(backend) => backend,
+        let (backend, text) = match let_in(place, &mut front, attempt).await {
+            Ok(in_) => in_,
             Err(packet) => {
                 if let Some(packet) = packet {
                     front.refuse(&packet).await;
@@ -164,7 +164,12 @@ async fn serve(place: &Place, peer: Peer, transport: Transport, id: u32) {
         let (mut client, sequence, rest) = front.into_parts();
         assert!(rest.is_empty());
         let mut ok = Vec::new();
-        encode_packet(&mut ok, sequence, b"\0\0\0\x02\0\0\0");
+        let mut payload = b"\0\0\0\x02\0\0\0".to_vec();
+        match capabilities.has(Capabilities::SESSION_TRACK) {
+            true => write::lenenc_bytes(&mut payload, &text),
+            false => payload.extend_from_slice(&text),
+        }
+        encode_packet(&mut ok, sequence, &payload);
         if client.write_all(&ok).await.is_err() || client.flush().await.is_err() {
             return;
         }
@@ -183,7 +188,11 @@ async fn serve(place: &Place, peer: Peer, transport: Transport, id: u32) {
     }
 }
 
-async fn let_in(place: &Place, front: &mut Front, attempt: Attempt) -> Result<Backend, Option<ErrorPacket>> {
+async fn let_in(
+    place: &Place,
+    front: &mut Front,
+    attempt: Attempt,
+) -> Result<(Backend, Vec<u8>), Option<ErrorPacket>> {
     let door = Doorkeeper {
         directory: &place.directory,
         proven: &place.proven,
@@ -202,7 +211,7 @@ async fn let_in(place: &Place, front: &mut Front, attempt: Attempt) -> Result<Ba
     };
     count.fetch_add(1, Ordering::Relaxed);
     if let Some(backend) = who.bound.or(who.fresh) {
-        return Ok(*backend);
+        return Ok((*backend, who.text));
     }
     let login_as = Login {
         user: &who.user,
@@ -215,7 +224,7 @@ async fn let_in(place: &Place, front: &mut Front, attempt: Attempt) -> Result<Ba
     };
     let opened = place.dial.open(front.transport()).await.map_err(Some)?;
     match login(opened, &login_as, Duration::from_secs(5)).await {
-        Ok(backend) => Ok(backend),
+        Ok(backend) => Ok((backend, who.text)),
         Err(LoginError::Refused(packet)) => Err(Some(packet)),
         Err(error) => panic!("{error}"),
     }
