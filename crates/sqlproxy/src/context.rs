@@ -29,6 +29,18 @@ pub struct Limits {
     pub first_attempt: Duration,
     /// How long open connections may go on after SIGTERM.
     pub grace: Duration,
+    /// When clients get sessions of the proxy's own.
+    pub sessions: Sessions,
+}
+
+/// When clients get sessions of the proxy's own; otherwise their connections are passed through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// When the view spreads reads, which needs them.
+    #[default]
+    WhenSpread,
+    /// Whenever there is an account to learn from whom to let in.
+    WheneverPossible,
 }
 
 impl Default for Limits {
@@ -37,6 +49,7 @@ impl Default for Limits {
             max_clients: 0,
             first_attempt: Duration::from_millis(1_500),
             grace: Duration::from_secs(10),
+            sessions: Sessions::default(),
         }
     }
 }

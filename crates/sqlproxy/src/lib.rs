@@ -45,7 +45,7 @@ use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 
-pub use context::Limits;
+pub use context::{Limits, Sessions};
 pub use preface::{Answer, PREFACE_LEN, Preface, Purpose, REPLY_LEN, Reply};
 pub use target::Transport;
 

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::context::{Context, Gate, Limits};
+use crate::context::{Context, Gate, Limits, Sessions};
 use crate::counters::{Counted, Counters};
 use crate::doors::{Doors, Listener, ThreadDoor};
 use crate::floor::{self, Floors};
@@ -28,7 +28,7 @@ use crate::peer::{Peer, tune};
 use crate::pool::{Directory, Thread};
 use crate::relay::serve_relay;
 use crate::session;
-use crate::session::registry::Registry as Sessions;
+use crate::session::registry::Registry as SessionRegistry;
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};
@@ -84,7 +84,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             metrics: numbers,
             gate: Gate::default(),
             directory: Directory::default(),
-            sessions: Sessions::default(),
+            sessions: SessionRegistry::default(),
             hidden: Arc::new(session::hidden()),
             closing: CancellationToken::new(),
             draining: false.into(),
@@ -213,11 +213,20 @@ async fn serve_door(
     Ok(())
 }
 
-/// Serves a client in a session of the proxy's own, or passes it through while the proxy has no account to learn
-/// from whom it may let in.
+/// Serves a client in a session of the proxy's own, or passes it through: while nothing needs sessions, or the proxy has
+/// no account to learn from whom it may let in.
 async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
     let context = &thread.context;
-    if !context.account_file.exists() {
+    let wanted = match context.limits.sessions {
+        Sessions::WheneverPossible => true,
+        Sessions::WhenSpread => {
+            let view = context.views.borrow();
+            view.as_ref()
+                .and_then(|view| view.sql.as_ref()?.spread())
+                .is_some()
+        }
+    };
+    if !wanted || !context.account_file.exists() {
         return serve_client(context, peer, transport).await;
     }
     context.counters.connections.fetch_add(1, Relaxed);

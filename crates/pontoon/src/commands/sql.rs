@@ -1,93 +1,27 @@
 //! `pontoon sql`: the proxy itself, and questions about it.
 
 use std::io::Read;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use pontoon_fleet::{Code, Refusal};
-use pontoon_rt::http::{self, Call};
 use pontoon_sql_class::{
     Charset, Context as Session, Effects, Engine, Previous, Route, SqlMode, Verdict, classify, digest,
     is_system_schema,
 };
-use pontoon_telemetry::digests::Report;
 use serde_json::json;
-use tokio::net::UnixStream;
 
 use super::{Context, config, process};
-use crate::args::{Sql, SqlCommand, SqlEngine, SqlExplain, SqlTop};
+use crate::args::{Sql, SqlCommand, SqlEngine, SqlExplain};
 use crate::output::paint::{Paint, harmless, width};
-use crate::output::sql_top;
 
 /// The longest statement that is explained: the servers' own `max_allowed_packet` is 16 MiB by default.
 const LONGEST_STATEMENT: u64 = 16 << 20;
-
-/// How long the proxy may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the proxy, or answers a question.
 pub fn sql(context: &Context, args: Sql) -> anyhow::Result<u8> {
     match args.command {
         None => process::sql(context, args.tier),
         Some(SqlCommand::Explain(args)) => explain(context, &args),
-        Some(SqlCommand::Top(args)) => super::block_on(top(context, &args)),
     }
-}
-
-async fn top(context: &Context, args: &SqlTop) -> anyhow::Result<u8> {
-    let screen = context.screen;
-    if args.watch && screen.out_is_terminal && !args.json {
-        screen.answer("\x1b[2J")?;
-    }
-    loop {
-        let shown = match counted(context).await {
-            Ok(report) => {
-                let total_us = report.rows.iter().map(|row| row.counts.total_us).sum::<u64>();
-                let total_us = total_us + report.forgotten.total_us;
-                Ok((sql_top::chosen(report, args.by, args.count.into()), total_us))
-            }
-            Err(refusal) if args.watch => Err(refusal),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        match (shown, args.json) {
-            (Ok((report, _)), true) => screen.json(&report)?,
-            (Err(refusal), true) => screen.json(&json!({ "refusal": refusal }))?,
-            (shown, false) => {
-                let text = match shown {
-                    Ok((report, total_us)) => sql_top::render(&report, total_us, screen.size().0, screen.out),
-                    Err(refusal) => crate::output::refusal::render(&refusal, screen.out),
-                };
-                match args.watch && screen.out_is_terminal {
-                    true => screen.redraw(&text)?,
-                    false => screen.answer(&text)?,
-                }
-            }
-        }
-        if !args.watch {
-            return Ok(0);
-        }
-        tokio::time::sleep(args.every).await;
-    }
-}
-
-/// What the SQL proxy of this server has counted.
-async fn counted(context: &Context) -> Result<Report, Refusal> {
-    let socket = context.paths.run_dir.join("sql.sock");
-    let silent = |why: String| {
-        Refusal::new(Code::N002, "the SQL proxy of this server does not answer")
-            .because(format!("{}: {why}", socket.display()))
-            .next("see what runs", "pontoon status")
-    };
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|error| silent(error.to_string()))?;
-    http::call(
-        stream,
-        &Call::get("sql", "/digests").timeout(PATIENCE),
-        None::<&()>,
-    )
-    .await
-    .map_err(|error| silent(error.to_string()))
 }
 
 fn explain(context: &Context, args: &SqlExplain) -> anyhow::Result<u8> {

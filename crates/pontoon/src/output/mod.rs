@@ -10,7 +10,6 @@ pub mod init;
 pub mod paint;
 pub mod progress;
 pub mod refusal;
-pub mod sql_top;
 pub mod status;
 pub mod table;
 pub mod when;

@@ -24,7 +24,7 @@ use pontoon_pki::{Authority, Identity, SERVER_LIFETIME};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
-use pontoon_sqlproxy::{Limits, SqlOptions};
+use pontoon_sqlproxy::{Limits, Sessions, SqlOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -37,6 +37,7 @@ pub fn limits() -> Limits {
     Limits {
         first_attempt: Duration::from_millis(200),
         grace: Duration::from_secs(1),
+        sessions: Sessions::WheneverPossible,
         ..Limits::default()
     }
 }

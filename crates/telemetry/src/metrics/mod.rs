@@ -22,7 +22,7 @@ use prometheus_client::metrics::info::Info;
 pub use agent::AgentMetrics;
 pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
-pub use serve::{Page, serve, serve_with};
+pub use serve::serve;
 pub use sql::{ConnectionState, Diverted, SqlMetrics};
 
 /// The `Content-Type` of [`Registry::encode`].
