@@ -232,11 +232,8 @@ impl<'a> SessionStateReader<'a> {
             match kind {
                 0 => self.variables = reader,
                 1 => return Ok(SessionState::Schema(reader.lenenc_bytes("the schema")?)),
-                2 => {
-                    return Ok(SessionState::StateChange(
-                        reader.lenenc_bytes("the state change")?,
-                    ));
-                }
+                // One character, without a length of its own.
+                2 => return Ok(SessionState::StateChange(data)),
                 3 => {
                     // One byte of encoding, of which 0 (text) is the only one.
                     reader.u8("the GTIDs' encoding")?;

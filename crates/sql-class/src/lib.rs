@@ -29,7 +29,8 @@ mod verdict;
 mod words;
 
 pub use classify::{
-    Assignment, Assignments, Target, Value, assignments, classify, is_system_schema, used_database,
+    Assignment, Assignments, Target, Value, assignments, classify, is_system_schema, must_not_be_replayed,
+    used_database,
 };
 pub use context::{Charset, Context, Engine, SqlMode, Version};
 pub use digest::digest;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pontoon_fleet::{FleetView, ServerName};
+use pontoon_mysql_wire::reply::Hidden;
 use pontoon_telemetry::metrics::SqlMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Account;
 use crate::counters::Counters;
 use crate::floor::{Floors, Ground};
+use crate::pool::Directory;
+use crate::session::registry::Registry;
 use crate::target::Target;
 use crate::tls::FleetTls;
 
@@ -61,6 +64,12 @@ pub struct Context {
     pub metrics: SqlMetrics,
     /// Who may try again while the database does not answer.
     pub gate: Gate,
+    /// The database servers and how many connections each may get.
+    pub directory: Directory,
+    /// Every session by its number.
+    pub sessions: Registry,
+    /// What sessions track for the proxy alone.
+    pub hidden: Arc<Hidden>,
     /// Everything still open is to close now.
     pub closing: CancellationToken,
     /// No new connections are taken.

@@ -58,12 +58,21 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`NotOpened`].
-pub async fn open(context: &Context, client: &Peer, transport: Transport) -> Result<Opened, NotOpened> {
+pub async fn open(
+    context: &Context,
+    client: Option<&Peer>,
+    transport: Transport,
+) -> Result<Opened, NotOpened> {
     let _held = (Counted::new(&context.counters.held), context.metrics.hold());
     let began = Instant::now();
     let opened = tokio::select! {
         opened = try_until_deadline(context, transport, began) => opened,
-        () = client.gone() => Err(NotOpened::ClientGone),
+        () = async {
+            match client {
+                Some(client) => client.gone().await,
+                None => std::future::pending().await,
+            }
+        } => Err(NotOpened::ClientGone),
     };
     context.counters.waited(began.elapsed());
     opened

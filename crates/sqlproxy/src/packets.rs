@@ -37,13 +37,23 @@ pub struct Packets {
 impl Packets {
     /// At the beginning of a stream, of which `read` has been read already.
     pub fn new(peer: Peer, read: &[u8]) -> Packets {
+        Packets::at(peer, read, 0)
+    }
+
+    /// The same within an exchange, whose next packet carries `sequence`.
+    pub fn at(peer: Peer, read: &[u8], sequence: u8) -> Packets {
         let mut decoder = PacketDecoder::new(MAX_HANDSHAKE);
         decoder.feed(read);
         Packets {
             peer,
             decoder,
-            sequence: 0,
+            sequence,
         }
+    }
+
+    /// The number that the next packet, of either side, carries.
+    pub fn sequence(&self) -> u8 {
+        self.sequence
     }
 
     /// The next packet's payload.

@@ -1,12 +1,12 @@
 //! One end of a connection: an application, a database or another proxy.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -46,6 +46,26 @@ pub fn tune(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
+/// What can be seen of a peer without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It has closed at least its sending half.
+    Closed,
+    /// It has sent something.
+    Speaks,
+}
+
+/// Whether a stream that is readable is so because it was closed.
+fn is_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+    let mut ready = pin!(ready);
+    let mut cx = Context::from_waker(Waker::noop());
+    match ready.as_mut().poll(&mut cx) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
+    }
+}
+
 /// How often a client that spoke out of turn is looked at for having gone.
 const EARLY_BYTES_POLL: Duration = Duration::from_millis(100);
 
@@ -65,6 +85,31 @@ impl Peer {
                 _ => return,
             }
         }
+    }
+
+    /// Whether the peer has closed, or has something to say; pending while it does neither. Takes nothing from it, and
+    /// costs no system call.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let ready = match self {
+            Peer::Tcp(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Unix(stream) => stream
+                .poll_read_ready(cx)
+                .map(|_| is_closed(stream.ready(Interest::READABLE))),
+            Peer::Tls(stream) => {
+                let tcp = stream.get_ref().0;
+                tcp.poll_read_ready(cx)
+                    .map(|_| is_closed(tcp.ready(Interest::READABLE)))
+            }
+            Peer::Within(stream) => return stream.get_ref().0.poll_gone(cx),
+        };
+        ready.map(|closed| if closed { Gone::Closed } else { Gone::Speaks })
+    }
+
+    /// Whether what is written stays in the process until it is flushed.
+    pub fn needs_flush(&self) -> bool {
+        !matches!(self, Peer::Tcp(_) | Peer::Unix(_))
     }
 
     /// Makes the coming drop discard what was written and not yet sent: a statement that waits in our socket's

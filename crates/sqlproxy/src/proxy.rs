@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -18,12 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, Gate, Limits};
-use crate::counters::Counters;
+use crate::counters::{Counted, Counters};
 use crate::doors::{Doors, Listener, ThreadDoor};
 use crate::floor::{self, Floors};
+use crate::front::Keys;
+use crate::passthrough::{refuse_for_number, serve_client};
 use crate::peer::{Peer, tune};
+use crate::pool::{Directory, Thread};
 use crate::relay::serve_relay;
-use crate::session::serve_client;
+use crate::session;
+use crate::session::registry::Registry as Sessions;
 use crate::target::{Follower, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};
@@ -78,6 +83,9 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             counters: Counters::default(),
             metrics: numbers,
             gate: Gate::default(),
+            directory: Directory::default(),
+            sessions: Sessions::default(),
+            hidden: Arc::new(session::hidden()),
             closing: CancellationToken::new(),
             draining: false.into(),
         });
@@ -112,22 +120,29 @@ fn start_threads(
         .map(|receiver| std::sync::Mutex::new(Some(receiver)))
         .collect();
     let context = Arc::clone(context);
+    let keys = Arc::new(Keys::generate());
     threads::per_core(count, move |index| {
         let doors = slots.get(index).and_then(|slot| slot.lock().ok()?.take());
-        let context = Arc::clone(&context);
+        let (context, keys) = (Arc::clone(&context), Arc::clone(&keys));
         async move {
             if let Some(doors) = doors {
-                serve_thread(context, doors).await;
+                serve_thread(context, keys, doors).await;
             }
         }
     })
 }
 
 /// One thread: serves every door it is handed, and ends when the doors have ended and the sessions too.
-async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<ThreadDoor>) {
+async fn serve_thread(
+    context: Arc<Context>,
+    keys: Arc<Keys>,
+    mut doors: mpsc::UnboundedReceiver<ThreadDoor>,
+) {
     let tasks = TaskTracker::new();
+    let thread = Thread::new(Arc::clone(&context), keys);
+    tokio::task::spawn_local(Rc::clone(&thread).tend());
     while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
-        let served = serve_door(Arc::clone(&context), listener, stop, tasks.clone());
+        let served = serve_door(Rc::clone(&thread), listener, stop, tasks.clone());
         tasks.spawn_local(async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "a listening socket failed");
@@ -145,11 +160,12 @@ async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<
 }
 
 async fn serve_door(
-    context: Arc<Context>,
+    thread: Rc<Thread>,
     listener: Listener,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) -> io::Result<()> {
+    let context = Arc::clone(&thread.context);
     match listener {
         Listener::ClientTcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
@@ -158,9 +174,9 @@ async fn serve_door(
                 || listener.accept(),
                 |(stream, _)| {
                     tune(&stream);
-                    let context = Arc::clone(&context);
+                    let thread = Rc::clone(&thread);
                     tasks.spawn_local(async move {
-                        serve_client(&context, Peer::Tcp(stream), Transport::Tcp).await;
+                        serve_any(&thread, Peer::Tcp(stream), Transport::Tcp).await;
                     });
                 },
             )
@@ -172,9 +188,9 @@ async fn serve_door(
                 &stop,
                 || listener.accept(),
                 |(stream, _)| {
-                    let context = Arc::clone(&context);
+                    let thread = Rc::clone(&thread);
                     tasks.spawn_local(async move {
-                        serve_client(&context, Peer::Unix(stream), Transport::Unix).await;
+                        serve_any(&thread, Peer::Unix(stream), Transport::Unix).await;
                     });
                 },
             )
@@ -195,6 +211,20 @@ async fn serve_door(
         }
     }
     Ok(())
+}
+
+/// Serves a client in a session of the proxy's own, or passes it through while the proxy has no account to learn
+/// from whom it may let in.
+async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
+    let context = &thread.context;
+    if !context.account_file.exists() {
+        return serve_client(context, peer, transport).await;
+    }
+    context.counters.connections.fetch_add(1, Relaxed);
+    let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
+        return refuse_for_number(context, peer).await;
+    };
+    session::admit::admit(Rc::clone(thread), peer, transport).await;
 }
 
 /// Accepts until `stop`, and then what already waits (closing a socket resets the connections in its queue), but not

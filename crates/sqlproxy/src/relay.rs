@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use crate::backend::connect_local;
 use crate::context::Context;
 use crate::counters::Counted;
+use crate::passthrough::pass_through_while;
 use crate::peer::Peer;
 use crate::preface::{Answer, PREFACE_LEN, Preface, Purpose, Reply};
-use crate::session::pass_through_while;
 use crate::target::{Local, Pin, Target, Transport, Way};
 
 /// How long the caller may take for its handshake and preface.

@@ -188,7 +188,10 @@ impl SessionState<'_> {
         match *self {
             SessionState::SystemVariable(name, value) => entry(0, b"", name, Some(value)),
             SessionState::Schema(name) => entry(1, b"", name, None),
-            SessionState::StateChange(flag) => entry(2, b"", flag, None),
+            SessionState::StateChange(flag) => {
+                out.push(2);
+                write::lenenc_bytes(out, flag);
+            }
             SessionState::Gtids(gtids) => entry(3, b"\0", gtids, None),
             SessionState::TransactionCharacteristics(text) => entry(4, b"", text, None),
             SessionState::TransactionState(text) => entry(5, b"", text, None),

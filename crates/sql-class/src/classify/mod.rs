@@ -9,7 +9,7 @@ mod show;
 mod system;
 mod verb;
 
-pub use set::{Assignment, Assignments, Target, Value, assignments, used_database};
+pub use set::{Assignment, Assignments, Target, Value, assignments, must_not_be_replayed, used_database};
 pub use system::is_system_schema;
 
 use crate::lexer::{Lexer, Token};

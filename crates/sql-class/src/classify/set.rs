@@ -322,6 +322,9 @@ impl<'a> Assignments<'a> {
     }
 }
 
+/// The two names of one variable.
+const LAST_INSERT_ID: [&[u8]; 2] = [b"last_insert_id", b"identity"];
+
 /// Session variables whose value must not reach another connection by itself: they are about the next statement, the
 /// binary log or replication (MySQL manual, «Replication and Binary Logging Options and Variables»; MariaDB KB,
 /// «Global Transaction ID»).
@@ -340,6 +343,12 @@ const NOT_TO_REPLAY: &[&[u8]] = &[
     b"skip_replication",
     b"sql_log_bin",
 ];
+
+/// Whether a session variable's value must not be set on another connection, although it is known.
+pub fn must_not_be_replayed(name: &[u8]) -> bool {
+    let is = |other: &&[u8]| name.eq_ignore_ascii_case(other);
+    NOT_TO_REPLAY.iter().any(is) || LAST_INSERT_ID.iter().any(is)
+}
 
 /// The effects of the `SET` that begins at `lexer`.
 pub(super) fn effects(lexer: Lexer<'_>, broken: bool) -> Effects {
@@ -372,7 +381,7 @@ fn effect(assignment: Assignment<'_>) -> Effects {
                 b"tx_read_only",
             ];
             match () {
-                () if [&b"last_insert_id"[..], b"identity"].iter().any(is) => Effects::SETS_LAST_INSERT_ID,
+                () if LAST_INSERT_ID.iter().any(is) => Effects::SETS_LAST_INSERT_ID,
                 () if NOT_TO_REPLAY.iter().any(is) => Effects::SETS_OPAQUE,
                 () if matches!(assignment.target, Target::SessionOrNext(_)) && NEXT.iter().any(is) => {
                     Effects::NEXT_TRANSACTION

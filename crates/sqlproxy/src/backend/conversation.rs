@@ -35,10 +35,22 @@ pub enum Said {
     Ok(Vec<u8>),
     /// The user is not.
     Refused(ErrorPacket),
-    /// Another plugin is to be used: its name, and its challenge.
-    Switch(Vec<u8>, Vec<u8>),
+    /// Another plugin is to be used.
+    Switch {
+        /// Its name.
+        plugin: Vec<u8>,
+        /// Its challenge.
+        challenge: Vec<u8>,
+        /// The whole payload.
+        payload: Vec<u8>,
+    },
     /// What a plugin says.
-    More(Vec<u8>),
+    More {
+        /// Without its header.
+        data: Vec<u8>,
+        /// The whole payload.
+        payload: Vec<u8>,
+    },
 }
 
 /// A login under way.
@@ -138,7 +150,11 @@ impl Conversation {
         Ok(match AuthPacket::parse(&payload, false)? {
             AuthPacket::Ok => Said::Ok(payload),
             AuthPacket::Error => Said::Refused(ErrorPacket::parse(&payload)?),
-            AuthPacket::Switch(switch) => Said::Switch(switch.plugin.to_vec(), switch.data.to_vec()),
+            AuthPacket::Switch(switch) => Said::Switch {
+                plugin: switch.plugin.to_vec(),
+                challenge: switch.data.to_vec(),
+                payload,
+            },
             // Its answer would give the password away.
             AuthPacket::OldSwitch => return Err(LoginError::Plugin("mysql_old_password".to_owned())),
             AuthPacket::NextFactor(next) => {
@@ -146,7 +162,10 @@ impl Conversation {
                     String::from_utf8_lossy(next.plugin).into_owned(),
                 ));
             }
-            AuthPacket::More(data) | AuthPacket::Data(data) => Said::More(data.to_vec()),
+            AuthPacket::More(data) | AuthPacket::Data(data) => Said::More {
+                data: data.to_vec(),
+                payload,
+            },
         })
     }
 

@@ -149,12 +149,14 @@ async fn converse(opened: Opened, login: &Login<'_>) -> Result<Backend, LoginErr
         match conversation.hear().await? {
             Said::Ok(ok) => return conversation.finish(ok),
             Said::Refused(error) => return Err(LoginError::Refused(error)),
-            Said::Switch(name, challenge) => {
-                let (next, answer) = Answering::begin(&name, &challenge, login.secret, secure)?;
+            Said::Switch {
+                plugin, challenge, ..
+            } => {
+                let (next, answer) = Answering::begin(&plugin, &challenge, login.secret, secure)?;
                 answering = next;
                 conversation.say(&answer).await?;
             }
-            Said::More(data) => {
+            Said::More { data, .. } => {
                 if let Some(answer) = answering.more(&data, login.secret, secure)? {
                     conversation.say(&answer).await?;
                 }

@@ -2,18 +2,18 @@
 #![allow(clippy::print_stdout)] // a skipped test says why
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error, Opts, OptsBuilder, SslOpts};
+use mysql_async::{Conn, Error, Opts, OptsBuilder};
 use pontoon_fleet::Epoch;
 use pontoon_mysql_wire::ErrorPacket;
 use pontoon_rt::paths::Paths;
 use pontoon_sqlproxy::backend::{AttemptError, Opened, attempt};
 use pontoon_sqlproxy::target::{Local, Pin, Primary, Transport, Way};
 use pontoon_sqlproxy::tls::FleetTls;
-use pontoon_testkit::{DatabaseOptions, LabError, Standalone};
+use pontoon_testkit::{DatabaseOptions, LabError, Standalone, find_program};
 use tokio::time::timeout;
 
 use super::{SOON, found_fleet, free_port, identify};
@@ -88,6 +88,17 @@ impl Database {
         let mut root = self.root().await;
         root.query_drop("CREATE DATABASE app").await.unwrap();
         root.query_drop("CREATE DATABASE secret").await.unwrap();
+        root.query_drop("CREATE USER pontoon_sql@localhost IDENTIFIED BY 'own'")
+            .await
+            .unwrap();
+        let table = match self.engine {
+            Engine::Mariadb => "mysql.global_priv",
+            Engine::Mysql => "mysql.user",
+        };
+        root.query_drop(format!("GRANT SELECT ON {table} TO pontoon_sql@localhost"))
+            .await
+            .unwrap();
+        std::fs::write(self.account_file(), r#"{"user":"pontoon_sql","password":"own"}"#).unwrap();
         let kinds: &[(&str, Option<&str>)] = match self.engine {
             Engine::Mysql => &[("caching_sha2_password", None)],
             Engine::Mariadb => &[
@@ -127,6 +138,10 @@ impl Database {
                 root.query_drop(statement).await.unwrap();
             }
         }
+    }
+
+    pub fn account_file(&self) -> PathBuf {
+        self.dir.path().join("sql-account.json")
     }
 
     pub async fn root(&self) -> Conn {
@@ -178,7 +193,7 @@ impl Database {
         database: &str,
         transport: Transport,
     ) -> Result<(), Refused> {
-        dial(user, password, database, &Road::of(self, transport))
+        visit(user, password, database, &Road::of(self, transport))
             .await
             .map(drop)
     }
@@ -222,31 +237,30 @@ impl From<ErrorPacket> for Refused {
     }
 }
 
-/// A connection of `mysql_async`; an error that is not the server's is a failed test.
-pub async fn dial(user: &str, password: &str, database: &str, road: &Road) -> Result<Conn, Refused> {
+/// What every client asks.
+pub const WHO: &str = "SELECT CONCAT(CURRENT_USER(), '/', IFNULL(DATABASE(), ''))";
+
+/// Comes with `mysql_async`, over a road without TLS, and asks [`WHO`].
+pub async fn visit(user: &str, password: &str, schema: &str, road: &Road) -> Result<String, Refused> {
     let opts = OptsBuilder::default()
         .user(Some(user))
         .pass(Some(password).filter(|password| !password.is_empty()))
-        .db_name(Some(database).filter(|database| !database.is_empty()))
+        .db_name(Some(schema).filter(|schema| !schema.is_empty()))
         .prefer_socket(false);
     let opts: Opts = match road {
         Road::Tcp(address) | Road::Tls(address) => {
-            let opts = opts.ip_or_hostname("127.0.0.1").tcp_port(address.port());
-            match road {
-                Road::Tls(_) => opts
-                    .ssl_opts(
-                        SslOpts::default()
-                            .with_danger_accept_invalid_certs(true)
-                            .with_danger_skip_domain_validation(true),
-                    )
-                    .into(),
-                _ => opts.into(),
-            }
+            opts.ip_or_hostname("127.0.0.1").tcp_port(address.port()).into()
         }
         Road::Unix(path) => opts.socket(Some(path.to_string_lossy())).into(),
     };
-    match timeout(SOON, Conn::new(opts)).await.expect("no answer in time") {
-        Ok(conn) => Ok(conn),
+    let ask = async {
+        let mut conn = Conn::new(opts).await?;
+        let found: Option<String> = conn.query_first(WHO).await?;
+        conn.disconnect().await?;
+        Ok(found.unwrap_or_default())
+    };
+    match timeout(SOON, ask).await.expect("no answer in time") {
+        Ok(found) => Ok(found),
         Err(Error::Server(error)) => Err(Refused {
             code: error.code,
             state: error.state,
@@ -254,4 +268,67 @@ pub async fn dial(user: &str, password: &str, database: &str, road: &Road) -> Re
         }),
         Err(error) => panic!("{user} over {road:?}: {error}"),
     }
+}
+
+/// Comes with the engine's own command-line client and asks [`WHO`]; `None` without one.
+pub async fn visit_as_c(
+    engine: Engine,
+    user: &str,
+    password: &str,
+    schema: &str,
+    road: &Road,
+) -> Option<Result<String, Refused>> {
+    let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/mysql/bin/mysql");
+    let program = match engine {
+        Engine::Mariadb => find_program("mariadb"),
+        Engine::Mysql => Some(cached).filter(|path| path.is_file()),
+    };
+    let Some(program) = program else {
+        println!("SKIPPED: no command-line client of {engine:?}");
+        return None;
+    };
+    let mut command = tokio::process::Command::new(program);
+    command.args([
+        "--no-defaults",
+        "--batch",
+        "--skip-column-names",
+        &format!("--user={user}"),
+        "-e",
+        WHO,
+    ]);
+    command.arg(format!("--password={password}"));
+    match road {
+        Road::Unix(path) => command.arg(format!("--socket={}", path.display())),
+        Road::Tcp(address) | Road::Tls(address) => {
+            command.args(["--protocol=tcp", "-h127.0.0.1", &format!("-P{}", address.port())])
+        }
+    };
+    let with_tls = matches!(road, Road::Tls(_));
+    match (engine, with_tls) {
+        (Engine::Mysql, true) => command.arg("--ssl-mode=REQUIRED"),
+        (Engine::Mysql, false) => command.args(["--ssl-mode=DISABLED", "--get-server-public-key"]),
+        (Engine::Mariadb, true) => command.arg("--ssl"),
+        (Engine::Mariadb, false) => command.arg("--skip-ssl"),
+    };
+    if !schema.is_empty() {
+        command.arg(schema);
+    }
+    let output = timeout(SOON, command.output())
+        .await
+        .expect("no answer in time")
+        .unwrap();
+    if output.status.success() {
+        return Some(Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = said.lines().find_map(|line| line.strip_prefix("ERROR "));
+    let (code, rest) = line
+        .and_then(|line| line.split_once(" ("))
+        .unwrap_or_else(|| panic!("{said}"));
+    let (state, text) = rest.split_once("): ").unwrap();
+    Some(Err(Refused {
+        code: code.parse().unwrap(),
+        state: state.to_owned(),
+        text: text.to_owned(),
+    }))
 }

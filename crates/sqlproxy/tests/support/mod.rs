@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests: a panic is the report
 
 pub mod database;
+pub mod door;
 pub mod pair;
+pub mod session;
 pub mod two;
 
 use std::future::Future;

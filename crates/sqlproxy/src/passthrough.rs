@@ -21,23 +21,14 @@ const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 pub async fn serve_client(context: &Context, mut client: Peer, transport: Transport) {
     context.counters.connections.fetch_add(1, Relaxed);
     let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
-        context.counters.over_limit.fetch_add(1, Relaxed);
-        let error = ErrorPacket::new(
-            error_code::TOO_MANY_CONNECTIONS,
-            SqlState::REFUSED,
-            &format!(
-                "Too many connections (pontoon sql takes {})",
-                context.limits.max_clients
-            ),
-        );
-        return refuse(&mut client, &error).await;
+        return refuse_for_number(context, client).await;
     };
     let opened = tokio::select! {
-        opened = hold::open(context, &client, transport) => opened,
+        opened = hold::open(context, Some(&client), transport) => opened,
         () = context.closing.cancelled() => {
             let text = "Server shutdown in progress (pontoon sql is stopping)";
             let error = ErrorPacket::new(error_code::SERVER_SHUTDOWN, SqlState::LINK_FAILURE, text);
-            return refuse(&mut client, &error).await;
+            return refuse(client, &error).await;
         }
     };
     match opened {
@@ -61,7 +52,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
             // by client libraries only, 1040 invites waiting for others to leave, 1053 and 1927 are for sessions.
             let text = format!("Pontoon: {obstacle}; waited {:.1} s", waited.as_secs_f64());
             refuse(
-                &mut client,
+                client,
                 &ErrorPacket::new(error_code::UNKNOWN_ERROR, SqlState::GENERAL, &text),
             )
             .await;
@@ -102,14 +93,23 @@ pub async fn pass_through_while(
     }
 }
 
+/// Refuses a client because there are too many.
+pub async fn refuse_for_number(context: &Context, client: Peer) {
+    context.counters.over_limit.fetch_add(1, Relaxed);
+    let limit = context.limits.max_clients;
+    let text = format!("Too many connections (pontoon sql takes {limit})");
+    let error = ErrorPacket::new(error_code::TOO_MANY_CONNECTIONS, SqlState::REFUSED, &text);
+    refuse(client, &error).await;
+}
+
 /// Sends an error in place of the greeting and closes.
-async fn refuse(client: &mut Peer, error: &ErrorPacket) {
+pub async fn refuse(mut client: Peer, error: &ErrorPacket) {
     let mut bytes = Vec::new();
     // Nothing is agreed on before the handshake, so there is no SQLSTATE in it.
     encode_packet(&mut bytes, 0, &error.to_payload(Capabilities::default()));
     let say = async {
         if client.write_all(&bytes).await.is_ok() && client.shutdown().await.is_ok() {
-            discard(client).await;
+            discard(&mut client).await;
         }
     };
     let _ = tokio::time::timeout(REFUSAL_LINGER, say).await;

@@ -1,0 +1,376 @@
+//! One connection to a database, with what is known of it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pontoon_mysql_wire::reply::Expect;
+use pontoon_mysql_wire::{Capabilities, Command, WireError, encode_packet};
+use pontoon_sql_class::{Charset, Engine, SqlMode, Version};
+
+use super::places::TakenPlace;
+use super::shelf::Lends;
+use crate::auth::Secret;
+use crate::backend::Backend;
+use crate::exchange::ask::{AskError, Question, ask};
+use crate::exchange::{Link, is_quiet};
+use crate::session::route::Side;
+use crate::session::state::{Difference, Setup, State, TRACKED};
+use crate::statements::OnBackend;
+use crate::target::Transport;
+
+/// Who uses connections: sessions with the same identity may use each other's.
+#[derive(Debug)]
+pub struct Identity {
+    /// The user's name.
+    pub user: Vec<u8>,
+    /// What proves it.
+    pub secret: Secret,
+    /// Tells secrets apart.
+    pub fingerprint: [u8; 32],
+    /// The flags that change what statements mean.
+    pub flags: Capabilities,
+    /// The collation named at login.
+    pub collation: u8,
+    /// How the clients came.
+    pub transport: Transport,
+    /// Whether the account demands TLS.
+    pub tls: bool,
+}
+
+/// What two connections must have in common to stand in for each other.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Whose.
+    pub identity: Rc<Identity>,
+    /// To what.
+    pub side: Side,
+    /// To whom: the server's number in the process.
+    pub server: usize,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        Rc::ptr_eq(&self.identity, &other.identity) && self.side == other.side && self.server == other.server
+    }
+}
+
+/// What a server said about itself and about a fresh session on it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The software.
+    pub engine: Engine,
+    /// Its version.
+    pub version: Version,
+    /// How a fresh session reads statements.
+    pub sql_mode: SqlMode,
+    /// How a fresh session reads bytes.
+    pub charset: Charset,
+    /// Whether a fresh session's reads take locks.
+    pub serializable: bool,
+    /// How many connections the server takes.
+    pub max_connections: usize,
+    /// What makes a reset connection fresh again.
+    set_up: Vec<u8>,
+}
+
+/// Where a session's `LAST_INSERT_ID()` is to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastInsertId {
+    /// This is it.
+    Known(u64),
+    /// In the connection with this number.
+    At(u64),
+    /// In a connection that is gone.
+    Lost,
+}
+
+/// What a session and the connections that it used know of each other.
+#[derive(Debug)]
+pub struct Owner {
+    /// The session's last insert id.
+    pub last_insert_id: Cell<LastInsertId>,
+}
+
+/// A connection to a database.
+#[derive(Debug)]
+pub struct Connection {
+    /// The login.
+    pub backend: Backend,
+    /// What it can be used for.
+    pub key: Key,
+    /// Ends it from outside.
+    pub link: Rc<Link>,
+    /// Its number on this thread.
+    pub serial: u64,
+    /// The session that used it last.
+    pub owner: Option<Rc<Owner>>,
+    /// What was set on it.
+    pub applied: Rc<State>,
+    /// What is known of its server.
+    pub facts: Rc<Facts>,
+    /// Statements prepared on it.
+    pub statements: OnBackend,
+    /// What `LAST_INSERT_ID()` is on it, when that is known.
+    pub insert_id: Option<u64>,
+    /// Statements to close with the next command: closing has no answer.
+    to_close: Vec<u32>,
+    _place: TakenPlace,
+}
+
+/// How long the proxy's own questions may take.
+const OWN_QUESTIONS: Duration = Duration::from_secs(10);
+
+impl Lends for Box<Connection> {
+    type Key = Key;
+
+    fn key(&self) -> &Key {
+        &self.key
+    }
+
+    fn server(&self) -> usize {
+        self.key.server
+    }
+}
+
+impl Connection {
+    /// Makes a fresh login usable: has the server track what it must, and asks what it is.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn set_up(
+        mut backend: Backend,
+        key: Key,
+        serial: u64,
+        database: Option<&[u8]>,
+        place: TakenPlace,
+    ) -> Result<Box<Connection>, AskError> {
+        let link = Rc::new(Link::default());
+        let engine = match backend.greeting.is_mariadb() {
+            true => Engine::MariaDb,
+            false => Engine::MySql,
+        };
+        let isolation = isolation_variable(engine);
+        let tracking = tracking(engine);
+        let facts = format!(
+            "SELECT @@max_connections, @@sql_mode, @@{isolation}, @@character_set_client, @@collation_connection, \
+             @@character_set_results"
+        );
+        let questions = [Question::query(&tracking), Question::query(facts.as_bytes())];
+        let asked = ask(&mut backend.peer, backend.capabilities, &questions, &link);
+        let told = tokio::time::timeout(OWN_QUESTIONS, asked)
+            .await
+            .map_err(silent)??;
+        let row = told
+            .get(1)
+            .map(|told| told.row())
+            .transpose()?
+            .unwrap_or_default();
+        let text = |at: usize| {
+            let value = row.get(at).cloned().flatten().unwrap_or_default();
+            String::from_utf8_lossy(&value).into_owned()
+        };
+        let version = backend.greeting.version();
+        let results = match text(5) {
+            none if none.is_empty() => "NULL".to_owned(),
+            name => format!("'{name}'"),
+        };
+        let fresh = format!(
+            ",character_set_client='{}',collation_connection='{}',character_set_results={results}",
+            text(3),
+            text(4)
+        );
+        let facts = Facts {
+            engine,
+            version: Version::parse(&version).unwrap_or(match engine {
+                Engine::MariaDb => Version::MARIADB_MIN,
+                Engine::MySql => Version::MYSQL_MIN,
+            }),
+            sql_mode: SqlMode::parse(&text(1)),
+            charset: Charset::from_name(&text(3)),
+            serializable: text(2).eq_ignore_ascii_case("SERIALIZABLE"),
+            max_connections: text(0)
+                .parse()
+                .map_err(|_| WireError::Malformed("no number of connections"))?,
+            set_up: [&tracking[..], fresh.as_bytes()].concat(),
+        };
+        let applied = State::fresh(database);
+        Ok(Box::new(Connection {
+            backend,
+            key,
+            link,
+            serial,
+            owner: None,
+            applied: Rc::new(applied),
+            facts: Rc::new(facts),
+            statements: OnBackend::default(),
+            insert_id: Some(0),
+            to_close: Vec::new(),
+            _place: place,
+        }))
+    }
+
+    /// How much it takes to give it this state; `None` when nothing does.
+    pub fn effort(&self, wanted: &Rc<State>) -> Option<u32> {
+        match wanted.difference(&self.applied) {
+            Difference::Impossible => None,
+            Difference::Reset => Some(2),
+            Difference::Commands(commands) => Some(u32::from(!commands.is_empty())),
+        }
+    }
+
+    /// Gives it this state, with a reset when `clean` asks for one or nothing else helps.
+    ///
+    /// # Errors
+    /// [`AskError`]: the connection is to be closed.
+    pub async fn become_like(&mut self, wanted: &Rc<State>, clean: bool) -> Result<(), AskError> {
+        let questions = match wanted.difference(&self.applied) {
+            Difference::Commands(commands) if !clean && commands.is_empty() => return Ok(()),
+            Difference::Commands(commands) if !clean => commands.into_iter().map(question).collect(),
+            _ => {
+                let mut questions = vec![
+                    Question::new(Command::ResetConnection, b"", Expect::ResetOrPing),
+                    Question::query(&self.facts.set_up),
+                ];
+                questions.extend(
+                    wanted
+                        .after_reset(&self.applied.database)
+                        .into_iter()
+                        .map(question),
+                );
+                self.statements = OnBackend::default();
+                self.to_close.clear();
+                self.insert_id = Some(0);
+                questions
+            }
+        };
+        self.ask(&questions).await?;
+        self.applied = Rc::clone(wanted);
+        Ok(())
+    }
+
+    /// Asks questions of the proxy's own.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(&mut self, questions: &[Question]) -> Result<Vec<crate::exchange::ask::Told>, AskError> {
+        let asked = ask(
+            &mut self.backend.peer,
+            self.backend.capabilities,
+            questions,
+            &self.link,
+        );
+        let told = tokio::time::timeout(OWN_QUESTIONS, asked)
+            .await
+            .map_err(silent)??;
+        if let Some(last) = told.last() {
+            self.backend.status = last.done.status;
+        }
+        Ok(told)
+    }
+
+    /// Has a statement closed with the next command.
+    pub fn close_later(&mut self, statement: Option<u32>) {
+        self.to_close.extend(statement);
+    }
+
+    /// The packets that close what is to be closed; the next command goes behind them.
+    pub fn closing(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for statement in self.to_close.drain(..) {
+            encode_packet(&mut bytes, 0, &crate::statements::close(statement));
+        }
+        bytes
+    }
+
+    /// Whether nobody but this connection knows what its last session's `LAST_INSERT_ID()` is.
+    pub fn knows_insert_id(&self) -> bool {
+        let here = LastInsertId::At(self.serial);
+        self.owner
+            .as_ref()
+            .is_some_and(|owner| owner.last_insert_id.get() == here)
+    }
+
+    /// Before it becomes another session's: finds out what the last one's `LAST_INSERT_ID()` is, if only this
+    /// connection knows.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn settle(&mut self) -> Result<(), AskError> {
+        if !self.knows_insert_id() {
+            self.owner = None;
+            return Ok(());
+        }
+        let Some(owner) = self.owner.clone() else {
+            return Ok(());
+        };
+        // Whatever goes wrong, the id is not to be guessed.
+        let told = self.ask(&[Question::query(b"SELECT LAST_INSERT_ID()")]).await;
+        let found = told.as_ref().ok().and_then(|told| {
+            let value = told.first()?.row().ok()?.into_iter().next()??;
+            std::str::from_utf8(&value).ok()?.parse().ok()
+        });
+        owner
+            .last_insert_id
+            .set(found.map_or(LastInsertId::Lost, LastInsertId::Known));
+        self.owner = None;
+        told.map(|_| ())
+    }
+
+    /// Whether it can still be used: open, silent and not ended.
+    pub async fn is_good(&mut self) -> bool {
+        self.link.ended().is_none() && is_quiet(&mut self.backend.peer).await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.knows_insert_id()
+            && let Some(owner) = &self.owner
+        {
+            owner.last_insert_id.set(LastInsertId::Lost);
+        }
+        if self.link.ended().is_some() {
+            self.backend.peer.abort_on_drop();
+        }
+    }
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> AskError {
+    AskError::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+fn question(setup: Setup) -> Question {
+    match setup {
+        Setup::Sql(sql) => Question::query(&sql),
+        Setup::InitDb(name) => Question::new(Command::InitDb, &name, Expect::ResetOrPing),
+    }
+}
+
+/// The name of the isolation level's variable that every supported version has.
+pub fn isolation_variable(engine: Engine) -> &'static str {
+    match engine {
+        Engine::MariaDb => "tx_isolation",
+        Engine::MySql => "transaction_isolation",
+    }
+}
+
+/// The statement that has a server report what it must. Names one by one: with `*`, MySQL reports the number of each
+/// prepared statement.
+fn tracking(engine: Engine) -> Vec<u8> {
+    let mut names = TRACKED.join(",");
+    names.push(',');
+    names.push_str(isolation_variable(engine));
+    let gtids = match engine {
+        Engine::MariaDb => {
+            names.push_str(",last_gtid");
+            ""
+        }
+        Engine::MySql => ",SESSION session_track_gtids=OWN_GTID",
+    };
+    format!(
+        "SET SESSION session_track_system_variables='{names}',SESSION session_track_schema=ON,\
+         SESSION session_track_state_change=ON{gtids}"
+    )
+    .into_bytes()
+}

@@ -1,0 +1,541 @@
+//! Running one command: finding its connection, passing the answer on, and what to do when the database is lost.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
+use pontoon_mysql_wire::{SqlState, WireError};
+use pontoon_sql_class::{Effects, Kind, Reason, Route, Verdict};
+
+use super::route::{self, AfterLoss, Place, Side};
+use super::say::LOCK_DEADLOCK;
+use super::{Flow, Session};
+use crate::exchange::ask::{AskError, Question};
+use crate::exchange::{Answer, End, Ended, send};
+use crate::pool::{Connection, LastInsertId, Need, NoConnection};
+
+/// `ER_OPTION_PREVENTS_STATEMENT` (read-only), `ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION`,
+/// `ER_READ_ONLY_MODE`: what a replica says to what was no read after all.
+const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
+
+/// How often a read is asked of another connection because the one before was lost.
+const REPEATS: u32 = 5;
+
+/// A command to run.
+pub(super) struct Work<'a> {
+    /// What is known of it.
+    pub verdict: Verdict,
+    /// The statement's text, if it has one that sets something by itself.
+    pub sql: Option<&'a [u8]>,
+    /// What its answer looks like.
+    pub expect: Expect,
+    /// Whether what it does to the session is noted: it is a statement.
+    pub records: bool,
+    /// What is sent.
+    pub what: What<'a>,
+}
+
+/// What is sent to the database.
+pub(super) enum What<'a> {
+    /// These bytes.
+    Frame(&'a [u8]),
+    /// These bytes of a frame that goes on in what the client still sends.
+    Streamed(&'a [u8]),
+    /// An EXECUTE of a prepared statement.
+    Execute { id: u32, payload: &'a [u8] },
+    /// Any other command about a prepared statement.
+    About { id: u32, payload: &'a [u8] },
+    /// Preparing a statement, which the client will know by this number.
+    Prepare { id: u32, frame: &'a [u8] },
+}
+
+/// How one attempt ended.
+enum Attempt {
+    /// The client has its answer.
+    Answered,
+    /// To be tried on the primary.
+    NotARead,
+    /// To be tried again.
+    Repeat,
+    /// The session ends.
+    Close,
+}
+
+/// A verdict about a command that is no statement.
+pub(super) fn command_verdict(kind: Kind, effects: Effects) -> Verdict {
+    Verdict {
+        route: Route::Primary,
+        reason: Reason::NotARead(kind),
+        at: None,
+        kind,
+        effects,
+    }
+}
+
+impl Session {
+    /// Runs a command to its answer.
+    pub(super) async fn run(&mut self, work: &Work<'_>) -> Flow {
+        if let Some(flow) = self.notice_loss(&work.verdict).await {
+            return flow;
+        }
+        let mut diverted = false;
+        for _ in 0..REPEATS {
+            let mut place = route::place(&work.verdict, &self.bonds_now());
+            if diverted && place == Place::Replica {
+                place = Place::Primary;
+            }
+            self.count(work, place, diverted);
+            let mut connection = match self.connection(place, &work.verdict).await {
+                Ok(connection) => connection,
+                Err(Refused::Flow(flow)) => return flow,
+                Err(Refused::NoReplica) => {
+                    diverted = true;
+                    continue;
+                }
+            };
+            connection.owner = Some(Rc::clone(&self.owner));
+            match Box::pin(self.attempt(work, connection)).await {
+                Attempt::Answered => return Flow::Next,
+                Attempt::Close => return Flow::Close,
+                Attempt::NotARead => diverted = true,
+                Attempt::Repeat => {}
+            }
+        }
+        self.say_error(
+            pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+            SqlState::GENERAL,
+            "Pontoon: the database was lost again and again while it read",
+        )
+        .await
+    }
+
+    fn bonds_now(&self) -> route::Bonds {
+        route::Bonds {
+            pinned: self.is_pinned(),
+            splits: self.splits(),
+            read_committed: self.read_committed,
+            ..self.bonds
+        }
+    }
+
+    fn count(&self, work: &Work<'_>, place: Place, diverted: bool) {
+        let route = match place {
+            Place::Replica if !diverted => 1,
+            Place::Held if self.bonds.transaction == Some(Side::Replica) => 1,
+            _ => 0,
+        };
+        self.thread.context.counters.queries[route].fetch_add(1, Relaxed);
+        if let Some(why) = route::diverted(&work.verdict) {
+            self.thread.context.counters.diverted[why as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Before a command is sent: whether the connection that the session holds is still there, and what it means if
+    /// not. Nothing was on its way, so what is lost is known.
+    async fn notice_loss(&mut self, verdict: &Verdict) -> Option<Flow> {
+        let held = self.held.as_mut()?;
+        // Also has the thread close what belongs to a primary of before.
+        self.thread.obey();
+        if held.is_good().await {
+            return None;
+        }
+        self.held = None;
+        self.entry.rests();
+        if self.is_pinned() {
+            return Some(Flow::Close);
+        }
+        self.bonds.transaction = None;
+        if verdict.kind == Kind::Rollback {
+            return None;
+        }
+        Some(self.say_rolled_back().await)
+    }
+
+    async fn say_rolled_back(&mut self) -> Flow {
+        let text = "Deadlock found when trying to get lock; try restarting transaction (Pontoon: the database of this \
+                    transaction was lost before it was committed)";
+        let state = SqlState::new(*b"40001").unwrap_or(SqlState::GENERAL);
+        self.say_error(LOCK_DEADLOCK, state, text).await
+    }
+
+    /// The connection for `place`, in the session's state.
+    async fn connection(&mut self, place: Place, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
+        match place {
+            Place::Held => match self.held.take() {
+                Some(connection) => Ok(connection),
+                // Pinned by what comes, such as long data before anything else.
+                None => self.any(None, verdict).await,
+            },
+            Place::Primary => self.any(None, verdict).await,
+            Place::Replica => self.replica(verdict).await,
+            Place::Previous(side) => match self.claim(side).await {
+                Some(connection) => Ok(connection),
+                None => {
+                    let text = "Pontoon: what the statement before left behind is gone: its connection was needed for \
+                                another client";
+                    Err(Refused::Flow(
+                        self.say_error(
+                            pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                            SqlState::GENERAL,
+                            text,
+                        )
+                        .await,
+                    ))
+                }
+            },
+            Place::Moved | Place::Committed => self.leave_replica(place, verdict).await,
+            Place::Refused => {
+                let text = "Pontoon: this statement cannot run in a read-only transaction that has read from a replica";
+                Err(Refused::Flow(
+                    self.say_error(
+                        pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                        SqlState::GENERAL,
+                        text,
+                    )
+                    .await,
+                ))
+            }
+        }
+    }
+
+    /// Any connection to the primary, or to that replica: the session's own if it is still there.
+    async fn any(
+        &mut self,
+        replica: Option<&crate::pool::Database>,
+        verdict: &Verdict,
+    ) -> Result<Box<Connection>, Refused> {
+        let side = if replica.is_some() {
+            Side::Replica
+        } else {
+            Side::Primary
+        };
+        let mut own = match self.claim(side).await {
+            Some(own) if replica.is_none_or(|wanted| wanted.pin == own.backend.pin) => Some(own),
+            Some(other) => {
+                self.thread.leave(
+                    other,
+                    crate::pool::Left {
+                        free: true,
+                        precious: false,
+                    },
+                );
+                None
+            }
+            None => None,
+        };
+        if replica.is_none() && !self.thread.has_primary() {
+            // Held until there is one; what was left may be of the one before.
+            own = None;
+        }
+        for _ in 0..REPEATS {
+            let mut connection = match own.take() {
+                Some(own) => own,
+                None => {
+                    let need = Need {
+                        identity: &self.identity,
+                        replica,
+                        state: &self.state,
+                    };
+                    match Box::pin(self.thread.acquire(&need, Some(&self.client))).await {
+                        Ok(connection) => connection,
+                        Err(_) if replica.is_some() => return Err(Refused::NoReplica),
+                        Err(why) => return Err(Refused::Flow(self.say_refusal(&why).await)),
+                    }
+                }
+            };
+            match self.ready(&mut connection, verdict).await {
+                Ok(()) => return Ok(connection),
+                Err(AskError::Refused(packet)) => {
+                    return Err(Refused::Flow(self.say_packet(&packet).await));
+                }
+                // Lost before anything of the client's was sent to it.
+                Err(error) => tracing::debug!(%error, "a connection was lost between two uses"),
+            }
+        }
+        Err(match replica {
+            Some(_) => Refused::NoReplica,
+            None => {
+                let why = NoConnection::Failed("the database is lost again and again".to_owned());
+                Refused::Flow(self.say_refusal(&why).await)
+            }
+        })
+    }
+
+    /// Gives a connection the session's state.
+    async fn ready(&mut self, connection: &mut Connection, verdict: &Verdict) -> Result<(), AskError> {
+        let uses_previous = verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT);
+        let mine = connection
+            .owner
+            .as_ref()
+            .is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
+        let clean = uses_previous && self.bonds.previous.is_none() && !mine;
+        if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
+            connection.become_like(&self.state, clean).await?;
+        }
+        let uses_id = Effects::USES_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE;
+        if verdict.effects.intersects(uses_id) {
+            self.carry_insert_id(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Has a connection say what `LAST_INSERT_ID()` is to this session.
+    async fn carry_insert_id(&mut self, connection: &mut Connection) -> Result<(), AskError> {
+        let mut known = self.owner.last_insert_id.get();
+        if known == LastInsertId::At(connection.serial) {
+            return Ok(());
+        }
+        // Whoever took the connection that knows it is asking it at this moment.
+        for _ in 0..200 {
+            if !matches!(known, LastInsertId::At(_)) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            known = self.owner.last_insert_id.get();
+        }
+        match known {
+            LastInsertId::Known(id) if connection.insert_id == Some(id) => Ok(()),
+            LastInsertId::Known(id) => {
+                let sql = format!("SET SESSION last_insert_id={id}");
+                connection.ask(&[Question::query(sql.as_bytes())]).await?;
+                connection.insert_id = Some(id);
+                Ok(())
+            }
+            LastInsertId::At(_) | LastInsertId::Lost => {
+                let text = "Pontoon: LAST_INSERT_ID() is gone: the connection of the last INSERT was lost";
+                Err(AskError::Refused(pontoon_mysql_wire::ErrorPacket::new(
+                    pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                    SqlState::GENERAL,
+                    text,
+                )))
+            }
+        }
+    }
+
+    async fn replica(&mut self, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
+        let Some(database) = self.choose_replica().await else {
+            return Err(Refused::NoReplica);
+        };
+        self.any(Some(&database), verdict).await
+    }
+
+    /// Ends the read-only transaction on a replica, and goes on at the primary.
+    async fn leave_replica(&mut self, place: Place, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
+        if let Some(mut replica) = self.held.take() {
+            let end: &[u8] = if place == Place::Moved {
+                b"ROLLBACK"
+            } else {
+                b"COMMIT"
+            };
+            if replica.ask(&[Question::query(end)]).await.is_ok() {
+                let left = crate::pool::Left {
+                    free: true,
+                    precious: false,
+                };
+                self.thread.leave(replica, left);
+            }
+        }
+        self.bonds.transaction = None;
+        self.bonds.has_read = false;
+        let mut primary = self.any(None, verdict).await?;
+        if place == Place::Moved {
+            match primary
+                .ask(&[Question::query(b"START TRANSACTION READ ONLY")])
+                .await
+            {
+                Ok(_) => self.bonds.transaction = Some(Side::Primary),
+                Err(_) => return Err(Refused::Flow(self.say_rolled_back().await)),
+            }
+        }
+        Ok(primary)
+    }
+
+    async fn attempt(&mut self, work: &Work<'_>, mut connection: Box<Connection>) -> Attempt {
+        let bytes = match self.bytes_for(work, &mut connection).await {
+            Ok(bytes) => bytes,
+            Err(AskError::Refused(packet)) => {
+                self.keep_or_leave(connection, false);
+                return told(self.say_packet(&packet).await);
+            }
+            Err(_) => return Box::pin(self.lost(work, connection, false)).await,
+        };
+        let sequence = 1;
+        let mut walker = ReplyWalker::new(
+            work.expect,
+            connection.backend.capabilities,
+            self.capabilities,
+            sequence,
+        )
+        .with_status(self.status)
+        .with_hidden(Arc::clone(&self.hidden));
+        if let What::Prepare { id, .. } = work.what {
+            walker = walker.with_statement_id(id);
+        }
+        let mut answer = Answer::new(walker);
+        answer.finish = !reads_only(work.verdict.kind);
+        self.entry
+            .runs(connection.key.server, connection.backend.thread_id);
+        let sent = send(&mut connection.backend.peer, &bytes, &connection.link).await;
+        let streamed = match (&work.what, sent) {
+            (What::Streamed(frame), Ok(())) => match Box::pin(self.stream(frame, &mut connection)).await {
+                Ok(sequence) => {
+                    answer = Answer::new(
+                        ReplyWalker::new(
+                            work.expect,
+                            connection.backend.capabilities,
+                            self.capabilities,
+                            sequence,
+                        )
+                        .with_status(self.status)
+                        .with_hidden(Arc::clone(&self.hidden)),
+                    );
+                    answer.finish = true;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            (_, sent) => sent,
+        };
+        if streamed.is_err() && matches!(work.what, What::Streamed(_)) && self.link.ended().is_some() {
+            return Attempt::Close;
+        }
+        // What could not be sent may have been answered all the same: «packet too large», «killed».
+        loop {
+            let links = [&*self.link, &*connection.link];
+            match answer
+                .receive(&mut self.client, &mut connection.backend.peer, links)
+                .await
+            {
+                Ended::Done(done) => return Box::pin(self.finish(work, connection, answer, *done)).await,
+                Ended::LocalInfile => {
+                    if Box::pin(self.upload(&mut answer, &mut connection)).await.is_err() {
+                        return Attempt::Close;
+                    }
+                }
+                Ended::ClientGone => {
+                    self.doubt_floor(&work.verdict, &connection);
+                    self.kill_what_runs(&connection);
+                    return Attempt::Close;
+                }
+                Ended::Stopped(End::Killed | End::Closing) if self.link.ended().is_some() => {
+                    self.doubt_floor(&work.verdict, &connection);
+                    return Attempt::Close;
+                }
+                Ended::Lost | Ended::Stopped(_) => {
+                    return Box::pin(self.lost(work, connection, answer.begun())).await;
+                }
+                Ended::Broken(error) => return self.broken(error, answer.begun()).await,
+            }
+        }
+    }
+
+    /// The bytes to send, on this connection.
+    async fn bytes_for<'a>(
+        &mut self,
+        work: &Work<'a>,
+        connection: &mut Connection,
+    ) -> Result<Cow<'a, [u8]>, AskError> {
+        match work.what {
+            What::Frame(frame) | What::Streamed(frame) | What::Prepare { frame, .. } => {
+                Ok(Cow::Borrowed(frame))
+            }
+            What::Execute { id, payload } => {
+                self.execute_bytes(id, payload, connection).await.map(Cow::Owned)
+            }
+            What::About { id, payload } => self.about_bytes(id, payload, connection).await.map(Cow::Owned),
+        }
+    }
+
+    async fn finish(
+        &mut self,
+        work: &Work<'_>,
+        mut connection: Box<Connection>,
+        mut answer: Answer,
+        done: Done,
+    ) -> Attempt {
+        if let Outcome::Error { code, .. } = done.outcome
+            && connection.key.side == Side::Replica
+            && self.bonds.transaction.is_none()
+            && READ_ONLY.contains(&code)
+            && !answer.begun()
+        {
+            self.keep_or_leave(connection, false);
+            return Attempt::NotARead;
+        }
+        self.raise_floor(&work.verdict, &done, &connection);
+        let sent = answer.send(&mut self.client, &self.link).await;
+        if work.records {
+            self.record(&work.verdict, work.sql, &done, &mut connection);
+        } else if done.status_told {
+            self.status = done.status;
+        }
+        self.record_statement(work, &done, &mut connection);
+        let precious = work.verdict.effects.contains(Effects::SETS_FOUND_ROWS) || done.warnings > 0;
+        self.keep_or_leave(connection, precious);
+        match sent {
+            Ok(()) => Attempt::Answered,
+            Err(_) => Attempt::Close,
+        }
+    }
+
+    /// The database was lost while the command ran.
+    async fn lost(&mut self, work: &Work<'_>, connection: Box<Connection>, begun: bool) -> Attempt {
+        let side = connection.key.side;
+        tracing::debug!(server = %connection.backend.pin.server, ?side, kind = %work.verdict.kind, begun, "a database was lost");
+        self.doubt_floor(&work.verdict, &connection);
+        drop(connection);
+        self.entry.rests();
+        let open = self.bonds.transaction.is_some();
+        let streamed = matches!(work.what, What::Streamed(_));
+        let mut after = route::after_loss(&work.verdict, open, self.is_pinned());
+        if begun || streamed {
+            after = AfterLoss::Unknown;
+        }
+        self.bonds.transaction = None;
+        match after {
+            AfterLoss::Repeat => Attempt::Repeat,
+            AfterLoss::RolledBack => told(self.say_rolled_back().await),
+            AfterLoss::Unknown => Attempt::Close,
+        }
+    }
+
+    async fn broken(&mut self, error: WireError, begun: bool) -> Attempt {
+        tracing::warn!(%error, "a database broke the protocol");
+        if !begun {
+            let text = format!("Pontoon: the database broke the protocol: {error}");
+            let _ = self
+                .say_error(
+                    pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                    SqlState::GENERAL,
+                    &text,
+                )
+                .await;
+        }
+        Attempt::Close
+    }
+}
+
+/// Why there is no connection for a command.
+enum Refused {
+    /// The client has been told, or is gone.
+    Flow(Flow),
+    /// No replica has what is needed, or none works.
+    NoReplica,
+}
+
+fn told(flow: Flow) -> Attempt {
+    match flow {
+        Flow::Next => Attempt::Answered,
+        Flow::Close => Attempt::Close,
+    }
+}
+
+/// Whether nobody misses anything when a statement of this kind is broken off: its client is gone.
+fn reads_only(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Select | Kind::Values | Kind::Show | Kind::Explain | Kind::Help
+    )
+}
