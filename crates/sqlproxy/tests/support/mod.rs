@@ -57,6 +57,7 @@ pub struct View {
     pub hold: Duration,
     pub relay_ports: [u16; 2],
     pub roles: Vec<Role>,
+    pub engine: Engine,
     pub reads: Option<ReadsView>,
     /// The database servers; none for those that follow from nothing but the primary.
     pub databases: Vec<&'static str>,
@@ -74,6 +75,7 @@ impl View {
             hold: Duration::from_secs(1),
             relay_ports: [1, 2],
             roles: vec![Role::App],
+            engine: Engine::Mariadb,
             reads: None,
             databases: Vec::new(),
         }
@@ -106,7 +108,7 @@ impl View {
             ],
             app: None,
             sql: Some(SqlView {
-                engine: Engine::Mariadb,
+                engine: self.engine,
                 listen: self.listen.clone(),
                 backend_tcp: self.backend_tcp,
                 backend_socket: self.backend_socket.clone(),
