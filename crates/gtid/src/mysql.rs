@@ -6,7 +6,7 @@
 //! interval: m[-n]
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::PositionError;
@@ -161,15 +161,28 @@ impl Intervals {
         })
     }
 
+    /// Keeps the largest gaps, in the time that sorting takes.
     fn widen(&mut self, most: usize) {
-        while self.0.len() > most {
-            let gap = |at: usize| self.0[at + 1].0 - self.0[at].1;
-            let Some(at) = (0..self.0.len() - 1).min_by_key(|&at| gap(at)) else {
-                return;
-            };
-            let (_, last) = self.0.remove(at + 1);
-            self.0[at].1 = last;
+        if self.0.len() <= most {
+            return;
         }
+        let mut gaps: Vec<(u64, usize)> = self
+            .0
+            .windows(2)
+            .enumerate()
+            .map(|(at, pair)| (pair[1].0 - pair[0].1, at))
+            .collect();
+        gaps.sort_unstable_by(|one, other| other.cmp(one));
+        gaps.truncate(most.saturating_sub(1));
+        let kept: BTreeSet<usize> = gaps.into_iter().map(|(_, at)| at).collect();
+        let mut wide: Vec<(u64, u64)> = Vec::with_capacity(most);
+        for (at, &(first, last)) in self.0.iter().enumerate() {
+            match wide.last_mut() {
+                Some(before) if at.checked_sub(1).is_none_or(|gap| !kept.contains(&gap)) => before.1 = last,
+                _ => wide.push((first, last)),
+            }
+        }
+        self.0 = wide;
     }
 }
 

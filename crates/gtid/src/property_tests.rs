@@ -211,7 +211,7 @@ fn a_huge_set_is_read_in_time_that_does_not_explode() {
     assert_eq!(both, set);
     both.widen(3);
     assert!(
-        began.elapsed() < std::time::Duration::from_secs(20),
+        began.elapsed() < std::time::Duration::from_secs(5),
         "{:?}",
         began.elapsed()
     );
