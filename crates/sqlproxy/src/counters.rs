@@ -22,10 +22,6 @@ pub struct Counters {
     pub demoted: AtomicU64,
     /// Connections from other proxies open now.
     pub relayed: AtomicU64,
-    /// Commands sent to the primary, and to a replica.
-    pub queries: [AtomicU64; 2],
-    /// Reads that went to the primary for the session's sake, and for a function's.
-    pub diverted: [AtomicU64; 2],
     longest_hold_ms: AtomicU64,
 }
 

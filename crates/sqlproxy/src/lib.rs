@@ -1,16 +1,19 @@
 //! The SQL tier (`pontoon sql`): what an application dials as its database.
 //!
 //! **In:** connections of applications, over TCP and the MySQL Unix socket; the fleet view; connections of other
-//! servers' SQL proxies, over mutual TLS. **Out:** the same bytes at the present primary's database, here or on another
-//! server; a report a second to the agent. It passes connections through as they are: authentication, TLS and every
-//! command are between the application and the database.
+//! servers' SQL proxies, over mutual TLS; Pontoon's own account at the database. **Out:** every client's statements at
+//! the present primary's database, and reads at replicas that have what was written; a report a second to the agent.
 //!
-//! **Must never:** send a byte to a database that is not the primary of the epoch that the connection was made in (P2);
-//! depend on a living agent (P5); refuse a connection while there is hope within `hold_writes` (P4); let one slow or
-//! hostile peer cost another more than its share of a thread.
+//! **Must never:** send a byte to a database that is not what it was, in the epoch that the connection was made in (P2);
+//! answer a read without what was written before it (P3); send a statement twice whose outcome is not known; let
+//! anything that one client set reach another; depend on a living agent (P5); refuse a connection or a statement while
+//! there is hope within `hold_writes` (P4); let one slow or hostile peer cost another more than its share of a thread.
 //!
-//! A connection's path: `doors` listen, `proxy` accepts on one of the threads, `session` serves it, `hold` finds
-//! it a database that greets (`backend`), `splice` passes bytes. `target` turns views into where to go, `relay`
+//! A client's path: `doors` listen, `proxy` accepts on one of the threads, `front` greets and `auth` finds out who the
+//! client is, `session` serves it: `session::route` says where each statement goes, `pool` lends it a connection that
+//! `backend` made, `session::state` makes that connection the session's, `exchange` passes the answer on. `floor` says
+//! which replicas may be read from. While the proxy has no account to ask about others, `passthrough` serves
+//! instead: `hold` finds a database that greets, `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
 pub mod account;

@@ -363,3 +363,103 @@ async fn what_runs_for_a_client_that_is_gone_is_ended() {
         sleep(MOMENT).await;
     }
 }
+
+#[tokio::test]
+async fn a_change_of_the_primary_loses_nothing_that_was_not_open() {
+    let Some(mut through) = Through::start(Engine::Mariadb, &[TABLE]).await else {
+        return;
+    };
+    let mut idle = through.conn().await;
+    let mut open = through.conn().await;
+    let mut pinned = through.conn().await;
+    let mut rolling_back = through.conn().await;
+    run(&mut idle, "SET @a = 3").await;
+    for conn in [&mut open, &mut rolling_back] {
+        run(conn, "BEGIN").await;
+        run(conn, "INSERT INTO t (v) VALUES ('open')").await;
+    }
+    run(&mut pinned, "CREATE TEMPORARY TABLE tmp (a INT)").await;
+    let mut writing = through.conn().await;
+    let writing = tokio::spawn(async move { writing.query_drop("INSERT INTO t (v) SELECT SLEEP(3)").await });
+    let mut reading = through.conn().await;
+    let reading =
+        tokio::spawn(
+            async move { value(&mut reading, "SELECT COUNT(*) FROM t a, t b WHERE a.v = 'x'").await },
+        );
+    sleep(MOMENT * 3).await;
+
+    // Nobody is primary for a moment: what is new waits.
+    through.one.publish(|view| {
+        view.primary = None;
+        view.epoch = 2;
+    });
+    sleep(MOMENT * 3).await;
+    let waiting = tokio::spawn(async move {
+        let began = tokio::time::Instant::now();
+        run(&mut idle, "INSERT INTO t (v) VALUES ('held')").await;
+        (idle, began.elapsed())
+    });
+    sleep(MOMENT * 5).await;
+    through.one.publish(|view| {
+        view.primary = Some("a");
+        view.epoch = 3;
+    });
+    let (mut idle, waited) = timeout(support::SOON, waiting).await.unwrap().unwrap();
+    assert!(waited >= MOMENT * 4, "{waited:?}");
+    assert_eq!(value(&mut idle, "SELECT @a").await, "3", "its state came along");
+    assert_eq!(timeout(support::SOON, reading).await.unwrap().unwrap(), "0");
+
+    let lost = open.query_drop("COMMIT").await.unwrap_err().to_string();
+    assert!(lost.contains("1213") && lost.contains("40001"), "{lost}");
+    run(&mut open, "INSERT INTO t (v) VALUES ('again')").await;
+    run(&mut rolling_back, "ROLLBACK").await;
+    assert!(pinned.query_drop("SELECT * FROM tmp").await.is_err());
+    let unknown = timeout(support::SOON, writing).await.unwrap().unwrap();
+    assert!(
+        unknown.is_err(),
+        "nobody knows whether it was written: {unknown:?}"
+    );
+    assert_eq!(
+        value(&mut open, "SELECT COUNT(*) FROM t WHERE v = 'open'").await,
+        "0"
+    );
+    assert_eq!(
+        value(&mut open, "SELECT COUNT(*) FROM t WHERE v IN ('held', 'again')").await,
+        "2"
+    );
+}
+
+#[tokio::test]
+async fn another_user_and_a_reset_take_nothing_along() {
+    let Some(through) = Through::start(Engine::Mariadb, &[TABLE]).await else {
+        return;
+    };
+    let mut conn = through.conn().await;
+    for round in 0..2 {
+        run(&mut conn, "SET @a = 1, sql_mode = 'ANSI'").await;
+        run(&mut conn, "CREATE TEMPORARY TABLE tmp (a INT)").await;
+        run(&mut conn, "BEGIN").await;
+        run(&mut conn, "INSERT INTO t (v) VALUES ('open')").await;
+        if round == 0 {
+            assert!(conn.reset().await.unwrap());
+        } else {
+            let opts = mysql_async::ChangeUserOpts::new().with_user(Some("edwards".to_owned()));
+            let opts = opts
+                .with_pass(Some("pw".to_owned()))
+                .with_db_name(Some("app".to_owned()));
+            if !through.database.plugins.contains(&"ed25519") {
+                continue;
+            }
+            conn.change_user(opts).await.unwrap();
+            assert!(
+                value(&mut conn, "SELECT CURRENT_USER()")
+                    .await
+                    .starts_with("edwards@")
+            );
+        }
+        assert_eq!(value(&mut conn, "SELECT @a").await, "NULL");
+        assert!(!value(&mut conn, "SELECT @@sql_mode").await.contains("ANSI"));
+        assert!(conn.query_drop("SELECT * FROM tmp").await.is_err());
+        assert_eq!(value(&mut conn, "SELECT COUNT(*) FROM t").await, "0");
+    }
+}

@@ -1,6 +1,7 @@
 //! Where a statement goes: the verdict about its text, what the session holds, and what the fleet offers. Pure.
 
 use pontoon_sql_class::{Effects, Kind, Previous, Reason, Route, Verdict};
+use pontoon_telemetry::metrics::Diverted;
 
 /// What kind of database a connection leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,15 +46,6 @@ pub enum Place {
     Committed,
     /// Nowhere: the answer would not fit the snapshot that the transaction has read from.
     Refused,
-}
-
-/// Why a read that could have gone to a replica, as far as its kind goes, did not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Diverted {
-    /// In a transaction, or with a bond to its connection.
-    Transaction,
-    /// It calls what is not known to be harmless.
-    Function,
 }
 
 /// Where a statement of `verdict` goes in a session with these bonds.

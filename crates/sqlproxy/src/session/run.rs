@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
 use pontoon_mysql_wire::{SqlState, WireError};
 use pontoon_sql_class::{Effects, Kind, Reason, Route, Verdict};
+
+use pontoon_telemetry::metrics::Diverted;
 
 use super::route::{self, AfterLoss, Place, Side};
 use super::say::LOCK_DEADLOCK;
@@ -80,10 +81,10 @@ impl Session {
         if let Some(flow) = self.notice_loss(&work.verdict).await {
             return flow;
         }
-        let mut diverted = false;
+        let mut diverted = None;
         for _ in 0..REPEATS {
             let mut place = route::place(&work.verdict, &self.bonds_now());
-            if diverted && place == Place::Replica {
+            if diverted.is_some() && place == Place::Replica {
                 place = Place::Primary;
             }
             self.count(work, place, diverted);
@@ -91,7 +92,7 @@ impl Session {
                 Ok(connection) => connection,
                 Err(Refused::Flow(flow)) => return flow,
                 Err(Refused::NoReplica) => {
-                    diverted = true;
+                    diverted = Some(Diverted::Lag);
                     continue;
                 }
             };
@@ -99,7 +100,7 @@ impl Session {
             match Box::pin(self.attempt(work, connection)).await {
                 Attempt::Answered => return Flow::Next,
                 Attempt::Close => return Flow::Close,
-                Attempt::NotARead => diverted = true,
+                Attempt::NotARead => diverted = Some(Diverted::Refused),
                 Attempt::Repeat => {}
             }
         }
@@ -120,15 +121,16 @@ impl Session {
         }
     }
 
-    fn count(&self, work: &Work<'_>, place: Place, diverted: bool) {
-        let route = match place {
-            Place::Replica if !diverted => 1,
-            Place::Held if self.bonds.transaction == Some(Side::Replica) => 1,
-            _ => 0,
+    fn count(&self, work: &Work<'_>, place: Place, diverted: Option<Diverted>) {
+        let replica = match place {
+            Place::Replica | Place::Previous(Side::Replica) => true,
+            Place::Held => self.bonds.transaction == Some(Side::Replica),
+            _ => false,
         };
-        self.thread.context.counters.queries[route].fetch_add(1, Relaxed);
-        if let Some(why) = route::diverted(&work.verdict) {
-            self.thread.context.counters.diverted[why as usize].fetch_add(1, Relaxed);
+        let metrics = &self.thread.context.metrics;
+        metrics.query(replica);
+        if let Some(why) = diverted.or_else(|| route::diverted(&work.verdict)) {
+            metrics.diverted(why);
         }
     }
 
@@ -265,12 +267,9 @@ impl Session {
 
     /// Gives a connection the session's state.
     async fn ready(&mut self, connection: &mut Connection, verdict: &Verdict) -> Result<(), AskError> {
-        let uses_previous = verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT);
-        let mine = connection
-            .owner
-            .as_ref()
-            .is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
-        let clean = uses_previous && self.bonds.previous.is_none() && !mine;
+        // Asked before this session has run anything: what the connection would tell is another session's.
+        let clean =
+            verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT) && self.bonds.previous.is_none();
         if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
             connection.become_like(&self.state, clean).await?;
         }

@@ -26,6 +26,8 @@ pub struct SqlMetrics {
 #[derive(Debug)]
 struct Inner {
     connections: FixedCounters<2>,
+    queries: FixedCounters<2>,
+    diverted: FixedCounters<4>,
     pool: [Gauge; 2],
     held: Gauge,
     hold: AtomicHistogram,
@@ -44,6 +46,20 @@ impl SqlMetrics {
             "result",
             ["served", "refused"],
         );
+        let queries = FixedCounters::add(
+            registry,
+            "pontoon_sql_queries",
+            "Commands, by where they were sent",
+            "route",
+            ["primary", "replica"],
+        );
+        let diverted = FixedCounters::add(
+            registry,
+            "pontoon_sql_reads_diverted",
+            "Reads that the primary answered: no replica had what was written, a replica would not take it, in a transaction, for a function",
+            "reason",
+            ["lag", "refused", "transaction", "function"],
+        );
         let pool = registry.add(
             "pontoon_sql_pool_connections",
             "Client connections open, by where they end",
@@ -51,6 +67,8 @@ impl SqlMetrics {
         );
         let inner = Inner {
             connections,
+            queries,
+            diverted,
             pool: ["local", "relayed"].map(|state| pool.get_or_create_owned(&[("state", state)])),
             held: registry.add(
                 "pontoon_sql_held_queries",
@@ -80,6 +98,16 @@ impl SqlMetrics {
         OpenConnection { gauge: gauge.clone() }
     }
 
+    /// A command was sent.
+    pub fn query(&self, replica: bool) {
+        self.inner.queries.count(usize::from(replica));
+    }
+
+    /// A read went to the primary.
+    pub fn diverted(&self, why: Diverted) {
+        self.inner.diverted.count(why as usize);
+    }
+
     /// A client was refused because no primary came in time.
     pub fn refused(&self) {
         self.inner.connections.count(1);
@@ -93,6 +121,19 @@ impl SqlMetrics {
             since: std::time::Instant::now(),
         }
     }
+}
+
+/// Why a read went to the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Diverted {
+    /// No replica had what was written, or none works.
+    Lag = 0,
+    /// A replica said that it is read-only: it was no read after all.
+    Refused = 1,
+    /// In a transaction, or with a bond to its connection.
+    Transaction = 2,
+    /// It calls what is not known to be harmless.
+    Function = 3,
 }
 
 /// A client's connection to a database.

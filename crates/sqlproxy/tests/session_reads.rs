@@ -1,0 +1,184 @@
+//! Reads that go to a replica over the relay of its server, and those that must not: real databases, two proxies.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pontoon_fleet::{AfterWrite, Engine, ReadsView};
+use support::SOON;
+use support::database::Road;
+use support::pair::{ASKER, Kind, Pair};
+use support::session::{conn, run, value};
+use support::two::Two;
+use tokio::time::{Instant, sleep};
+
+struct Spread {
+    pair: Pair,
+    two: Two,
+}
+
+impl Spread {
+    async fn start(kind: Kind) -> Option<Spread> {
+        let pair = Pair::start(kind).await?;
+        let mut root = pair.primary.root().await.unwrap();
+        let (table, plugin) = match kind {
+            Kind::Mariadb => ("mysql.global_priv", ""),
+            Kind::Mysql => ("mysql.user", "WITH caching_sha2_password"),
+        };
+        run(
+            &mut root,
+            &format!("GRANT SELECT ON {table} TO {ASKER}@localhost"),
+        )
+        .await;
+        for host in ["localhost", "127.0.0.1"] {
+            run(
+                &mut root,
+                &format!("CREATE USER reader@'{host}' IDENTIFIED {plugin} BY 'pw'"),
+            )
+            .await;
+            run(&mut root, &format!("GRANT ALL ON app.* TO reader@'{host}'")).await;
+        }
+        let port = |server: &pontoon_testkit::Standalone| SocketAddr::from(([127, 0, 0, 1], server.port()));
+        let replica = port(pair.replica.as_ref().unwrap());
+        let sockets = pair.sockets();
+        let mut two = Two::start(port(&pair.primary), |view| {
+            view.databases = vec!["a", "b"];
+            view.engine = match kind {
+                Kind::Mariadb => Engine::Mariadb,
+                Kind::Mysql => Engine::Mysql,
+            };
+            view.hold = SOON;
+            view.reads = Some(ReadsView {
+                split: true,
+                max_lag: Duration::from_secs(2),
+                after_write: AfterWrite::default(),
+                heard: None,
+            });
+        })
+        .await;
+        for server in [&two.a, &two.b] {
+            let account = server.paths.sql_account_file();
+            std::fs::create_dir_all(account.parent().unwrap()).unwrap();
+            std::fs::write(account, format!(r#"{{"user":"{ASKER}","password":"asker"}}"#)).unwrap();
+        }
+        two.a
+            .publish(|view| view.backend_socket = Some(sockets[0].clone()));
+        two.b.publish(|view| {
+            view.backend_tcp = replica;
+            view.backend_socket = Some(sockets[1].clone());
+        });
+        Some(Spread { pair, two })
+    }
+
+    async fn conn(&self) -> Conn {
+        conn(&Road::Unix(self.two.a.dir.path().join("mysqld.sock")), "reader").await
+    }
+}
+
+/// Reads until one is answered by the replica.
+async fn until_spread(conn: &mut Conn) {
+    let began = Instant::now();
+    while value(conn, "SELECT @@server_id").await != "2" {
+        assert!(began.elapsed() < SOON * 2, "no read goes to the replica");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn reads_are_spread(kind: Kind) {
+    let Some(spread) = Spread::start(kind).await else {
+        return;
+    };
+    let (mut writer, mut reader) = (spread.conn().await, spread.conn().await);
+    until_spread(&mut reader).await;
+    // Text, prepared, and in a read-only transaction.
+    until_spread(&mut writer).await;
+    let prepared: Option<u32> = writer.exec_first("SELECT @@server_id + ?", (0,)).await.unwrap();
+    assert_eq!(prepared, Some(2));
+    run(&mut writer, "START TRANSACTION READ ONLY").await;
+    assert_eq!(value(&mut writer, "SELECT @@server_id").await, "2");
+    run(&mut writer, "COMMIT").await;
+    // What writes, locks or asks about a write does not.
+    for sql in [
+        "SELECT @@server_id FROM (SELECT 1) x FOR UPDATE",
+        "SELECT @@server_id + 0 * SLEEP(0)",
+        "SELECT @@server_id + 0 * GET_LOCK('l', 0)",
+    ] {
+        let mut other = spread.conn().await;
+        assert_eq!(value(&mut other, sql).await, "1", "{sql}");
+    }
+    run(&mut writer, "BEGIN").await;
+    assert_eq!(value(&mut writer, "SELECT @@server_id").await, "1");
+    run(&mut writer, "ROLLBACK").await;
+    // State goes along.
+    run(&mut writer, "SET time_zone = '+03:00', sql_mode = 'ANSI_QUOTES'").await;
+    until_spread(&mut writer).await;
+    assert_eq!(value(&mut writer, "SELECT @@time_zone").await, "+03:00");
+    run(&mut writer, "SET sql_mode = DEFAULT").await;
+    // Nobody misses what was written, on this connection or another.
+    let mut by_replica = 0;
+    for number in 0..300u32 {
+        match number % 3 {
+            0 => run(&mut writer, &format!("INSERT INTO t (v) VALUES ({number})")).await,
+            1 => writer
+                .exec_drop("INSERT INTO t (v) VALUES (?)", (number,))
+                .await
+                .unwrap(),
+            // Commits, and fails then: no position is said.
+            _ => drop(
+                writer
+                    .query_drop(format!("CALL half({number})"))
+                    .await
+                    .unwrap_err(),
+            ),
+        }
+        let who = if number % 2 == 0 { &mut writer } else { &mut reader };
+        let sql = format!("SELECT CONCAT(COUNT(*), '/', @@server_id) FROM t WHERE v = {number}");
+        let seen = value(who, &sql).await;
+        assert!(seen.starts_with("1/"), "{number}: {seen}");
+        by_replica += u32::from(seen == "1/2");
+        if number == 150 {
+            let mut replica = spread.pair.replica().await;
+            spread.pair.tell(&mut replica, "STOP SLAVE SQL_THREAD").await;
+        }
+        if number == 200 {
+            let mut replica = spread.pair.replica().await;
+            spread.pair.tell(&mut replica, "START SLAVE SQL_THREAD").await;
+        }
+    }
+    assert!(by_replica > 0, "no read of the pairs went to the replica");
+}
+
+#[tokio::test]
+async fn reads_go_to_a_mariadb_replica_and_see_what_was_written() {
+    reads_are_spread(Kind::Mariadb).await;
+}
+
+#[tokio::test]
+async fn reads_go_to_a_mysql_replica_and_see_what_was_written() {
+    reads_are_spread(Kind::Mysql).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_fails_no_read() {
+    let Some(mut spread) = Spread::start(Kind::Mariadb).await else {
+        return;
+    };
+    let mut reader = spread.conn().await;
+    until_spread(&mut reader).await;
+    let replica = spread.pair.replica.take().unwrap();
+    let killed = tokio::spawn(async move {
+        sleep(Duration::from_millis(150)).await;
+        replica.process().unwrap().kill_9().unwrap();
+        replica
+    });
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(value(&mut reader, "SELECT COUNT(*) FROM t").await, "0");
+    }
+    assert_eq!(value(&mut reader, "SELECT @@server_id").await, "1");
+    drop(killed.await.unwrap());
+}
