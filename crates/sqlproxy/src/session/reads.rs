@@ -1,5 +1,6 @@
 //! Which reads go to replicas, and to which; and what has to be known about writes before.
 
+use pontoon_mysql_wire::StatusFlags;
 use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_sql_class::{Effects, Route, Verdict};
 
@@ -63,7 +64,10 @@ impl Session {
         let read = verdict.route == Route::Replica
             || (verdict.kind == pontoon_sql_class::Kind::Select
                 && !verdict.effects.intersects(Effects::RUNS_ROUTINE));
-        if (failed && !read) || done.state.incomplete {
+        // Nobody said where it was written: the session has turned the tracking off (it is pinned then).
+        let written = done.affected_rows > 0 && !done.status.has(StatusFlags::IN_TRANS);
+        let untold = done.state.gtids.is_empty() && (written || self.is_pinned());
+        if ((failed || untold) && !read) || done.state.incomplete {
             floors.doubt(epoch);
         }
     }

@@ -76,8 +76,16 @@ impl Pair {
             format!("CREATE USER 'follower'@'127.0.0.1' IDENTIFIED {plugin} BY 'follow'"),
             "GRANT REPLICATION SLAVE ON *.* TO 'follower'@'127.0.0.1'".to_owned(),
             format!("CREATE USER '{ASKER}'@'localhost' IDENTIFIED {plugin} BY 'asker'"),
+            format!("GRANT SELECT ON mysql.* TO '{ASKER}'@'localhost'"),
             "CREATE DATABASE app".to_owned(),
+            format!("CREATE USER 'app'@'localhost' IDENTIFIED {plugin} BY 'pw'"),
+            format!("CREATE USER 'app'@'127.0.0.1' IDENTIFIED {plugin} BY 'pw'"),
+            "GRANT ALL ON app.* TO 'app'@'localhost'".to_owned(),
+            "GRANT ALL ON app.* TO 'app'@'127.0.0.1'".to_owned(),
             "CREATE TABLE app.t (id INT AUTO_INCREMENT PRIMARY KEY, v BIGINT, KEY (v))".to_owned(),
+            "CREATE PROCEDURE app.told(IN x BIGINT) BEGIN SELECT 'first'; INSERT INTO app.t (v) VALUES (x); \
+             SELECT 'second'; END"
+                .to_owned(),
             // Commits, and fails then.
             "CREATE PROCEDURE app.half(IN x BIGINT) BEGIN INSERT INTO app.t (v) VALUES (x); COMMIT; \
              SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'after the commit'; END"
