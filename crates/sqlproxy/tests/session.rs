@@ -227,7 +227,12 @@ async fn nothing_that_a_client_leaves_behind_reaches_the_next() {
             }
             for next in &mut others {
                 let got = ask(next, look).await;
-                assert!(same(&expected, &got), "beside {leave}: {expected} but {got}");
+                // What a statement left may be gone, but is never another's.
+                let gone = got.contains("Pontoon: what the statement before left behind is gone");
+                assert!(
+                    gone || same(&expected, &got),
+                    "beside {leave}: {expected} but {got}"
+                );
             }
             drop(first);
         }

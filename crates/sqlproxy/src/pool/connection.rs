@@ -113,6 +113,8 @@ pub struct Connection {
     pub statements: OnBackend,
     /// What `LAST_INSERT_ID()` is on it, when that is known.
     pub insert_id: Option<u64>,
+    /// Its last statement left warnings or an error. A statement without tables does not take them away.
+    pub warned: bool,
     /// Statements to close with the next command: closing has no answer.
     to_close: Vec<u32>,
     _place: TakenPlace,
@@ -205,6 +207,7 @@ impl Connection {
             facts: Rc::new(facts),
             statements: OnBackend::default(),
             insert_id: Some(0),
+            warned: false,
             to_close: Vec::new(),
             _place: place,
         }))
@@ -240,6 +243,7 @@ impl Connection {
                 );
                 self.statements = OnBackend::default();
                 self.to_close.clear();
+                self.warned = false;
                 self.insert_id = Some(0);
                 questions
             }

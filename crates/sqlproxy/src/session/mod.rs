@@ -168,10 +168,13 @@ impl Session {
                     state: &state,
                 };
                 match Box::pin(thread.acquire(&need, Some(&peer))).await {
-                    Ok(mut connection) => match connection.become_like(&state, false).await {
-                        Ok(()) => Ok(connection),
-                        Err(error) => Err(NoConnection::from(error)),
-                    },
+                    Ok(mut connection) => {
+                        let warned = connection.warned;
+                        match connection.become_like(&state, warned).await {
+                            Ok(()) => Ok(connection),
+                            Err(error) => Err(NoConnection::from(error)),
+                        }
+                    }
                     Err(error) => Err(error),
                 }
             }

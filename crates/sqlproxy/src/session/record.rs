@@ -66,6 +66,7 @@ impl Session {
             self.status = done.status;
         }
         self.bonds.previous = Some(side);
+        connection.warned = done.warnings > 0 || failed.is_some();
         let effects = verdict.effects;
         // A statement that could not even be read did nothing, unless it is one of several or runs others.
         let unread = failed == Some(PARSE_ERROR)

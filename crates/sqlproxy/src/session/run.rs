@@ -268,8 +268,12 @@ impl Session {
     /// Gives a connection the session's state.
     async fn ready(&mut self, connection: &mut Connection, verdict: &Verdict) -> Result<(), AskError> {
         // Asked before this session has run anything: what the connection would tell is another session's.
-        let clean =
-            verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT) && self.bonds.previous.is_none();
+        let mine = connection
+            .owner
+            .as_ref()
+            .is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
+        let uses_previous = verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT);
+        let clean = (uses_previous && self.bonds.previous.is_none()) || (connection.warned && !mine);
         if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
             connection.become_like(&self.state, clean).await?;
         }

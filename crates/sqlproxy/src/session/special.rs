@@ -154,7 +154,8 @@ impl Session {
         let mut connection = Box::pin(self.thread.acquire(&need, Some(&self.client)))
             .await
             .ok()?;
-        connection.become_like(&self.state, false).await.ok()?;
+        let warned = connection.warned;
+        connection.become_like(&self.state, warned).await.ok()?;
         Some(connection)
     }
 }
