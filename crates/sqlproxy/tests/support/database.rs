@@ -318,12 +318,9 @@ pub async fn visit_as_c(
         }
     };
     let with_tls = matches!(road, Road::Tls(_));
-    let vouched = plugins.is_dir() && (user, password) == ("native", "pw") && matches!(schema, "" | "app");
     match (engine, with_tls) {
         (Engine::Mysql, true) => command.arg("--ssl-mode=REQUIRED"),
         (Engine::Mysql, false) => command.args(["--ssl-mode=DISABLED", "--get-server-public-key"]),
-        // From 11.4 on it can be told to believe a certificate that signs itself only where it is vouched for.
-        (Engine::Mariadb, true) if vouched => command.arg("--ssl-verify-server-cert"),
         (Engine::Mariadb, true) => command.args(["--ssl", "--skip-ssl-verify-server-cert"]),
         (Engine::Mariadb, false) => command.arg("--skip-ssl"),
     };
