@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pontoon_decide::failover::{
-    Acks, Command, Database, Durable, Effect, Event, Members, Node, Nonce, Notice, Outcome, PeerFacts,
-    Record, Setup, Work,
+    Acks, Command, Database, Durable, Effect, Event, Node, Nonce, Notice, Outcome, PeerFacts, Record, Setup,
+    Work,
 };
 use pontoon_fleet::{Epoch, ServerName};
 
