@@ -39,8 +39,8 @@ pub struct Probe {
     #[arg(long, value_name = "URL", requires = "url")]
     pub endpoint: Option<String>,
     /// Where the keys are: file:PATH, env:NAME or credential:NAME (systemd's); never the keys themselves
-    #[arg(long, value_name = "WHERE", requires = "url", value_parser = credentials)]
-    pub credentials: Option<Credentials>,
+    #[arg(long, value_name = "WHERE", requires = "url")]
+    pub credentials: Option<String>,
     /// How many write at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=32))]
     pub writers: u8,
@@ -77,11 +77,8 @@ pub async fn lease(context: &Context, command: Lease) -> anyhow::Result<u8> {
 
 fn place(context: &Context, args: &Probe) -> anyhow::Result<Place> {
     if let Some(url) = &args.url {
-        return Ok(Place::parse(
-            url,
-            args.endpoint.as_deref(),
-            args.credentials.clone(),
-        )?);
+        let credentials = args.credentials.as_deref().map(credentials).transpose()?;
+        return Ok(Place::parse(url, args.endpoint.as_deref(), credentials)?);
     }
     let loaded = config::load(context)?;
     let found = Place::of(loaded.config.lease.as_ref(), &loaded.config.fleet.name);
@@ -107,15 +104,16 @@ fn summary(report: &Report) -> String {
     )
 }
 
-/// What is typed goes into shell histories: what cannot be read is not repeated.
-fn credentials(text: &str) -> Result<Credentials, String> {
+/// What cannot be read may be the secret itself: it is not repeated.
+fn credentials(text: &str) -> Result<Credentials, Refusal> {
     match text.split_once(':') {
         Some(("file", path)) if path.starts_with('/') => Ok(Credentials::File(PathBuf::from(path))),
         Some(("env", name)) if !name.is_empty() => Ok(Credentials::Env(name.to_owned())),
         Some(("credential", name)) if !name.is_empty() && !name.contains('/') => {
             Ok(Credentials::Systemd(name.to_owned()))
         }
-        _ => Err("write file:/PATH, env:NAME or credential:NAME".to_owned()),
+        _ => Err(Refusal::new(Code::C007, "--credentials says where the keys are")
+            .because("it is one of file:/PATH, env:NAME and credential:NAME")),
     }
 }
 
@@ -136,7 +134,8 @@ mod tests {
         );
         for wrong in ["AKIA1:hunter2", "file:relative", "env:", "credential:../x", "x"] {
             let error = credentials(wrong).unwrap_err();
-            assert!(!error.contains("hunter2"), "{error}");
+            assert_eq!(error.code, Code::C007);
+            assert!(!format!("{error:?}").contains("hunter2"), "{error}");
         }
     }
 }
