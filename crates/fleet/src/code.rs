@@ -137,6 +137,10 @@ codes! {
         "Draining it would leave no application server for visitors. Bring another one back first.";
     F004 Usage "there is no such server in the fleet"
         "Server names are those of fleet.toml; `pontoon status` lists them.";
+    F005 Safety "the lease store lets two writers win"
+        "Of several that replace the lease at once, exactly one may be told that it won: the others step back. This store told two. Both could become primary, so it is not used. etcd passes; of stores with an S3 face some do and some do not, whatever their manual says: ask with `pontoon lease probe`.";
+    F006 Safety "the lease store does not keep the conditions of writes"
+        "The lease is replaced only by who knows what is there (If-Match, If-None-Match, or a transaction of etcd). This store took a write whose condition did not hold, or lost one that it had taken. It is not used.";
 
     D001 Safety "the database's version is not supported"
         "Pontoon replicates MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x. Others would meet statements and file formats that were never tested.";

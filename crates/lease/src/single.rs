@@ -78,6 +78,8 @@ impl Single {
 }
 
 impl LeaseStore for Single {
+    type Record = LeaseRecord;
+
     fn read(&self) -> BoxFuture<'_, Result<Found, LeaseError>> {
         // No lock: a rename shows the old record or the new one, whole.
         let path = self.path.clone();

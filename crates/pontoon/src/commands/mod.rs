@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod file;
 mod init;
+pub mod lease;
 mod machine;
 mod manual;
 mod membership;
@@ -51,6 +52,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Explain(args) => explain::explain(context, &args),
         Command::Drain(args) => block_on(change::drain(context, args, true)),
         Command::Undrain(args) => block_on(change::drain(context, args, false)),
+        Command::Lease(args) => block_on(lease::lease(context, args)),
         Command::Schema => config::schema(context),
         Command::Completions(args) => manual::completions(context, &args),
         Command::Man(args) => manual::man(context, &args),

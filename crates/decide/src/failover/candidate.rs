@@ -1,0 +1,103 @@
+//! A replica that would lead: whether it may, when, and the compare-and-swap that decides.
+
+use std::time::Duration;
+
+use super::lead::alone;
+use super::node::{Seen, keeps};
+use super::{Database, Durable, Effect, Mode, Node, Nonce, Why};
+
+impl Node {
+    /// Promotes itself, if it may and it is time.
+    pub(super) fn challenge(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
+        let record = &seen.record;
+        if self.setup.automatic && self.may_lead(seen, now) && self.is_time(seen, now) {
+            let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
+            self.swap(seen, now, fresh, out, |next| {
+                next.epoch = next.epoch.next();
+                (next.leader, next.incarnation) = (me, life);
+                (next.released, next.fragile) = (false, true);
+                if record.sync.len() > 1 {
+                    next.electing = true;
+                } else {
+                    alone(next);
+                }
+            });
+        }
+    }
+
+    fn may_lead(&self, seen: &Seen, now: Duration) -> bool {
+        let record = &seen.record;
+        match record.policy.mode {
+            Mode::Safe | Mode::Quorum => {
+                record.in_sync(&self.setup.me, self.durable.incarnation) || !keeps!(self, Eligible)
+            }
+            Mode::Available => {
+                self.lag
+                    .is_some_and(|(behind, _)| behind <= record.policy.max_lag)
+                    && (!record.fragile || now >= seen.epoch_since + self.setup.timing.cascade)
+            }
+        }
+    }
+
+    fn is_time(&self, seen: &Seen, now: Duration) -> bool {
+        let record = &seen.record;
+        if record.released || !keeps!(self, Patience) {
+            return true;
+        }
+        // Others wait for the candidate a little, so that two do not elect at once.
+        let first = record
+            .candidate
+            .as_ref()
+            .is_none_or(|name| *name == self.setup.me);
+        let courtesy = if first {
+            Duration::ZERO
+        } else {
+            self.setup.timing.renew
+        };
+        now >= self.setup.timing.expired_at(seen.since) + courtesy
+    }
+
+    /// An operator's word: lead, although something may be lost.
+    pub(super) fn force(&mut self, accept_loss: u64, out: &mut Vec<Effect>) {
+        let Some(seen) = self.seen.clone() else {
+            return self.refuse(Why::Busy, out);
+        };
+        if self.leads(&seen.record) {
+            return self.refuse(Why::AlreadyTheLeader, out);
+        }
+        let in_sync = seen.record.in_sync(&self.setup.me, self.durable.incarnation);
+        let loss = if in_sync {
+            Some(0)
+        } else {
+            self.lag.map(|(_, missing)| missing)
+        };
+        // What is not known must be named all the same: by a number that no loss can be over.
+        match loss.unwrap_or(u64::MAX) <= accept_loss {
+            true => self.forced = true,
+            false => self.refuse(Why::Loss(loss), out),
+        }
+    }
+
+    pub(super) fn take_by_force(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
+        if !self.forced || !self.store_is_idle() || !self.free(now) {
+            return;
+        }
+        let epoch = seen.record.epoch.next();
+        if self.database == Database::Stopped {
+            // There is nothing to drain: it starts as it is. Another's epoch of that number would not be this one.
+            self.remember(
+                Durable {
+                    drained: Some(epoch),
+                    ..self.durable
+                },
+                out,
+            );
+        }
+        let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
+        self.swap(seen, now, fresh, out, |next| {
+            (next.epoch, next.leader, next.incarnation) = (epoch, me, life);
+            (next.released, next.electing, next.fragile) = (false, false, true);
+            alone(next);
+        });
+    }
+}

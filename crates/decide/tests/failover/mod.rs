@@ -1,0 +1,500 @@
+//! A world for the failover protocol: servers with an agent and a database each, and a store with one record. The
+//! databases are what the notes on MariaDB and MySQL say: a log, received and not applied transactions that a restart
+//! or another source loses, commits that wait for replicas, recovery that commits what waited.
+//!
+//! The world does one [`Act`] at a time and checks after each that no acknowledged write is lost (P1), that an older
+//! leader acknowledges nothing once a newer one is open (P2), and that copies do not fork. Who drives it chooses the
+//! order: all orders (`failover_model.rs`) or dice (`failover_simulation.rs`).
+
+#![allow(dead_code)] // each driver uses a part
+
+mod databases;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pontoon_decide::failover::{
+    Acks, Command, Database, Durable, Effect, Event, Node, Nonce, Notice, Outcome, PeerFacts, Record, Setup,
+    Work,
+};
+use pontoon_fleet::{Epoch, ServerName};
+
+/// What the database's side may do wrong, to see that it would be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slip {
+    /// Draining takes what was received before it stops receiving.
+    DrainBeforeHalt,
+    /// The tail is not cut before a crashed leader's database starts again.
+    NoCut,
+    /// A replica says its position and goes on receiving.
+    PositionBeforeHalt,
+    /// A replica that is not among the members acknowledges too.
+    AnyAcknowledges,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    pub servers: Vec<Server>,
+    pub record: Option<Record>,
+    /// Conditional PUTs on their way: of the living and of the dead.
+    pub puts: Vec<Put>,
+    /// Acknowledged writes, in order of their numbers, as bits of words.
+    pub acked: Vec<bool>,
+    pub nonces: u64,
+    /// The newest epoch in which a leader opened.
+    pub top: Epoch,
+    pub messages: Vec<(usize, Event)>,
+    pub slip: Option<Slip>,
+    /// In the mode `available` loss is counted, and with it two writers.
+    pub strict: bool,
+    pub seen: Seen,
+}
+
+/// What happened, so that a run in which nothing did is noticed. Not a part of a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub acked: u64,
+    pub opened: u64,
+    pub promoted: u64,
+    pub rejoined: u64,
+    pub copied: u64,
+    pub stranded: u64,
+    pub doubts: u64,
+    pub crashes: u64,
+    pub fenced: u64,
+    pub elected: u64,
+    pub lost: u64,
+    pub two_writers: u64,
+    pub handed_over: u64,
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, _: &Seen) -> bool {
+        true
+    }
+}
+impl Eq for Seen {}
+impl std::hash::Hash for Seen {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    pub setup: Setup,
+    pub disk: Durable,
+    pub agent: Option<Node>,
+    pub db: Db,
+    pub job: Option<Job>,
+    pub request: Option<Request>,
+    /// The database died and the agent was not told yet.
+    pub untold: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Db {
+    pub up: bool,
+    pub open: Option<Epoch>,
+    pub log: Vec<u16>,
+    /// So many of the log are committed in the engine: the rest is prepared and can be cut off.
+    pub committed: usize,
+    pub relay: Vec<u16>,
+    pub source: Option<(usize, Epoch)>,
+    pub receiving: bool,
+    pub acks: Acks,
+    pub confirmed: BTreeMap<usize, usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Job {
+    pub work: Work,
+    pub done: Option<Outcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    Read(Option<Option<Record>>),
+    Swap(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Put {
+    pub id: u64,
+    pub expected: Option<Nonce>,
+    pub record: Box<Record>,
+    /// How it ended; `None`: on its way.
+    pub result: Option<Result<(), Option<Record>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    Write(usize),
+    Receive(usize),
+    Confirm(usize),
+    Apply(usize),
+    /// A PUT reaches the store.
+    Land(u64),
+    /// Look into the store.
+    Look(usize),
+    Answer(usize),
+    NoAnswer(usize),
+    DoJob(usize),
+    EndJob(usize),
+    FailJob(usize),
+    KillDatabase(usize),
+    TellStopped(usize),
+    KillAgent(usize),
+    StartAgent(usize),
+    Tick(usize),
+    /// The first hears of the second.
+    Hear(usize, usize),
+    Lag(usize),
+    Message(usize),
+    Order(usize, Command),
+}
+
+/// When the agent of the acting server dies: after so many of the effects of this act.
+pub type Crash = Option<usize>;
+
+impl World {
+    pub fn new(setups: Vec<Setup>, slip: Option<Slip>) -> World {
+        let server = |setup: Setup| Server {
+            disk: Durable::default(),
+            agent: None,
+            db: Db {
+                up: true,
+                // The founder's database serves already.
+                open: None,
+                log: Vec::new(),
+                committed: 0,
+                relay: Vec::new(),
+                source: None,
+                receiving: false,
+                acks: Acks::Alone,
+                confirmed: BTreeMap::new(),
+            },
+            job: None,
+            request: None,
+            untold: false,
+            setup,
+        };
+        World {
+            servers: setups.into_iter().map(server).collect(),
+            record: None,
+            puts: Vec::new(),
+            acked: Vec::new(),
+            nonces: 0,
+            top: Epoch(0),
+            messages: Vec::new(),
+            slip,
+            strict: true,
+            seen: Seen::default(),
+        }
+    }
+
+    pub fn index(&self, name: &ServerName) -> usize {
+        self.servers
+            .iter()
+            .position(|server| server.setup.me == *name)
+            .unwrap()
+    }
+
+    /// Whether it can be done now.
+    pub fn can(&self, act: &Act) -> bool {
+        match *act {
+            Act::Write(at) => self.servers[at].db.open.is_some(),
+            Act::Receive(at) => self.next_for(at).is_some(),
+            Act::Confirm(at) => {
+                let db = &self.servers[at].db;
+                let Some((source, _)) = db.source.filter(|_| db.up && db.receiving) else {
+                    return false;
+                };
+                let leader = &self.servers[source].db;
+                let held = db.log.len() + db.relay.len();
+                let counts = match &leader.acks {
+                    Acks::Alone => false,
+                    Acks::Of { members, .. } => {
+                        members.contains(&self.servers[at].setup.me)
+                            || self.slip == Some(Slip::AnyAcknowledges)
+                    }
+                };
+                leader.up && counts && leader.confirmed.get(&at).copied().unwrap_or(0) < held
+            }
+            Act::Apply(at) => self.servers[at].db.up && !self.servers[at].db.relay.is_empty(),
+            Act::Land(id) => self.puts.iter().any(|put| put.id == id && put.result.is_none()),
+            Act::Look(at) => self.servers[at].request == Some(Request::Read(None)),
+            Act::Answer(at) => match &self.servers[at].request {
+                Some(Request::Read(found)) => found.is_some(),
+                Some(Request::Swap(id)) => self.puts.iter().any(|put| put.id == *id && put.result.is_some()),
+                None => false,
+            },
+            Act::NoAnswer(at) => self.servers[at].request.is_some(),
+            Act::DoJob(at) => self.outcome(at).is_some(),
+            Act::EndJob(at) => self.servers[at]
+                .job
+                .as_ref()
+                .is_some_and(|job| job.done.is_some()),
+            Act::FailJob(at) => self.servers[at]
+                .job
+                .as_ref()
+                .is_some_and(|job| job.done.is_none()),
+            Act::KillDatabase(at) => self.servers[at].db.up,
+            Act::TellStopped(at) => self.servers[at].untold && self.servers[at].agent.is_some(),
+            Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) => self.servers[at].agent.is_some(),
+            Act::StartAgent(at) => self.servers[at].agent.is_none(),
+            Act::Hear(at, of) => {
+                at != of && self.servers[at].agent.is_some() && self.servers[of].agent.is_some()
+            }
+            Act::Lag(at) => {
+                let db = &self.servers[at].db;
+                self.servers[at].agent.is_some() && db.up && db.receiving && db.relay.is_empty()
+            }
+            Act::Message(which) => self.messages.get(which).is_some(),
+        }
+    }
+
+    /// Does it. An error is a broken promise.
+    pub fn act(&mut self, act: &Act, now: Duration, crash: Crash) -> Result<(), String> {
+        match act.clone() {
+            Act::Write(at) => {
+                let number = self.acked.len() as u16;
+                self.acked.push(false);
+                self.servers[at].db.log.push(number);
+                self.acknowledge(at)?;
+            }
+            Act::Receive(at) => {
+                if let Some(next) = self.next_for(at) {
+                    self.servers[at].db.relay.push(next?);
+                }
+            }
+            Act::Confirm(at) => {
+                let held = self.servers[at].db.log.len() + self.servers[at].db.relay.len();
+                if let Some((source, _)) = self.servers[at].db.source {
+                    self.servers[source].db.confirmed.insert(at, held);
+                    self.acknowledge(source)?;
+                }
+            }
+            Act::Apply(at) => {
+                let db = &mut self.servers[at].db;
+                let next = db.relay.remove(0);
+                db.log.push(next);
+                db.committed = db.log.len();
+            }
+            Act::Land(id) => self.land(id),
+            Act::Look(at) => self.servers[at].request = Some(Request::Read(Some(self.record.clone()))),
+            Act::Answer(at) => {
+                let event = match self.servers[at].request.take().unwrap() {
+                    Request::Read(found) => Event::Read(found.unwrap()),
+                    Request::Swap(id) => {
+                        let which = self.puts.iter().position(|put| put.id == id).unwrap();
+                        match self.puts.remove(which).result.unwrap() {
+                            Ok(()) => Event::Won,
+                            Err(found) => Event::Lost(found),
+                        }
+                    }
+                };
+                self.happen(at, event, now, crash);
+            }
+            Act::NoAnswer(at) => {
+                let event = match self.servers[at].request.take().unwrap() {
+                    Request::Read(_) => Event::Unreadable,
+                    Request::Swap(_) => {
+                        self.seen.doubts += 1;
+                        Event::Doubt
+                    }
+                };
+                self.forget_puts();
+                self.happen(at, event, now, crash);
+            }
+            Act::DoJob(at) => self.do_job(at)?,
+            Act::EndJob(at) => {
+                let outcome = self.servers[at].job.take().unwrap().done.unwrap();
+                self.happen(at, Event::Worked(outcome), now, crash);
+            }
+            Act::FailJob(at) => {
+                self.servers[at].job = None;
+                self.happen(at, Event::Worked(Outcome::Failed), now, crash);
+            }
+            Act::KillDatabase(at) => {
+                self.seen.crashes += 1;
+                self.stop(at);
+            }
+            Act::TellStopped(at) => {
+                self.servers[at].untold = false;
+                // Nothing of the work has an effect after this.
+                self.servers[at].job = None;
+                self.happen(at, Event::Stopped, now, crash);
+            }
+            Act::KillAgent(at) => {
+                self.seen.crashes += 1;
+                self.end_agent(at);
+            }
+            Act::StartAgent(at) => {
+                let server = &mut self.servers[at];
+                let state = match server.db.up {
+                    true => Database::Running {
+                        open: server.db.open.is_some(),
+                        receiving: server.db.receiving,
+                    },
+                    false => Database::Stopped,
+                };
+                server.untold = false;
+                server.agent = Some(Node::new(server.setup.clone(), server.disk, state));
+                self.happen(at, Event::Tick, now, crash);
+            }
+            Act::Tick(at) => self.happen(at, Event::Tick, now, crash),
+            Act::Hear(at, of) => {
+                let (name, facts) = (self.servers[of].setup.me.clone(), self.facts(of));
+                self.happen(at, Event::Peer(name, facts), now, crash);
+            }
+            Act::Lag(at) => {
+                let lag = Event::Lag {
+                    behind: Duration::ZERO,
+                    missing: 0,
+                };
+                self.happen(at, lag, now, crash);
+            }
+            Act::Message(which) => {
+                let (to, event) = self.messages.remove(which);
+                if self.servers[to].agent.is_some() {
+                    self.happen(to, event, now, crash);
+                }
+            }
+            Act::Order(at, command) => self.happen(at, Event::Command(command), now, crash),
+        }
+        Ok(())
+    }
+
+    pub fn facts(&self, of: usize) -> PeerFacts {
+        let server = &self.servers[of];
+        PeerFacts {
+            incarnation: server.disk.incarnation,
+            follows: server.disk.follows.filter(|_| server.db.up),
+            near: server.db.up && server.db.receiving,
+            position: (server.db.log.len() + server.db.relay.len()) as u64,
+        }
+    }
+
+    fn happen(&mut self, at: usize, event: Event, now: Duration, crash: Crash) {
+        self.nonces += 1;
+        let fresh = Nonce(u128::from(self.nonces));
+        let effects = self.servers[at].agent.as_mut().unwrap().step(event, now, fresh);
+        if !effects.iter().any(|effect| matches!(effect, Effect::Swap { .. })) {
+            // Not used: states that differ in nothing else stay the same.
+            self.nonces -= 1;
+        }
+        for (done, effect) in effects.into_iter().enumerate() {
+            if crash == Some(done) {
+                self.seen.crashes += 1;
+                return self.end_agent(at);
+            }
+            self.carry_out(at, effect);
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, effect: Effect) {
+        match effect {
+            Effect::Remember(durable) => self.servers[at].disk = durable,
+            Effect::Read => {
+                assert!(self.servers[at].request.is_none(), "one request at a time");
+                self.servers[at].request = Some(Request::Read(None));
+            }
+            Effect::Swap { expected, record } => {
+                assert!(self.servers[at].request.is_none(), "one request at a time");
+                let id = self.nonces;
+                self.puts.push(Put {
+                    id,
+                    expected,
+                    record,
+                    result: None,
+                });
+                self.servers[at].request = Some(Request::Swap(id));
+            }
+            Effect::Work(work) => {
+                assert!(self.servers[at].job.is_none(), "one work at a time");
+                self.servers[at].job = Some(Job { work, done: None });
+            }
+            Effect::Kill => {
+                self.seen.fenced += 1;
+                self.servers[at].job = None;
+                self.stop(at);
+                self.servers[at].untold = true;
+            }
+            Effect::Ask(to, epoch) => {
+                let (to, from) = (self.index(&to), self.servers[at].setup.me.clone());
+                self.send(to, Event::Asked(from, epoch));
+            }
+            Effect::Answer {
+                to,
+                epoch,
+                incarnation,
+                position,
+            } => {
+                let (to, from) = (self.index(&to), self.servers[at].setup.me.clone());
+                self.send(
+                    to,
+                    Event::Halted {
+                        from,
+                        epoch,
+                        incarnation,
+                        position,
+                    },
+                );
+            }
+            Effect::Tell(notice) => self.seen.stranded += u64::from(notice == Notice::Stranded),
+        }
+    }
+
+    fn send(&mut self, to: usize, event: Event) {
+        if !self.messages.contains(&(to, event.clone())) && self.messages.len() < 20 {
+            self.messages.push((to, event));
+        }
+    }
+
+    fn end_agent(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        (server.agent, server.job, server.request, server.untold) = (None, None, None, false);
+        self.forget_puts();
+    }
+
+    /// Those that have landed and whose answer nobody waits for.
+    fn forget_puts(&mut self) {
+        let waiting: Vec<u64> = self
+            .servers
+            .iter()
+            .filter_map(|server| match server.request {
+                Some(Request::Swap(id)) => Some(id),
+                _ => None,
+            })
+            .collect();
+        self.puts
+            .retain(|put| put.result.is_none() || waiting.contains(&put.id));
+    }
+
+    fn stop(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        (server.db.up, server.db.open, server.db.receiving) = (false, None, false);
+        server.db.acks = Acks::Alone;
+        server.db.confirmed.clear();
+        server.untold = server.agent.is_some();
+    }
+
+    fn land(&mut self, id: u64) {
+        let which = self.puts.iter().position(|put| put.id == id).unwrap();
+        let (expected, record) = (self.puts[which].expected, self.puts[which].record.clone());
+        let result = if self.record.as_ref().map(|record| record.nonce) == expected {
+            if let Some(current) = &self.record {
+                current.check_next(&record).unwrap();
+                let to = record.leader != current.leader;
+                self.seen.promoted += u64::from(to && record.fragile);
+                self.seen.handed_over += u64::from(to && !record.fragile && !record.electing);
+                self.seen.elected += u64::from(current.electing && !record.electing);
+            }
+            self.record = Some(*record);
+            Ok(())
+        } else {
+            Err(self.record.clone())
+        };
+        self.puts[which].result = Some(result);
+        self.forget_puts();
+    }
+}

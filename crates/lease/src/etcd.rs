@@ -1,0 +1,200 @@
+//! A key in etcd, through its JSON gateway (etcd's manual, «gRPC gateway»): transactions that compare `mod_revision`.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+use crate::cell::{Cell, CellError, Content, MAX_BYTES, Put};
+use crate::http::{Client, Fault};
+use crate::{Secret, Version};
+
+/// Where the record is, and as whom.
+#[derive(Clone, Debug)]
+pub struct EtcdSettings {
+    /// The members: `HOST:PORT` or URLs. Asked in this order until one takes a connection.
+    pub endpoints: Vec<String>,
+    /// The key.
+    pub key: String,
+    /// `user` and `password`; `None` means without authentication.
+    pub secret: Option<Secret>,
+    /// How long a request may take.
+    pub patience: Duration,
+}
+
+/// The key.
+#[derive(Clone, Debug)]
+pub struct EtcdCell {
+    client: Client,
+    settings: EtcdSettings,
+}
+
+impl EtcdCell {
+    /// The key; nothing is asked yet.
+    ///
+    /// # Errors
+    /// When the settings are no such thing, in words.
+    pub fn new(settings: &EtcdSettings) -> Result<EtcdCell, String> {
+        if settings.endpoints.is_empty() {
+            return Err("no etcd member is named".to_owned());
+        }
+        if let Some(secret) = &settings.secret {
+            secret.need("user")?;
+            secret.need("password")?;
+        }
+        Ok(EtcdCell {
+            client: Client::new(settings.patience)?,
+            settings: settings.clone(),
+        })
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> Result<Value, CellError> {
+        let token = match &self.settings.secret {
+            None => None,
+            Some(secret) => {
+                let need = |name| secret.need(name).map_err(CellError::Rejected);
+                let login = json!({ "name": need("user")?, "password": need("password")? });
+                let answer = match self.send("/v3/auth/authenticate", &login, None).await {
+                    // Nothing was asked for yet.
+                    Err(CellError::Doubt(why)) => return Err(CellError::NotSent(why)),
+                    other => other?,
+                };
+                answer.get("token").and_then(Value::as_str).map(str::to_owned)
+            }
+        };
+        self.send(path, body, token.as_deref()).await
+    }
+
+    async fn send(&self, path: &str, body: &Value, token: Option<&str>) -> Result<Value, CellError> {
+        let mut unreachable = Vec::new();
+        for endpoint in &self.settings.endpoints {
+            let base = if endpoint.contains("://") {
+                endpoint.clone()
+            } else {
+                format!("http://{endpoint}")
+            };
+            let mut ask = Request::builder()
+                .method(Method::POST)
+                .uri(format!("{}{path}", base.trim_end_matches('/')))
+                .header(CONTENT_TYPE, "application/json");
+            if let Some(token) = token {
+                ask = ask.header(AUTHORIZATION, token);
+            }
+            let ask = ask
+                .body(body.to_string().into_bytes())
+                .map_err(|error| CellError::NotSent(format!("{endpoint}: {error}")))?;
+            let answer = match self.client.send(ask).await {
+                Ok(answer) => answer,
+                Err(fault @ Fault::NotSent(..)) => {
+                    unreachable.push(fault.to_string());
+                    continue;
+                }
+                Err(fault @ Fault::Lost(..)) => return Err(CellError::Doubt(fault.to_string())),
+            };
+            let status = answer.status();
+            let text: String = String::from_utf8_lossy(answer.body()).chars().take(200).collect();
+            let told = format!("{endpoint} answered {status}: {text}");
+            return match status {
+                StatusCode::OK => serde_json::from_slice(answer.body()).map_err(|_| CellError::Doubt(told)),
+                // Timed out inside, no leader, too many requests: it may have been proposed.
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    Err(CellError::Doubt(told))
+                }
+                _ => Err(CellError::Rejected(told)),
+            };
+        }
+        Err(CellError::NotSent(unreachable.join("; ")))
+    }
+
+    async fn load(&self) -> Result<Content, CellError> {
+        let answer = self
+            .ask(
+                "/v3/kv/range",
+                &json!({ "key": STANDARD.encode(&self.settings.key) }),
+            )
+            .await?;
+        let Some(found) = answer.get("kvs").and_then(|found| found.get(0)) else {
+            // An answer of etcd has a header with its revision; what has none is not etcd's.
+            return match revision(answer.get("header").and_then(|header| header.get("revision"))) {
+                Some(_) => Ok(None),
+                None => Err(CellError::Rejected(format!("that is not etcd: {answer:.100}"))),
+            };
+        };
+        let strange = || CellError::Rejected("etcd's answer is not as its manual says".to_owned());
+        let version = revision(found.get("mod_revision")).ok_or_else(strange)?;
+        let value = found.get("value").and_then(Value::as_str).unwrap_or_default();
+        let bytes = STANDARD.decode(value).map_err(|_| strange())?;
+        if bytes.len() > MAX_BYTES {
+            return Err(CellError::Rejected(format!(
+                "a value of {} bytes is no lease",
+                bytes.len()
+            )));
+        }
+        Ok(Some((bytes, version)))
+    }
+
+    async fn write(&self, expected: Option<&Version>, body: Vec<u8>) -> Result<Put, CellError> {
+        let key = STANDARD.encode(&self.settings.key);
+        let expected = expected.map_or("0", Version::as_str);
+        let transaction = json!({
+            "compare": [{ "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": expected }],
+            "success": [{ "request_put": { "key": key, "value": STANDARD.encode(body) } }],
+        });
+        let answer = self.ask("/v3/kv/txn", &transaction).await?;
+        let done = answer.get("succeeded").and_then(Value::as_bool).unwrap_or(false);
+        match revision(answer.get("header").and_then(|header| header.get("revision"))) {
+            Some(version) if done => Ok(Put::Taken(version)),
+            Some(_) => Ok(Put::Refused),
+            None => Err(CellError::Doubt(
+                "etcd's answer is not as its manual says".to_owned(),
+            )),
+        }
+    }
+}
+
+impl Cell for EtcdCell {
+    fn place(&self) -> String {
+        format!(
+            "etcd key {} at {}",
+            self.settings.key,
+            self.settings.endpoints.join(", ")
+        )
+    }
+
+    fn get(&self) -> BoxFuture<'_, Result<Content, CellError>> {
+        self.load().boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        expected: Option<&'a Version>,
+        body: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Put, CellError>> {
+        self.write(expected, body).boxed()
+    }
+
+    fn beside(&self, name: &str) -> Box<dyn Cell> {
+        let mut other = self.clone();
+        other.settings.key = format!("{}-{name}", self.settings.key);
+        Box::new(other)
+    }
+
+    fn remove(&self) -> BoxFuture<'_, Result<(), CellError>> {
+        async move {
+            let key = json!({ "key": STANDARD.encode(&self.settings.key) });
+            self.ask("/v3/kv/deleterange", &key).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// 64-bit numbers are strings in protobuf's JSON.
+fn revision(value: Option<&Value>) -> Option<Version> {
+    let text = value?.as_str()?;
+    text.parse::<u64>().ok().map(|_| Version::new(text))
+}
