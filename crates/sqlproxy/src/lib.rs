@@ -12,8 +12,8 @@
 //! A client's path: `doors` listen, `proxy` accepts on one of the threads, `front` greets and `auth` finds out who the
 //! client is, `session` serves it: `session::route` says where each statement goes, `pool` lends it a connection that
 //! `backend` made, `session::state` makes that connection the session's, `exchange` passes the answer on. `floor` says
-//! which replicas may be read from. While the proxy has no account to ask about others, `passthrough` serves
-//! instead: `hold` finds a database that greets, `splice` passes bytes. `target` turns views into where to go, `relay`
+//! which replicas may be read from. While the view spreads no reads, or the proxy has no account to ask about
+//! others, `passthrough` serves instead: `hold` finds a database that greets, `splice` passes bytes. `target` turns views into where to go, `relay`
 //! takes the connections of other servers. What can fail, and the test of each, stands in `FAILURES.md`.
 
 pub mod account;
