@@ -1,5 +1,7 @@
 //! A primary and a replica on loopback, as Pontoon would have set them up.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -76,6 +78,20 @@ const ACCOUNTS: &[&str] = &[
     "INSERT INTO other.here VALUES ('other')",
 ];
 
+/// Uses up the small numbers of connections: what a case prints is searched for the numbers of its connections, and a
+/// result of nine columns must not be taken for connection 9.
+fn large_numbers(server: &Standalone) -> Result<(), LabError> {
+    let mut greeting = [0; 128];
+    for _ in 0..2_000 {
+        let mut stream = UnixStream::connect(server.socket()).map_err(LabError::io("connect"))?;
+        let read = stream.read(&mut greeting).map_err(LabError::io("greeting"))?;
+        if read == 0 {
+            return Err(LabError::App("a database closed without a greeting".to_owned()));
+        }
+    }
+    Ok(())
+}
+
 impl Pair {
     /// Starts both below `dir` and waits until the replica follows.
     ///
@@ -103,6 +119,8 @@ impl Pair {
             replica,
         };
         pair.replicate().await?;
+        large_numbers(&pair.primary)?;
+        large_numbers(&pair.replica)?;
         for account in ACCOUNTS {
             pair.on_primary(account).await?;
         }
