@@ -193,3 +193,34 @@ async fn a_replica_that_dies_fails_no_read() {
     assert_eq!(value(&mut reader, "SELECT @@server_id").await, "1");
     drop(killed.await.unwrap());
 }
+
+#[tokio::test]
+async fn the_primary_helps_when_the_replica_has_more_to_do() {
+    let Some(spread) = Spread::start(Kind::Mariadb).await else {
+        return;
+    };
+    let mut first = spread.conn().await;
+    until_spread(&mut first).await;
+    let heavy = "WITH RECURSIVE r AS (SELECT 1 n UNION ALL SELECT n + 1 FROM r WHERE n < 700) \
+                 SELECT CONCAT(@@server_id, '/', COUNT(*)) FROM r a, r b";
+    let mut readers = [
+        first,
+        spread.conn().await,
+        spread.conn().await,
+        spread.conn().await,
+    ];
+    let began = Instant::now();
+    let (mut primary, mut replica) = (0, 0);
+    while primary == 0 || replica == 0 {
+        assert!(began.elapsed() < SOON * 2, "{primary} {replica}");
+        let [a, b, c, d] = &mut readers;
+        let answers = tokio::join!(value(a, heavy), value(b, heavy), value(c, heavy), value(d, heavy));
+        for answer in [answers.0, answers.1, answers.2, answers.3] {
+            match answer.as_str() {
+                "1/490000" => primary += 1,
+                "2/490000" => replica += 1,
+                other => panic!("{other}"),
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use pontoon_mysql_wire::reply::Expect;
 use pontoon_mysql_wire::{Capabilities, Command, WireError, encode_packet};
 use pontoon_sql_class::{Charset, Engine, SqlMode, Version};
 
-use super::places::TakenPlace;
+use super::places::{Busy, TakenPlace};
 use super::shelf::Lends;
 use crate::auth::Secret;
 use crate::backend::Backend;
@@ -117,7 +117,7 @@ pub struct Connection {
     pub warned: bool,
     /// Statements to close with the next command: closing has no answer.
     to_close: Vec<u32>,
-    _place: TakenPlace,
+    place: TakenPlace,
 }
 
 /// How long the proxy's own questions may take.
@@ -136,6 +136,11 @@ impl Lends for Box<Connection> {
 }
 
 impl Connection {
+    /// Says that a statement runs on it.
+    pub fn works(&self) -> Busy {
+        self.place.works()
+    }
+
     /// Makes a fresh login usable: has the server track what it must, and asks what it is.
     ///
     /// # Errors
@@ -209,7 +214,7 @@ impl Connection {
             insert_id: Some(0),
             warned: false,
             to_close: Vec::new(),
-            _place: place,
+            place,
         }))
     }
 

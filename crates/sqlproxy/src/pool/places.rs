@@ -11,6 +11,7 @@ pub struct Places {
     limit: AtomicUsize,
     taken: AtomicUsize,
     waiting: AtomicUsize,
+    busy: AtomicUsize,
     /// Told when a place becomes empty: one who waits.
     pub emptied: Notify,
     /// Told when somebody begins to wait: every thread gives up a connection that it does not use.
@@ -20,6 +21,10 @@ pub struct Places {
 /// One connection's place; empty again when dropped.
 #[derive(Debug)]
 pub struct TakenPlace(Arc<Places>);
+
+/// A statement runs at the server as long as this lives.
+#[derive(Debug)]
+pub struct Busy(Arc<Places>);
 
 /// Somebody waits for a place as long as this lives.
 #[derive(Debug)]
@@ -32,6 +37,7 @@ impl Places {
             limit: limit.into(),
             taken: 0.into(),
             waiting: 0.into(),
+            busy: 0.into(),
             emptied: Notify::new(),
             wanted,
         })
@@ -53,6 +59,11 @@ impl Places {
         self.taken.load(Relaxed)
     }
 
+    /// Statements that run at the server now, as far as this process asked them.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Relaxed)
+    }
+
     /// Whether somebody waits.
     pub fn anybody_waits(&self) -> bool {
         self.waiting.load(Relaxed) > 0
@@ -72,6 +83,20 @@ impl Places {
         self.waiting.fetch_add(1, SeqCst);
         self.wanted.notify_waiters();
         Waiting(self)
+    }
+}
+
+impl TakenPlace {
+    /// Says that a statement runs on the connection.
+    pub fn works(&self) -> Busy {
+        self.0.busy.fetch_add(1, Relaxed);
+        Busy(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Relaxed);
     }
 }
 
@@ -103,7 +128,10 @@ mod tests {
         drop(first);
         places.emptied.notified().await;
         assert!(places.take().is_some());
-        drop((waiting, second));
+        let works = second.works();
+        assert_eq!(places.busy(), 1);
+        drop((waiting, second, works));
+        assert_eq!(places.busy(), 0);
         assert!(!places.anybody_waits());
         assert_eq!(places.taken(), 0);
     }

@@ -4,10 +4,22 @@ use pontoon_mysql_wire::StatusFlags;
 use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_sql_class::{Effects, Route, Verdict};
 
+use pontoon_fleet::ServerName;
+use pontoon_telemetry::metrics::Diverted;
+
 use super::Session;
 use super::route::Side;
 use crate::floor::Place;
 use crate::pool::{Connection, Database};
+use crate::target::Replica;
+
+/// Where a read goes.
+pub(super) enum Reader {
+    /// There.
+    Replica(Database),
+    /// To the primary: because of that, or because it has less to do.
+    Primary(Option<Diverted>),
+}
 
 impl Session {
     /// Whether reads may go to replicas at all.
@@ -15,34 +27,47 @@ impl Session {
         self.thread.context.floors.is_active()
     }
 
-    /// A replica that has what the session must see: the one that it read from last if that will do. `None` when none
-    /// has it in time.
-    pub(super) async fn choose_replica(&mut self) -> Option<Database> {
+    /// Where to read: of the replicas that have what the session must see, and the primary, the one with the fewest
+    /// statements under way. Of equals a replica, and the one that the session read from last: the primary has the
+    /// writes, too.
+    pub(super) async fn choose_reader(&mut self) -> Reader {
         let ready = match self.thread.context.floors.place().await {
             Place::Replicas(ready) => ready,
-            Place::Primary(_) => return None,
+            Place::Primary(_) => return Reader::Primary(Some(Diverted::Lag)),
         };
         let target = self.thread.context.targets.borrow().clone();
-        if target
-            .primary
-            .as_ref()
-            .is_ok_and(|primary| primary.pin.epoch != ready.epoch())
-        {
-            return None;
-        }
-        let able = || {
-            target
-                .replicas
-                .iter()
-                .filter(|replica| ready.contains(&replica.pin.server))
+        let Ok(primary) = &target.primary else {
+            return Reader::Primary(None);
         };
-        let count = able().count().max(1);
+        if primary.pin.epoch != ready.epoch() {
+            return Reader::Primary(Some(Diverted::Lag));
+        }
+        let directory = &self.thread.context.directory;
+        let busy = |server: &ServerName| directory.find(server).1.busy();
+        let able: Vec<(usize, &Replica)> = target
+            .replicas
+            .iter()
+            .filter(|replica| ready.contains(&replica.pin.server))
+            .map(|replica| (busy(&replica.pin.server), replica))
+            .collect();
+        let Some(least) = able.iter().map(|(busy, _)| *busy).min() else {
+            return Reader::Primary(Some(Diverted::Lag));
+        };
+        if busy(&primary.pin.server) < least {
+            return Reader::Primary(None);
+        }
+        let idlest = || {
+            able.iter()
+                .filter(|(busy, _)| *busy == least)
+                .map(|(_, one)| *one)
+        };
         let last = self.replica.as_ref();
-        let chosen = able()
-            .find(|replica| Some(&replica.pin.server) == last)
-            .or_else(|| able().nth(self.id as usize % count))?;
+        let same = idlest().find(|replica| Some(&replica.pin.server) == last);
+        let Some(chosen) = same.or_else(|| idlest().nth(self.id as usize % idlest().count().max(1))) else {
+            return Reader::Primary(None);
+        };
         self.replica = Some(chosen.pin.server.clone());
-        Some(Database {
+        Reader::Replica(Database {
             side: Side::Replica,
             pin: chosen.pin.clone(),
             way: chosen.way.clone(),

@@ -10,12 +10,13 @@ use pontoon_sql_class::{Effects, Kind, Reason, Route, Verdict};
 
 use pontoon_telemetry::metrics::Diverted;
 
+use super::reads::Reader;
 use super::route::{self, AfterLoss, Place, Side};
 use super::say::LOCK_DEADLOCK;
 use super::{Flow, Session};
 use crate::exchange::ask::{AskError, Question};
 use crate::exchange::{Answer, End, Ended, send};
-use crate::pool::{Connection, LastInsertId, Need, NoConnection};
+use crate::pool::{Connection, Database, LastInsertId, Need, NoConnection};
 
 /// `ER_OPTION_PREVENTS_STATEMENT` (read-only), `ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION`,
 /// `ER_READ_ONLY_MODE`: what a replica says to what was no read after all.
@@ -87,8 +88,15 @@ impl Session {
             if diverted.is_some() && place == Place::Replica {
                 place = Place::Primary;
             }
+            let mut reader = None;
+            if place == Place::Replica {
+                match self.choose_reader().await {
+                    Reader::Replica(replica) => reader = Some(replica),
+                    Reader::Primary(why) => (place, diverted) = (Place::Primary, why),
+                }
+            }
             self.count(work, place, diverted);
-            let mut connection = match self.connection(place, &work.verdict).await {
+            let mut connection = match self.connection(place, reader.as_ref(), &work.verdict).await {
                 Ok(connection) => connection,
                 Err(Refused::Flow(flow)) => return flow,
                 Err(Refused::NoReplica) => {
@@ -162,16 +170,20 @@ impl Session {
         self.say_error(LOCK_DEADLOCK, state, text).await
     }
 
-    /// The connection for `place`, in the session's state.
-    async fn connection(&mut self, place: Place, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
+    /// The connection for `place`, in the session's state; `reader` is the replica that was chosen.
+    async fn connection(
+        &mut self,
+        place: Place,
+        reader: Option<&Database>,
+        verdict: &Verdict,
+    ) -> Result<Box<Connection>, Refused> {
         match place {
             Place::Held => match self.held.take() {
                 Some(connection) => Ok(connection),
                 // Pinned by what comes, such as long data before anything else.
                 None => self.any(None, verdict).await,
             },
-            Place::Primary => self.any(None, verdict).await,
-            Place::Replica => self.replica(verdict).await,
+            Place::Primary | Place::Replica => self.any(reader, verdict).await,
             Place::Previous(side) => match self.claim(side).await {
                 Some(connection) => Ok(connection),
                 None => {
@@ -205,7 +217,7 @@ impl Session {
     /// Any connection to the primary, or to that replica: the session's own if it is still there.
     async fn any(
         &mut self,
-        replica: Option<&crate::pool::Database>,
+        replica: Option<&Database>,
         verdict: &Verdict,
     ) -> Result<Box<Connection>, Refused> {
         let side = if replica.is_some() {
@@ -317,13 +329,6 @@ impl Session {
         }
     }
 
-    async fn replica(&mut self, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
-        let Some(database) = self.choose_replica().await else {
-            return Err(Refused::NoReplica);
-        };
-        self.any(Some(&database), verdict).await
-    }
-
     /// Ends the read-only transaction on a replica, and goes on at the primary.
     async fn leave_replica(&mut self, place: Place, verdict: &Verdict) -> Result<Box<Connection>, Refused> {
         if let Some(mut replica) = self.held.take() {
@@ -380,6 +385,7 @@ impl Session {
         answer.finish = !reads_only(work.verdict.kind);
         self.entry
             .runs(connection.key.server, connection.backend.thread_id);
+        let _busy = connection.works();
         let sent = send(&mut connection.backend.peer, &bytes, &connection.link).await;
         let streamed = match (&work.what, sent) {
             (What::Streamed(frame), Ok(())) => match Box::pin(self.stream(frame, &mut connection)).await {
