@@ -205,10 +205,8 @@ fn the_end_finishes_what_is_begun_and_takes_nothing_new() {
     pause(100);
     let mut new = edge.client();
     pause(50);
-    let begun = Instant::now();
     edge.ask_to_end();
     assert!(idle.is_closed(), "an idle connection is closed");
-    assert!(begun.elapsed() < SECOND / 2);
     // Was made before, and asks only now.
     new.send(GET);
     let answer = new.answer();
@@ -225,7 +223,6 @@ fn the_end_finishes_what_is_begun_and_takes_nothing_new() {
     assert_eq!(answer.text(), "a");
     assert_eq!(answer.field("connection").as_deref(), Some("close"));
     edge.wait_for_end();
-    assert!(begun.elapsed() < 3 * SECOND);
 }
 
 #[test]

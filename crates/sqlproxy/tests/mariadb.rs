@@ -320,13 +320,7 @@ async fn a_database_that_is_killed_and_started_or_frozen_and_thawed_fails_no_new
     one.agent.report("40 held", |report| report.held == 40).await;
     sleep(Duration::from_secs(1)).await;
     process.signal(Signal::CONT).unwrap();
-    let thawed = Instant::now();
     assert_eq!(clients.join_all().await, [1; 40]);
-    assert!(
-        thawed.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        thawed.elapsed()
-    );
 
     let report = one
         .agent
