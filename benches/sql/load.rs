@@ -77,6 +77,25 @@ pub fn login(to: SocketAddr) -> Result<Client, Fault> {
     Client::connect(&Road::Tcp(to), &login)
 }
 
+/// The first value of the only row of the result that comes next.
+///
+/// # Errors
+/// When it is no such result.
+pub fn first_value(client: &mut Client) -> Result<String, Fault> {
+    let mut last = Vec::new();
+    // Column count, definition, row, and the OK in the place of an EOF.
+    for number in 0..4 {
+        let payload = client.packet()?;
+        match payload.first() {
+            Some(0xFF) | None => return Err(Fault::Odd(String::from_utf8_lossy(&payload).into_owned())),
+            // A length below 251, and so many bytes.
+            Some(_) if number == 2 => last = payload.get(1..).unwrap_or_default().to_vec(),
+            Some(_) => {}
+        }
+    }
+    Ok(String::from_utf8_lossy(&last).into_owned())
+}
+
 /// Runs the load on threads of its own and waits for its end.
 pub fn run(load: &Load) -> Done {
     let threads = load.cores.len().max(1);

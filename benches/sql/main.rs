@@ -1,10 +1,14 @@
-//! What the SQL proxy costs: throughput and processor time beside HAProxy in TCP mode, memory of idle clients, memory
-//! for a slow reader. Run it with `script/bench sql`.
+//! What the SQL proxy costs and brings: throughput and processor time beside HAProxy in TCP mode and MySQL Router,
+//! reads from three database servers beside one, memory of idle clients, memory for a slow reader. Run it with
+//! `script/bench sql`.
 
 #![allow(clippy::print_stdout, reason = "its output is the result")]
 
+mod fleet;
 mod load;
 mod measure;
+mod peers;
+mod quota;
 mod stand;
 
 use std::process::ExitCode;
@@ -13,13 +17,17 @@ use std::time::Duration;
 use pontoon_sql_tests::servers::Engine;
 use pontoon_testkit::LabError;
 
-const USAGE: &str = "script/bench sql throughput|cpu|idle|slow-reader [--mysql] [--prepared] [--rounds N] [--seconds N] [--clients N] [--mib N]";
+use crate::fleet::Mode;
+use crate::measure::Peer;
+
+const USAGE: &str = "script/bench sql throughput|cpu|router|scale|idle|slow-reader [--mysql] [--prepared] [--sessions] [--rounds N] [--seconds N] [--clients N] [--mib N]";
 
 /// What was asked for.
 pub struct Wanted {
     what: String,
     engine: Engine,
     prepared: bool,
+    mode: Mode,
     rounds: usize,
     time: Duration,
     clients: usize,
@@ -33,6 +41,7 @@ impl Wanted {
             what: rest.next()?.clone(),
             engine: Engine::Mariadb,
             prepared: false,
+            mode: Mode::Through,
             rounds: 7,
             time: Duration::from_secs(10),
             clients: 10_000,
@@ -42,6 +51,7 @@ impl Wanted {
             match argument.as_str() {
                 "--mysql" => wanted.engine = Engine::Mysql,
                 "--prepared" => wanted.prepared = true,
+                "--sessions" => wanted.mode = Mode::Sessions,
                 "--rounds" => wanted.rounds = rest.next()?.parse().ok()?,
                 "--seconds" => wanted.time = Duration::from_secs(rest.next()?.parse().ok()?),
                 "--clients" => wanted.clients = rest.next()?.parse().ok()?,
@@ -55,10 +65,14 @@ impl Wanted {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some(wanted) = Wanted::read(&arguments) else {
+    let Some(mut wanted) = Wanted::read(&arguments) else {
         println!("{USAGE}");
         return ExitCode::from(2);
     };
+    if wanted.what == "router" {
+        // It knows no other.
+        wanted.engine = Engine::Mysql;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,8 +82,10 @@ fn main() -> ExitCode {
     };
     let measured = runtime.block_on(async {
         match wanted.what.as_str() {
-            "throughput" => measure::throughput(&wanted, None).await,
-            "cpu" => measure::throughput(&wanted, Some(measure::RATE)).await,
+            "throughput" => measure::compare(&wanted, Peer::Haproxy, None).await,
+            "cpu" => measure::compare(&wanted, Peer::Haproxy, Some(measure::RATE)).await,
+            "router" => measure::compare(&wanted, Peer::Router, None).await,
+            "scale" => measure::scale(&wanted).await,
             "idle" => measure::idle(&wanted).await,
             "slow-reader" => measure::slow_reader(&wanted).await,
             _ => {

@@ -1,12 +1,12 @@
-//! What is measured: a database, the SQL proxy as it is shipped before it, and HAProxy before it.
+//! What is measured, on which cores: databases, and programs before them.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use pontoon_sql_tests::servers::{Engine, Pair};
-use pontoon_testkit::{LabError, Skip, free_port, wait_until};
+use pontoon_testkit::{LabError, wait_until};
 use tokio::process::{Child, Command};
 
 use crate::load::ROWS;
@@ -91,12 +91,15 @@ impl Proxy {
     }
 }
 
-/// The database with the table that is asked.
+/// The database with the table that is asked, and at least one replica of it.
 ///
 /// # Errors
 /// [`LabError::Skip`] when the database cannot be had here.
-pub async fn database(engine: Engine, dir: &Path, cores: &Cores) -> Result<Pair, LabError> {
+pub async fn database(engine: Engine, replicas: usize, dir: &Path, cores: &Cores) -> Result<Pair, LabError> {
     let mut pair = Pair::start(engine, dir).await?;
+    for _ in 1..replicas {
+        pair.add_replica(dir).await?;
+    }
     pair.fresh().await?;
     for statement in [
         "SET GLOBAL max_connections = 12000".to_owned(),
@@ -110,10 +113,7 @@ pub async fn database(engine: Engine, dir: &Path, cores: &Cores) -> Result<Pair,
         pair.on_primary(&statement).await?;
     }
     pair.caught_up().await?;
-    for process in [pair.primary.process(), pair.replica.process()]
-        .into_iter()
-        .flatten()
-    {
+    for process in pair.servers().filter_map(|server| server.process()) {
         pin(process.pid, &cores.databases).await?;
     }
     Ok(pair)
@@ -135,102 +135,24 @@ fn list(cores: &[usize]) -> String {
     cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// `pontoon sql` before the database, with one thread.
+/// Starts a program on those cores and waits until it listens.
 ///
 /// # Errors
-/// When it is not built or does not listen.
-pub async fn pontoon(pair: &Pair, dir: &Path, cores: &Cores) -> Result<Proxy, LabError> {
-    let program = std::env::current_exe()
-        .map_err(LabError::io("this program"))?
-        .with_file_name("pontoon");
-    let (state, run) = (dir.join("state"), dir.join("run"));
-    for folder in [&state, &run] {
-        std::fs::create_dir_all(folder).map_err(LabError::io("folder"))?;
-    }
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-    let view = view(pair, address).to_string();
-    std::fs::write(state.join("view.json"), view).map_err(LabError::io("view"))?;
-    let arguments = [
-        "sql".to_owned(),
-        "--server=a".to_owned(),
-        "--threads=1".to_owned(),
-        format!("--state-dir={}", state.display()),
-        format!("--run-dir={}", run.display()),
-    ];
-    start(
-        "pontoon sql",
-        &program,
-        &arguments,
-        &dir.join("pontoon.log"),
-        address,
-        cores,
-    )
-    .await
-}
-
-/// The view as the agent of a server would write it, as text: fields that a version does not know are nothing to it.
-fn view(pair: &Pair, address: SocketAddr) -> serde_json::Value {
-    let server = |name: &str, private: &str| {
-        serde_json::json!({
-            "name": name, "private": private, "public": [], "roles": ["app"], "zone": null, "standby": false,
-            "state": "up", "ports": {"agent": 1, "edge_relay": 2, "sql_relay": 3}, "edge_listen": [],
-        })
-    };
-    serde_json::json!({
-        "fleet": "bench", "revision": 1, "epoch": 1, "serial": 1, "agent_run": "bench", "app": null,
-        "servers": [server("a", "127.0.0.1")],
-        "sql": {
-            "engine": pair.engine.tag(), "listen": [{"tcp": address.to_string()}],
-            "backend_tcp": format!("127.0.0.1:{}", pair.primary.port()),
-            "backend_socket": null, "primary": "a", "servers": [], "hold_writes": 5000, "reads": null,
-        },
-    })
-}
-
-/// HAProxy in TCP mode before the database, with one thread: the one of `.cache/haproxy`, or an installed one.
-///
-/// # Errors
-/// [`LabError::Skip`] when there is none.
-pub async fn haproxy(pair: &Pair, dir: &Path, cores: &Cores) -> Result<Proxy, LabError> {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/haproxy/bin/haproxy");
-    let program = Some(unpacked).filter(|path| path.is_file());
-    let program = program.or_else(|| pontoon_testkit::find_program("haproxy"));
-    let program =
-        program.ok_or_else(|| Skip("HAProxy is not here: script/get-haproxy fetches it".to_owned()))?;
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-    let config = format!(
-        "global\n maxconn 4000\n nbthread 1\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n \
-         timeout server 1h\nlisten sql\n bind {address}\n server db 127.0.0.1:{}\n",
-        pair.primary.port()
-    );
-    let file = dir.join("haproxy.cfg");
-    std::fs::write(&file, config).map_err(LabError::io("haproxy.cfg"))?;
-    let arguments = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
-    start(
-        "haproxy",
-        &program,
-        &arguments,
-        &dir.join("haproxy.log"),
-        address,
-        cores,
-    )
-    .await
-}
-
-async fn start(
+/// When it does not.
+pub async fn start(
     name: &'static str,
     program: &Path,
     arguments: &[String],
-    log: &PathBuf,
+    log: &Path,
     address: SocketAddr,
-    cores: &Cores,
+    cores: &[usize],
 ) -> Result<Proxy, LabError> {
     let out = std::fs::File::create(log).map_err(LabError::io("log file"))?;
     let err = out.try_clone().map_err(LabError::io("log file"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]);
-    if !cores.proxy.is_empty() {
-        command.args(["taskset", "-c", &list(&cores.proxy)]);
+    if !cores.is_empty() {
+        command.args(["taskset", "-c", &list(cores)]);
     }
     command
         .arg(program)

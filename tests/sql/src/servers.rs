@@ -40,7 +40,10 @@ pub struct Pair {
     pub primary: Standalone,
     /// Follows; read-only.
     pub replica: Standalone,
-    roots: (Conn, Conn),
+    /// More that follow.
+    pub more: Vec<Standalone>,
+    /// Of the primary, the replica and the others.
+    roots: Vec<Conn>,
 }
 
 /// How long a replica may take to catch up.
@@ -98,27 +101,21 @@ impl Pair {
     /// # Errors
     /// [`LabError::Skip`] when the database cannot be had here.
     pub async fn start(engine: Engine, dir: &Path) -> Result<Pair, LabError> {
-        let [primary, replica] = [("primary", 1), ("replica", 2)].map(|(name, id)| async move {
-            let home = dir.join(name);
-            std::fs::create_dir_all(&home).map_err(LabError::io("folder"))?;
-            let options = DatabaseOptions {
-                port: free_port()?,
-                config: config(engine, id),
-            };
-            match engine {
-                Engine::Mariadb => Standalone::mariadb(&home, &options).await,
-                Engine::Mysql => Standalone::mysql(&home, &options).await,
-            }
-        });
         // One after the other: each is quick, and the machine is not ours alone.
-        let (primary, replica) = (primary.await?, replica.await?);
+        let primary = server(engine, &dir.join("primary"), 1).await?;
+        let replica = server(engine, &dir.join("replica"), 2).await?;
         let mut pair = Pair {
             engine,
-            roots: (primary.root().await?, replica.root().await?),
+            roots: vec![primary.root().await?, replica.root().await?],
             primary,
             replica,
+            more: Vec::new(),
         };
-        pair.replicate().await?;
+        pair.on_primary("CREATE USER copy@'127.0.0.1' IDENTIFIED BY 'copy'")
+            .await?;
+        pair.on_primary("GRANT REPLICATION SLAVE ON *.* TO copy@'127.0.0.1'")
+            .await?;
+        pair.replicate(1).await?;
         large_numbers(&pair.primary)?;
         large_numbers(&pair.replica)?;
         for account in ACCOUNTS {
@@ -128,12 +125,21 @@ impl Pair {
         Ok(pair)
     }
 
-    async fn replicate(&mut self) -> Result<(), LabError> {
+    /// Starts one more replica below `dir`.
+    ///
+    /// # Errors
+    /// When it does not start or follow.
+    pub async fn add_replica(&mut self, dir: &Path) -> Result<(), LabError> {
+        let at = self.roots.len();
+        let replica = server(self.engine, &dir.join(format!("replica-{at}")), at as u32 + 1).await?;
+        self.roots.push(replica.root().await?);
+        self.more.push(replica);
+        self.replicate(at).await?;
+        self.caught_up().await
+    }
+
+    async fn replicate(&mut self, replica: usize) -> Result<(), LabError> {
         let port = self.primary.port();
-        self.on_primary("CREATE USER copy@'127.0.0.1' IDENTIFIED BY 'copy'")
-            .await?;
-        self.on_primary("GRANT REPLICATION SLAVE ON *.* TO copy@'127.0.0.1'")
-            .await?;
         let follow = match self.engine {
             Engine::Mariadb => vec![
                 format!(
@@ -152,9 +158,14 @@ impl Pair {
             ],
         };
         for statement in follow {
-            query(&mut self.roots.1, &statement).await?;
+            query(&mut self.roots[replica], &statement).await?;
         }
         Ok(())
+    }
+
+    /// The primary first.
+    pub fn servers(&self) -> impl Iterator<Item = &Standalone> {
+        [&self.primary, &self.replica].into_iter().chain(&self.more)
     }
 
     /// Runs a statement as `root` on the primary.
@@ -162,7 +173,7 @@ impl Pair {
     /// # Errors
     /// When the database refuses.
     pub async fn on_primary(&mut self, statement: &str) -> Result<(), LabError> {
-        query(&mut self.roots.0, statement).await
+        query(&mut self.roots[0], statement).await
     }
 
     /// Runs a statement as `root` on the replica.
@@ -170,7 +181,21 @@ impl Pair {
     /// # Errors
     /// When the database refuses.
     pub async fn on_replica(&mut self, statement: &str) -> Result<(), LabError> {
-        query(&mut self.roots.1, statement).await
+        query(&mut self.roots[1], statement).await
+    }
+
+    /// What MySQL servers call themselves, the primary first.
+    ///
+    /// # Errors
+    /// When a database refuses: MariaDB does.
+    pub async fn server_uuids(&mut self) -> Result<Vec<String>, LabError> {
+        let mut all = Vec::new();
+        for root in &mut self.roots {
+            let sql = "SELECT @@server_uuid";
+            let id: Option<String> = root.query_first(sql).await.map_err(LabError::database(sql))?;
+            all.extend(id);
+        }
+        Ok(all)
     }
 
     /// An empty database `app` on both servers.
@@ -184,7 +209,7 @@ impl Pair {
         self.caught_up().await
     }
 
-    /// Waits until the replica has everything.
+    /// Waits until every replica has everything.
     ///
     /// # Errors
     /// When it does not in time.
@@ -198,13 +223,16 @@ impl Pair {
             after: Duration::from_secs(CATCH_UP),
         };
         let failed = |error| LabError::database(position)(error);
-        let at: Option<String> = self.roots.0.query_first(position).await.map_err(failed)?;
+        let at: Option<String> = self.roots[0].query_first(position).await.map_err(failed)?;
         let wait = format!("{wait}('{}', {CATCH_UP})", at.unwrap_or_default());
-        let reached: Option<i64> = timeout(LIMIT, self.roots.1.query_first(&wait))
-            .await
-            .map_err(|_| late())?
-            .map_err(LabError::database(&wait))?;
-        (reached == Some(0)).then_some(()).ok_or_else(late)
+        for replica in &mut self.roots[1..] {
+            let reached: Option<i64> = timeout(LIMIT, replica.query_first(&wait))
+                .await
+                .map_err(|_| late())?
+                .map_err(LabError::database(&wait))?;
+            (reached == Some(0)).then_some(()).ok_or_else(late)?;
+        }
+        Ok(())
     }
 
     /// The doors of the primary itself.
@@ -213,6 +241,18 @@ impl Pair {
             tcp: Road::Tcp(([127, 0, 0, 1], self.primary.port()).into()),
             unix: Road::Unix(self.primary.socket().to_owned()),
         }
+    }
+}
+
+async fn server(engine: Engine, home: &Path, id: u32) -> Result<Standalone, LabError> {
+    std::fs::create_dir_all(home).map_err(LabError::io("folder"))?;
+    let options = DatabaseOptions {
+        port: free_port()?,
+        config: config(engine, id),
+    };
+    match engine {
+        Engine::Mariadb => Standalone::mariadb(home, &options).await,
+        Engine::Mysql => Standalone::mysql(home, &options).await,
     }
 }
 
