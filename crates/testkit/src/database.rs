@@ -191,13 +191,13 @@ pub(crate) async fn wait_answering(server: &Server, process: &Process) -> Result
 /// A connection as `root` through a Unix socket of a database (see [`Server::path`]), without a password.
 ///
 /// # Errors
-/// When it cannot be made within 5 s.
+/// When it cannot be made within 30 s.
 pub async fn connect_root(socket: &Path) -> Result<Conn, LabError> {
     let what = format!("root at {}", socket.display());
     let options = OptsBuilder::default()
         .socket(Some(socket.to_string_lossy()))
         .user(Some("root"));
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(30);
     let late = |_| LabError::Timeout {
         what: what.clone(),
         after: limit,

@@ -3,14 +3,13 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use tokio::process::Command;
 
 use crate::LabError;
 use crate::enter::Inside;
 use crate::server::{Bind, Server, ip};
-use crate::wait::run;
+use crate::wait::{ENDS, run};
 
 /// The fleet. Everything in it dies with the process that holds it.
 #[derive(Debug)]
@@ -116,7 +115,7 @@ async fn set_isolated(server: &Server, isolated: bool) -> Result<(), LabError> {
     let value = if isolated { "on" } else { "off" };
     let mut command = Command::new("bridge");
     command.args(["link", "set", "dev", &server.port(), "isolated", value]);
-    run(&mut command, Duration::from_secs(10)).await.map(drop)
+    run(&mut command, ENDS).await.map(drop)
 }
 
 /// The bridge that joins the servers.

@@ -110,6 +110,7 @@ impl Load {
             writes_in_flight: 0,
             latest_send: Duration::ZERO,
             held_up: false,
+            writers_wanted_out: 0,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -172,13 +173,15 @@ impl Load {
         (state.reads_in_flight, state.writes_in_flight)
     }
 
-    /// Waits for a moment in which no write is under way. Nobody but a visitor can repeat a POST whose connection
-    /// broke; who kills an application process at any other moment must count one failed write as right.
+    /// Waits for a moment in which no write is under way; none begins meanwhile, since on a busy machine one would
+    /// always begin before another ends. Nobody but a visitor can repeat a POST whose connection broke; who kills an
+    /// application process at any other moment must count one failed write as right.
     ///
     /// # Errors
     /// When there is no such moment within `limit`.
     pub async fn between_writes(&self, limit: Duration) -> Result<(), LabError> {
         let begun = Instant::now();
+        let _out = WritersOut::of(&self.shared);
         while self.in_flight().1 > 0 {
             if begun.elapsed() > limit {
                 return Err(LabError::Timeout {
@@ -302,6 +305,24 @@ struct State {
     writes_in_flight: usize,
     latest_send: Duration,
     held_up: bool,
+    /// How many wait for a moment without a write: nobody begins one meanwhile.
+    writers_wanted_out: usize,
+}
+
+/// While it lives, no write begins.
+struct WritersOut<'a>(&'a Shared);
+
+impl WritersOut<'_> {
+    fn of(shared: &Shared) -> WritersOut<'_> {
+        shared.lock().writers_wanted_out += 1;
+        WritersOut(shared)
+    }
+}
+
+impl Drop for WritersOut<'_> {
+    fn drop(&mut self) {
+        self.0.lock().writers_wanted_out -= 1;
+    }
 }
 
 /// Kept connections by address, with the moment of their last answer.
@@ -383,6 +404,9 @@ impl Visitors {
             return Taken::HeldUp;
         }
         let visit = self.app.next(dice, &state.known);
+        if visit.text.is_some() && state.writers_wanted_out > 0 {
+            return Taken::Nothing;
+        }
         let target = state.targets.get(dice.below(state.targets.len())).copied();
         let fresh = dice.share() < self.options.fresh_share;
         // There is a target and a phase since the load was started.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::LabError;
 use crate::proc::{self, ProcessId};
-use crate::wait::{tail, wait_until};
+use crate::wait::{ENDS, tail, wait_until};
 
 /// What to start in a server.
 #[derive(Clone, Debug)]
@@ -100,11 +100,9 @@ impl Process {
     pub async fn kill_9(&self) -> Result<(), LabError> {
         let session = self.session();
         session.iter().try_for_each(|id| id.kill_9())?;
-        wait_until(
-            &format!("end of {}", self.program),
-            Duration::from_secs(10),
-            || async { session.iter().all(|id| !id.alive()).then_some(()) },
-        )
+        wait_until(&format!("end of {}", self.program), ENDS, || async {
+            session.iter().all(|id| !id.alive()).then_some(())
+        })
         .await
     }
 

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use crate::LabError;
 use crate::proc::{self, ProcessId};
 use crate::process::{Process, Spawn, log_tail};
-use crate::wait::{run, wait_until};
+use crate::wait::{ENDS, run, wait_until};
 
 /// A folder or file of the host that a server sees at a place of its own.
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ impl Server {
         command
             .args(&what.args)
             .envs(what.env.iter().map(|(k, v)| (k, v)));
-        let output = run(&mut command, Duration::from_secs(10)).await?;
+        let output = run(&mut command, ENDS).await?;
         let pid = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
         let ended = || LabError::Ended {
             program: what.program.clone(),
@@ -284,17 +284,15 @@ impl Server {
     /// page cache too: this is no test of fsync).
     ///
     /// # Errors
-    /// When processes of it are still there 10 s later.
+    /// When processes of it are still there a minute later.
     pub async fn power_off(&self) -> Result<(), LabError> {
         let Some(machine) = self.lock().take() else {
             return Ok(());
         };
         machine.init.kill_9()?;
-        wait_until(
-            &format!("end of server {}", self.name()),
-            Duration::from_secs(10),
-            || async { (!machine.init.alive()).then_some(()) },
-        )
+        wait_until(&format!("end of server {}", self.name()), ENDS, || async {
+            (!machine.init.alive()).then_some(())
+        })
         .await?;
         // The kernel takes the interface away in its own time; a server that comes back wants its name.
         let _ = ip(&["link", "del", &self.port()]).await;
@@ -306,21 +304,17 @@ impl Server {
     /// # Errors
     /// When a process cannot be stopped.
     pub async fn freeze(&self) -> Result<(), LabError> {
-        wait_until(
-            &format!("freezing of server {}", self.name()),
-            Duration::from_secs(10),
-            || async {
-                // A process that was being forked meanwhile is met in the next round.
-                let mut all_stopped = true;
-                for id in self.processes() {
-                    if proc::stat(id.pid).is_some_and(|now| !matches!(now.state, 'T' | 'Z' | 'X')) {
-                        all_stopped = false;
-                        let _ = id.signal(Signal::STOP);
-                    }
+        wait_until(&format!("freezing of server {}", self.name()), ENDS, || async {
+            // A process that was being forked meanwhile is met in the next round.
+            let mut all_stopped = true;
+            for id in self.processes() {
+                if proc::stat(id.pid).is_some_and(|now| !matches!(now.state, 'T' | 'Z' | 'X')) {
+                    all_stopped = false;
+                    let _ = id.signal(Signal::STOP);
                 }
-                all_stopped.then_some(())
-            },
-        )
+            }
+            all_stopped.then_some(())
+        })
         .await
     }
 
@@ -462,9 +456,7 @@ impl Server {
 
 /// Runs `ip` in the lab's outer network namespace.
 pub(crate) async fn ip(args: &[&str]) -> Result<(), LabError> {
-    run(Command::new("ip").args(args), Duration::from_secs(10))
-        .await
-        .map(drop)
+    run(Command::new("ip").args(args), ENDS).await.map(drop)
 }
 
 fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {

@@ -10,6 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::LabError;
 
+/// How long processes may take to end or to stop, and small commands to run, on a machine that is busy with a hundred
+/// other things.
+pub const ENDS: Duration = Duration::from_secs(60);
+
 /// Asks `condition` every 20 ms until it answers with a value.
 ///
 /// # Errors

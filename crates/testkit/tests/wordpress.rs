@@ -63,7 +63,7 @@ fn every_acknowledged_comment_and_post_is_read_back() -> Result<(), LabError> {
                 cpu(&process.session()),
                 cpu(&[mariadb.process()])
             );
-            load.between_writes(Duration::from_secs(5)).await?;
+            load.between_writes(Duration::from_secs(60)).await?;
             process.kill_9().await?;
             tokio::time::sleep(Duration::from_millis(500)).await;
             app.start(&a, listen).await?;

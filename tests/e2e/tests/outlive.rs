@@ -109,7 +109,7 @@ fn tiers_and_databases_that_die_are_started_again() -> Result<(), LabError> {
             }
 
             load.phase("the primary's database dies");
-            load.between_writes(Duration::from_secs(5)).await?;
+            load.between_writes(Duration::from_secs(60)).await?;
             kill_database(a).await?;
             wait_until_healthy(a, 2).await?;
             let kinds = event_kinds(a).await?;

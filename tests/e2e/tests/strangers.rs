@@ -226,7 +226,7 @@ async fn garbage_in(path: &Path, dice: &mut Dice) -> Result<(), LabError> {
         let _ = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut [0; 512])).await;
     }
     // And it still takes connections.
-    wait_until("the socket to answer", Duration::from_secs(5), async || {
+    wait_until("the socket to answer", Duration::from_secs(60), async || {
         UnixStream::connect(path).await.ok()
     })
     .await

@@ -187,7 +187,7 @@ impl Stage {
             if (writes, load.answering()) == (0, 0) {
                 signal(Signal::KILL)?;
                 // Until the last of them is dead the kernel takes connections for them.
-                wait_until("the end of the application", Duration::from_secs(5), || async {
+                wait_until("the end of the application", Duration::from_secs(30), || async {
                     session.iter().all(|id| !id.alive()).then_some(())
                 })
                 .await?;

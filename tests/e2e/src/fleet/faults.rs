@@ -117,7 +117,7 @@ pub fn programs(server: &Server, word: &str) -> Vec<ProcessId> {
 pub async fn end_program(server: &Server, word: &str) -> Result<usize, LabError> {
     let found = programs(server, word);
     found.iter().try_for_each(|id| id.kill_9())?;
-    wait_until(&format!("end of {word}"), Duration::from_secs(10), async || {
+    wait_until(&format!("end of {word}"), Duration::from_secs(60), async || {
         found.iter().all(|id| !id.alive()).then_some(())
     })
     .await?;

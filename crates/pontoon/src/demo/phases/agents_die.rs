@@ -28,7 +28,7 @@ impl Phase for AgentsDie {
             let tiers = processes(stage, &servers, &["edge", "sql"])?;
             let agents = processes(stage, &servers, &["agent"])?;
             agents.values().try_for_each(|agent| agent.kill_9())?;
-            wait_until("the end of the agents", Duration::from_secs(5), || async {
+            wait_until("the end of the agents", Duration::from_secs(30), || async {
                 agents.values().all(|agent| !agent.alive()).then_some(())
             })
             .await?;
