@@ -88,11 +88,9 @@ pub async fn router(pair: &mut Pair, dir: &Path, cores: &Cores) -> Result<Proxy,
             return Err(LabError::Unknown("mysqlrouter_keyring failed".to_owned()));
         }
     }
-    let certificate = rcgen::generate_simple_self_signed(["router".to_owned()])
-        .map_err(|error| LabError::Unknown(error.to_string()))?;
-    std::fs::write(home.join("cert.pem"), certificate.cert.pem()).map_err(LabError::io("cert.pem"))?;
-    std::fs::write(home.join("key.pem"), certificate.signing_key.serialize_pem())
-        .map_err(LabError::io("key.pem"))?;
+    let (certificate, key) = certificate().map_err(|error| LabError::Unknown(error.to_string()))?;
+    std::fs::write(home.join("cert.pem"), certificate).map_err(LabError::io("cert.pem"))?;
+    std::fs::write(home.join("key.pem"), key).map_err(LabError::io("key.pem"))?;
     let servers: Vec<String> = pair
         .servers()
         .map(|server| format!("\"mysql://127.0.0.1:{}\"", server.port()))
@@ -110,6 +108,13 @@ pub async fn router(pair: &mut Pair, dir: &Path, cores: &Cores) -> Result<Proxy,
     let arguments = ["-c".to_owned(), config.display().to_string()];
     let log = home.join("out.log");
     start("mysql router", &program, &arguments, &log, address, &cores.proxy).await
+}
+
+/// An RSA certificate and its key: with another, caching_sha2_password's clients get no public key from MySQL Router.
+fn certificate() -> Result<(String, String), rcgen::Error> {
+    let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
+    let certificate = rcgen::CertificateParams::new(vec!["router".to_owned()])?.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 /// Tells MySQL Router which servers there are. No TLS: neither proxy's clients use it here.
