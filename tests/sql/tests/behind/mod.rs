@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use pontoon_fleet::{ListenAddress, Role};
+use pontoon_fleet::{AfterWrite, ListenAddress, ReadsView, Role};
 use pontoon_pki::Authority;
 use pontoon_rt::paths::Paths;
 use pontoon_sql_tests::client::Road;
@@ -43,8 +44,8 @@ impl Behind {
         };
         let authority = found_fleet();
         let relays = [free_port(), free_port()];
-        let a = Server::start("a", &authority, &pair, relays, dir.path()).await;
-        let b = Server::start("b", &authority, &pair, relays, dir.path()).await;
+        let a = Server::start("a", engine, &authority, &pair, relays, dir.path()).await;
+        let b = Server::start("b", engine, &authority, &pair, relays, dir.path()).await;
         Some(Behind {
             pair,
             proxies: [a, b],
@@ -67,6 +68,7 @@ impl Behind {
 impl Server {
     async fn start(
         name: &'static str,
+        engine: Engine,
         authority: &Authority,
         pair: &Pair,
         relays: [u16; 2],
@@ -89,6 +91,17 @@ impl Server {
         view.backend_socket = Some(own.socket().to_owned());
         view.roles = vec![Role::App, Role::Db];
         view.relay_ports = relays;
+        view.engine = match engine {
+            Engine::Mariadb => pontoon_fleet::Engine::Mariadb,
+            Engine::Mysql => pontoon_fleet::Engine::Mysql,
+        };
+        view.databases = vec!["a", "b"];
+        view.reads = Some(ReadsView {
+            split: true,
+            max_lag: Duration::from_secs(5),
+            after_write: AfterWrite::Session,
+            heard: None,
+        });
         let agent = Agent::start(&paths).await;
         agent.publish(&view);
         // Until sessions of the proxy's own pass every case they are asked for by name.
