@@ -57,7 +57,6 @@ pub const PROXY_ACCOUNT: (&str, &str) = ("pontoon_sql", "asks");
 
 const ACCOUNTS: &[&str] = &[
     "CREATE USER pontoon_sql@localhost IDENTIFIED BY 'asks'",
-    "GRANT SELECT ON mysql.user TO pontoon_sql@localhost",
     // The application, by TCP and by the Unix socket.
     "CREATE USER app@localhost IDENTIFIED BY 'pw'",
     "CREATE USER app@'127.0.0.1' IDENTIFIED BY 'pw'",
@@ -121,6 +120,12 @@ impl Pair {
         for account in ACCOUNTS {
             pair.on_primary(account).await?;
         }
+        let accounts = match engine {
+            Engine::Mariadb => "mysql.global_priv",
+            Engine::Mysql => "mysql.user",
+        };
+        pair.on_primary(&format!("GRANT SELECT ON {accounts} TO pontoon_sql@localhost"))
+            .await?;
         pair.caught_up().await?;
         Ok(pair)
     }
