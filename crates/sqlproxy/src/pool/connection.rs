@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pontoon_mysql_wire::reply::Expect;
-use pontoon_mysql_wire::{Capabilities, Command, WireError, encode_packet};
+use pontoon_mysql_wire::{Capabilities, Command, StatusFlags, WireError, encode_packet};
 use pontoon_sql_class::{Charset, Engine, SqlMode, Version};
 
 use super::places::{Busy, TakenPlace};
@@ -68,10 +68,18 @@ pub struct Facts {
     pub charset: Charset,
     /// Whether a fresh session's reads take locks.
     pub serializable: bool,
+    /// Whether in a fresh session `WHERE id IS NULL` finds the row that was inserted last.
+    pub auto_is_null: bool,
+    /// How long a fresh session may say nothing.
+    pub wait_timeout: Duration,
+    /// The status flags of a fresh session.
+    pub status: StatusFlags,
     /// How many connections the server takes.
     pub max_connections: usize,
     /// What makes a reset connection fresh again.
     set_up: Vec<u8>,
+    /// What has the server report to a session as if there were no proxy.
+    untracked: Vec<u8>,
 }
 
 /// Where a session's `LAST_INSERT_ID()` is to be found.
@@ -115,6 +123,8 @@ pub struct Connection {
     pub insert_id: Option<u64>,
     /// Its last statement left warnings or an error. A statement without tables does not take them away.
     pub warned: bool,
+    /// The server reports what the proxy must know.
+    tracked: bool,
     /// Statements to close with the next command: closing has no answer.
     to_close: Vec<u32>,
     place: TakenPlace,
@@ -159,17 +169,25 @@ impl Connection {
         };
         let isolation = isolation_variable(engine);
         let tracking = tracking(engine);
+        let gtids = match engine {
+            Engine::MariaDb => "",
+            Engine::MySql => ", @@session.session_track_gtids",
+        };
+        // What is tracked is asked for before it is changed.
         let facts = format!(
-            "SELECT @@max_connections, @@sql_mode, @@{isolation}, @@character_set_client, @@collation_connection, \
-             @@character_set_results"
+            "SELECT @@max_connections, @@sql_mode, @@{isolation}, @@character_set_client, @@character_set_connection, \
+             @@collation_connection, @@character_set_results, @@sql_auto_is_null, @@wait_timeout, \
+             @@session.session_track_system_variables, @@session.session_track_schema, \
+             @@session.session_track_state_change{gtids}"
         );
-        let questions = [Question::query(&tracking), Question::query(facts.as_bytes())];
+        let questions = [Question::query(facts.as_bytes()), Question::query(&tracking)];
+        let status = backend.status;
         let asked = ask(&mut backend.peer, backend.capabilities, &questions, &link);
         let told = tokio::time::timeout(OWN_QUESTIONS, asked)
             .await
             .map_err(silent)??;
         let row = told
-            .get(1)
+            .first()
             .map(|told| told.row())
             .transpose()?
             .unwrap_or_default();
@@ -177,16 +195,21 @@ impl Connection {
             let value = row.get(at).cloned().flatten().unwrap_or_default();
             String::from_utf8_lossy(&value).into_owned()
         };
-        let version = backend.greeting.version();
-        let results = match text(5) {
-            none if none.is_empty() => "NULL".to_owned(),
-            name => format!("'{name}'"),
+        let quoted = |at: usize| match row.get(at) {
+            Some(Some(_)) => format!("'{}'", text(at).replace('\'', "''")),
+            _ => "NULL".to_owned(),
         };
-        let fresh = format!(
-            ",character_set_client='{}',collation_connection='{}',character_set_results={results}",
-            text(3),
-            text(4)
+        let version = backend.greeting.version();
+        let mut untracked = format!(
+            "SET SESSION session_track_system_variables={},SESSION session_track_schema={},\
+             SESSION session_track_state_change={}",
+            quoted(9),
+            text(10),
+            text(11),
         );
+        if engine == Engine::MySql {
+            untracked.push_str(&format!(",SESSION session_track_gtids={}", quoted(12)));
+        }
         let facts = Facts {
             engine,
             version: Version::parse(&version).unwrap_or(match engine {
@@ -196,10 +219,22 @@ impl Connection {
             sql_mode: SqlMode::parse(&text(1)),
             charset: Charset::from_name(&text(3)),
             serializable: text(2).eq_ignore_ascii_case("SERIALIZABLE"),
+            auto_is_null: text(7) != "0",
+            wait_timeout: Duration::from_secs(
+                text(8)
+                    .parse()
+                    .map_err(|_| WireError::Malformed("no wait_timeout"))?,
+            ),
+            status,
             max_connections: text(0)
                 .parse()
                 .map_err(|_| WireError::Malformed("no number of connections"))?,
-            set_up: [&tracking[..], fresh.as_bytes()].concat(),
+            set_up: [
+                &tracking[..],
+                fresh_charset(&text(3), &text(4), &text(5), &quoted(6)).as_bytes(),
+            ]
+            .concat(),
+            untracked: untracked.into_bytes(),
         };
         let applied = State::fresh(database);
         Ok(Box::new(Connection {
@@ -213,6 +248,7 @@ impl Connection {
             statements: OnBackend::default(),
             insert_id: Some(0),
             warned: false,
+            tracked: true,
             to_close: Vec::new(),
             place,
         }))
@@ -230,12 +266,15 @@ impl Connection {
     /// Gives it this state, with a reset when `clean` asks for one or nothing else helps.
     ///
     /// # Errors
-    /// [`AskError`]: the connection is to be closed.
+    /// [`AskError`]: the connection is to be closed. So it is when it has a default database and must have none.
     pub async fn become_like(&mut self, wanted: &Rc<State>, clean: bool) -> Result<(), AskError> {
         let questions = match wanted.difference(&self.applied) {
+            Difference::Impossible => {
+                return Err(AskError::Io(std::io::ErrorKind::Unsupported.into()));
+            }
             Difference::Commands(commands) if !clean && commands.is_empty() => return Ok(()),
             Difference::Commands(commands) if !clean => commands.into_iter().map(question).collect(),
-            _ => {
+            Difference::Commands(_) | Difference::Reset => {
                 let mut questions = vec![
                     Question::new(Command::ResetConnection, b"", Expect::ResetOrPing),
                     Question::query(&self.facts.set_up),
@@ -249,12 +288,27 @@ impl Connection {
                 self.statements = OnBackend::default();
                 self.to_close.clear();
                 self.warned = false;
+                self.tracked = true;
                 self.insert_id = Some(0);
                 questions
             }
         };
         self.ask(&questions).await?;
         self.applied = Rc::clone(wanted);
+        Ok(())
+    }
+
+    /// Has the server report to its session as if there were no proxy: for one that looks at what is reported. Of no use
+    /// for another session from then on.
+    ///
+    /// # Errors
+    /// [`AskError`]: the connection is to be closed.
+    pub async fn untrack(&mut self) -> Result<(), AskError> {
+        if self.tracked {
+            let untracked = Question::query(&self.facts.untracked);
+            self.ask(&[untracked]).await?;
+            self.tracked = false;
+        }
         Ok(())
     }
 
@@ -362,6 +416,19 @@ pub fn isolation_variable(engine: Engine) -> &'static str {
         Engine::MariaDb => "tx_isolation",
         Engine::MySql => "transaction_isolation",
     }
+}
+
+/// Behind the statement that has a server report what it must: how a fresh session reads and writes text. A server
+/// forgets it with COM_RESET_CONNECTION (MySQL: «Session State»), and of all ways to set it only `SET NAMES … COLLATE`
+/// also says in which collation results are described.
+fn fresh_charset(client: &str, connection: &str, collation: &str, results: &str) -> String {
+    if client == connection && results.trim_matches('\'') == client {
+        return format!(",NAMES '{client}' COLLATE '{collation}'");
+    }
+    format!(
+        ",SESSION character_set_client='{client}',SESSION collation_connection='{collation}',\
+         SESSION character_set_results={results}"
+    )
 }
 
 /// The statement that has a server report what it must. Names one by one: with `*`, MySQL reports the number of each

@@ -78,6 +78,12 @@ impl Places {
             .map(|_| TakenPlace(Arc::clone(self)))
     }
 
+    /// Takes a place for a connection that there is already, over the limit if need be.
+    pub fn take_one_more(self: &Arc<Places>) -> TakenPlace {
+        self.taken.fetch_add(1, SeqCst);
+        TakenPlace(Arc::clone(self))
+    }
+
     /// Says that somebody waits.
     pub fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, SeqCst);
@@ -142,7 +148,9 @@ mod tests {
         let taken = [places.take().unwrap(), places.take().unwrap()];
         places.set_limit(1);
         assert!(places.take().is_none());
-        drop(taken);
+        let one_more = places.take_one_more();
+        assert_eq!(places.taken(), 3);
+        drop((taken, one_more));
         assert!(places.take().is_some());
     }
 }

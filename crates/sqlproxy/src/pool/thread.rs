@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_fleet::{Role, ServerName};
-use pontoon_mysql_wire::{ErrorPacket, error_code};
+use pontoon_mysql_wire::{ErrorPacket, StatusFlags, error_code};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -235,6 +235,10 @@ impl Thread {
         if ended {
             return None;
         }
+        if connection.backend.status.has(StatusFlags::IN_TRANS) {
+            tracing::error!(server = %connection.backend.pin.server, "a connection was left within a transaction; it is closed");
+            return None;
+        }
         if elsewhere {
             retire(connection);
             return None;
@@ -291,10 +295,7 @@ impl Thread {
             if let Some(place) = places.take() {
                 match self.open(&database, key.clone(), need, client, place).await {
                     Ok(opened) => {
-                        let share = self.share(opened.facts.max_connections);
-                        if places.limit() != share {
-                            places.set_limit(share);
-                        }
+                        self.learn_limit(&places, &opened);
                         return Ok(opened);
                     }
                     // The database died between its greeting and the end of the login: nothing was asked of it yet.
@@ -468,7 +469,15 @@ impl Thread {
         (max_connections * 4 / 5 / proxies).max(2)
     }
 
-    /// Adopts a connection that was made elsewhere: one that a client's own authentication led to.
+    fn learn_limit(&self, places: &Places, connection: &Connection) {
+        let share = self.share(connection.facts.max_connections);
+        if places.limit() != share {
+            places.set_limit(share);
+        }
+    }
+
+    /// Adopts a connection that was made elsewhere: one that a client's own authentication led to. It is there already:
+    /// it counts, but no limit refuses it.
     ///
     /// # Errors
     /// [`NoConnection`].
@@ -480,7 +489,7 @@ impl Thread {
     ) -> Result<Box<Connection>, NoConnection> {
         let pin = backend.pin.clone();
         let (server, places) = self.context.directory.find(&pin.server);
-        let place = places.take().ok_or(NoConnection::Busy(places.limit()))?;
+        let place = places.take_one_more();
         let key = Key {
             identity: Rc::clone(identity),
             side: Side::Primary,
@@ -489,6 +498,7 @@ impl Thread {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
         let connection = Connection::set_up(backend, key, serial, database, place).await?;
+        self.learn_limit(&places, &connection);
         self.links
             .borrow_mut()
             .insert(serial, (Side::Primary, pin, Rc::downgrade(&connection.link)));

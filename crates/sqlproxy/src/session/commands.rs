@@ -6,7 +6,7 @@ use pontoon_sql_class::{Effects, Kind, classify};
 
 use super::run::{What, Work, command_verdict};
 use super::{Flow, Session};
-use crate::exchange::{buffers, header, read_more};
+use crate::exchange::{buffers, header};
 
 /// A packet up to this length is read as a whole before anything is done. A longer one is passed on as it comes.
 const WHOLE: usize = 1024 * 1024;
@@ -50,9 +50,8 @@ impl Session {
                     return Some(frame);
                 }
             }
-            match read_more(&mut self.client, &mut self.inbound, &self.link).await {
-                Ok(0) | Err(_) => return None,
-                Ok(_) => {}
+            if !self.hear().await {
+                return None;
             }
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! `route` says where a statement goes, `state` what a session has set, `registry` knows the sessions by number; these
 //! are pure. `commands` takes what the client sends apart, `run` finds a connection and passes the answer on,
-//! `record` notes what a statement did to the session, `prepared` is for prepared statements, `special` for the
+//! `record` notes what a statement did to the session, `idle` waits for the next command, `prepared` is for prepared statements, `special` for the
 //! commands about sessions, and `say` for the proxy's own answers.
 
 pub mod admit;
 mod commands;
+mod idle;
 mod prepared;
 mod reads;
 mod record;
@@ -17,6 +18,7 @@ mod say;
 mod special;
 pub mod state;
 mod stream;
+mod tracks;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::peer::Peer;
 use crate::pool::connection::Facts;
 use crate::pool::{Connection, Identity, LastInsertId, Left, NoConnection, Owner, Thread, Token};
 use crate::statements::Statements;
+use idle::Idle;
 use registry::Entry;
 use route::{Bonds, Side};
 use state::State;
@@ -113,6 +116,9 @@ struct Session {
     bonds: Bonds,
     /// Nothing is ever given back: the session's own authentication led to its connection.
     bound: bool,
+    /// It has looked at what servers report, and its connection reports as if there were no proxy.
+    untracked: bool,
+    idle: Idle,
     statements: Statements,
     /// It wants to be another user; and the number that the answer begins with.
     change: Option<(ChangeUser, u8)>,
@@ -197,7 +203,8 @@ impl Session {
             .context
             .sessions
             .enter(client.id, &client.identity.user, thread.ender());
-        let status = connection.backend.status;
+        let status = facts.status;
+        let auto_is_null = facts.auto_is_null;
         let mut session = Session {
             thread: Rc::clone(thread),
             client: peer,
@@ -220,10 +227,12 @@ impl Session {
             left: [None, None],
             replica: None,
             bonds: Bonds {
-                pinned: bound,
+                pinned: bound || auto_is_null,
                 ..Bonds::default()
             },
             bound,
+            untracked: false,
+            idle: Idle::default(),
             statements: Statements::default(),
             change: None,
         };
@@ -239,8 +248,14 @@ impl Session {
 
     /// Keeps a connection that the session is bound to, and leaves any other where it can be taken.
     fn keep_or_leave(&mut self, connection: Box<Connection>, precious: bool) {
-        self.entry.rests();
-        if self.bound || self.bonds.pinned || self.bonds.transaction.is_some() || self.statements.bind() {
+        if self.must_hold() {
+            self.entry
+                .uses(connection.key.server, connection.backend.thread_id);
+            self.held = Some(connection);
+            return;
+        }
+        if !self.entry.rests() {
+            // Somebody is about to end what ran on it. Until the next command it can hit nobody else.
             self.held = Some(connection);
             return;
         }
@@ -250,6 +265,11 @@ impl Session {
             precious,
         };
         self.left[at(side)] = self.thread.leave(connection, left);
+    }
+
+    /// Whether the next command has to run on the connection that ran the one before.
+    fn must_hold(&self) -> bool {
+        self.is_pinned() || self.bonds.transaction.is_some()
     }
 
     /// Takes the connection that the session left on that side, if it is still there.

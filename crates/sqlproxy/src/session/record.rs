@@ -125,7 +125,11 @@ impl Session {
     ) -> bool {
         let effects = verdict.effects;
         let said = &done.state;
-        let reported = said.changed || said.incomplete || said.schema.is_some() || !said.variables.is_empty();
+        let reported = said.changed
+            || said.incomplete
+            || said.schema.is_some()
+            || !said.variables.is_empty()
+            || done.status.has(StatusFlags::DB_DROPPED);
         if !reported && !effects.intersects(LITERAL | Effects::CHANGES_DATABASE) {
             return false;
         }
@@ -148,7 +152,10 @@ impl Session {
             pin |= state.report(name, value) == Noted::Pin;
             self.note_variable(name, value);
         }
-        if let Some(name) = &done.state.schema {
+        if done.status_told && done.status.has(StatusFlags::DB_DROPPED) && done.state.schema.is_none() {
+            // The default database, as the server's status flag means it.
+            state.database = None;
+        } else if let Some(name) = &done.state.schema {
             state.database = (!name.is_empty()).then(|| name.clone().into());
         } else if effects.contains(Effects::CHANGES_DATABASE)
             && let Some(name) = sql.and_then(|sql| used_database(sql, &context))
@@ -178,8 +185,10 @@ impl Session {
     /// What a session is after a reset: fresh, but for its default database.
     pub(super) fn forget_everything(&mut self) {
         self.state = Rc::new(State::fresh(self.state.database.as_deref()));
+        self.status = self.facts.status;
         self.sql_mode = self.facts.sql_mode;
         self.charset = self.facts.charset;
+        self.track_again();
         self.serializable = self.facts.serializable;
         self.read_committed = false;
         self.statements.clear();
@@ -187,7 +196,7 @@ impl Session {
         self.bonds.transaction = None;
         self.bonds.has_read = false;
         self.bonds.previous = None;
-        self.bonds.pinned = self.bound;
+        self.bonds.pinned = self.bound || self.facts.auto_is_null;
     }
 }
 

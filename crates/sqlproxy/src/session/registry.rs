@@ -1,8 +1,9 @@
 //! Every session of the process by its number, for KILL.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -15,36 +16,69 @@ const FIRST: u32 = 1 << 30;
 pub struct Entry {
     /// Its user's name.
     pub user: Vec<u8>,
-    /// The connection that runs its statement: the server's number in the process plus one, and the server's number of
-    /// the connection; 0 when none runs.
-    running: AtomicU64,
+    at: Mutex<At>,
     /// Where its thread hears that it is to end.
     end: UnboundedSender<u32>,
 }
 
+/// Which connection a session uses, and whether somebody is about to end that.
+#[derive(Debug, Default)]
+struct At {
+    /// The server's number in the process, and the server's number of the connection.
+    connection: Option<(usize, u32)>,
+    aims: usize,
+}
+
+/// The connection of a session, for as long as somebody is about to end it or what it runs: it is lent to nobody else.
+#[derive(Debug)]
+pub struct Aim<'a> {
+    entry: &'a Entry,
+    /// The server's number in the process.
+    pub server: usize,
+    /// The server's number of the connection.
+    pub thread_id: u32,
+}
+
 impl Entry {
-    /// Notes that a statement runs, on connection `thread_id` of `server`.
-    pub fn runs(&self, server: usize, thread_id: u32) {
-        let server = u64::try_from(server).unwrap_or(0) + 1;
-        self.running.store(server << 32 | u64::from(thread_id), Relaxed);
+    /// Notes that the session uses connection `thread_id` of `server`: a statement runs there, or it is held.
+    pub fn uses(&self, server: usize, thread_id: u32) {
+        self.at().connection = Some((server, thread_id));
     }
 
-    /// Notes that nothing runs.
-    pub fn rests(&self) {
-        self.running.store(0, Relaxed);
+    /// Notes that the session uses no connection. False while somebody is about to end what ran on the one that it
+    /// used: whoever got that next would be hit.
+    pub fn rests(&self) -> bool {
+        let mut at = self.at();
+        at.connection = None;
+        at.aims == 0
     }
 
-    /// What runs: the server's number in the process, and the server's number of the connection.
-    pub fn running(&self) -> Option<(usize, u32)> {
-        let running = self.running.load(Relaxed);
-        let server = usize::try_from(running >> 32).ok()?.checked_sub(1)?;
-        Some((server, running as u32))
+    /// The connection that the session uses, kept for the one who aims at it.
+    pub fn aim(&self) -> Option<Aim<'_>> {
+        let mut at = self.at();
+        let (server, thread_id) = at.connection?;
+        at.aims += 1;
+        Some(Aim {
+            entry: self,
+            server,
+            thread_id,
+        })
     }
 
     /// Has the session of that number ended by its thread.
     pub fn end(&self, id: u32) {
         // The thread is gone only when the process ends.
         let _ = self.end.send(id);
+    }
+
+    fn at(&self) -> MutexGuard<'_, At> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Aim<'_> {
+    fn drop(&mut self) {
+        self.entry.at().aims -= 1;
     }
 }
 
@@ -79,7 +113,7 @@ impl Registry {
     pub fn enter(&self, id: u32, user: &[u8], end: UnboundedSender<u32>) -> Arc<Entry> {
         let entry = Arc::new(Entry {
             user: user.to_vec(),
-            running: AtomicU64::new(0),
+            at: Mutex::default(),
             end,
         });
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,11 +147,8 @@ pub struct Kill {
 /// Reads `KILL [HARD | SOFT] [CONNECTION | QUERY] n`; none for the other forms (`KILL USER`, `KILL QUERY ID`, an
 /// expression), which name nothing of the proxy's.
 pub fn parse_kill(sql: &[u8]) -> Option<Kill> {
-    let text = std::str::from_utf8(sql)
-        .ok()?
-        .trim()
-        .trim_end_matches(';')
-        .trim_end();
+    let plain = without_comments(std::str::from_utf8(sql).ok()?)?;
+    let text = plain.trim().trim_end_matches(';').trim_end();
     let mut words = text.split_ascii_whitespace().peekable();
     let mut is = |word: &str| words.next_if(|next| next.eq_ignore_ascii_case(word)).is_some();
     if !is("KILL") {
@@ -130,6 +161,19 @@ pub fn parse_kill(sql: &[u8]) -> Option<Kill> {
     }
     let id = words.next()?.parse().ok()?;
     words.next().is_none().then_some(Kill { query, id })
+}
+
+/// With a blank for each comment; none when one is executed, or has no end.
+fn without_comments(text: &str) -> Option<Cow<'_, str>> {
+    let mut plain = Cow::Borrowed(text);
+    while let Some((before, rest)) = plain.split_once("/*") {
+        let (comment, after) = rest.split_once("*/")?;
+        if comment.starts_with('!') || comment.starts_with("M!") {
+            return None;
+        }
+        plain = Cow::Owned(format!("{before} {after}"));
+    }
+    Some(plain)
 }
 
 #[cfg(test)]
@@ -145,6 +189,7 @@ mod tests {
             parse_kill(b"KILL SOFT QUERY\n1073741825"),
             kill(true, 1 << 30 | 1)
         );
+        assert_eq!(parse_kill(b"kill/* x */query/**/5"), kill(true, 5));
         for other in [
             "KILL USER x",
             "KILL QUERY ID 7",
@@ -154,23 +199,28 @@ mod tests {
             "SELECT 1",
             "KILL -1",
             "KILL @a",
+            "KILL /*!50000 QUERY */ 5",
+            "KILL 5 /* x",
         ] {
             assert_eq!(parse_kill(other.as_bytes()), None, "{other}");
         }
     }
 
     #[test]
-    fn sessions_are_found_and_say_what_they_run() {
+    fn sessions_are_found_and_say_what_they_use() {
         let registry = Registry::default();
         let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let id = registry.number();
         assert!(id >= FIRST && registry.number() != id);
         let entry = registry.enter(id, b"wp", sender);
-        assert_eq!(entry.running(), None);
-        entry.runs(0, 77);
-        assert_eq!(registry.find(id.into()).unwrap().running(), Some((0, 77)));
-        entry.rests();
-        assert_eq!(entry.running(), None);
+        assert!(entry.aim().is_none());
+        entry.uses(0, 77);
+        let found = registry.find(id.into()).unwrap();
+        let aim = found.aim().unwrap();
+        assert_eq!((aim.server, aim.thread_id), (0, 77));
+        assert!(!entry.rests(), "somebody aims at what it used");
+        drop(aim);
+        assert!(entry.rests() && entry.aim().is_none());
         entry.end(id);
         assert_eq!(heard.try_recv(), Ok(id));
         registry.leave(id);

@@ -46,6 +46,8 @@ pub enum Place {
     Committed,
     /// Nowhere: the answer would not fit the snapshot that the transaction has read from.
     Refused,
+    /// Nowhere: it asks about a statement that ran on a replica, and does what only the primary may do.
+    OutOfReach,
 }
 
 /// Where a statement of `verdict` goes in a session with these bonds.
@@ -61,6 +63,13 @@ pub fn place(verdict: &Verdict, bonds: &Bonds) -> Place {
             Route::PreviousTarget(Previous::Statement) => {
                 bonds.previous.map_or(Place::Primary, Place::Previous)
             }
+            Route::Primary if verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT) => {
+                match bonds.previous {
+                    None => Place::Primary,
+                    Some(Side::Primary) => Place::Previous(Side::Primary),
+                    Some(Side::Replica) => Place::OutOfReach,
+                }
+            }
             Route::Replica | Route::Primary | Route::PreviousTarget(_) => Place::Primary,
         },
     }
@@ -71,10 +80,21 @@ fn in_replica_transaction(verdict: &Verdict, bonds: &Bonds) -> Place {
     match verdict.route {
         _ if verdict.effects.intersects(ends_first) => Place::Committed,
         Route::Replica | Route::PreviousTarget(Previous::Transaction | Previous::Statement) => Place::Held,
+        // The transaction itself refuses these, and so does the replica: nothing of them is executed.
+        _ if writes_tables(verdict) => Place::Held,
         // Literal settings hold on every connection: they are set again wherever the session goes.
         _ if verdict.kind == Kind::Set && !verdict.effects.pins() => Place::Held,
         _ if !bonds.has_read || bonds.read_committed => Place::Moved,
         _ => Place::Refused,
+    }
+}
+
+/// Whether a statement is one of those that servers refuse in a read-only transaction before they look at its tables.
+fn writes_tables(verdict: &Verdict) -> bool {
+    match verdict.kind {
+        Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete | Kind::Load => true,
+        Kind::Definition => verdict.effects.contains(Effects::TEMPORARY_TABLE),
+        _ => false,
     }
 }
 
@@ -258,6 +278,8 @@ mod tests {
             "ROLLBACK",
             "SHOW WARNINGS",
             "SET time_zone='+00:00'",
+            "INSERT INTO t VALUES (1)",
+            "CREATE TEMPORARY TABLE x (a INT)",
         ] {
             assert_eq!(at(sql, read), Place::Held, "{sql}");
         }
@@ -269,12 +291,7 @@ mod tests {
         ] {
             assert_eq!(at(sql, read), Place::Committed, "{sql}");
         }
-        for sql in [
-            "SELECT f(1)",
-            "SELECT GET_LOCK('a',1)",
-            "INSERT INTO t VALUES (1)",
-            "SET sql_log_bin=0",
-        ] {
+        for sql in ["SELECT f(1)", "SELECT GET_LOCK('a',1)", "SET sql_log_bin=0"] {
             assert_eq!(at(sql, replica), Place::Moved, "{sql}");
             assert_eq!(at(sql, read), Place::Refused, "{sql}");
             let committed = |bonds: &mut Bonds| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
 use pontoon_mysql_wire::{SqlState, WireError};
-use pontoon_sql_class::{Effects, Kind, Reason, Route, Verdict};
+use pontoon_sql_class::{Effects, Engine, Kind, Reason, Route, Verdict};
 
 use pontoon_telemetry::metrics::Diverted;
 
@@ -16,11 +16,16 @@ use super::say::LOCK_DEADLOCK;
 use super::{Flow, Session};
 use crate::exchange::ask::{AskError, Question};
 use crate::exchange::{Answer, End, Ended, send};
-use crate::pool::{Connection, Database, LastInsertId, Need, NoConnection};
+use crate::pool::{Connection, Database, LastInsertId, Left, Need, NoConnection};
 
 /// `ER_OPTION_PREVENTS_STATEMENT` (read-only), `ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION`,
 /// `ER_READ_ONLY_MODE`: what a replica says to what was no read after all.
-const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
+const READ_ONLY: [u16; 3] = [1290, READ_ONLY_TRANSACTION, 1836];
+const READ_ONLY_TRANSACTION: u16 = 1792;
+
+/// What ends a statement from outside (`ER_QUERY_INTERRUPTED`, `ER_CONNECTION_KILLED`) or by its own limit of time
+/// (`ER_STATEMENT_TIMEOUT` of MariaDB, `ER_QUERY_TIMEOUT` of MySQL): it is not tried again.
+const ENDED: [u16; 4] = [1317, 1927, 1969, 3024];
 
 /// How often a read is asked of another connection because the one before was lost.
 const REPEATS: u32 = 5;
@@ -81,6 +86,9 @@ impl Session {
     pub(super) async fn run(&mut self, work: &Work<'_>) -> Flow {
         if let Some(flow) = self.notice_loss(&work.verdict).await {
             return flow;
+        }
+        if !self.untracked && work.sql.is_some_and(super::tracks::mentions_tracking) {
+            self.show_own_tracking();
         }
         let mut diverted = None;
         for _ in 0..REPEATS {
@@ -145,22 +153,33 @@ impl Session {
     /// Before a command is sent: whether the connection that the session holds is still there, and what it means if
     /// not. Nothing was on its way, so what is lost is known.
     async fn notice_loss(&mut self, verdict: &Verdict) -> Option<Flow> {
-        let held = self.held.as_mut()?;
+        let mut held = self.held.take()?;
         // Also has the thread close what belongs to a primary of before.
         self.thread.obey();
         if held.is_good().await {
+            // It may be one that was kept for a moment only.
+            self.keep_or_leave(held, true);
             return None;
         }
-        self.held = None;
         self.entry.rests();
         if self.is_pinned() {
             return Some(Flow::Close);
         }
-        self.bonds.transaction = None;
-        if verdict.kind == Kind::Rollback {
+        let open = self.bonds.transaction.take();
+        if open.is_none() || verdict.kind == Kind::Rollback {
             return None;
         }
         Some(self.say_rolled_back().await)
+    }
+
+    /// What servers say to a write in a read-only transaction.
+    async fn say_read_only(&mut self) -> Flow {
+        let text = match self.facts.engine {
+            Engine::MariaDb => "Cannot execute statement in a READ ONLY transaction",
+            Engine::MySql => "Cannot execute statement in a READ ONLY transaction.",
+        };
+        let state = SqlState::new(*b"25006").unwrap_or(SqlState::GENERAL);
+        self.say_error(READ_ONLY_TRANSACTION, state, text).await
     }
 
     async fn say_rolled_back(&mut self) -> Flow {
@@ -200,8 +219,16 @@ impl Session {
                 }
             },
             Place::Moved | Place::Committed => self.leave_replica(place, verdict).await,
-            Place::Refused => {
-                let text = "Pontoon: this statement cannot run in a read-only transaction that has read from a replica";
+            Place::Refused | Place::OutOfReach => {
+                let text = match place {
+                    Place::Refused => {
+                        "Pontoon: this statement cannot run in a read-only transaction that has read from a replica"
+                    }
+                    _ => {
+                        "Pontoon: what the statement before left behind is at a replica, and this statement cannot run \
+                         there"
+                    }
+                };
                 Err(Refused::Flow(
                     self.say_error(
                         pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
@@ -228,17 +255,15 @@ impl Session {
         let mut own = match self.claim(side).await {
             Some(own) if replica.is_none_or(|wanted| wanted.pin == own.backend.pin) => Some(own),
             Some(other) => {
-                self.thread.leave(
-                    other,
-                    crate::pool::Left {
-                        free: true,
-                        precious: false,
-                    },
-                );
+                self.thread.leave(other, FREE);
                 None
             }
             None => None,
         };
+        if let Some(useless) = own.take_if(|own| own.effort(&self.state).is_none()) {
+            // It has a default database, and the session has none any more.
+            self.thread.leave(useless, FREE);
+        }
         if replica.is_none() && !self.thread.has_primary() {
             // Held until there is one; what was left may be of the one before.
             own = None;
@@ -293,6 +318,9 @@ impl Session {
         if verdict.effects.intersects(uses_id) {
             self.carry_insert_id(connection).await?;
         }
+        if self.untracked {
+            connection.untrack().await?;
+        }
         Ok(())
     }
 
@@ -338,11 +366,7 @@ impl Session {
                 b"COMMIT"
             };
             if replica.ask(&[Question::query(end)]).await.is_ok() {
-                let left = crate::pool::Left {
-                    free: true,
-                    precious: false,
-                };
-                self.thread.leave(replica, left);
+                self.thread.leave(replica, FREE);
             }
         }
         self.bonds.transaction = None;
@@ -384,7 +408,7 @@ impl Session {
         let mut answer = Answer::new(walker);
         answer.finish = !reads_only(work.verdict.kind);
         self.entry
-            .runs(connection.key.server, connection.backend.thread_id);
+            .uses(connection.key.server, connection.backend.thread_id);
         let _busy = connection.works();
         let sent = send(&mut connection.backend.peer, &bytes, &connection.link).await;
         let streamed = match (&work.what, sent) {
@@ -464,14 +488,28 @@ impl Session {
         mut answer: Answer,
         done: Done,
     ) -> Attempt {
+        if done.status_told {
+            connection.backend.status = done.status;
+        }
         if let Outcome::Error { code, .. } = done.outcome
             && connection.key.side == Side::Replica
-            && self.bonds.transaction.is_none()
-            && READ_ONLY.contains(&code)
             && !answer.begun()
         {
-            self.keep_or_leave(connection, false);
-            return Attempt::NotARead;
+            match self.bonds.transaction {
+                // The primary says what is wrong: then it also knows when it is asked (`GET DIAGNOSTICS`).
+                None if !ENDED.contains(&code) => {
+                    connection.warned = true;
+                    self.keep_or_leave(connection, false);
+                    return Attempt::NotARead;
+                }
+                // What the primary says first to a write in such a transaction.
+                Some(_) if READ_ONLY.contains(&code) => {
+                    connection.warned = true;
+                    self.keep_or_leave(connection, true);
+                    return told(self.say_read_only().await);
+                }
+                _ => {}
+            }
         }
         self.raise_floor(&work.verdict, &done, &connection);
         let sent = answer.send(&mut self.client, &self.link).await;
@@ -481,6 +519,10 @@ impl Session {
             self.status = done.status;
         }
         self.record_statement(work, &done, &mut connection);
+        let failed = matches!(done.outcome, Outcome::Error { .. });
+        if work.verdict.effects.contains(Effects::CLOSES_CONNECTION) && !failed {
+            return Attempt::Close;
+        }
         let precious = work.verdict.effects.contains(Effects::SETS_FOUND_ROWS) || done.warnings > 0;
         self.keep_or_leave(connection, precious);
         match sent {
@@ -525,6 +567,11 @@ impl Session {
         Attempt::Close
     }
 }
+
+const FREE: Left = Left {
+    free: true,
+    precious: false,
+};
 
 /// Why there is no connection for a command.
 enum Refused {

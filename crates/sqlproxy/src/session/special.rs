@@ -2,21 +2,18 @@
 
 use std::rc::Rc;
 
-use pontoon_mysql_wire::SqlState;
 use pontoon_mysql_wire::reply::Expect;
+use pontoon_mysql_wire::{Command, ErrorPacket, SqlState, encode_packet};
 use pontoon_sql_class::{Effects, Kind, Verdict};
 
 use super::registry::{Kill, parse_kill};
 use super::route::Side;
 use super::run::{What, Work, command_verdict};
-use super::say::KILL_DENIED;
+use super::say::{KILL_DENIED, NO_SUCH_THREAD};
 use super::{Flow, Session};
-use crate::exchange::ask::{AskError, Question};
+use crate::exchange::ask::{AskError, Question, Told};
 use crate::pool::{Connection, Database, Identity, Left, Need, NoConnection, Thread};
 use crate::session::state::State;
-
-/// `ER_QUERY_INTERRUPTED`.
-const INTERRUPTED: u16 = 1317;
 
 impl Session {
     /// KILL of a session of the proxy's; `None` when it is not one, and the statement is the database's to answer.
@@ -49,28 +46,36 @@ impl Session {
 
     async fn kill_session(&mut self, kill: Kill) -> Option<Flow> {
         let victim = self.thread.context.sessions.find(kill.id)?;
-        if kill.id == u64::from(self.id) {
-            let state = SqlState::new(*b"70100").unwrap_or(SqlState::GENERAL);
-            let flow = self
-                .say_error(INTERRUPTED, state, "Query execution was interrupted")
-                .await;
-            return Some(if kill.query { flow } else { Flow::Close });
-        }
         let id = u32::try_from(kill.id).ok()?;
-        let allowed = match victim.running() {
-            // The database decides who may kill whom.
-            Some((server, thread_id)) => {
-                let killed = kill_on(&self.thread, &self.identity, server, thread_id, kill.query).await;
-                match killed {
-                    Ok(()) => true,
-                    Err(NoConnection::Refused(packet)) => return Some(self.say_packet(&packet).await),
-                    Err(other) => return Some(self.say_refusal(&other).await),
+        if id == self.id {
+            return Some(self.kill_oneself(kill.query).await);
+        }
+        // The database decides who may kill whom, so it is told to whenever there is something to be killed there.
+        let mut ended = false;
+        for _ in 0..RACES {
+            let Some(aim) = victim.aim() else {
+                break;
+            };
+            let sql = kill_statement(aim.thread_id, kill.query);
+            match self.ask_beside(aim.server, sql.as_bytes()).await {
+                Ok(_) => {
+                    ended = true;
+                    break;
                 }
+                // It has ended by itself meanwhile.
+                Err(NoConnection::Refused(packet)) if packet.code == NO_SUCH_THREAD => {}
+                Err(NoConnection::Refused(packet)) => {
+                    let text = packet.text().replace(&aim.thread_id.to_string(), &id.to_string());
+                    let packet = ErrorPacket {
+                        message: text.into_bytes(),
+                        ..packet
+                    };
+                    return Some(self.say_packet(&packet).await);
+                }
+                Err(other) => return Some(self.say_refusal(&other).await),
             }
-            // Nothing of it is at any database: nobody but its own user is known to be allowed.
-            None => victim.user == self.identity.user,
-        };
-        if !allowed {
+        }
+        if !ended && victim.user != self.identity.user && !self.may_kill_others().await {
             let text = format!("You are not owner of thread {id}");
             return Some(self.say_error(KILL_DENIED, SqlState::GENERAL, &text).await);
         }
@@ -80,13 +85,63 @@ impl Session {
         Some(self.say_ok(1).await)
     }
 
+    /// The database knows best what it says to that.
+    async fn kill_oneself(&mut self, query: bool) -> Flow {
+        let sql = match query {
+            true => &b"KILL QUERY CONNECTION_ID()"[..],
+            false => b"KILL CONNECTION_ID()",
+        };
+        let mut frame = Vec::new();
+        encode_packet(&mut frame, 0, &[&[Command::Query.to_byte()], sql].concat());
+        let work = Work {
+            verdict: command_verdict(Kind::Kill, Effects::NONE),
+            sql: None,
+            expect: Expect::Simple,
+            records: true,
+            what: What::Frame(&frame),
+        };
+        let flow = self.run(&work).await;
+        if query { flow } else { Flow::Close }
+    }
+
+    /// Whether the client's account may end what is another's, for a session that has nothing at any database.
+    async fn may_kill_others(&mut self) -> bool {
+        let Some(server) = self.primary_number() else {
+            return false;
+        };
+        let told = self.ask_beside(server, MAY_KILL.as_bytes()).await;
+        let row = told.ok().and_then(|told| told.row().ok());
+        row.is_some_and(|row| matches!(row.first(), Some(Some(count)) if count != b"0"))
+    }
+
+    fn primary_number(&self) -> Option<usize> {
+        let target = self.thread.context.targets.borrow().clone();
+        let primary = target.primary.ok()?;
+        Some(self.thread.context.directory.find(&primary.pin.server).0)
+    }
+
+    /// Asks a server something in the client's name, on a connection beside the session's: a bound session has but one.
+    async fn ask_beside(&mut self, server: usize, sql: &[u8]) -> Result<Told, NoConnection> {
+        if !self.bound {
+            return ask_as(&self.thread, &self.identity, server, sql).await;
+        }
+        let held = self.held.as_mut().filter(|held| held.key.server == server);
+        let Some(held) = held else {
+            let text = "the session's only connection does not lead to the server in question";
+            return Err(NoConnection::Failed(text.to_owned()));
+        };
+        let told = held.ask(&[Question::query(sql)]).await?;
+        first(told)
+    }
+
     /// Has what runs on a connection ended, because nobody waits for it any more.
     pub(super) fn kill_what_runs(&self, connection: &Connection) {
         let thread = Rc::clone(&self.thread);
         let identity = Rc::clone(&self.identity);
         let (server, thread_id) = (connection.key.server, connection.backend.thread_id);
         tokio::task::spawn_local(async move {
-            if let Err(error) = kill_on(&thread, &identity, server, thread_id, false).await {
+            let sql = kill_statement(thread_id, false);
+            if let Err(error) = ask_as(&thread, &identity, server, sql.as_bytes()).await {
                 tracing::debug!(
                     ?error,
                     "the statement of a client that is gone could not be ended"
@@ -119,7 +174,6 @@ impl Session {
         self.forget_everything();
         let fresh = Rc::clone(&self.state);
         let result = held.become_like(&fresh, false).await;
-        self.status = held.backend.status;
         self.keep_or_leave(held, false);
         match result {
             Ok(()) => self.say_ok(1).await,
@@ -160,14 +214,18 @@ impl Session {
     }
 }
 
-/// Ends a connection of `server`, or what it runs, by a second login of the same user.
-async fn kill_on(
+fn kill_statement(thread_id: u32, query: bool) -> String {
+    let what = if query { "QUERY" } else { "CONNECTION" };
+    format!("KILL {what} {thread_id}")
+}
+
+/// Asks `server` something on any connection of `identity`.
+async fn ask_as(
     thread: &Rc<Thread>,
     identity: &Rc<Identity>,
     server: usize,
-    thread_id: u32,
-    query: bool,
-) -> Result<(), NoConnection> {
+    sql: &[u8],
+) -> Result<Told, NoConnection> {
     let replica = thread.replica_by_number(server);
     let state = Rc::new(State::default());
     let need = Need {
@@ -179,28 +237,42 @@ async fn kill_on(
     if connection.key.server != server {
         // Another is primary by now, and what ran there has ended.
         thread.leave(connection, FREE);
-        return Ok(());
+        let text = "No such thread";
+        return Err(NoConnection::Refused(ErrorPacket::new(
+            NO_SUCH_THREAD,
+            SqlState::GENERAL,
+            text,
+        )));
     }
-    let what = if query { "QUERY" } else { "CONNECTION" };
-    let sql = format!("KILL {what} {thread_id}");
-    match connection.ask(&[Question::query(sql.as_bytes())]).await {
-        Ok(_) => {
+    match connection.ask(&[Question::query(sql)]).await {
+        Ok(told) => {
             thread.leave(connection, FREE);
-            Ok(())
+            first(told)
         }
-        // The connection is still good: the answer was no more than an error.
+        // The connection is still good: the answer was no more than an error. Nobody else is to see it.
         Err(AskError::Refused(packet)) => {
+            connection.warned = true;
             thread.leave(connection, FREE);
-            // It has ended by itself meanwhile.
-            if packet.code == super::say::NO_SUCH_THREAD {
-                Ok(())
-            } else {
-                Err(NoConnection::Refused(packet))
-            }
+            Err(NoConnection::Refused(packet))
         }
         Err(other) => Err(other.into()),
     }
 }
+
+fn first(told: Vec<Told>) -> Result<Told, NoConnection> {
+    told.into_iter()
+        .next()
+        .ok_or_else(|| NoConnection::Failed("the database said nothing".to_owned()))
+}
+
+/// How often a session is looked for that goes from one connection to another.
+const RACES: usize = 3;
+
+/// Counts the rights by which an account may end what is another's (MySQL: «KILL Statement»; MariaDB: «CONNECTION
+/// ADMIN»).
+const MAY_KILL: &str = "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE IN \
+                        ('SUPER','CONNECTION_ADMIN','CONNECTION ADMIN') AND GRANTEE=CONCAT('''',\
+                        SUBSTRING_INDEX(CURRENT_USER(),'@',1),'''@''',SUBSTRING_INDEX(CURRENT_USER(),'@',-1),'''')";
 
 const FREE: Left = Left {
     free: true,

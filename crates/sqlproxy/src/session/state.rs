@@ -141,6 +141,16 @@ impl State {
         if !plain || name.is_empty() || name.starts_with(b"session_track") || must_not_be_replayed(&name) {
             return Noted::Pin;
         }
+        let stays = match &name[..] {
+            // `WHERE id IS NULL` finds the row that the connection inserted last.
+            b"sql_auto_is_null" => !is_one_of(&value, &[b"0", b"OFF", b"FALSE"]),
+            // The server closes the connection after each transaction.
+            b"completion_type" => !is_one_of(&value, &[b"0", b"1", b"NO_CHAIN", b"CHAIN", b"DEFAULT"]),
+            _ => false,
+        };
+        if stays {
+            return Noted::Pin;
+        }
         let others: &[&[u8]] = match &name[..] {
             b"character_set_connection" => &[b"collation_connection"],
             b"collation_connection" => &[b"character_set_connection"],
@@ -310,6 +320,12 @@ impl State {
             && mode(self) == mode(other)
             && charset(self) == charset(other)
     }
+}
+
+fn is_one_of(value: &[u8], known: &[&[u8]]) -> bool {
+    let plain = value.strip_prefix(b"'").unwrap_or(value);
+    let plain = plain.strip_suffix(b"'").unwrap_or(plain);
+    known.iter().any(|one| one.eq_ignore_ascii_case(plain))
 }
 
 fn get<'a>(entries: &'a [Entry], name: &[u8]) -> Option<&'a [u8]> {
