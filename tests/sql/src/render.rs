@@ -309,9 +309,13 @@ fn end(what: &str, packet: &[u8], agreed: Capabilities) -> Result<(String, Statu
     Ok((line, eof.status))
 }
 
-/// What of the status is compared: whether state changes are reported depends on what the proxy asked for too.
+/// What of the status is compared: whether state changes are reported depends on what the proxy asked for too, and
+/// whether a server had to prepare a statement anew on which of its connections the proxy has prepared it before. The
+/// definitions come with every result in any case.
 fn seen(status: StatusFlags) -> StatusFlags {
-    status.without(StatusFlags::SESSION_STATE_CHANGED)
+    status
+        .without(StatusFlags::SESSION_STATE_CHANGED)
+        .without(StatusFlags::METADATA_CHANGED)
 }
 
 /// The session state changes that a client sees who asked for none beyond the servers' defaults.

@@ -74,12 +74,44 @@ pub struct Facts {
     pub wait_timeout: Duration,
     /// The status flags of a fresh session.
     pub status: StatusFlags,
+    /// How a session reads and writes text after its own COM_RESET_CONNECTION, where that is not as after its login.
+    pub text_after_reset: Option<Text>,
     /// How many connections the server takes.
     pub max_connections: usize,
     /// What makes a reset connection fresh again.
     set_up: Vec<u8>,
     /// What has the server report to a session as if there were no proxy.
     untracked: Vec<u8>,
+}
+
+/// How a session reads and writes text: its `character_set_…` and `collation_connection`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// How statements are written.
+    pub client: String,
+    connection: String,
+    collation: String,
+    /// In quotes, or NULL.
+    results: String,
+}
+
+impl Text {
+    /// What stands after `SET`. Of all ways, only `NAMES … COLLATE` says in which collation results are described.
+    pub fn assignments(&self) -> String {
+        let Text {
+            client,
+            connection,
+            collation,
+            results,
+        } = self;
+        if client == connection && results.trim_matches('\'') == client {
+            return format!("NAMES '{client}' COLLATE '{collation}'");
+        }
+        format!(
+            "SESSION character_set_client='{client}',SESSION collation_connection='{collation}',\
+             SESSION character_set_results={results}"
+        )
+    }
 }
 
 /// Where a session's `LAST_INSERT_ID()` is to be found.
@@ -176,9 +208,10 @@ impl Connection {
         // What is tracked is asked for before it is changed.
         let facts = format!(
             "SELECT @@max_connections, @@sql_mode, @@{isolation}, @@character_set_client, @@character_set_connection, \
-             @@collation_connection, @@character_set_results, @@sql_auto_is_null, @@wait_timeout, \
-             @@session.session_track_system_variables, @@session.session_track_schema, \
-             @@session.session_track_state_change{gtids}"
+             @@collation_connection, @@character_set_results, @@global.character_set_client, \
+             @@global.character_set_connection, @@global.collation_connection, @@global.character_set_results, \
+             @@sql_auto_is_null, @@wait_timeout, @@session.session_track_system_variables, \
+             @@session.session_track_schema, @@session.session_track_state_change{gtids}"
         );
         let questions = [Question::query(facts.as_bytes()), Question::query(&tracking)];
         let status = backend.status;
@@ -199,16 +232,23 @@ impl Connection {
             Some(Some(_)) => format!("'{}'", text(at).replace('\'', "''")),
             _ => "NULL".to_owned(),
         };
+        let settings = |at: usize| Text {
+            client: text(at),
+            connection: text(at + 1),
+            collation: text(at + 2),
+            results: quoted(at + 3),
+        };
+        let (login, global) = (settings(3), settings(7));
         let version = backend.greeting.version();
         let mut untracked = format!(
             "SET SESSION session_track_system_variables={},SESSION session_track_schema={},\
              SESSION session_track_state_change={}",
-            quoted(9),
-            text(10),
-            text(11),
+            quoted(13),
+            text(14),
+            text(15),
         );
         if engine == Engine::MySql {
-            untracked.push_str(&format!(",SESSION session_track_gtids={}", quoted(12)));
+            untracked.push_str(&format!(",SESSION session_track_gtids={}", quoted(16)));
         }
         let facts = Facts {
             engine,
@@ -219,9 +259,9 @@ impl Connection {
             sql_mode: SqlMode::parse(&text(1)),
             charset: Charset::from_name(&text(3)),
             serializable: text(2).eq_ignore_ascii_case("SERIALIZABLE"),
-            auto_is_null: text(7) != "0",
+            auto_is_null: text(11) != "0",
             wait_timeout: Duration::from_secs(
-                text(8)
+                text(12)
                     .parse()
                     .map_err(|_| WireError::Malformed("no wait_timeout"))?,
             ),
@@ -229,11 +269,9 @@ impl Connection {
             max_connections: text(0)
                 .parse()
                 .map_err(|_| WireError::Malformed("no number of connections"))?,
-            set_up: [
-                &tracking[..],
-                fresh_charset(&text(3), &text(4), &text(5), &quoted(6)).as_bytes(),
-            ]
-            .concat(),
+            set_up: [&tracking[..], b",", login.assignments().as_bytes()].concat(),
+            // MySQL forgets what the login said; MariaDB does not.
+            text_after_reset: (engine == Engine::MySql && global != login).then_some(global),
             untracked: untracked.into_bytes(),
         };
         let applied = State::fresh(database);
@@ -416,19 +454,6 @@ pub fn isolation_variable(engine: Engine) -> &'static str {
         Engine::MariaDb => "tx_isolation",
         Engine::MySql => "transaction_isolation",
     }
-}
-
-/// Behind the statement that has a server report what it must: how a fresh session reads and writes text. A server
-/// forgets it with COM_RESET_CONNECTION (MySQL: «Session State»), and of all ways to set it only `SET NAMES … COLLATE`
-/// also says in which collation results are described.
-fn fresh_charset(client: &str, connection: &str, collation: &str, results: &str) -> String {
-    if client == connection && results.trim_matches('\'') == client {
-        return format!(",NAMES '{client}' COLLATE '{collation}'");
-    }
-    format!(
-        ",SESSION character_set_client='{client}',SESSION collation_connection='{collation}',\
-         SESSION character_set_results={results}"
-    )
 }
 
 /// The statement that has a server report what it must. Names one by one: with `*`, MySQL reports the number of each

@@ -182,12 +182,21 @@ impl Session {
         }
     }
 
-    /// What a session is after a reset: fresh, but for its default database.
+    /// What a session is after a reset: fresh, but for its default database, and on MySQL for its character set.
     pub(super) fn forget_everything(&mut self) {
-        self.state = Rc::new(State::fresh(self.state.database.as_deref()));
+        let mut state = State::fresh(self.state.database.as_deref());
         self.status = self.facts.status;
         self.sql_mode = self.facts.sql_mode;
         self.charset = self.facts.charset;
+        if let Some(text) = &self.facts.text_after_reset {
+            let set = format!("SET {}", text.assignments());
+            for one in assignments(set.as_bytes(), &Context::new(self.facts.engine)) {
+                // Names of character sets: nothing that could not be noted.
+                let _ = state.assign(&one);
+            }
+            self.charset = Charset::from_name(&text.client);
+        }
+        self.state = Rc::new(state);
         self.track_again();
         self.serializable = self.facts.serializable;
         self.read_committed = false;

@@ -314,6 +314,13 @@ impl Session {
         if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
             connection.become_like(&self.state, clean).await?;
         }
+        // MySQL tells the warnings of the statement before with commands that are none. If that was not here, these are
+        // older.
+        let older = connection.warned && self.bonds.previous != Some(connection.key.side);
+        if older && self.facts.engine == Engine::MySql && matches!(verdict.kind, Kind::Use | Kind::Admin) {
+            connection.ask(&[Question::query(b"DO 0")]).await?;
+            connection.warned = false;
+        }
         let uses_id = Effects::USES_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE;
         if verdict.effects.intersects(uses_id) {
             self.carry_insert_id(connection).await?;
@@ -497,7 +504,7 @@ impl Session {
         {
             match self.bonds.transaction {
                 // The primary says what is wrong: then it also knows when it is asked (`GET DIAGNOSTICS`).
-                None if !ENDED.contains(&code) => {
+                None if work.verdict.route == Route::Replica && !ENDED.contains(&code) => {
                     connection.warned = true;
                     self.keep_or_leave(connection, false);
                     return Attempt::NotARead;
