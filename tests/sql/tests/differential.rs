@@ -154,6 +154,11 @@ const OF_SESSIONS: &[Known] = &[
         reason: OTHER_IDS,
     },
     Known {
+        case: "own id",
+        step: "SELECT @@pseudo_thread_id",
+        reason: OTHER_IDS,
+    },
+    Known {
         case: "own id in the list of sessions",
         step: "SELECT COUNT(*) FROM information_schema.PROCESSLIST",
         reason: OTHER_IDS,

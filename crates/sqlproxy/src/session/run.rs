@@ -198,14 +198,24 @@ impl Session {
     ) -> Result<Box<Connection>, Refused> {
         match place {
             Place::Held => match self.held.take() {
-                Some(connection) => Ok(connection),
+                Some(mut connection) => match self.ready_for(&mut connection, verdict).await {
+                    Ok(()) => Ok(connection),
+                    Err(AskError::Refused(packet)) => {
+                        self.keep_or_leave(connection, true);
+                        Err(Refused::Flow(self.say_packet(&packet).await))
+                    }
+                    Err(_) => Err(Refused::Flow(self.held_is_lost(connection, verdict).await)),
+                },
                 // Pinned by what comes, such as long data before anything else.
                 None => self.any(None, verdict).await,
             },
             Place::Primary | Place::Replica => self.any(reader, verdict).await,
             Place::Previous(side) => match self.claim(side).await {
-                Some(connection) => Ok(connection),
-                None => {
+                Some(connection) if self.tells_insert_id(&connection, verdict) => Ok(connection),
+                other => {
+                    if let Some(connection) = other {
+                        self.keep_or_leave(connection, true);
+                    }
                     let text = "Pontoon: what the statement before left behind is gone: its connection was needed for \
                                 another client";
                     Err(Refused::Flow(
@@ -260,9 +270,11 @@ impl Session {
             }
             None => None,
         };
-        if let Some(useless) = own.take_if(|own| own.effort(&self.state).is_none()) {
+        if let Some(mut useless) = own.take_if(|own| own.effort(&self.state).is_none()) {
             // It has a default database, and the session has none any more.
-            self.thread.leave(useless, FREE);
+            if useless.settle().await.is_ok() {
+                self.thread.leave(useless, FREE);
+            }
         }
         if replica.is_none() && !self.thread.has_primary() {
             // Held until there is one; what was left may be of the one before.
@@ -321,14 +333,57 @@ impl Session {
             connection.ask(&[Question::query(b"DO 0")]).await?;
             connection.warned = false;
         }
-        let uses_id = Effects::USES_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE;
-        if verdict.effects.intersects(uses_id) {
+        self.ready_for(connection, verdict).await
+    }
+
+    /// What a statement needs of a connection beside the session's state.
+    async fn ready_for(&mut self, connection: &mut Connection, verdict: &Verdict) -> Result<(), AskError> {
+        if !self.tells_insert_id(connection, verdict) {
+            if verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT) && self.bonds.previous.is_some() {
+                let text = "Pontoon: LAST_INSERT_ID() cannot be had together with what the statement before left behind: \
+                            they are on two connections";
+                return Err(AskError::Refused(pontoon_mysql_wire::ErrorPacket::new(
+                    pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
+                    SqlState::GENERAL,
+                    text,
+                )));
+            }
             self.carry_insert_id(connection).await?;
         }
         if self.untracked {
             connection.untrack().await?;
         }
         Ok(())
+    }
+
+    /// Whether a connection says what `LAST_INSERT_ID()` is to this session, or the statement does not ask. After a
+    /// write both the id and what the write has left may be asked for at once: then it is too late to carry the id.
+    fn tells_insert_id(&self, connection: &Connection, verdict: &Verdict) -> bool {
+        let asks = Effects::USES_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE;
+        let writes = matches!(
+            verdict.kind,
+            Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete | Kind::Load
+        );
+        !(writes || verdict.effects.intersects(asks))
+            || match self.owner.last_insert_id.get() {
+                LastInsertId::At(serial) => serial == connection.serial,
+                LastInsertId::Known(id) => connection.insert_id == Some(id),
+                LastInsertId::Lost => false,
+            }
+    }
+
+    /// The connection that the session held broke before anything of the client's was sent to it.
+    async fn held_is_lost(&mut self, connection: Box<Connection>, verdict: &Verdict) -> Flow {
+        drop(connection);
+        self.entry.rests();
+        let open = self.bonds.transaction.take();
+        if self.is_pinned() || open.is_none() {
+            return Flow::Close;
+        }
+        if verdict.kind == Kind::Rollback {
+            return self.say_ok(1).await;
+        }
+        self.say_rolled_back().await
     }
 
     /// Has a connection say what `LAST_INSERT_ID()` is to this session.
