@@ -349,6 +349,9 @@ impl Session {
                 )));
             }
             self.carry_insert_id(connection).await?;
+        } else if writes(verdict.kind) && matches!(self.owner.last_insert_id.get(), LastInsertId::Known(_)) {
+            // What the write leaves and the id may be asked for at once: then it would be too late to carry the id.
+            self.carry_insert_id(connection).await?;
         }
         if self.untracked {
             connection.untrack().await?;
@@ -356,15 +359,10 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a connection says what `LAST_INSERT_ID()` is to this session, or the statement does not ask. After a
-    /// write both the id and what the write has left may be asked for at once: then it is too late to carry the id.
+    /// Whether a connection says what `LAST_INSERT_ID()` is to this session, or the statement does not ask.
     fn tells_insert_id(&self, connection: &Connection, verdict: &Verdict) -> bool {
         let asks = Effects::USES_LAST_INSERT_ID | Effects::RUNS_ROUTINE | Effects::OPAQUE;
-        let writes = matches!(
-            verdict.kind,
-            Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete | Kind::Load
-        );
-        !(writes || verdict.effects.intersects(asks))
+        !verdict.effects.intersects(asks)
             || match self.owner.last_insert_id.get() {
                 LastInsertId::At(serial) => serial == connection.serial,
                 LastInsertId::Known(id) => connection.insert_id == Some(id),
@@ -648,6 +646,13 @@ fn told(flow: Flow) -> Attempt {
         Flow::Next => Attempt::Answered,
         Flow::Close => Attempt::Close,
     }
+}
+
+fn writes(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete | Kind::Load
+    )
 }
 
 /// Whether nobody misses anything when a statement of this kind is broken off: its client is gone.
