@@ -1,6 +1,7 @@
 //! Every script, directly and through the proxy, by every kind of client: the transcripts are equal.
 //!
-//! `PONTOON_SQL_CASE=part of a name` plays the cases of that name only, `PONTOON_SQL_SHOW=1` prints their transcripts,
+//! `PONTOON_SQL_SESSIONS=1` plays them in sessions of the proxy's own, with reads from the replica; otherwise clients are
+//! passed through. `PONTOON_SQL_CASE=part of a name` plays the cases of that name only, `PONTOON_SQL_SHOW=1` prints their transcripts,
 //! `PONTOON_LONG=1` plays what waits for seconds with every kind of client, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use behind::Behind;
+use behind::{Behind, in_sessions};
 use pontoon_sql_tests::compare::{Entry, Known, difference, forgive};
 use pontoon_sql_tests::play::{NOT_MET, Stage, VARIANTS, Variant, play};
 use pontoon_sql_tests::script::{Case, parse};
@@ -90,10 +91,7 @@ async fn work(engine: Engine, left: Rc<RefCell<VecDeque<Case>>>) -> Option<(usiz
         let Some(case) = left.borrow_mut().pop_front() else {
             return Some((count, differ));
         };
-        for variant in VARIANTS {
-            if for_one_client(&case) && variant.name != VARIANTS[0].name {
-                continue;
-            }
+        for variant in kinds_of_clients(&case) {
             count += 1;
             let began = Instant::now();
             if let Err(why) = compare_one(&mut behind, &case, *variant).await {
@@ -110,10 +108,17 @@ async fn work(engine: Engine, left: Rc<RefCell<VecDeque<Case>>>) -> Option<(usiz
     }
 }
 
-/// Whether one kind of client is enough: always, or for what waits for seconds unless there is time.
-fn for_one_client(case: &Case) -> bool {
+/// Which kinds of clients play a case. What waits for seconds is played by one unless there is time. In sessions two are
+/// enough then: one that speaks as the proxy does to the database, and one that does not.
+fn kinds_of_clients(case: &Case) -> &'static [Variant] {
     let tagged = |wanted: &str| case.tags.iter().any(|tag| tag == wanted);
-    tagged("once") || tagged("waits") && std::env::var_os("PONTOON_LONG").is_none()
+    let time = std::env::var_os("PONTOON_LONG").is_some();
+    let count = match () {
+        () if tagged("once") || tagged("waits") && !time => 1,
+        () if in_sessions() && !time => 2,
+        () => VARIANTS.len(),
+    };
+    VARIANTS.get(..count).unwrap_or(VARIANTS)
 }
 
 /// What a comparison takes that is worth a look.
@@ -135,7 +140,7 @@ async fn compare_one(behind: &mut Behind, case: &Case, variant: Variant) -> Resu
         .unwrap_or(0);
     let stage = stages[at % stages.len()].clone();
     let mut through = transcript(behind, case, stage, variant).await?;
-    if std::env::var_os("PONTOON_SQL_SESSIONS").is_some() {
+    if in_sessions() {
         for reason in forgive(OF_SESSIONS, &case.name, &direct, &mut through) {
             println!(
                 "known: {}: {}, client «{}»: {reason}",

@@ -15,6 +15,11 @@ use pontoon_testkit::LabError;
 
 use crate::support::{Agent, Proxy, View, found_fleet, free_port, identify, limits, wait_listening};
 
+/// Whether clients have sessions of the proxy's own, and read from the replica; otherwise they are passed through.
+pub fn in_sessions() -> bool {
+    std::env::var_os("PONTOON_SQL_SESSIONS").is_some()
+}
+
 /// Databases and proxies; they end with this value.
 pub struct Behind {
     pub pair: Pair,
@@ -95,20 +100,19 @@ impl Server {
             Engine::Mariadb => pontoon_fleet::Engine::Mariadb,
             Engine::Mysql => pontoon_fleet::Engine::Mysql,
         };
-        view.databases = vec!["a", "b"];
-        view.reads = Some(ReadsView {
-            split: true,
-            max_lag: Duration::from_secs(5),
-            after_write: AfterWrite::Session,
-            heard: None,
-        });
+        let mut sessions = Sessions::WhenSpread;
+        if in_sessions() {
+            sessions = Sessions::WheneverPossible;
+            view.databases = vec!["a", "b"];
+            view.reads = Some(ReadsView {
+                split: true,
+                max_lag: Duration::from_secs(5),
+                after_write: AfterWrite::Session,
+                heard: None,
+            });
+        }
         let agent = Agent::start(&paths).await;
         agent.publish(&view);
-        // Until sessions of the proxy's own pass every case they are asked for by name.
-        let sessions = match std::env::var_os("PONTOON_SQL_SESSIONS") {
-            Some(_) => Sessions::WheneverPossible,
-            None => Sessions::WhenSpread,
-        };
         let limits = Limits { sessions, ..limits() };
         let proxy = Proxy::start(name, &paths, limits);
         wait_listening(address).await;
