@@ -52,6 +52,18 @@ async fn nobody_is_told_of_another(engine: Engine) {
             assert_eq!(got, expected);
         }
     }
+    // What ends with a reset has ended when the client hears of it.
+    let (mut locks, mut looks) = (through.conn().await, through.conn().await);
+    run(&mut looks, "SELECT CONNECTION_ID()").await;
+    for _ in 0..20 {
+        run(&mut locks, "INSERT INTO t (v) VALUES ('kept')").await;
+        assert_eq!(value(&mut locks, "SELECT GET_LOCK('reset', 0)").await, "1");
+        run(&mut locks, "BEGIN").await;
+        run(&mut locks, "UPDATE t SET v = 'locked' WHERE id = 1").await;
+        assert!(locks.reset().await.unwrap());
+        assert_eq!(value(&mut looks, "SELECT IS_FREE_LOCK('reset')").await, "1");
+        run(&mut looks, "SELECT * FROM t WHERE id = 1 FOR UPDATE NOWAIT").await;
+    }
     // What a result is described in: the collation of the login, also after a reset of the connection.
     let described = async |conn: &mut Conn| {
         let result = conn.query_iter("SELECT 'x', USER()").await.unwrap();

@@ -306,6 +306,7 @@ impl Connection {
     /// # Errors
     /// [`AskError`]: the connection is to be closed. So it is when it has a default database and must have none.
     pub async fn become_like(&mut self, wanted: &Rc<State>, clean: bool) -> Result<(), AskError> {
+        let mut reset = false;
         let questions = match wanted.difference(&self.applied) {
             Difference::Impossible => {
                 return Err(AskError::Io(std::io::ErrorKind::Unsupported.into()));
@@ -313,6 +314,7 @@ impl Connection {
             Difference::Commands(commands) if !clean && commands.is_empty() => return Ok(()),
             Difference::Commands(commands) if !clean => commands.into_iter().map(question).collect(),
             Difference::Commands(_) | Difference::Reset => {
+                reset = true;
                 let mut questions = vec![
                     Question::new(Command::ResetConnection, b"", Expect::ResetOrPing),
                     Question::query(&self.facts.set_up),
@@ -331,7 +333,16 @@ impl Connection {
                 questions
             }
         };
-        self.ask(&questions).await?;
+        let told = self.ask(&questions).await?;
+        // How a fresh session of this server reads statements has changed since: what is known of it is wrong.
+        let reads = StatusFlags::NO_BACKSLASH_ESCAPES | StatusFlags::ANSI_QUOTES;
+        if reset
+            && told
+                .get(1)
+                .is_some_and(|told| told.done.status & reads != self.facts.status & reads)
+        {
+            return Err(AskError::Io(std::io::ErrorKind::Other.into()));
+        }
         self.applied = Rc::clone(wanted);
         Ok(())
     }

@@ -143,6 +143,9 @@ pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option
     let mut change = None;
     if let Some(mut session) = Session::begin(&thread, client, link).await {
         session.serve().await;
+        if session.change.is_some() {
+            session.clear_held().await;
+        }
         session.end();
         if let Some((to, sequence)) = session.change.take() {
             let read = std::mem::take(&mut session.inbound);

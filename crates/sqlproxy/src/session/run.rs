@@ -296,6 +296,10 @@ impl Session {
                     }
                 }
             };
+            if replica.is_some() && !self.reads_like_here(&connection) {
+                self.thread.leave(connection, FREE);
+                return Err(Refused::NoReplica);
+            }
             match self.ready(&mut connection, verdict).await {
                 Ok(()) => return Ok(connection),
                 Err(AskError::Refused(packet)) => {
@@ -312,6 +316,12 @@ impl Session {
                 Refused::Flow(self.say_refusal(&why).await)
             }
         })
+    }
+
+    /// Whether a session on that server reads statements as this one does: the servers' settings may differ.
+    fn reads_like_here(&self, connection: &Connection) -> bool {
+        let set = self.state.variable("sql_mode").is_some();
+        set || connection.facts.sql_mode == self.facts.sql_mode
     }
 
     /// Gives a connection the session's state.

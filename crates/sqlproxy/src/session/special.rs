@@ -163,11 +163,21 @@ impl Session {
                 None => Flow::Close,
             };
         }
-        // An open transaction, locks and temporary tables end with their connection.
-        self.held = None;
-        self.entry.rests();
+        self.clear_held().await;
         self.forget_everything();
         self.say_ok(1).await
+    }
+
+    /// Ends an open transaction, locks and temporary tables before the client hears that they have ended: if their
+    /// connection were only closed, the database would get to it later.
+    pub(super) async fn clear_held(&mut self) {
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        let fresh = Rc::new(State::fresh(held.applied.database.as_deref()));
+        if self.entry.rests() && !self.bound && held.become_like(&fresh, true).await.is_ok() {
+            self.thread.leave(held, FREE);
+        }
     }
 
     async fn after_reset(&mut self, mut held: Box<Connection>, _verdict: &Verdict) -> Flow {
