@@ -22,8 +22,12 @@ use crate::tls::FleetTls;
 /// Times and sizes that are not the fleet's to configure.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Client connections at once; one more gets error 1040. 0 takes as many as open files allow.
+    /// Client connections at once; one more gets error 1040. 0 takes as many as open files allow: a connection that is
+    /// passed through takes two.
     pub max_clients: u64,
+    /// The same for clients in sessions of the proxy's own, which take one each. 0 takes `max_clients` when that is not
+    /// 0, and otherwise what open files allow, less a tenth for connections to databases.
+    pub max_sessions: u64,
     /// How long the first attempt waits for a database's greeting. Each further attempt of a connection waits twice
     /// as long, so that both a connection that got lost and a database that is slow to greet are served.
     pub first_attempt: Duration,
@@ -47,9 +51,27 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             max_clients: 0,
+            max_sessions: 0,
             first_attempt: Duration::from_millis(1_500),
             grace: Duration::from_secs(10),
             sessions: Sessions::default(),
+        }
+    }
+}
+
+impl Limits {
+    /// Puts numbers in the place of zeros, for a process that may open so many files.
+    pub fn resolve(&mut self, open_files: u64) {
+        // Its own few: listeners, logs, the agent, metrics.
+        let room = open_files.saturating_sub(128);
+        if self.max_sessions == 0 {
+            self.max_sessions = match self.max_clients {
+                0 => (room - room / 10).clamp(16, 100_000),
+                given => given,
+            };
+        }
+        if self.max_clients == 0 {
+            self.max_clients = (room / 2).clamp(16, 50_000);
         }
     }
 }
@@ -59,7 +81,7 @@ impl Default for Limits {
 pub struct Context {
     /// This server.
     pub me: ServerName,
-    /// Times and sizes, with `max_clients` resolved.
+    /// Times and sizes, with `max_clients` and `max_sessions` resolved.
     pub limits: Limits,
     /// The view, for questions other than where the primary is.
     pub views: watch::Receiver<Option<Arc<FleetView>>>,
@@ -115,5 +137,26 @@ impl Default for Gate {
             closed: AtomicBool::new(false),
             tries: Semaphore::new(8),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_files_say_how_many_clients_there_may_be() {
+        let resolved = |max_clients, files| {
+            let mut limits = Limits {
+                max_clients,
+                ..Limits::default()
+            };
+            limits.resolve(files);
+            (limits.max_clients, limits.max_sessions)
+        };
+        assert_eq!(resolved(0, 20_128), (10_000, 18_000));
+        assert_eq!(resolved(0, 100), (16, 16));
+        assert_eq!(resolved(0, u64::MAX), (50_000, 100_000));
+        assert_eq!(resolved(7, 20_128), (7, 7));
     }
 }

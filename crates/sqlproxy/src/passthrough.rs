@@ -21,7 +21,7 @@ const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 pub async fn serve_client(context: &Context, mut client: Peer, transport: Transport) {
     context.counters.connections.fetch_add(1, Relaxed);
     let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
-        return refuse_for_number(context, client).await;
+        return refuse_for_number(context, context.limits.max_clients, client).await;
     };
     let opened = tokio::select! {
         opened = hold::open(context, Some(&client), transport) => opened,
@@ -94,9 +94,8 @@ pub async fn pass_through_while(
 }
 
 /// Refuses a client because there are too many.
-pub async fn refuse_for_number(context: &Context, client: Peer) {
+pub async fn refuse_for_number(context: &Context, limit: u64, client: Peer) {
     context.counters.over_limit.fetch_add(1, Relaxed);
-    let limit = context.limits.max_clients;
     let text = format!("Too many connections (pontoon sql takes {limit})");
     let error = ErrorPacket::new(error_code::TOO_MANY_CONNECTIONS, SqlState::REFUSED, &text);
     refuse(client, &error).await;

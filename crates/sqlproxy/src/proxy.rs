@@ -54,11 +54,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         .enable_all()
         .build()
         .map_err(SqlProxyError::Runtime)?;
-    // A connection takes two descriptors.
-    let room = (pontoon_rt::process::raise_open_files().saturating_sub(128) / 2).clamp(16, 50_000);
-    if limits.max_clients == 0 {
-        limits.max_clients = room;
-    }
+    limits.resolve(pontoon_rt::process::raise_open_files());
     // The view is followed until the last session has ended, drained or not.
     let ended = Shutdown::new();
     runtime.block_on(async {
@@ -230,8 +226,8 @@ async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
         return serve_client(context, peer, transport).await;
     }
     context.counters.connections.fetch_add(1, Relaxed);
-    let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_clients) else {
-        return refuse_for_number(context, peer).await;
+    let Some(_place) = Counted::within(&context.counters.clients, context.limits.max_sessions) else {
+        return refuse_for_number(context, context.limits.max_sessions, peer).await;
     };
     session::admit::admit(Rc::clone(thread), peer, transport).await;
 }
@@ -328,10 +324,15 @@ impl Keeper {
         let counters = &self.context.counters;
         let now = (counters.over_limit.load(Relaxed), counters.demoted.load(Relaxed));
         if now.0 > self.told.0 {
-            let limit = self.context.limits.max_clients;
+            let Limits {
+                max_clients,
+                max_sessions,
+                ..
+            } = self.context.limits;
             tracing::warn!(
                 count = now.0 - self.told.0,
-                limit,
+                max_clients,
+                max_sessions,
                 "connections were refused: over the limit"
             );
         }
