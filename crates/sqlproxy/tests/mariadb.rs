@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use support::two::Two;
 use support::*;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 /// `'near'@'localhost'` comes in by the Unix socket only, `'far'@'127.0.0.1'` by TCP only.
 const SETUP: &[&str] = &[
