@@ -139,7 +139,7 @@ async fn made_up_cookies_are_counted_and_ignored(fleet: &Fleet) -> Result<(), La
         format!("{value}9.{signature}"),
         format!("{value}.{}", "5a".repeat(signature.len() / 2)),
         "pontoon_floor=1.99@0-1-99999999.00".to_owned(),
-        format!("pontoon_floor={}", "x".repeat(4000)),
+        format!("pontoon_floor={}", "x".repeat(300)),
     ];
     for cookie in &made_up {
         let read = visit(b, "/", Some(cookie), None).await?;

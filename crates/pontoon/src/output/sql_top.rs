@@ -77,9 +77,18 @@ fn cells(row: &Row, total_us: u64) -> Vec<Cell> {
         Cell::new(span(counts.longest_us)),
         Cell::new(share(counts.on_replica, counts.calls)),
         errors,
-        Cell::new(((counts.answered_rows + counts.affected_rows) / counts.calls.max(1)).to_string()),
+        Cell::new(mean(counts.answered_rows + counts.affected_rows, counts.calls)),
         Cell::new(units::human_bytes(counts.bytes)),
     ]
+}
+
+/// Rows of one call on average.
+fn mean(rows: u64, calls: u64) -> String {
+    let mean = rows as f64 / calls.max(1) as f64;
+    match mean {
+        0.0..10.0 if rows % calls.max(1) != 0 => format!("{mean:.1}"),
+        _ => format!("{mean:.0}"),
+    }
 }
 
 fn span(us: u64) -> String {
