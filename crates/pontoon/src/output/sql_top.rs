@@ -42,7 +42,7 @@ pub fn render(report: &Report, total_us: u64, columns: usize, paint: Paint) -> S
         std::iter::once("STATEMENT".to_owned()).chain(report.rows.iter().map(|row| harmless(&row.digest)));
     for (at, (line, statement)) in table::render(&rows, paint).lines().zip(statements).enumerate() {
         let plain = numbers.lines().nth(at).map_or(0, width);
-        let statement = cut(&statement, columns.saturating_sub(margin).max(20));
+        let statement = cut(&statement, columns.saturating_sub(margin).max(12));
         let statement = if at == 0 {
             paint.faint(&statement)
         } else {
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_table_fits_the_screen_and_says_the_shares() {
-        let text = render(&report(), 4_000_000, 110, Paint::off());
+        let text = render(&report(), 4_000_000, 120, Paint::off());
         let lines: Vec<&str> = text.lines().collect();
         assert!(
             lines[0].starts_with("TIME") && lines[0].ends_with("STATEMENT"),
