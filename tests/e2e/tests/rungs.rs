@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_e2e::fleet::{Fleet, attempt, run, status, wait_until_healthy};
+use pontoon_e2e::fleet::{Fleet, attempt, run, status, tell, wait_until_healthy};
 use pontoon_testkit::{LabError, Server, in_lab};
 
 #[test]
@@ -56,8 +56,8 @@ async fn reads_are_spread_under_load(fleet: &Fleet) -> Result<(), LabError> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    eprintln!("{}", run(a, &["status", "--wide"]).await?);
-    eprintln!("{}", run(a, &["sql", "top", "-n", "5"]).await?);
+    tell(&run(a, &["status", "--wide"]).await?);
+    tell(&run(a, &["sql", "top", "-n", "5"]).await?);
     load.phase("back");
     write(&before)?;
     run(a, &["apply", "--yes"]).await?;
