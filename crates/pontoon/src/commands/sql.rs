@@ -200,7 +200,7 @@ impl Asked {
             Place::Replica => "replica",
             Place::Previous(_) => "previous",
             Place::Moved | Place::Committed => "primary",
-            Place::Refused => "nowhere",
+            Place::Refused | Place::OutOfReach => "nowhere",
         }
     }
 
@@ -219,16 +219,25 @@ impl Asked {
             }
             (Place::Committed, _) => "the primary, after the read-only transaction is committed, as it does",
             (Place::Refused, _) => "nowhere: it does not fit what the transaction has read from a replica",
+            (Place::OutOfReach, _) => OUT_OF_REACH,
             (_, Route::PreviousTarget(Previous::Statement)) => "the server that ran the statement before",
             (_, Route::PreviousTarget(Previous::Write)) => "the connection of the session's last write",
             (_, Route::PreviousTarget(Previous::Transaction)) => {
                 "where the transaction is open, or the primary"
             }
             (_, Route::Replica) => "the primary: reads are not spread here (db.reads.split)",
+            (_, Route::Primary)
+                if self.bonds.splits && self.verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT) =>
+            {
+                OUT_OF_REACH
+            }
             (_, Route::Primary) => "the primary",
         }
     }
 }
+
+const OUT_OF_REACH: &str =
+    "the primary; an error when the statement before was answered by a replica, which it asks about";
 
 /// Whether fleet.toml spreads reads, with somebody to spread them to. A machine without one is told what would be.
 fn is_spread(context: &Context) -> bool {

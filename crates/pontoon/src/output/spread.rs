@@ -128,6 +128,7 @@ fn reason(word: &str) -> String {
         "refused" => "that a replica refused as writes",
         "transaction" => "within transactions",
         "function" => "that call functions not known to be harmless",
+        "differs" => "because the replica is set up otherwise",
         other => return harmless(other),
     }
     .to_owned()

@@ -289,7 +289,7 @@ impl Session {
             };
             if replica.is_some() && !self.reads_like_here(&connection) {
                 self.thread.leave(connection, FREE);
-                return Err(Refused::NoReplica);
+                return Err(Refused::NoReplica(Diverted::Differs));
             }
             match self.ready(&mut connection, verdict).await {
                 Ok(()) => return Ok(connection),

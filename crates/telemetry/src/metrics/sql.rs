@@ -333,16 +333,19 @@ pub enum Diverted {
     Transaction = 4,
     /// It calls what is not known to be harmless.
     Function = 5,
+    /// The replica is set up otherwise than the primary, so that the answer could be another.
+    Differs = 6,
 }
 
 impl Diverted {
-    const ALL: [Diverted; 6] = [
+    const ALL: [Diverted; 7] = [
         Diverted::Lag,
         Diverted::AfterWrite,
         Diverted::Unanswered,
         Diverted::Refused,
         Diverted::Transaction,
         Diverted::Function,
+        Diverted::Differs,
     ];
 
     /// Its word in metrics and reports.
@@ -354,6 +357,7 @@ impl Diverted {
             Diverted::Refused => "refused",
             Diverted::Transaction => "transaction",
             Diverted::Function => "function",
+            Diverted::Differs => "differs",
         }
     }
 }
