@@ -38,6 +38,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     edges(&inputs, &mut problems);
     applications(&inputs, &servers, &mut problems);
     databases(&inputs, &mut problems);
+    reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems
@@ -192,6 +193,7 @@ fn applications(inputs: &StatusInputs<'_>, servers: &[ServerStatus], problems: &
 
 fn databases(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
     let Some(sql) = &inputs.view.sql else { return };
+    let spread = sql.spread().is_some();
     for server in inputs.view.with_role(Role::Db) {
         if server.state == ServerState::Unreachable {
             continue;
@@ -224,7 +226,10 @@ fn databases(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
             problems.push(Problem {
                 health: Health::Degraded,
                 what: format!("replication to {name} does not run: {error}"),
-                done: Some("the primary goes on; this copy grows old".to_owned()),
+                done: Some(match spread {
+                    true => "the primary goes on and answers the reads; this copy grows old".to_owned(),
+                    false => "the primary goes on; this copy grows old".to_owned(),
+                }),
                 next: vec!["pontoon explain D004".to_owned()],
             });
         } else if !is_primary && database.lag_ms.is_some_and(|lag| lag > LAG_WORTH_A_LINE_MS) {
@@ -234,7 +239,7 @@ fn databases(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
                     "the replica {name} is {:.0} s behind",
                     database.lag_ms.unwrap_or_default() as f64 / 1000.0
                 ),
-                done: None,
+                done: spread.then(|| "nobody reads from it until it has caught up".to_owned()),
                 next: vec!["pontoon status --watch".to_owned()],
             });
         } else if is_primary && database.read_only {
@@ -252,6 +257,35 @@ fn databases(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
             what: "no database server may take writes: nobody holds the lease".to_owned(),
             done: Some("the SQL proxies hold new connections for a while".to_owned()),
             next: vec!["pontoon events".to_owned()],
+        });
+    }
+}
+
+/// SQL proxies that are to spread reads and cannot.
+fn reads(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
+    for server in &inputs.view.servers {
+        if server.state == ServerState::Unreachable {
+            continue;
+        }
+        let heard = inputs.reports.get(&server.name);
+        let tier = heard.and_then(|heard| heard.report.tier(Tier::Sql));
+        let Some(TierDetail::Sql(sql)) = tier.map(|tier| &tier.detail) else {
+            continue;
+        };
+        let Some(obstacle) = sql.spread.as_ref().and_then(|spread| spread.obstacle.as_ref()) else {
+            continue;
+        };
+        let name = &server.name;
+        let next = if server.roles.contains(&Role::Db) {
+            format!("on {name}: systemctl restart pontoon-agent")
+        } else {
+            format!("copy that file to {name} from a server with the role db")
+        };
+        problems.push(Problem {
+            health: Health::Degraded,
+            what: format!("the SQL proxy on {name} spreads no reads: {obstacle}"),
+            done: Some("it passes connections through to the primary".to_owned()),
+            next: vec![next],
         });
     }
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 use pontoon_config::Config;
 use pontoon_decide::view::{ViewInputs, compose};
 use pontoon_fleet::{
-    DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision, ServerReport, TierReport,
-    UpstreamReport,
+    DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision, ServerReport, SpreadReport,
+    SqlReport, TierReport, UpstreamReport,
 };
 
 use super::*;
@@ -255,5 +255,34 @@ fn every_problem_has_a_next_step() {
             .windows(2)
             .all(|pair| pair[0].health >= pair[1].health),
         "worst first"
+    );
+}
+
+#[test]
+fn a_proxy_that_cannot_spread_reads_is_named() {
+    let with = |obstacle: Option<&str>| {
+        let mut reports = healthy();
+        let spread = SpreadReport {
+            obstacle: obstacle.map(str::to_owned),
+            ..SpreadReport::default()
+        };
+        let detail = TierDetail::Sql(SqlReport {
+            spread: Some(spread),
+            ..SqlReport::default()
+        });
+        let tiers = &mut reports.get_mut(&name("b")).unwrap().report.tiers;
+        tiers.push(TierReport {
+            pid: 8,
+            view_serial: 1,
+            detail,
+        });
+        problems(&reports)
+    };
+    assert_eq!(with(None).0, Health::Healthy);
+    let (health, said) = with(Some("sql-account.json is not there yet"));
+    assert_eq!(health, Health::Degraded);
+    assert_eq!(
+        said,
+        ["the SQL proxy on b spreads no reads: sql-account.json is not there yet"]
     );
 }

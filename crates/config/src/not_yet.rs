@@ -65,9 +65,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
         if db.when_alone == Some(WhenAlone::Stop) {
             add("db.when_alone", "stopping writes when no replica is left");
         }
-        if db.reads.is_some_and(|reads| reads.split) {
-            add("db.reads.split", "answering reads from replicas");
-        }
     }
     match config.lease.as_ref().map(|lease| &lease.store) {
         Some(LeaseStore::S3 { .. }) => add("lease.store", "keeping the lease in an object store"),

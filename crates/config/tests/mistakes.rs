@@ -213,6 +213,26 @@ fn what_contradicts_itself() {
         "[\"127.0.0.1:3306\", \"/run/mysqld/mysqld.sock\"]",
     );
     one(ONE, "\"mariadb\"", "\"external\"", Code::C003, "\"external\"");
+    let without_proxy = ONE.replacen(
+        "server_port = 3307",
+        "proxy = false\nserver_port = 3307\nreads = { split = true }",
+        1,
+    );
+    let without_proxy = without_proxy.lines().filter(|line| !line.starts_with("listen"));
+    let text = without_proxy.collect::<Vec<_>>().join("\n");
+    let found = errors(&text);
+    let codes: Vec<_> = found
+        .iter()
+        .map(|error| (error.code, &text[error.span.clone().unwrap()]))
+        .collect();
+    assert_eq!(
+        codes,
+        [(Code::C006, "true")],
+        "reads are split by the proxy: {found:?}"
+    );
+    // Finer than what is measured, so it would not be what it says.
+    let fine = "\"1s\", after_write";
+    one(TWO, fine, "\"100ms\", after_write", Code::C002, "\"100ms\"");
     one(
         ONE,
         "health   = { path = \"/up\", ",

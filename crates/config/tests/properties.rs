@@ -344,7 +344,7 @@ fn apps() -> impl Strategy<Value = App> {
 fn dbs() -> impl Strategy<Value = Db> {
     let reads = (
         any::<bool>(),
-        millis(0..=3_600_000),
+        millis(250..=3_600_000),
         select(vec![AfterWrite::FleetWide, AfterWrite::Session]),
     )
         .prop_map(|(split, max_lag, after_write)| Reads {
@@ -406,7 +406,10 @@ fn dbs() -> impl Strategy<Value = Db> {
                     failover,
                     durability,
                     when_alone,
-                    reads,
+                    reads: reads.map(|reads| Reads {
+                        split: reads.split && proxy,
+                        ..reads
+                    }),
                     hold_writes,
                 }
             },

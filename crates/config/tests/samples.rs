@@ -97,7 +97,6 @@ fn rung_two() {
         [
             "db.failover",
             "db.durability",
-            "db.reads.split",
             "lease.store",
             "assets",
             "ip.method",
@@ -167,7 +166,6 @@ fn rung_three() {
     let wanted = [
         "server.lb2.standby",
         "db.failover",
-        "db.reads.split",
         "lease.store",
         "cache",
         "assets",

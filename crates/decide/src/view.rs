@@ -148,12 +148,39 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
             split: reads.split,
             max_lag: reads.max_lag,
             after_write: match reads.after_write {
-                pontoon_config::AfterWrite::Session => AfterWrite::Session,
-                pontoon_config::AfterWrite::FleetWide => AfterWrite::FleetWide,
+                pontoon_config::AfterWrite::Session if everybody_tells(inputs) => AfterWrite::Session,
+                pontoon_config::AfterWrite::Session | pontoon_config::AfterWrite::FleetWide => {
+                    AfterWrite::FleetWide
+                }
             },
             heard: reads.split.then(|| heard(inputs, db, epoch)).flatten(),
         }),
     }
+}
+
+/// Whether every other server with the application says that it spreads reads too, and so tells what is written through
+/// it. Until then, while a change of the configuration is on its way, everybody asks the primary: a write through a
+/// server that passes it through would be seen by nobody else. What a server said last counts, however long ago: a
+/// dead agent does not change what the tiers do (P5).
+fn everybody_tells(inputs: &ViewInputs<'_>) -> bool {
+    let config = inputs.config;
+    let mut others = config
+        .with_role(Role::App)
+        .filter(|server| &server.name != inputs.me);
+    others.all(|server| {
+        let observed = inputs.reports.get(&server.name);
+        let report = observed
+            .map(|observed| &observed.report)
+            .filter(|report| report.server == server.name);
+        let tier = |tier| {
+            report
+                .and_then(|report| report.tier(tier))
+                .map(|report| &report.detail)
+        };
+        let watches = matches!(tier(Tier::Sql), Some(TierDetail::Sql(sql)) if sql.spread.is_some());
+        let carries = matches!(tier(Tier::Edge), Some(TierDetail::Edge(edge)) if edge.carries_floors);
+        watches && (carries || config.app.is_none())
+    })
 }
 
 /// What the other servers' SQL proxies reported as their floors, in one. Floors of an older epoch say nothing: what is

@@ -8,8 +8,9 @@ use std::time::Duration;
 use pontoon_config::Config;
 use pontoon_decide::{Observed, ViewInputs, compose};
 use pontoon_fleet::{
-    DatabaseReport, DatabaseRole, DrainBook, DrainMark, Engine, Epoch, FleetView, LeaseRecord, Revision,
-    Role, ServerName, ServerReport, ServerState, SqlReport, TierDetail, TierReport, UnixMillis,
+    AfterWrite, DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, Engine, Epoch, FleetView,
+    LeaseRecord, Revision, Role, ServerName, ServerReport, ServerState, SpreadReport, SqlReport, TierDetail,
+    TierReport, UnixMillis,
 };
 use proptest::prelude::*;
 
@@ -259,4 +260,61 @@ fn floors_of_this_epoch_are_heard_in_one() {
         heard([None, Some("2@'; DROP"), Some("2@0-1-3")]).as_deref(),
         Some("2@0-1-3")
     );
+}
+
+#[test]
+fn until_everybody_tells_what_is_written_the_primary_is_asked() {
+    let mut config = config(3);
+    config.db.as_mut().unwrap().reads = Some(pontoon_config::Reads {
+        split: true,
+        max_lag: Duration::from_secs(2),
+        after_write: pontoon_config::AfterWrite::Session,
+    });
+    // Whether the SQL proxy and the edge of each server said that they take part; nothing for no report at all.
+    let after_write = |said: [Option<(bool, bool)>; 3], age: Duration| {
+        let reports = said.into_iter().enumerate().filter_map(|(index, said)| {
+            let (spreads, carries) = said?;
+            let mut report = report(&name(index), None);
+            let tier = |detail| TierReport {
+                pid: 1,
+                view_serial: 1,
+                detail,
+            };
+            report.tiers = vec![
+                tier(TierDetail::Sql(SqlReport {
+                    spread: spreads.then(SpreadReport::default),
+                    ..SqlReport::default()
+                })),
+                tier(TierDetail::Edge(EdgeReport {
+                    carries_floors: carries,
+                    ..EdgeReport::default()
+                })),
+            ];
+            Some((name(index), Observed { report, age }))
+        });
+        let view = compose(&ViewInputs {
+            config: &config,
+            revision: Revision(1),
+            epoch: Epoch(2),
+            serial: 1,
+            me: &name(0),
+            reports: &reports.collect(),
+            drains: &DrainBook::default(),
+            lease: None,
+            unreachable_after: LIMIT,
+        });
+        view.sql.unwrap().reads.unwrap().after_write
+    };
+    let (now, all) = (Duration::ZERO, Some((true, true)));
+    // What this server's own proxy does it knows itself.
+    assert_eq!(after_write([None, all, all], now), AfterWrite::Session);
+    // An agent that died later takes nothing back: its tiers go on (P5).
+    assert_eq!(after_write([None, all, all], LIMIT * 100), AfterWrite::Session);
+    for said in [None, Some((false, true)), Some((true, false))] {
+        assert_eq!(
+            after_write([all, all, said], now),
+            AfterWrite::FleetWide,
+            "{said:?}"
+        );
+    }
 }

@@ -286,6 +286,11 @@ impl Control {
         }
     }
 
+    /// Whether this edge can carry what visitors have seen: the view wants it, and there is the fleet's key.
+    fn carries_floors(&self) -> bool {
+        self.upstreams.borrow().floors.is_some() && self.shared.floor_key.is_known()
+    }
+
     fn report(&self) -> TierReport {
         let upstreams = self.upstreams.borrow();
         let standing = upstreams.servers.iter();
@@ -310,6 +315,7 @@ impl Control {
                         in_flight: upstream.health.in_flight.load(Ordering::Relaxed),
                     })
                     .collect(),
+                carries_floors: self.carries_floors(),
                 not_listening: self
                     .not_listening
                     .iter()

@@ -73,6 +73,11 @@ impl SharedKey {
         }
     }
 
+    /// Whether there is one.
+    pub fn is_known(&self) -> bool {
+        self.lock().is_some()
+    }
+
     fn get(&self) -> Option<Arc<FloorKey>> {
         self.lock().clone()
     }

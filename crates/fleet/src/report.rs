@@ -50,6 +50,9 @@ pub struct EdgeReport {
     pub in_flight: u64,
     /// Every application server, as this edge's checks see it.
     pub upstreams: Vec<UpstreamReport>,
+    /// Whether it carries what visitors have seen from server to server: reads are spread, and it has the fleet's key.
+    #[serde(default)]
+    pub carries_floors: bool,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
 }
@@ -84,8 +87,60 @@ pub struct SqlReport {
     /// has written through it.
     #[serde(default)]
     pub floor: Option<String>,
+    /// How it spreads reads; `None` when they are not spread.
+    #[serde(default)]
+    pub spread: Option<SpreadReport>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
+}
+
+/// How an SQL proxy spreads reads. Totals count since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpreadReport {
+    /// Why connections are passed through to the primary all the same, if they are.
+    pub obstacle: Option<String>,
+    /// Connections open now that are passed through, from before reads were spread or for `obstacle`. While there are
+    /// any, the primary is asked before each read what they may have written.
+    pub unwatched: u64,
+    /// Statements that the primary answered.
+    pub primary_total: u64,
+    /// Statements that replicas answered.
+    pub replica_total: u64,
+    /// Reads that waited a moment until a replica had what they must see.
+    pub held_total: u64,
+    /// Reads that the primary answered although reads are spread, by reason.
+    pub diverted_total: BTreeMap<String, u64>,
+    /// Statements that waited for a connection because all were in use.
+    pub queued_total: u64,
+    /// The replicas as this proxy sees them.
+    pub replicas: Vec<ReplicaReport>,
+    /// The connections to each database server.
+    pub pools: Vec<PoolReport>,
+}
+
+/// A replica as an SQL proxy sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// On which server.
+    pub server: ServerName,
+    /// The age of the oldest position of the primary that it has not reached, in milliseconds; `None` while it does
+    /// not answer.
+    pub behind_ms: Option<u64>,
+    /// Whether it is near enough to be read from.
+    pub usable: bool,
+}
+
+/// The connections of an SQL proxy to one database server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReport {
+    /// On which server.
+    pub server: ServerName,
+    /// Connections now.
+    pub used: u64,
+    /// How many it may have.
+    pub limit: u64,
+    /// Statements that wait for one now.
+    pub waiting: u64,
 }
 
 /// What a database server is doing.

@@ -165,7 +165,11 @@ impl Command {
             Command::Explain(args) => args.json,
             Command::Drain(args) | Command::Undrain(args) => args.json,
             Command::Demo(args) => args.json,
-            Command::Sql(args) => matches!(&args.command, Some(SqlCommand::Explain(args)) if args.json),
+            Command::Sql(args) => match &args.command {
+                Some(SqlCommand::Explain(args)) => args.json,
+                Some(SqlCommand::Top(args)) => args.json,
+                None => false,
+            },
             Command::Lease(args) => args.wants_json(),
             Command::Schema
             | Command::Completions(_)
@@ -317,6 +321,9 @@ pub struct Status {
     /// Show every server, also when there are more than the screen has lines
     #[arg(long)]
     pub all: bool,
+    /// Show where the SQL proxies take reads, too
+    #[arg(long)]
+    pub wide: bool,
     /// Print JSON; with --watch a line each time
     #[arg(long)]
     pub json: bool,
@@ -500,6 +507,45 @@ pub struct Sql {
 pub enum SqlCommand {
     /// Say where a statement goes, and why; asks no server
     Explain(SqlExplain),
+    /// Show which statements take the time of this server's SQL proxy, since it began
+    Top(SqlTop),
+}
+
+/// `pontoon sql top`
+#[derive(Debug, Args)]
+pub struct SqlTop {
+    /// How many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub count: u16,
+    /// What comes first
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "time")]
+    pub by: SqlOrder,
+    /// Show it again each time, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// Time between two looks of --watch
+    #[arg(long, value_name = "TIME", default_value = "2s", requires = "watch", value_parser = interval)]
+    pub every: Duration,
+    /// Print JSON, with the statements whole; with --watch a line each time
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What comes first in `pontoon sql top`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SqlOrder {
+    /// Time in all
+    Time,
+    /// Time of one on average
+    Mean,
+    /// The longest
+    Longest,
+    /// Number of calls
+    Calls,
+    /// Bytes answered
+    Bytes,
+    /// Errors
+    Errors,
 }
 
 /// `pontoon sql explain`

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "init",
     "lease",
     "check",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 23] = [
     "helper",
     "token-new",
     "sql-explain",
+    "sql-top",
 ];
 
 const ONE_SERVER: &str = r#"version = 1
@@ -571,6 +572,9 @@ fn sql_explain_says_where_a_statement_goes() {
     ];
     assert!(machine.run(&newer).must_exit(0).out.contains("a replica"));
     machine.run(&["sql", "explain"]).must_exit(2);
+    let nobody = machine.run(&["sql", "top"]).must_exit(4).err;
+    assert!(nobody.contains("N002"), "{nobody}");
+    machine.run(&["sql", "top", "-n", "0"]).must_exit(2);
     machine
         .run(&["sql", "explain", "--server-version", "new", "SELECT 1"])
         .must_exit(2);

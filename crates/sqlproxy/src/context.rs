@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pontoon_fleet::{FleetView, ServerName};
 use pontoon_mysql_wire::reply::Hidden;
+use pontoon_telemetry::digests::Digests;
 use pontoon_telemetry::metrics::SqlMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +98,8 @@ pub struct Context {
     pub counters: Counters,
     /// What is counted for Prometheus.
     pub metrics: SqlMetrics,
+    /// Statements that are alike, counted.
+    pub digests: Arc<Digests>,
     /// Who may try again while the database does not answer.
     pub gate: Gate,
     /// The database servers and how many connections each may get.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use pontoon_fleet::SqlReport;
+use pontoon_fleet::{SpreadReport, SqlReport};
 
 /// The counters of one process.
 #[derive(Debug, Default)]
@@ -33,7 +33,12 @@ impl Counters {
     }
 
     /// The report for the agent.
-    pub fn report(&self, floor: Option<String>, not_listening: Vec<String>) -> SqlReport {
+    pub fn report(
+        &self,
+        floor: Option<String>,
+        spread: Option<SpreadReport>,
+        not_listening: Vec<String>,
+    ) -> SqlReport {
         SqlReport {
             clients: self.clients.load(Relaxed),
             connections_total: self.connections.load(Relaxed),
@@ -41,6 +46,7 @@ impl Counters {
             held: self.held.load(Relaxed),
             longest_hold_ms: self.longest_hold_ms.load(Relaxed),
             floor,
+            spread,
             not_listening,
         }
     }

@@ -33,6 +33,7 @@ mod pool;
 mod preface;
 mod proxy;
 mod relay;
+mod report;
 mod session;
 mod splice;
 mod statements;
@@ -46,6 +47,8 @@ use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 
 pub use context::{Limits, Sessions};
+pub use session::route;
+
 pub use preface::{Answer, PREFACE_LEN, Preface, Purpose, REPLY_LEN, Reply};
 pub use target::Transport;
 

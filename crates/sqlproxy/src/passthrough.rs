@@ -38,6 +38,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
                 Peer::Tcp(_) | Peer::Unix(_) | Peer::Within(_) => ConnectionState::Local,
             };
             let _open = context.metrics.served(state);
+            let _unwatched = context.floors.pass_through(opened.pin.epoch);
             let greeted = client.write_all(&opened.first).await;
             if greeted.is_ok() {
                 pass_through(context, &mut client, &mut opened.peer, &opened.pin).await;

@@ -11,6 +11,7 @@ use pontoon_fleet::{Tier, TierDetail, TierReport};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
+use pontoon_telemetry::digests::Digests;
 use pontoon_telemetry::metrics::{self, Registry, SqlMetrics};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -66,7 +67,17 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         floor::serve(&floors, &options.paths, ended.clone());
         let mut registry = Registry::new(&options.server, "sql", env!("CARGO_PKG_VERSION"));
         let numbers = SqlMetrics::register(&mut registry);
-        metrics::serve(&options.paths.run_dir.join("sql.sock"), registry, ended.clone());
+        let digests = Arc::new(Digests::default());
+        let pages = {
+            let digests = Arc::clone(&digests);
+            vec![metrics::json_page("/digests", move || digests.report())]
+        };
+        metrics::serve_with(
+            &options.paths.run_dir.join("sql.sock"),
+            registry,
+            pages,
+            ended.clone(),
+        );
         let (target_sender, targets) = watch::channel(first);
         let context = Arc::new(Context {
             me: options.server.clone(),
@@ -78,6 +89,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             account_file: options.paths.sql_account_file(),
             counters: Counters::default(),
             metrics: numbers,
+            digests,
             gate: Gate::default(),
             directory: Directory::default(),
             sessions: SessionRegistry::default(),
@@ -215,12 +227,7 @@ async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
     let context = &thread.context;
     let wanted = match context.limits.sessions {
         Sessions::WheneverPossible => true,
-        Sessions::WhenSpread => {
-            let view = context.views.borrow();
-            view.as_ref()
-                .and_then(|view| view.sql.as_ref()?.spread())
-                .is_some()
-        }
+        Sessions::WhenSpread => context.is_spread(),
     };
     if !wanted || !context.account_file.exists() {
         return serve_client(context, peer, transport).await;
@@ -346,11 +353,7 @@ impl Keeper {
         self.client.report(TierReport {
             pid: std::process::id(),
             view_serial: self.client.current().map_or(0, |view| view.serial),
-            detail: TierDetail::Sql(
-                self.context
-                    .counters
-                    .report(self.context.floors.handed_out(), not_listening),
-            ),
+            detail: TierDetail::Sql(self.context.report(not_listening)),
         });
     }
 

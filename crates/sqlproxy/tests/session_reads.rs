@@ -3,99 +3,23 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pontoon_fleet::{AfterWrite, Engine, ReadsView};
 use support::SOON;
-use support::database::Road;
-use support::pair::{ASKER, Kind, Pair};
-use support::session::{conn, run, value};
-use support::two::Two;
+use support::pair::Kind;
+use support::session::{run, value};
+use support::spread::Spread;
 use tokio::time::{Instant, sleep};
-
-struct Spread {
-    pair: Pair,
-    two: Two,
-}
-
-impl Spread {
-    async fn start(kind: Kind) -> Option<Spread> {
-        let pair = Pair::start(kind).await?;
-        let mut root = pair.primary.root().await.unwrap();
-        let (table, plugin) = match kind {
-            Kind::Mariadb => ("mysql.global_priv", ""),
-            Kind::Mysql => ("mysql.user", "WITH caching_sha2_password"),
-        };
-        run(
-            &mut root,
-            &format!("GRANT SELECT ON {table} TO {ASKER}@localhost"),
-        )
-        .await;
-        for host in ["localhost", "127.0.0.1"] {
-            run(
-                &mut root,
-                &format!("CREATE USER reader@'{host}' IDENTIFIED {plugin} BY 'pw'"),
-            )
-            .await;
-            run(&mut root, &format!("GRANT ALL ON app.* TO reader@'{host}'")).await;
-        }
-        let port = |server: &pontoon_testkit::Standalone| SocketAddr::from(([127, 0, 0, 1], server.port()));
-        let replica = port(pair.replica.as_ref().unwrap());
-        let sockets = pair.sockets();
-        let mut two = Two::start(port(&pair.primary), |view| {
-            view.databases = vec!["a", "b"];
-            view.engine = match kind {
-                Kind::Mariadb => Engine::Mariadb,
-                Kind::Mysql => Engine::Mysql,
-            };
-            view.hold = SOON;
-            view.reads = Some(ReadsView {
-                split: true,
-                max_lag: Duration::from_secs(2),
-                after_write: AfterWrite::default(),
-                heard: None,
-            });
-        })
-        .await;
-        for server in [&two.a, &two.b] {
-            let account = server.paths.sql_account_file();
-            std::fs::create_dir_all(account.parent().unwrap()).unwrap();
-            std::fs::write(account, format!(r#"{{"user":"{ASKER}","password":"asker"}}"#)).unwrap();
-        }
-        two.a
-            .publish(|view| view.backend_socket = Some(sockets[0].clone()));
-        two.b.publish(|view| {
-            view.backend_tcp = replica;
-            view.backend_socket = Some(sockets[1].clone());
-        });
-        Some(Spread { pair, two })
-    }
-
-    async fn conn(&self) -> Conn {
-        conn(&Road::Unix(self.two.a.dir.path().join("mysqld.sock")), "reader").await
-    }
-}
-
-/// Reads until one is answered by the replica.
-async fn until_spread(conn: &mut Conn) {
-    let began = Instant::now();
-    while value(conn, "SELECT @@server_id").await != "2" {
-        assert!(began.elapsed() < SOON * 2, "no read goes to the replica");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
 
 async fn reads_are_spread(kind: Kind) {
     let Some(spread) = Spread::start(kind).await else {
         return;
     };
     let (mut writer, mut reader) = (spread.conn().await, spread.conn().await);
-    until_spread(&mut reader).await;
+    spread.until_spread(&mut reader).await;
     // Text, prepared, and in a read-only transaction.
-    until_spread(&mut writer).await;
+    spread.until_spread(&mut writer).await;
     // Any of these may find the replica late at that moment, on a busy machine, and go to the primary.
     let began = Instant::now();
     loop {
@@ -128,7 +52,7 @@ async fn reads_are_spread(kind: Kind) {
     run(&mut writer, "ROLLBACK").await;
     // State goes along.
     run(&mut writer, "SET time_zone = '+03:00', sql_mode = 'ANSI_QUOTES'").await;
-    until_spread(&mut writer).await;
+    spread.until_spread(&mut writer).await;
     assert_eq!(value(&mut writer, "SELECT @@time_zone").await, "+03:00");
     run(&mut writer, "SET sql_mode = DEFAULT").await;
     // Nobody misses what was written, on this connection or another.
@@ -160,7 +84,7 @@ async fn reads_are_spread(kind: Kind) {
             spread.pair.tell(&mut replica, "START SLAVE SQL_THREAD").await;
         }
     }
-    until_spread(&mut reader).await;
+    spread.until_spread(&mut reader).await;
 }
 
 #[tokio::test]
@@ -179,7 +103,7 @@ async fn a_replica_that_dies_fails_no_read() {
         return;
     };
     let mut reader = spread.conn().await;
-    until_spread(&mut reader).await;
+    spread.until_spread(&mut reader).await;
     let replica = spread.pair.replica.take().unwrap();
     let killed = tokio::spawn(async move {
         sleep(Duration::from_millis(150)).await;
@@ -200,7 +124,7 @@ async fn the_primary_helps_when_the_replica_has_more_to_do() {
         return;
     };
     let mut first = spread.conn().await;
-    until_spread(&mut first).await;
+    spread.until_spread(&mut first).await;
     let heavy = "WITH RECURSIVE r AS (SELECT 1 n UNION ALL SELECT n + 1 FROM r WHERE n < 700) \
                  SELECT CONCAT(@@server_id, '/', COUNT(*)) FROM r a, r b";
     let mut readers = [
@@ -223,4 +147,84 @@ async fn the_primary_helps_when_the_replica_has_more_to_do() {
             }
         }
     }
+}
+
+/// Writes of connections that are passed through, because there is no account yet, are seen by those who read from
+/// replicas; and what goes where is reported.
+#[tokio::test]
+async fn what_is_written_by_connections_from_before_is_seen() {
+    let Some(mut spread) = Spread::without_account(Kind::Mariadb).await else {
+        return;
+    };
+    let mut old = spread.conn().await;
+    run(&mut old, "INSERT INTO t (v) VALUES (0)").await;
+    let agent = &mut spread.two.a.agent;
+    let report = agent
+        .report("an obstacle", |sql| {
+            sql.spread
+                .as_ref()
+                .is_some_and(|spread| spread.obstacle.is_some() && spread.unwatched == 1)
+        })
+        .await;
+    assert!(
+        report
+            .spread
+            .unwrap()
+            .obstacle
+            .unwrap()
+            .ends_with("is not there yet")
+    );
+    spread.give_account();
+    let mut reader = spread.conn().await;
+    spread.until_spread(&mut reader).await;
+    let mut replica = spread.pair.replica().await;
+    for number in 1..=200u32 {
+        run(&mut old, &format!("INSERT INTO t (v) VALUES ({number})")).await;
+        let sql = format!("SELECT CONCAT(COUNT(*), '/', @@server_id) FROM t WHERE v = {number}");
+        let seen = value(&mut reader, &sql).await;
+        assert!(seen.starts_with("1/"), "{number}: {seen}");
+        match number {
+            100 => spread.pair.tell(&mut replica, "STOP SLAVE SQL_THREAD").await,
+            130 => spread.pair.tell(&mut replica, "START SLAVE SQL_THREAD").await,
+            _ => {}
+        }
+    }
+    // Its last write, and its end.
+    spread.pair.tell(&mut replica, "STOP SLAVE SQL_THREAD").await;
+    run(&mut old, "INSERT INTO t (v) VALUES (1000)").await;
+    old.disconnect().await.unwrap();
+    assert_eq!(
+        value(&mut reader, "SELECT COUNT(*) FROM t WHERE v = 1000").await,
+        "1"
+    );
+    spread.pair.tell(&mut replica, "START SLAVE SQL_THREAD").await;
+    spread.until_spread(&mut reader).await;
+    let report = spread.two.a.agent.report("reads at the replica", |sql| {
+        let spread = sql.spread.as_ref();
+        spread.is_some_and(|spread| spread.unwatched == 0 && spread.replica_total > 0)
+    });
+    let report = report.await.spread.unwrap();
+    assert!(
+        report.obstacle.is_none() && report.primary_total > 0,
+        "{report:?}"
+    );
+    assert!(
+        report
+            .diverted_total
+            .get("after_write")
+            .is_some_and(|count| *count > 0),
+        "{report:?}"
+    );
+    let pool = |name: &str| {
+        report
+            .pools
+            .iter()
+            .find(|pool| pool.server.as_str() == name)
+            .unwrap()
+    };
+    assert!(
+        pool("a").used > 0 && pool("b").used > 0 && pool("b").limit >= pool("b").used,
+        "{report:?}"
+    );
+    assert_eq!(report.replicas.len(), 1, "{report:?}");
 }

@@ -75,6 +75,16 @@ pub trait Visited: Send + Sync {
     /// The next request, chosen by `dice`. `known` are writes that were acknowledged before, to be read.
     fn next(&self, dice: &mut Dice, known: &[WriteId]) -> Visit;
 
+    /// A write that [`Visited::look`] shows.
+    fn write(&self, _dice: &mut Dice) -> Option<Visit> {
+        None
+    }
+
+    /// The page that shows what was written, with its text.
+    fn look(&self, _id: &WriteId) -> Option<Request> {
+        None
+    }
+
     /// Judges an answer. A redirection or an error page with status 200 is the application's to recognise.
     fn judge(&self, visit: &Visit, response: &Response) -> Verdict;
 

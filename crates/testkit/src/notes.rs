@@ -124,15 +124,16 @@ impl Visited for Notes {
                     text: None,
                 }
             }
-            _ => {
-                let text = dice.text();
-                Visit {
-                    what: "write",
-                    request: Request::post("/notes", "text/plain", text.clone().into()),
-                    text: Some(text),
-                }
-            }
+            _ => written(dice),
         }
+    }
+
+    fn write(&self, dice: &mut Dice) -> Option<Visit> {
+        Some(written(dice))
+    }
+
+    fn look(&self, id: &WriteId) -> Option<Request> {
+        Some(Request::get(format!("/notes/{}", id.id)))
     }
 
     fn judge(&self, visit: &Visit, response: &Response) -> Verdict {
@@ -198,6 +199,15 @@ impl Visited for Notes {
                 .map(|(id, text)| (WriteId { kind: "note", id }, TextHash::of(&text)));
             Ok(found.collect())
         })
+    }
+}
+
+fn written(dice: &mut Dice) -> Visit {
+    let text = dice.text();
+    Visit {
+        what: "write",
+        request: Request::post("/notes", "text/plain", text.clone().into()),
+        text: Some(text),
     }
 }
 

@@ -340,6 +340,19 @@ impl Visited for WordPress {
         }
     }
 
+    fn write(&self, dice: &mut Dice) -> Option<Visit> {
+        let text = dice.text();
+        Some(Visit {
+            what: "post",
+            request: self.write_post(&text),
+            text: Some(text),
+        })
+    }
+
+    fn look(&self, id: &WriteId) -> Option<Request> {
+        (id.kind == "post").then(|| Request::get(format!("/?p={}", id.id)))
+    }
+
     fn judge(&self, visit: &Visit, response: &Response) -> Verdict {
         let body = response.text();
         let wrong = |what: &str| Verdict::Bad(format!("{what} (status {})", response.status));

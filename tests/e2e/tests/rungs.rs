@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_e2e::fleet::{Fleet, attempt, run};
+use pontoon_e2e::fleet::{Fleet, attempt, run, status, tell, wait_until_healthy};
 use pontoon_testkit::{LabError, Server, in_lab};
 
 #[test]
@@ -28,9 +28,56 @@ fn one_server_becomes_two_under_traffic() -> Result<(), LabError> {
             assert_eq!(report.failed(), 0, "{:?}", report.phases);
             let (code, out, err) = attempt(&fleet.a, &["status", "--check"]).await?;
             assert_eq!(code, 0, "{out}{err}");
+            reads_are_spread_under_load(&fleet).await?;
             other_balancers_can_ask(&fleet).await
         },
     )
+}
+
+/// `db.reads.split` as a change while visitors come, who read what others wrote a moment before; and off again.
+async fn reads_are_spread_under_load(fleet: &Fleet) -> Result<(), LabError> {
+    let a = &fleet.a;
+    // Any command follows the join in the file, as long as nobody has touched it.
+    run(a, &["plan"]).await?;
+    let config = a.path("/etc/pontoon/fleet.toml")?;
+    let before = std::fs::read_to_string(&config).map_err(LabError::io("read fleet.toml"))?;
+    let split = "[db]\nreads = { split = true, after_write = \"fleet-wide\" }";
+    let write = |text: &str| std::fs::write(&config, text).map_err(LabError::io("write fleet.toml"));
+    let load = fleet.visitors(&[&fleet.a, &fleet.b], 30.0, "reads to the primary")?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.phase("apply and reads to both");
+    write(&before.replacen("[db]", split, 1))?;
+    run(a, &["apply", "--yes"]).await?;
+    let mut replicas = 0;
+    for _ in 0..150 {
+        replicas = at_replicas(a).await?;
+        if replicas > 20 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tell(&run(a, &["status", "--wide"]).await?);
+    tell(&run(a, &["sql", "top", "-n", "5"]).await?);
+    load.phase("back");
+    write(&before)?;
+    run(a, &["apply", "--yes"]).await?;
+    wait_until_healthy(a, 2).await?;
+    let report = load.stop().await?;
+    assert_eq!(report.failed(), 0, "{:?}", report.phases);
+    assert!(replicas > 20, "{replicas} statements were answered by replicas");
+    Ok(())
+}
+
+/// How many statements replicas have answered, by the reports of all SQL proxies.
+async fn at_replicas(server: &Server) -> Result<u64, LabError> {
+    let status = status(server).await?;
+    let servers = status["servers"].as_array().cloned().unwrap_or_default();
+    let tiers = servers
+        .iter()
+        .filter_map(|server| server["report"]["tiers"].as_array())
+        .flatten();
+    let counts = tiers.filter_map(|tier| tier["detail"]["sql"]["spread"]["replica_total"].as_u64());
+    Ok(counts.sum())
 }
 
 /// `db.health_port`: the primary and the replica say what they are, and stop saying it when they are not.

@@ -18,6 +18,8 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// The primary is asked a few times a second: how far a replica is behind is not known better than that.
+const LEAST_MAX_LAG: Duration = Duration::from_millis(250);
 
 impl Check<'_> {
     pub(super) fn edge(&mut self, edge: Option<&raw::Edge>) -> Option<Edge> {
@@ -189,7 +191,7 @@ impl Check<'_> {
             None => Some(None),
         };
         let reads = match &typed.reads {
-            Some(reads) => self.reads(reads).map(Some),
+            Some(reads) => self.reads(reads, proxy).map(Some),
             None => Some(None),
         };
         let hold_writes = self.duration(
@@ -300,12 +302,18 @@ impl Check<'_> {
         Some(Some(path))
     }
 
-    fn reads(&mut self, reads: &raw::Reads) -> Option<Reads> {
+    fn reads(&mut self, reads: &raw::Reads, proxy: bool) -> Option<Reads> {
+        if let Some(split) = reads.split.as_ref().filter(|split| *split.get() && !proxy) {
+            let message = "`db.reads.split` is done by the SQL proxy, and `db.proxy` is off";
+            let hint = "leave one of them out; your own proxy can ask at `db.health_port` which replica to read from";
+            self.wrong(Code::C006, message, split.span(), hint);
+            return None;
+        }
         let max_lag = self.duration(
             "db.reads.max_lag",
             reads.max_lag.as_ref(),
             SECOND,
-            Duration::ZERO..=HOUR,
+            LEAST_MAX_LAG..=HOUR,
         );
         Some(Reads {
             split: reads.split.as_ref().is_some_and(|split| *split.get()),

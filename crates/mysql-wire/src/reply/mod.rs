@@ -114,6 +114,8 @@ pub struct Done {
     pub warnings: u16,
     /// Affected rows of the last OK packet that is not the end of rows.
     pub affected_rows: u64,
+    /// Rows of all result sets; `u32::MAX` for as many and more.
+    pub row_count: u32,
     /// The last insert id that is not 0, over all results of the answer. For an INSERT with an explicit value it is
     /// that value, which `LAST_INSERT_ID()` is not (MySQL: `mysql_insert_id()`).
     pub last_insert_id: u64,

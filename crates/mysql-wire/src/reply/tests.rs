@@ -81,6 +81,7 @@ fn a_result_set_goes_through_as_it_is_between_equals() {
         (done.outcome, done.warnings, done.status.0),
         (Outcome::Rows, 1, 2)
     );
+    assert_eq!(done.row_count, 3);
     assert_eq!(
         (done.delivered_bytes as usize, done.final_bytes),
         (bytes.len() - 11, 11)

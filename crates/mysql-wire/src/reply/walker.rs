@@ -80,6 +80,7 @@ pub struct ReplyWalker {
     pub(super) status_told: bool,
     pub(super) warnings: u16,
     pub(super) affected_rows: u64,
+    pub(super) row_count: u32,
     pub(super) last_insert_id: u64,
     pub(super) state: Changes,
     pub(super) prepared: Option<Prepared>,
@@ -113,6 +114,7 @@ impl ReplyWalker {
             status_told: false,
             warnings: 0,
             affected_rows: 0,
+            row_count: 0,
             last_insert_id: 0,
             state: Changes::default(),
             prepared: None,
@@ -237,6 +239,7 @@ impl ReplyWalker {
         };
         if self.is_data(first, header.len)? {
             self.begin_data(out);
+            self.row_count = self.row_count.saturating_add(u32::from(self.at == At::Rows));
             self.begin_frame(header, out)?;
             moved.len += HEADER_LEN;
             return Ok(moved);
@@ -318,8 +321,12 @@ impl ReplyWalker {
         let frames = due.unwrap_or(first).wrapping_sub(first);
         self.sequence = self.sequence.wrapping_add(frames);
         self.due = due;
-        if let At::Definitions { of, .. } = self.at {
-            moved.step = self.definitions_left(left, of, out);
+        match self.at {
+            At::Definitions { of, .. } => moved.step = self.definitions_left(left, of, out),
+            _ => {
+                let rows = u32::try_from(u64::MAX - left).unwrap_or(u32::MAX);
+                self.row_count = self.row_count.saturating_add(rows);
+            }
         }
         Ok(moved)
     }
@@ -452,6 +459,7 @@ impl ReplyWalker {
             status_told: self.status_told,
             warnings: self.warnings,
             affected_rows: self.affected_rows,
+            row_count: self.row_count,
             last_insert_id: self.last_insert_id,
             state: std::mem::take(&mut self.state),
             prepared: self.prepared,

@@ -139,6 +139,9 @@ fn summary(path: &Path, config: &Config, missing: &[NotYet], text: &str, paint: 
         path.display(),
         config.fleet.name
     );
+    if let Some(note) = about_reads(config) {
+        out.push_str(&format!("{} {note}\n", paint.faint("·")));
+    }
     if missing.is_empty() {
         return out;
     }
@@ -161,6 +164,18 @@ fn summary(path: &Path, config: &Config, missing: &[NotYet], text: &str, paint: 
         ));
     }
     out
+}
+
+/// What `db.reads.split` means for this fleet, where that is not plain.
+fn about_reads(config: &Config) -> Option<&'static str> {
+    let reads = config.db.as_ref()?.reads.filter(|reads| reads.split)?;
+    if config.with_role(Role::Db).count() < 2 {
+        return Some(
+            "db.reads.split: there is one database server; reads are spread once a second has joined",
+        );
+    }
+    (reads.after_write == pontoon_config::AfterWrite::FleetWide)
+        .then_some("db.reads.after_write: each read asks the primary first what was written")
 }
 
 /// A configuration with mistakes.

@@ -58,7 +58,8 @@ fn frame(context: &Context, args: &args::Status) -> Frame {
     Frame {
         paint: context.screen.out,
         columns,
-        lines: lines.filter(|_| !args.all),
+        lines: lines.filter(|_| !args.all && !args.wide),
+        wide: args.wide,
     }
 }
 

@@ -211,6 +211,10 @@ impl Stage {
                         counts
                             .connections
                             .insert(server.name.to_string(), sql.connections_total);
+                        if let Some(spread) = sql.spread {
+                            counts.at_primary += spread.primary_total;
+                            counts.at_replicas += spread.replica_total;
+                        }
                     }
                     TierDetail::Edge(edge) => counts.retried += edge.retried_total,
                 }
@@ -365,6 +369,8 @@ impl Stage {
 pub struct Counts {
     connections: BTreeMap<String, u64>,
     retried: u64,
+    at_primary: u64,
+    at_replicas: u64,
 }
 
 impl Counts {
@@ -373,6 +379,14 @@ impl Counts {
     pub fn answered_by(&self, server: &Server, before: &Counts) -> u64 {
         let of = |counts: &Counts| counts.connections.get(server.name()).copied().unwrap_or_default();
         of(self).saturating_sub(of(before))
+    }
+
+    /// How many statements the primary and the replicas have answered since `before`, once reads are spread.
+    pub fn statements(&self, before: &Counts) -> (u64, u64) {
+        (
+            self.at_primary.saturating_sub(before.at_primary),
+            self.at_replicas.saturating_sub(before.at_replicas),
+        )
     }
 
     /// How many requests the edges have tried on a second server since `before`.

@@ -10,6 +10,8 @@ pub mod init;
 pub mod paint;
 pub mod progress;
 pub mod refusal;
+pub mod spread;
+pub mod sql_top;
 pub mod status;
 pub mod table;
 pub mod when;

@@ -22,6 +22,8 @@ pub struct Frame {
     pub columns: usize,
     /// Lines of the screen; `None` for as many as needed.
     pub lines: Option<usize>,
+    /// With where reads go.
+    pub wide: bool,
 }
 
 /// The whole screen.
@@ -47,6 +49,9 @@ pub fn render(status: &Status, frame: Frame) -> String {
     if hidden > 0 {
         let line = format!("… and {hidden} more, all well (--all shows them)");
         text.push_str(&format!("{}\n", paint.faint(&line)));
+    }
+    if frame.wide {
+        text.push_str(&super::spread::render(status, frame.paint, frame.columns));
     }
     text.push_str(&problems);
     text.push_str(&recent);

@@ -1,7 +1,7 @@
 use pontoon_agent::api::API_VERSION;
 use pontoon_fleet::{
-    DrainBook, EdgeReport, Engine, Epoch, Event, EventKind, LeaseRecord, Revision, ServerReport, SqlReport,
-    TierReport, UnixMillis,
+    DrainBook, EdgeReport, Engine, Epoch, Event, EventKind, LeaseRecord, PoolReport, ReplicaReport, Revision,
+    ServerReport, SpreadReport, SqlReport, TierReport, UnixMillis,
 };
 
 use super::*;
@@ -14,6 +14,7 @@ fn wide() -> Frame {
         paint: Paint::off(),
         columns: usize::MAX,
         lines: None,
+        wide: false,
     }
 }
 
@@ -197,6 +198,7 @@ fn fifty_servers_fit_a_small_screen_and_the_bad_one_is_shown() {
             paint: Paint::off(),
             columns,
             lines: Some(24),
+            wide: false,
         };
         let text = render(&status, frame);
         assert!(
@@ -233,4 +235,62 @@ fn what_a_peer_says_cannot_paint_the_screen() {
 fn the_json_form_keeps_its_fields() {
     let text = serde_json::to_string_pretty(&degraded()).unwrap() + "\n";
     snapshot::check("status.json", &text);
+}
+
+#[test]
+fn where_reads_go_is_shown_when_it_is_asked_for() {
+    let spread = SpreadReport {
+        obstacle: None,
+        unwatched: 3,
+        primary_total: 250,
+        replica_total: 750,
+        held_total: 12,
+        diverted_total: [("after_write".to_owned(), 7), ("function".to_owned(), 2)].into(),
+        queued_total: 0,
+        replicas: vec![ReplicaReport {
+            server: "b".parse().unwrap(),
+            behind_ms: None,
+            usable: false,
+        }],
+        pools: vec![PoolReport {
+            server: "a".parse().unwrap(),
+            used: 4,
+            limit: 60,
+            waiting: 2,
+        }],
+    };
+    let with = |spread: Option<SpreadReport>| {
+        let mut a = server("a", 1, Some(DatabaseRole::Primary));
+        let tiers = &mut a.report.as_mut().unwrap().tiers;
+        tiers[1].detail = TierDetail::Sql(SqlReport {
+            spread,
+            ..SqlReport::default()
+        });
+        fleet(vec![a])
+    };
+    let frame = Frame { wide: true, ..wide() };
+    let text = render(&with(Some(spread.clone())), frame);
+    for part in [
+        "75 %",
+        "a 4/60 (2 wait)",
+        "b not read from (silent)",
+        "7 because no replica had what was written, 2 that call functions",
+        "3 connections are from before",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let nothing = [
+        render(&with(None), frame),
+        render(&with(Some(spread.clone())), wide()),
+    ];
+    assert!(nothing.iter().all(|text| !text.contains("SQL PROXY")));
+    let stuck = SpreadReport {
+        obstacle: Some("sql-account.json is not there yet".to_owned()),
+        ..spread
+    };
+    let text = render(&with(Some(stuck)), frame);
+    assert!(
+        text.contains("spreads no reads: sql-account.json is not there yet"),
+        "{text}"
+    );
 }

@@ -128,6 +128,11 @@ impl Board {
         self.renew(epoch, dialect);
     }
 
+    /// Whether every answer of the primary raises the floor.
+    pub fn set_fleet_wide(&mut self, fleet_wide: bool) {
+        self.fleet_wide = fleet_wide;
+    }
+
     /// As [`Board::begin`], with the settings that there are.
     pub fn renew(&mut self, epoch: Epoch, dialect: Dialect) {
         if epoch == self.epoch && dialect == self.dialect {

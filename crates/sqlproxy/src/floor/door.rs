@@ -1,7 +1,8 @@
 //! What the edge of this server is told, and tells: see [`pontoon_rt::floor`].
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pontoon_rt::floor::{self, Saying, Told};
@@ -19,15 +20,16 @@ pub fn serve(floors: &Arc<Floors>, paths: &Paths, shutdown: Shutdown) {
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Generations of another run mean nothing in this one.
     let run = format!("{}-{:x}", std::process::id(), moment.as_nanos());
+    let answers = AtomicU64::new(0);
     floor::serve(
         &paths.floor_socket(),
-        move |saying| floors.answer(&run, saying),
+        move |saying| floors.answer(&run, answers.fetch_add(1, Relaxed), saying),
         shutdown,
     );
 }
 
 impl Floors {
-    fn answer(&self, run: &str, saying: Saying) -> Told {
+    fn answer(&self, run: &str, number: u64, saying: Saying) -> Told {
         if !self.recording.load(SeqCst) {
             return Told::Off;
         }
@@ -38,6 +40,13 @@ impl Floors {
             let _ = self.heard(None);
         }
         let generation = self.node_floor().1;
+        if self.unwatched() > 0 {
+            // Nobody knows whether something was written: each answer is another.
+            return Told::Floor {
+                mark: format!("{run}.{generation}.{number}"),
+                floor: None,
+            };
+        }
         Told::Floor {
             mark: format!("{run}.{generation}"),
             floor: self.handed_out(),

@@ -78,6 +78,8 @@ pub struct Floors {
     /// Writes are recorded, because reads are spread or may be so in a moment.
     recording: AtomicBool,
     fleet_wide: AtomicBool,
+    /// Connections that are passed through: nobody sees what they write.
+    unwatched: AtomicU64,
     sample_every_ms: AtomicU64,
     /// The board's generation, to be read without the lock.
     generation: AtomicU64,
@@ -224,6 +226,7 @@ impl Default for Floors {
             active: AtomicBool::new(false),
             recording: AtomicBool::new(false),
             fleet_wide: AtomicBool::new(false),
+            unwatched: AtomicU64::new(0),
             sample_every_ms: AtomicU64::new(1_000),
             gauges: RwLock::new(Arc::new(Gauges {
                 epoch: Epoch(0),
@@ -282,6 +285,7 @@ impl Floors {
         self.fleet_wide.store(fleet_wide, SeqCst);
         let now = self.now();
         let mut board = self.board();
+        let fleet_wide = self.asks_each_time();
         if primary.pin.epoch >= board.epoch() {
             let bound = reads.max_lag.max(LEAST_BOUND);
             board.begin(primary.pin.epoch, dialect, bound, fleet_wide);
@@ -299,6 +303,26 @@ impl Floors {
         self.show(&board);
         self.active.store(true, SeqCst);
         self.learned(board);
+    }
+
+    /// A client's connection is passed through from now on, to the primary of `epoch`: nobody sees what it writes.
+    /// As long as the result lives, the primary is asked before each read.
+    pub fn pass_through(&self, epoch: Epoch) -> Unwatched<'_> {
+        let mut board = self.board();
+        self.unwatched.fetch_add(1, SeqCst);
+        board.set_fleet_wide(true);
+        drop(board);
+        Unwatched { floors: self, epoch }
+    }
+
+    /// Connections that are passed through now.
+    pub fn unwatched(&self) -> u64 {
+        self.unwatched.load(SeqCst)
+    }
+
+    /// Whether the primary is to be asked before each read: it is wanted so, or there is no other way to know.
+    fn asks_each_time(&self) -> bool {
+        self.fleet_wide.load(SeqCst) || self.unwatched() > 0
     }
 
     fn employ(&self, jobs: Vec<Job>) {
@@ -405,13 +429,13 @@ impl Floors {
             return Place::Primary(Why::NotSpread);
         }
         // What nearly every read finds; the rest costs a little more.
-        let fleet_wide = self.fleet_wide.load(SeqCst);
-        if !fleet_wide && let Ok(ready) = self.ready(self.generation.load(SeqCst)) {
+        let asks = self.asks_each_time();
+        if !asks && let Ok(ready) = self.ready(self.generation.load(SeqCst)) {
             self.counts.ready.fetch_add(1, Relaxed);
             return Place::Replicas(ready);
         }
         let mut progress = self.progress.subscribe();
-        if fleet_wide && !self.is_answered(&mut progress).await {
+        if asks && !self.is_answered(&mut progress).await {
             self.counts.unanswered.fetch_add(1, Relaxed);
             return Place::Primary(Why::Unanswered);
         }
@@ -558,6 +582,24 @@ impl Gauges {
             epoch: board.epoch(),
             all: board.replicas().iter().map(gauge).collect(),
         }
+    }
+}
+
+/// A connection whose writes nobody sees. When it ends, what it wrote is asked for.
+#[derive(Debug)]
+#[must_use = "the connection counts as ended when this is dropped"]
+pub struct Unwatched<'a> {
+    floors: &'a Floors,
+    epoch: Epoch,
+}
+
+impl Drop for Unwatched<'_> {
+    fn drop(&mut self) {
+        // First the doubt: no reader comes in between.
+        self.floors.doubt(self.epoch);
+        let mut board = self.floors.board();
+        self.floors.unwatched.fetch_sub(1, SeqCst);
+        board.set_fleet_wide(self.floors.asks_each_time());
     }
 }
 

@@ -64,9 +64,14 @@ impl Places {
         self.busy.load(Relaxed)
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
     /// Whether somebody waits.
     pub fn anybody_waits(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
+        self.waiting() > 0
     }
 
     /// Takes a place if one is empty.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pontoon_fleet::{Role, ServerName};
+use pontoon_fleet::{PoolReport, Role, ServerName};
 use pontoon_mysql_wire::{ErrorPacket, StatusFlags, error_code};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -57,6 +57,18 @@ impl Directory {
             servers.len() - 1
         });
         (at, Arc::clone(&servers[at].1))
+    }
+
+    /// How the connections to each server stand.
+    pub fn standing(&self) -> Vec<PoolReport> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = servers.iter().map(|(server, places)| PoolReport {
+            server: server.clone(),
+            used: places.taken() as u64,
+            limit: places.limit() as u64,
+            waiting: places.waiting() as u64,
+        });
+        each.collect()
     }
 }
 
@@ -277,6 +289,7 @@ impl Thread {
     ) -> Result<Box<Connection>, NoConnection> {
         let deadline = Instant::now() + QUEUE;
         let mut last = String::new();
+        let mut queued = None;
         for attempt in 0.. {
             self.obey();
             let database = match need.replica {
@@ -327,6 +340,7 @@ impl Thread {
                 drop(one);
                 continue;
             }
+            queued.get_or_insert_with(|| self.context.metrics.queue());
             if !self.wait(&places, deadline).await {
                 return Err(NoConnection::Busy(places.limit()));
             }

@@ -4,12 +4,10 @@ use pontoon_mysql_wire::reply::Expect;
 use pontoon_mysql_wire::{ChangeUser, Command, FrameHeader, HEADER_LEN, SqlState};
 use pontoon_sql_class::{Effects, Kind, classify};
 
+use super::route::{WHOLE, unread};
 use super::run::{What, Work, command_verdict};
 use super::{Flow, Session};
 use crate::exchange::{buffers, header};
-
-/// A packet up to this length is read as a whole before anything is done. A longer one is passed on as it comes.
-const WHOLE: usize = 1024 * 1024;
 
 impl Session {
     /// Serves commands to the end.
@@ -172,9 +170,8 @@ impl Session {
         };
         match command {
             Command::Query => {
-                // Its end has not been read: what it leaves behind is not known.
                 let work = Work {
-                    verdict: command_verdict(Kind::Unknown, Effects::OPAQUE),
+                    verdict: unread(),
                     sql: None,
                     expect: Expect::Simple,
                     records: true,

@@ -18,6 +18,7 @@ mod say;
 mod special;
 pub mod state;
 mod stream;
+mod tally;
 mod tracks;
 
 use std::rc::Rc;

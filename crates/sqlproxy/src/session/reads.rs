@@ -3,13 +3,13 @@
 use pontoon_mysql_wire::StatusFlags;
 use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_sql_class::{Effects, Route, Verdict};
+use pontoon_telemetry::metrics::Diverted;
 
 use pontoon_fleet::ServerName;
-use pontoon_telemetry::metrics::Diverted;
 
 use super::Session;
 use super::route::Side;
-use crate::floor::Place;
+use crate::floor::{Place, Why};
 use crate::pool::{Connection, Database};
 use crate::target::Replica;
 
@@ -33,7 +33,9 @@ impl Session {
     pub(super) async fn choose_reader(&mut self) -> Reader {
         let ready = match self.thread.context.floors.place().await {
             Place::Replicas(ready) => ready,
-            Place::Primary(_) => return Reader::Primary(Some(Diverted::Lag)),
+            Place::Primary(Why::Behind) => return Reader::Primary(Some(Diverted::AfterWrite)),
+            Place::Primary(Why::Unanswered) => return Reader::Primary(Some(Diverted::Unanswered)),
+            Place::Primary(Why::NoReplica | Why::NotSpread) => return Reader::Primary(Some(Diverted::Lag)),
         };
         let target = self.thread.context.targets.borrow().clone();
         let Ok(primary) = &target.primary else {

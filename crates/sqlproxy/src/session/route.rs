@@ -3,6 +3,21 @@
 use pontoon_sql_class::{Effects, Kind, Previous, Reason, Route, Verdict};
 use pontoon_telemetry::metrics::Diverted;
 
+/// A packet up to this length, in bytes, is read as a whole before anything is done. A longer one is passed on as it
+/// comes.
+pub const WHOLE: usize = 1024 * 1024;
+
+/// The verdict about a statement of which not all has been read: what it leaves behind is not known.
+pub fn unread() -> Verdict {
+    Verdict {
+        route: Route::Primary,
+        reason: Reason::NotARead(Kind::Unknown),
+        at: None,
+        kind: Kind::Unknown,
+        effects: Effects::OPAQUE,
+    }
+}
+
 /// What kind of database a connection leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {

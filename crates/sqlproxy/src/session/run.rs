@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
 use pontoon_mysql_wire::{SqlState, WireError};
@@ -84,6 +85,7 @@ pub(super) fn command_verdict(kind: Kind, effects: Effects) -> Verdict {
 impl Session {
     /// Runs a command to its answer.
     pub(super) async fn run(&mut self, work: &Work<'_>) -> Flow {
+        let began = Instant::now();
         if let Some(flow) = self.notice_loss(&work.verdict).await {
             return flow;
         }
@@ -103,17 +105,19 @@ impl Session {
                     Reader::Primary(why) => (place, diverted) = (Place::Primary, why),
                 }
             }
-            self.count(work, place, diverted);
+            if let Some(why) = diverted.or_else(|| route::diverted(&work.verdict)) {
+                self.thread.context.metrics.diverted(why);
+            }
             let mut connection = match self.connection(place, reader.as_ref(), &work.verdict).await {
                 Ok(connection) => connection,
                 Err(Refused::Flow(flow)) => return flow,
-                Err(Refused::NoReplica) => {
-                    diverted = Some(Diverted::Lag);
+                Err(Refused::NoReplica(why)) => {
+                    diverted = Some(why);
                     continue;
                 }
             };
             connection.owner = Some(Rc::clone(&self.owner));
-            match Box::pin(self.attempt(work, connection)).await {
+            match Box::pin(self.attempt(work, connection, began)).await {
                 Attempt::Answered => return Flow::Next,
                 Attempt::Close => return Flow::Close,
                 Attempt::NotARead => diverted = Some(Diverted::Refused),
@@ -134,19 +138,6 @@ impl Session {
             splits: self.splits(),
             read_committed: self.read_committed,
             ..self.bonds
-        }
-    }
-
-    fn count(&self, work: &Work<'_>, place: Place, diverted: Option<Diverted>) {
-        let replica = match place {
-            Place::Replica | Place::Previous(Side::Replica) => true,
-            Place::Held => self.bonds.transaction == Some(Side::Replica),
-            _ => false,
-        };
-        let metrics = &self.thread.context.metrics;
-        metrics.query(replica);
-        if let Some(why) = diverted.or_else(|| route::diverted(&work.verdict)) {
-            metrics.diverted(why);
         }
     }
 
@@ -291,14 +282,14 @@ impl Session {
                     };
                     match Box::pin(self.thread.acquire(&need, Some(&self.client))).await {
                         Ok(connection) => connection,
-                        Err(_) if replica.is_some() => return Err(Refused::NoReplica),
+                        Err(_) if replica.is_some() => return Err(Refused::NoReplica(Diverted::Lag)),
                         Err(why) => return Err(Refused::Flow(self.say_refusal(&why).await)),
                     }
                 }
             };
             if replica.is_some() && !self.reads_like_here(&connection) {
                 self.thread.leave(connection, FREE);
-                return Err(Refused::NoReplica);
+                return Err(Refused::NoReplica(Diverted::Differs));
             }
             match self.ready(&mut connection, verdict).await {
                 Ok(()) => return Ok(connection),
@@ -310,7 +301,7 @@ impl Session {
             }
         }
         Err(match replica {
-            Some(_) => Refused::NoReplica,
+            Some(_) => Refused::NoReplica(Diverted::Lag),
             None => {
                 let why = NoConnection::Failed("the database is lost again and again".to_owned());
                 Refused::Flow(self.say_refusal(&why).await)
@@ -454,14 +445,14 @@ impl Session {
         Ok(primary)
     }
 
-    async fn attempt(&mut self, work: &Work<'_>, mut connection: Box<Connection>) -> Attempt {
+    async fn attempt(&mut self, work: &Work<'_>, mut connection: Box<Connection>, began: Instant) -> Attempt {
         let bytes = match self.bytes_for(work, &mut connection).await {
             Ok(bytes) => bytes,
             Err(AskError::Refused(packet)) => {
                 self.keep_or_leave(connection, false);
                 return told(self.say_packet(&packet).await);
             }
-            Err(_) => return Box::pin(self.lost(work, connection, false)).await,
+            Err(_) => return Box::pin(self.lost(work, connection, false, began)).await,
         };
         let sequence = 1;
         let mut walker = ReplyWalker::new(
@@ -511,7 +502,9 @@ impl Session {
                 .receive(&mut self.client, &mut connection.backend.peer, links)
                 .await
             {
-                Ended::Done(done) => return Box::pin(self.finish(work, connection, answer, *done)).await,
+                Ended::Done(done) => {
+                    return Box::pin(self.finish(work, connection, answer, *done, began)).await;
+                }
                 Ended::LocalInfile => {
                     if Box::pin(self.upload(&mut answer, &mut connection)).await.is_err() {
                         return Attempt::Close;
@@ -527,7 +520,7 @@ impl Session {
                     return Attempt::Close;
                 }
                 Ended::Lost | Ended::Stopped(_) => {
-                    return Box::pin(self.lost(work, connection, answer.begun())).await;
+                    return Box::pin(self.lost(work, connection, answer.begun(), began)).await;
                 }
                 Ended::Broken(error) => return self.broken(error, answer.begun()).await,
             }
@@ -557,6 +550,7 @@ impl Session {
         mut connection: Box<Connection>,
         mut answer: Answer,
         done: Done,
+        began: Instant,
     ) -> Attempt {
         if done.status_told {
             connection.backend.status = done.status;
@@ -583,6 +577,7 @@ impl Session {
         }
         self.raise_floor(&work.verdict, &done, &connection);
         let sent = answer.send(&mut self.client, &self.link).await;
+        self.tally(work, connection.key.side, began, Some(&done));
         if work.records {
             self.record(&work.verdict, work.sql, &done, &mut connection);
         } else if done.status_told {
@@ -602,7 +597,13 @@ impl Session {
     }
 
     /// The database was lost while the command ran.
-    async fn lost(&mut self, work: &Work<'_>, connection: Box<Connection>, begun: bool) -> Attempt {
+    async fn lost(
+        &mut self,
+        work: &Work<'_>,
+        connection: Box<Connection>,
+        begun: bool,
+        began: Instant,
+    ) -> Attempt {
         let side = connection.key.side;
         tracing::debug!(server = %connection.backend.pin.server, ?side, kind = %work.verdict.kind, begun, "a database was lost");
         self.doubt_floor(&work.verdict, &connection);
@@ -615,6 +616,9 @@ impl Session {
             after = AfterLoss::Unknown;
         }
         self.bonds.transaction = None;
+        if after != AfterLoss::Repeat {
+            self.tally(work, side, began, None);
+        }
         match after {
             AfterLoss::Repeat => Attempt::Repeat,
             AfterLoss::RolledBack => told(self.say_rolled_back().await),
@@ -648,7 +652,7 @@ enum Refused {
     /// The client has been told, or is gone.
     Flow(Flow),
     /// No replica has what is needed, or none works.
-    NoReplica,
+    NoReplica(Diverted),
 }
 
 fn told(flow: Flow) -> Attempt {

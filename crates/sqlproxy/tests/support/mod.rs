@@ -6,6 +6,7 @@ pub mod database;
 pub mod door;
 pub mod pair;
 pub mod session;
+pub mod spread;
 pub mod two;
 
 use std::future::Future;
@@ -135,6 +136,8 @@ pub struct Agent {
     publisher: ViewPublisher,
     reports: mpsc::Receiver<TierReport>,
     end: Shutdown,
+    /// Of the last view.
+    serial: std::cell::Cell<u64>,
 }
 
 impl Agent {
@@ -149,11 +152,12 @@ impl Agent {
             publisher,
             reports,
             end,
+            serial: 0.into(),
         }
     }
 
     pub fn publish(&self, view: &View) {
-        self.publisher.publish(view.build()).unwrap();
+        self.serial.set(self.publisher.publish(view.build()).unwrap());
     }
 
     /// Waits for a report that is as `wanted`.
@@ -173,6 +177,19 @@ impl Agent {
         match timeout(SOON, find).await {
             Ok(found) => found,
             Err(_) => panic!("no report with {what}; the last: {last:?}"),
+        }
+    }
+
+    /// Waits until the proxy obeys the last view.
+    pub async fn obeyed(&mut self) {
+        // A report may be made between the view's arrival and its being obeyed; the one after it is not.
+        let mut reports = 0;
+        while reports < 2 {
+            let report = timeout(SOON, self.reports.recv())
+                .await
+                .expect("no report")
+                .unwrap();
+            reports += usize::from(report.view_serial == self.serial.get());
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// Durations in buckets, seconds in the text. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -79,12 +79,16 @@ impl AtomicHistogram {
     }
 }
 
+impl TypedMetric for AtomicHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
 impl EncodeMetric for AtomicHistogram {
     fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         AtomicHistogram::encode_sum(std::iter::once(self), encoder)
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        Self::TYPE
     }
 }

@@ -1,5 +1,5 @@
 //! A process's Unix socket for its numbers: `GET /metrics` for Prometheus, `GET /healthz` for whoever asks whether the
-//! process is well.
+//! process is well, and what else the process has to show.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,17 +26,34 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Answers on the Unix socket `path` until `shutdown`. Must be called within a runtime; returns at once. What goes
 /// wrong here costs numbers, never a client.
 pub fn serve(path: &Path, registry: Registry, shutdown: Shutdown) {
+    serve_with(path, registry, Vec::new(), shutdown);
+}
+
+/// Something more that the socket shows: `GET` of this path, answered with what the function makes.
+pub type Page = (&'static str, Box<dyn Fn() -> Response<Body> + Send + Sync>);
+
+/// A page of what `make` gives at that moment, as JSON.
+pub fn json_page<T: serde::Serialize>(
+    path: &'static str,
+    make: impl Fn() -> T + Send + Sync + 'static,
+) -> Page {
+    let show = move || http::json_response(hyper::StatusCode::OK, &make());
+    (path, Box::new(show))
+}
+
+/// As [`serve`], with `pages` beside the numbers.
+pub fn serve_with(path: &Path, registry: Registry, pages: Vec<Page>, shutdown: Shutdown) {
     let path = path.to_owned();
-    let registry = Arc::new(registry);
+    let shown = Arc::new((registry, pages));
     tokio::spawn(async move {
         tokio::select! {
-            () = accept_all(&path, &registry, &shutdown) => {}
+            () = accept_all(&path, &shown, &shutdown) => {}
             () = shutdown.requested() => {}
         }
     });
 }
 
-async fn accept_all(path: &Path, registry: &Arc<Registry>, shutdown: &Shutdown) {
+async fn accept_all(path: &Path, shown: &Arc<(Registry, Vec<Page>)>, shutdown: &Shutdown) {
     let listener = loop {
         match listen::unix(path, MODE).and_then(UnixListener::from_std) {
             Ok(listener) => break listener,
@@ -54,21 +71,29 @@ async fn accept_all(path: &Path, registry: &Arc<Registry>, shutdown: &Shutdown) 
                 continue;
             }
         };
-        let (registry, shutdown) = (Arc::clone(registry), shutdown.clone());
+        let (shown, shutdown) = (Arc::clone(shown), shutdown.clone());
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = answer(stream, &registry, shutdown).await {
+            if let Err(error) = answer(stream, &shown, shutdown).await {
                 tracing::debug!(%error, "a reader of the metrics broke off");
             }
         });
     }
 }
 
-async fn answer(stream: UnixStream, registry: &Registry, shutdown: Shutdown) -> Result<(), http::HttpError> {
+async fn answer(
+    stream: UnixStream,
+    (registry, pages): &(Registry, Vec<Page>),
+    shutdown: Shutdown,
+) -> Result<(), http::HttpError> {
     http::serve(stream, shutdown, |request| {
         std::future::ready(match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => numbers(registry),
             (&Method::GET, "/healthz") => Response::new(http::full("ok\n")),
+            (&Method::GET, path) => pages
+                .iter()
+                .find(|(page, _)| *page == path)
+                .map_or_else(not_found, |(_, show)| show()),
             _ => not_found(),
         })
     })

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use pontoon_fleet::{Epoch, FleetView, LeaseRecord, Ports, Revision, Role, ServerState, ServerView};
+use pontoon_fleet::{
+    Epoch, FleetView, LeaseRecord, PoolReport, Ports, ReplicaReport, Revision, Role, ServerState, ServerView,
+    SpreadReport,
+};
 
 use super::*;
 
@@ -166,4 +169,61 @@ fn threads_add_without_losing_any() {
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(histogram.count(), 40_000);
+}
+
+#[test]
+fn where_statements_went_and_why() {
+    let mut registry = registry();
+    let sql = SqlMetrics::register(&mut registry);
+    sql.query(Route::Replica, Verb::Select, Duration::from_millis(2));
+    sql.query(Route::Primary, Verb::Insert, Duration::from_millis(3));
+    sql.diverted(Diverted::AfterWrite);
+    sql.placed(&Placed {
+        reads: [5, 4, 3, 2, 1],
+        questions: 9,
+        doubts: [8, 7],
+    });
+    let queued = sql.queue();
+    let mut report = SpreadReport {
+        unwatched: 2,
+        replicas: vec![ReplicaReport {
+            server: "b".parse().unwrap(),
+            behind_ms: Some(40),
+            usable: true,
+        }],
+        pools: vec![PoolReport {
+            server: "a".parse().unwrap(),
+            used: 3,
+            limit: 60,
+            waiting: 0,
+        }],
+        ..SpreadReport::default()
+    };
+    sql.show(&report);
+    let text = registry.encode();
+    for line in [
+        "pontoon_sql_queries_total{route=\"replica\",verb=\"select\"} 1",
+        "pontoon_sql_queries_total{route=\"primary\",verb=\"insert\"} 1",
+        "pontoon_sql_query_duration_seconds_count{route=\"replica\"} 1",
+        "pontoon_sql_reads_diverted_total{reason=\"after_write\"} 1",
+        "pontoon_sql_reads_placed_total{result=\"behind\"} 3",
+        "pontoon_sql_floor_questions_total 9",
+        "pontoon_sql_floor_doubts_total{from=\"elsewhere\"} 7",
+        "pontoon_sql_queued_queries 1",
+        "pontoon_sql_unwatched_connections 2",
+        "pontoon_sql_pool_places{server=\"a\",state=\"limit\"} 60",
+        "pontoon_sql_replica_usable{server=\"b\"} 1",
+    ] {
+        has(&text, line);
+    }
+    drop(queued);
+    sql.fill(&mut report);
+    assert_eq!((report.primary_total, report.replica_total), (1, 1));
+    assert_eq!((report.held_total, report.queued_total), (4, 1));
+    assert_eq!(report.diverted_total, [("after_write".to_owned(), 1)].into());
+    sql.show(&SpreadReport::default());
+    assert!(
+        !registry.encode().contains("server=\"b\""),
+        "a replica that left is no longer shown"
+    );
 }

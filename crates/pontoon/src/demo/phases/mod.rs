@@ -6,6 +6,7 @@ mod both_serve;
 mod drain;
 mod join;
 mod one_server;
+mod reads_spread;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         Box::new(one_server::OneServer),
         Box::new(join::Join),
         Box::new(both_serve::BothServe),
+        Box::new(reads_spread::ReadsSpread),
         Box::new(application_dies::ApplicationDies),
         Box::new(agents_die::AgentsDie),
         Box::new(drain::Drain),
