@@ -86,7 +86,7 @@ fn cells(row: &Row, total_us: u64) -> Vec<Cell> {
 fn mean(rows: u64, calls: u64) -> String {
     let mean = rows as f64 / calls.max(1) as f64;
     match mean {
-        0.0..10.0 if rows % calls.max(1) != 0 => format!("{mean:.1}"),
+        0.0..10.0 if !rows.is_multiple_of(calls.max(1)) => format!("{mean:.1}"),
         _ => format!("{mean:.0}"),
     }
 }
