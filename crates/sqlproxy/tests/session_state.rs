@@ -100,6 +100,12 @@ async fn settings_are_the_sessions_own(engine: Engine) {
     let mut session = through.conn().await;
     let script = [
         "SELECT @@session_track_system_variables, @@session_track_schema, @@session_track_state_change",
+        "SELECT 1 UNION SELECT 2 UNION SELECT 3",
+        "SET time_zone = '+01:00'",
+        "UPDATE t SET v = 'not there' WHERE id = 0",
+        "others",
+        "SELECT FOUND_ROWS()",
+        "SELECT FOUND_ROWS()",
         "SET sql_auto_is_null = 1",
         "INSERT INTO t (v) VALUES ('mine')",
         "others",

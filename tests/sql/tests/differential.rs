@@ -174,6 +174,11 @@ const OF_SESSIONS: &[Known] = &[
         reason: OTHER_IDS,
     },
     Known {
+        case: "reset within a transaction rolls back",
+        step: "SELECT LAST_INSERT_ID(), ROW_COUNT(), FOUND_ROWS()",
+        reason: "the row count is on the primary and the found rows are on the replica: error 1105",
+    },
+    Known {
         case: "lists of sessions",
         step: "SHOW",
         reason: "the database lists its connections; a session without one at the moment is in no list",

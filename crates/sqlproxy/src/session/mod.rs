@@ -2,11 +2,12 @@
 //!
 //! `route` says where a statement goes, `state` what a session has set, `registry` knows the sessions by number; these
 //! are pure. `commands` takes what the client sends apart, `run` finds a connection and passes the answer on,
-//! `record` notes what a statement did to the session, `idle` waits for the next command, `prepared` is for prepared statements, `special` for the
+//! `record` notes what a statement did to the session, `idle` waits for the next command, `found` knows where found rows are, `prepared` is for prepared statements, `special` for the
 //! commands about sessions, and `say` for the proxy's own answers.
 
 pub mod admit;
 mod commands;
+mod found;
 mod idle;
 mod prepared;
 mod reads;
@@ -115,6 +116,8 @@ struct Session {
     /// The replica that it read from last.
     replica: Option<ServerName>,
     bonds: Bonds,
+    /// The connection of the last statement that found rows.
+    found: Option<(Side, u64)>,
     /// Nothing is ever given back: the session's own authentication led to its connection.
     bound: bool,
     /// It has looked at what servers report, and its connection reports as if there were no proxy.
@@ -234,6 +237,7 @@ impl Session {
                 pinned: bound || auto_is_null,
                 ..Bonds::default()
             },
+            found: None,
             bound,
             untracked: false,
             idle: Idle::default(),

@@ -79,6 +79,7 @@ impl Session {
         if unread {
             return;
         }
+        self.record_found(verdict, done, connection);
         self.record_transaction(verdict, done, failed.is_some(), side);
         let literal_set = verdict.kind == Kind::Set && sql.is_some();
         let mut pin = match literal_set {
@@ -205,6 +206,7 @@ impl Session {
         self.bonds.transaction = None;
         self.bonds.has_read = false;
         self.bonds.previous = None;
+        self.found = None;
         self.bonds.pinned = self.bound || self.facts.auto_is_null;
     }
 }

@@ -11,6 +11,7 @@ use pontoon_sql_class::{Effects, Engine, Kind, Reason, Route, Verdict};
 
 use pontoon_telemetry::metrics::Diverted;
 
+use super::found::asks;
 use super::reads::Reader;
 use super::route::{self, AfterLoss, Place, Side};
 use super::say::LOCK_DEADLOCK;
@@ -92,9 +93,11 @@ impl Session {
         if !self.untracked && work.sql.is_some_and(super::tracks::mentions_tracking) {
             self.show_own_tracking();
         }
+        let asks = asks(work);
         let mut diverted = None;
         for _ in 0..REPEATS {
-            let mut place = route::place(&work.verdict, &self.bonds_now());
+            let place = route::place(&work.verdict, &self.bonds_now());
+            let mut place = self.place_of_found(asks, &work.verdict, place);
             if diverted.is_some() && place == Place::Replica {
                 place = Place::Primary;
             }
@@ -116,6 +119,10 @@ impl Session {
                     continue;
                 }
             };
+            if !self.tells_found(asks, &connection) {
+                self.keep_or_leave(connection, true);
+                return self.say_gone().await;
+            }
             connection.owner = Some(Rc::clone(&self.owner));
             match Box::pin(self.attempt(work, connection, began)).await {
                 Attempt::Answered => return Flow::Next,
@@ -163,6 +170,13 @@ impl Session {
         Some(self.say_rolled_back().await)
     }
 
+    async fn say_gone(&mut self) -> Flow {
+        let text = "Pontoon: what the statement before left behind is gone: its connection was needed for another client, \
+                    or it is on two";
+        let code = pontoon_mysql_wire::error_code::UNKNOWN_ERROR;
+        self.say_error(code, SqlState::GENERAL, text).await
+    }
+
     /// What servers say to a write in a read-only transaction.
     async fn say_read_only(&mut self) -> Flow {
         let text = match self.facts.engine {
@@ -207,16 +221,7 @@ impl Session {
                     if let Some(connection) = other {
                         self.keep_or_leave(connection, true);
                     }
-                    let text = "Pontoon: what the statement before left behind is gone: its connection was needed for \
-                                another client";
-                    Err(Refused::Flow(
-                        self.say_error(
-                            pontoon_mysql_wire::error_code::UNKNOWN_ERROR,
-                            SqlState::GENERAL,
-                            text,
-                        )
-                        .await,
-                    ))
+                    Err(Refused::Flow(self.say_gone().await))
                 }
             },
             Place::Moved | Place::Committed => self.leave_replica(place, verdict).await,
@@ -323,7 +328,8 @@ impl Session {
             .as_ref()
             .is_some_and(|owner| Rc::ptr_eq(owner, &self.owner));
         let uses_previous = verdict.effects.contains(Effects::USES_PREVIOUS_STATEMENT);
-        let clean = (uses_previous && self.bonds.previous.is_none()) || (connection.warned && !mine);
+        let nothing_yet = self.bonds.previous.is_none() || self.found.is_none();
+        let clean = (uses_previous && nothing_yet) || (connection.warned && !mine);
         if clean || !Rc::ptr_eq(&connection.applied, &self.state) {
             connection.become_like(&self.state, clean).await?;
         }

@@ -8,10 +8,17 @@ use super::route::Side;
 
 /// Whether a statement names one of the settings.
 pub(super) fn mentions_tracking(sql: &[u8]) -> bool {
-    const NAME: &[u8] = b"session_track_";
-    memchr::memchr2_iter(b's', b'S', sql).any(|at| {
-        sql.get(at..at + NAME.len())
-            .is_some_and(|word| word.eq_ignore_ascii_case(NAME))
+    mentions(sql, b"session", b"track_")
+}
+
+/// Whether a statement has a name with these letters before and after one of its underscores.
+pub(super) fn mentions(sql: &[u8], before: &[u8], after: &[u8]) -> bool {
+    let is = |part: Option<&[u8]>, word: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(word));
+    memchr::memchr_iter(b'_', sql).any(|at| {
+        is(sql.get(at + 1..at + 1 + after.len()), after)
+            && at
+                .checked_sub(before.len())
+                .is_some_and(|from| is(sql.get(from..at), before))
     })
 }
 
