@@ -148,6 +148,7 @@ pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) 
         private: Some(private),
         replica,
         tls: true,
+        failover: false,
         inherited: if replica {
             agent.store.inherited()?.unwrap_or_default()
         } else {

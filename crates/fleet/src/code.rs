@@ -162,6 +162,8 @@ codes! {
         "No running mariadbd or mysqld was found on this machine, or it cannot be told how it is started.";
     D010 Safety "there is too little room on the disk"
         "A copy of the database would not fit, with a tenth more for what is written meanwhile. Nothing was begun.";
+    D011 Safety "the database has transactions that its primary lacks"
+        "A database that was primary may have transactions that nobody was told of and that the new primary never got. Where it can be proved that they are not committed, they are cut off its binary log and rolled back. Here that cannot be proved; the evidence says why. It does not follow the primary, because the two would differ for good. A new copy helps: the present data directory is kept under another name.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

@@ -5,6 +5,10 @@
 //!
 //! **Must never:** have an effect after [`Works::kill`] has returned; know how agents talk to each other.
 
+mod follow;
+mod lead;
+mod worker;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
@@ -17,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 
 use crate::clone::SourceTicket;
+
+pub use worker::Worker;
 
 /// Something that comes later.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
