@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::fleet::{Pair, Writers, missing, name, rounds};
 use common::{Software, have};
-use pontoon_decide::failover::{Outcome, Work};
+use pontoon_decide::failover::Work;
 use pontoon_fleet::Epoch;
 use pontoon_replication::work::Works;
 

@@ -88,6 +88,9 @@ impl Pair {
         let mut members = BTreeMap::new();
         for server in ["a", "b"] {
             let machine = Machine::start(&ca, software, server, "127.0.0.1").await;
+            // As a join hands it on: all database servers of a fleet have the same.
+            let secret = machine.paths.state_dir.join("database.secret");
+            std::fs::write(secret, "0123456789abcdefABCDEF").unwrap();
             let wanted = Wanted {
                 failover: true,
                 ..machine.wanted(false)
