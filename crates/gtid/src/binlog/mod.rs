@@ -263,7 +263,8 @@ impl Walk {
             }
             _ => {}
         }
-        if !ends && !(open.standalone && is_last_of_standalone(kind)) {
+        ends |= open.standalone && is_last_of_standalone(kind);
+        if !ends {
             return Ok(None);
         }
         let open = self.open.take().ok_or("it belongs to no transaction")?;
