@@ -279,6 +279,7 @@ pub(crate) mod tests {
                 primary: primary.map(|name| name.parse().unwrap()),
                 servers: Vec::new(),
                 hold_writes: Duration::from_secs(10),
+                write_until: None,
                 reads: None,
             }),
         }
