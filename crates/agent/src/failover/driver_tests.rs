@@ -3,20 +3,20 @@ use pontoon_decide::failover::{Mode, Policy, Timing};
 use super::*;
 
 fn setup() -> Setup {
+    let policy = Policy {
+        mode: Mode::Safe,
+        acks: 1,
+        max_lag: Duration::from_secs(1),
+    };
     Setup {
-        fleet: "notes".parse().unwrap(),
-        me: "a".parse().unwrap(),
-        timing: Timing::etcd(),
-        policy: Policy {
-            mode: Mode::Safe,
-            acks: 1,
-            max_lag: Duration::from_secs(1),
-        },
         founder: true,
         automatic: true,
-        continue_alone: true,
-        copy_anew: false,
-        relay_survives: false,
+        ..Setup::new(
+            "notes".parse().unwrap(),
+            "a".parse().unwrap(),
+            Timing::etcd(),
+            policy,
+        )
     }
 }
 

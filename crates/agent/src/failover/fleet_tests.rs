@@ -638,15 +638,10 @@ impl Ground {
     fn start(&mut self, at: usize) {
         let fleet: FleetName = "notes".parse().unwrap();
         let setup = Setup {
-            fleet: fleet.clone(),
-            me: name(at),
-            timing: timing(),
-            policy: self.policy,
             founder: at == 0,
             automatic: true,
-            continue_alone: true,
             copy_anew: true,
-            relay_survives: false,
+            ..Setup::new(fleet.clone(), name(at), timing(), self.policy)
         };
         let hands = Hands {
             at,

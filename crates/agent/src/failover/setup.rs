@@ -68,16 +68,13 @@ pub(crate) fn setup(
     founder: bool,
     relay_survives: bool,
 ) -> Setup {
+    let base = Setup::new(config.fleet.name.clone(), me.clone(), timing(lease), policy(db));
     Setup {
-        fleet: config.fleet.name.clone(),
-        me: me.clone(),
-        timing: timing(lease),
-        policy: policy(db),
         founder,
         automatic: db.failover == Some(Failover::Auto),
         continue_alone: db.when_alone != Some(WhenAlone::Stop),
-        copy_anew: false,
         relay_survives,
+        ..base
     }
 }
 
