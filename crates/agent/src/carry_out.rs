@@ -85,7 +85,16 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
         None => return Err(no_lease()),
     };
     let wanted = wanted(agent, db, server, replica)?;
-    let was_aside = database.helper().state().await?.settings_written;
+    let before = database.helper().state().await?;
+    if failover::takes_part(&active.config, &me) {
+        failover::at_rest(agent).await?;
+        let settled = agent.known().settled >= active.committed.revision;
+        if settled && before.settings_written && before.pid.is_none() {
+            // It has its settings and is down: whether and as what it starts is for failover to say.
+            return Ok(());
+        }
+    }
+    let was_aside = before.settings_written;
     let moved = database.move_aside(&wanted).await?;
     for note in &moved.notes {
         tracing::info!("{note}");
@@ -148,13 +157,14 @@ pub(crate) fn wanted(agent: &Agent, db: &Db, server: &Server, replica: bool) -> 
 
 /// The same for a server that is not in the configuration yet.
 pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) -> Result<Wanted, Refusal> {
+    let failover = agent.has_shared_lease();
     Ok(Wanted {
         port: db.server_port,
         // From the first day, so that a second server can join without a restart of the first one's database.
         private: Some(private),
         replica,
         tls: true,
-        failover: false,
+        failover,
         inherited: if replica {
             agent.store.inherited()?.unwrap_or_default()
         } else {

@@ -61,7 +61,7 @@ use pontoon_telemetry::events::EventLog;
 
 pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
-pub use crate::failover::{FailoverReport, Told, WorksOf};
+pub use crate::failover::{FailoverReport, Told};
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -75,8 +75,6 @@ pub struct AgentOptions {
     pub program: PathBuf,
     /// How they are started.
     pub supervision: Supervision,
-    /// What carries out the work of failover on a database; `None`: the primary never changes.
-    pub works: Option<WorksOf>,
 }
 
 /// Runs an agent until a signal asks it to end. The tiers go on without it.
@@ -132,7 +130,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
-    tasks.spawn(infallible(failover::run(agent.clone(), options.works)));
+    tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));
     tasks.spawn(change::run(agent.clone(), change_inputs));
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

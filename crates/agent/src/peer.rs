@@ -16,6 +16,7 @@
 //! | `POST /p/v1/failover/acknowledge` [`Acknowledge`] | members with the role db | whether it is so |
 //! | `POST /p/v1/failover/asked` [`Asked`], `…/halted` [`Halted`] | members with the role db | nothing: the answer is a message of its own |
 //! | `POST /p/v1/failover/order` [`Order`] | control servers | nothing, or why not |
+//! | `POST /p/v1/failover/probe` [`Probe`] | control servers | nothing, or what the lease store did wrong |
 //! | `POST /p/v1/leave` | the leaver, or a joiner that gives up | [`Done`], once the fleet's configuration is without it |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body.
@@ -66,6 +67,13 @@ pub(crate) struct Halted {
     pub(crate) epoch: Epoch,
     pub(crate) incarnation: Incarnation,
     pub(crate) position: Position,
+}
+
+/// Asks for a race in the lease store of a configuration that may become active.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Probe {
+    /// The wanted configuration.
+    pub(crate) text: String,
 }
 
 /// An operator's word, passed on to the server that it is for.

@@ -185,7 +185,7 @@ async fn answer(
             | "/p/v1/failover/asked"
             | "/p/v1/failover/halted",
         ) => Verb::Failover,
-        (&Method::POST, "/p/v1/failover/order") => Verb::Steer,
+        (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
         (method, path) => {
             return Err(
                 Refusal::new(Code::N005, format!("this agent does not answer {method} {path}"))
@@ -243,6 +243,9 @@ async fn answer(
         "/p/v1/failover/halted" => {
             let halted = read(request, MAX_SMALL_BYTES).await?;
             ok(&peer.name().map(|from| failover::halted(agent, from, halted)))
+        }
+        "/p/v1/failover/probe" => {
+            ok(&failover::probe::here(agent, &read(request, MAX_BODY_BYTES).await?).await?)
         }
         "/p/v1/failover/order" => {
             ok(&failover::order_here(agent, read(request, MAX_SMALL_BYTES).await?).await?)

@@ -6,7 +6,7 @@
 //! `driver` says which answer is which event and which effect is which request, and is pure. `task` is the loop that does
 //! what follows. `remembered` is what must survive the agent; `desk` is where the rest of the agent meets the task;
 //! `line` is the way to the other agents; `setup` reads the configuration; `orders` takes an operator's word to the
-//! server that it is for.
+//! server that it is for; `probe` finds out before anything depends on it whether a store is fit.
 //!
 //! **Must never:** decide; do anything behind a thing to be remembered before that is on the disk; take a damaged file
 //! for a new server's; start a database that the record does not allow to run.
@@ -18,6 +18,7 @@ mod driver;
 mod fleet_tests;
 mod line;
 mod orders;
+pub(crate) mod probe;
 mod remembered;
 mod run;
 mod setup;
@@ -28,6 +29,5 @@ pub(crate) use desk::Desk;
 pub use desk::{FailoverReport, Told};
 pub(crate) use line::{answer, asked, halted, here};
 pub(crate) use orders::{order, order_here, reports};
-pub use run::WorksOf;
-pub(crate) use run::run;
+pub(crate) use run::{at_rest, run, worker};
 pub(crate) use setup::{is_shared, takes_part};

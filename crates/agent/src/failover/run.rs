@@ -7,7 +7,7 @@ use pontoon_config::{Config, Lease};
 use pontoon_decide::failover::{Notice, Record, State};
 use pontoon_fleet::{Code, EventKind, Refusal, Revision, ServerName};
 use pontoon_lease::{Kept, Place};
-use pontoon_replication::work::{Peers, Works};
+use pontoon_replication::work::{Peers, Worker, Works};
 use pontoon_replication::{Database, Wanted};
 use pontoon_rt::shutdown::Shutdown;
 
@@ -24,14 +24,19 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Before a task that could not begin, or ended on an error, is begun anew.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a task may take to end: it may be killing the database, and nothing else is waited for.
+const REST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Makes what carries out work on a database.
-pub type WorksOf = fn(Arc<Database>, Wanted) -> Arc<dyn Works>;
+pub(crate) type WorksOf = fn(Arc<Database>, Wanted) -> Arc<dyn Works>;
+
+/// The real thing.
+pub(crate) fn worker(database: Arc<Database>, wanted: Wanted) -> Arc<dyn Works> {
+    Arc::new(Worker::new(database, wanted))
+}
 
 /// Runs until shutdown.
-pub(crate) async fn run(agent: Arc<Agent>, works: Option<WorksOf>) {
-    let Some(works) = works else {
-        return agent.shutdown.requested().await;
-    };
+pub(crate) async fn run(agent: Arc<Agent>, works: WorksOf) {
     let mut told: Option<Refusal> = None;
     loop {
         if let Some(active) = wanted(&agent) {
@@ -138,6 +143,27 @@ async fn one_life(agent: &Arc<Agent>, active: &Active, works: WorksOf) -> Result
 
 fn is_over(agent: &Agent, revision: Revision) -> bool {
     wanted(agent).is_none_or(|active| active.committed.revision != revision)
+}
+
+/// Waits until no task holds the database, so that it may be given other settings. A task ends by itself once another
+/// revision is active than the one that it was begun for.
+pub(crate) async fn at_rest(agent: &Agent) -> Result<(), Refusal> {
+    let begun = agent.clock.now();
+    let revision = agent.revision();
+    loop {
+        let settled = agent.known().settled >= revision;
+        if settled || agent.works().is_none() {
+            return Ok(());
+        }
+        if agent.clock.now().saturating_sub(begun) > REST_PATIENCE {
+            return Err(
+                Refusal::new(Code::L001, "failover does not let go of the database")
+                    .because(format!("for {} s", REST_PATIENCE.as_secs()))
+                    .next("see what it does", "pontoon db status"),
+            );
+        }
+        tokio::time::sleep(LOOK / 5).await;
+    }
 }
 
 /// The store of the configuration, opened.

@@ -24,8 +24,6 @@ pub fn agent(context: &Context, args: &Process) -> anyhow::Result<u8> {
         Supervision::Children
     };
     let options = AgentOptions {
-        // Nothing of this version carries out the work of failover yet.
-        works: None,
         paths: context.paths.clone(),
         program: start::own_program()?,
         supervision,
