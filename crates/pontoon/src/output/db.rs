@@ -86,10 +86,7 @@ fn worth(status: &DbStatus) -> String {
     let durability = status.durability.as_deref().unwrap_or("one-copy");
     let names: Vec<_> = status.in_sync.iter().map(|name| name.as_str()).collect();
     let copies = match (durability, names.is_empty()) {
-        ("one-copy", _) => {
-            "acknowledged writes are on the primary; what a replica had not received is lost with it"
-                .to_owned()
-        }
+        ("one-copy", _) => "what a replica has not received is lost with the primary".to_owned(),
         (_, false) => format!("in sync: {} has every acknowledged write", names.join(", ")),
         (_, true) => "alone: acknowledged writes are on the primary only".to_owned(),
     };

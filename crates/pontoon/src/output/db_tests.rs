@@ -110,7 +110,7 @@ fn a_limited_lease_and_a_loss_are_named() {
     (status.durability, status.write_ms) = (Some("one-copy".to_owned()), Some(8_200));
     let text = shown(&status, 120);
     assert!(
-        text.contains("writes for 8.2 s more") && text.contains("is lost with it"),
+        text.contains("writes for 8.2 s more") && text.contains("is lost with the primary"),
         "{text}"
     );
 }
