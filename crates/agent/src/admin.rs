@@ -15,11 +15,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
-    ActiveConfig, ApplyRequest, DrainRequest, JoinRequest, LeaveRequest, PlanRequest, Progress, TokenRequest,
+    ActiveConfig, ApplyRequest, DbOrder, DrainRequest, JoinRequest, LeaveRequest, PlanRequest, Progress,
+    TokenRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
-use crate::{apply, drain, host, joiner, leave, observe, timeline};
+use crate::{apply, db_status, drain, failover, host, joiner, leave, observe, timeline};
 
 /// The largest request: a configuration of many servers is a few kilobytes.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -70,6 +71,13 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
     let path = request.uri().path().to_owned();
     match (request.method().clone(), path.as_str()) {
         (Method::GET, "/v1/status") => ok(&observe::status(&agent)),
+        (Method::GET, "/v1/db") => ok(&db_status::of(&agent).await),
+        (Method::POST, "/v1/db") => {
+            let wanted: DbOrder = read(request).await?;
+            Ok(stream(|reporter| async move {
+                failover::order(&agent, wanted, &reporter).await
+            }))
+        }
         (Method::GET, "/v1/view") => ok(&crate::publish::view(&agent)),
         (Method::GET, "/v1/config") => {
             let active = agent.active();

@@ -12,6 +12,8 @@
 //! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//! | `GET /v1/db` | [`DbStatus`] |
+//! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
 
@@ -22,9 +24,12 @@ use std::time::Duration;
 use pontoon_decide::plan::Plan;
 use pontoon_fleet::units::millis;
 use pontoon_fleet::{
-    Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState, UnixMillis,
+    DatabaseReport, Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState,
+    UnixMillis,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::failover::FailoverReport;
 
 /// The version of these messages and of every `--json` output; grows when a field changes its meaning.
 pub const API_VERSION: u32 = 1;
@@ -190,6 +195,80 @@ pub struct DrainRequest {
     pub server: ServerName,
     /// Out or back.
     pub drained: bool,
+}
+
+/// What `pontoon db status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DbStatus {
+    /// [`API_VERSION`].
+    pub version: u32,
+    /// The fleet's name; `None` when this machine belongs to none yet.
+    pub fleet: Option<String>,
+    /// The server that answers.
+    pub me: Option<ServerName>,
+    /// All in all.
+    pub health: Health,
+    /// What is not as it should be, most important first.
+    pub problems: Vec<Problem>,
+    /// Who may be primary, as the server that answers knows it.
+    pub lease: Option<LeaseRecord>,
+    /// The kind of lease store, as in `fleet.toml`.
+    pub lease_store: String,
+    /// What an acknowledged write is worth, in the words of `db.durability`; `None` without a database.
+    pub durability: Option<String>,
+    /// Who promotes a replica: "auto", "manual" or "off".
+    pub failover: String,
+    /// Which replicas have every acknowledged write.
+    pub in_sync: Vec<ServerName>,
+    /// For how long the primary has been as it is, in milliseconds.
+    pub since_ms: Option<u64>,
+    /// For how much longer writes may be sent to the primary, where that is limited, in milliseconds.
+    pub write_ms: Option<u64>,
+    /// Every database server, in the configuration's order.
+    pub servers: Vec<DbServer>,
+    /// What happened to the databases lately, oldest first.
+    pub recent: Vec<Event>,
+    /// The next commands, most useful first.
+    pub next: Vec<String>,
+    /// The clock of the server that answers.
+    pub now: UnixMillis,
+}
+
+/// One database server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DbServer {
+    /// Its name.
+    pub name: ServerName,
+    /// Whether its agent answers.
+    pub state: ServerState,
+    /// How long ago it was last heard of; `None` if never.
+    pub heard_ms_ago: Option<u64>,
+    /// Its database, as its agent sees it.
+    pub database: Option<DatabaseReport>,
+    /// How failover stands there; `None` when it does not run.
+    pub failover: Option<FailoverReport>,
+}
+
+/// What an operator may ask of the databases.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum DbOrder {
+    /// Hand over, losing nothing and failing no statement.
+    Switchover {
+        /// To that server; `None`: to the replica that is in sync.
+        to: Option<ServerName>,
+    },
+    /// Promote a replica although the primary is lost.
+    Failover {
+        /// Which; `None`: the one that has the most.
+        to: Option<ServerName>,
+        /// How many transactions may be lost with it.
+        accept_loss: u64,
+    },
+    /// Promote, start and kill nothing by itself.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// A line of a stream: what a long command is doing.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ApplyRequest, PlanAnswer, Progress};
 use crate::core::{Active, Agent, parse};
+use crate::failover::probe;
 use crate::reporter::Reporter;
 use crate::{carry_out, dial, heartbeat, observe};
 
@@ -87,6 +88,7 @@ pub(crate) async fn apply(
     if plan.steps.is_empty() && agent.active().is_some_and(is_active) {
         return again(agent, &me, reporter).await;
     }
+    probe::everywhere(agent, &config, &text, reporter).await?;
     let text_of_step = format!(
         "asking {} servers whether they can carry it out",
         config.servers.len()

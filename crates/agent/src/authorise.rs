@@ -23,6 +23,8 @@ pub(crate) enum Verb {
     FinishJoin,
     /// To be taken out of the configuration.
     Leave,
+    /// The talk of failover: between servers with a database, and nobody else.
+    Failover,
 }
 
 /// Who asks.
@@ -104,6 +106,7 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
         (Peer::Member { roles, .. } | Peer::Joiner { roles, .. }, Verb::CopyDatabase) => {
             roles.contains(&Role::Db)
         }
+        (Peer::Member { roles, .. }, Verb::Failover) => roles.contains(&Role::Db),
         // One that gives its join up says so, and is an outsider from then on.
         (Peer::Joiner { .. }, Verb::Know | Verb::FinishJoin | Verb::Leave) => true,
         _ => false,
@@ -135,7 +138,7 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const VERBS: [Verb; 8] = [
+    const VERBS: [Verb; 9] = [
         Verb::Hello,
         Verb::Know,
         Verb::Timeline,
@@ -144,6 +147,7 @@ mod tests {
         Verb::CopyDatabase,
         Verb::FinishJoin,
         Verb::Leave,
+        Verb::Failover,
     ];
 
     fn allowed(peer: Peer) -> Vec<Verb> {
@@ -209,6 +213,7 @@ mod tests {
         };
         assert!(authorise(&keeper, Verb::Steer).is_ok());
         assert!(authorise(&keeper, Verb::CopyDatabase).is_err());
+        assert!(authorise(&keeper, Verb::Failover).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use pontoon_lease::{LeaseStore, Single, Swap};
 use pontoon_replication::{Database, Place, Wanted};
 
 use crate::core::{Active, Agent};
+use crate::failover;
 
 /// Runs until shutdown.
 pub(crate) async fn run(agent: Arc<Agent>) {
@@ -73,13 +74,27 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
     };
     grant_first_lease(agent, &active.config).await?;
     let database = open_database(agent, db).await?;
-    let replica = match agent.known().lease.clone() {
+    let known = agent.known().lease.clone();
+    let replica = match known {
         Some(lease) => lease.leader != me,
+        // The first record is written by the failover of the server whose database serves, once that is set up.
+        None if failover::is_shared(&active.config) => {
+            first_leader(&active.config, &agent.member()?.keeper).is_some_and(|first| first != me)
+        }
         // Nobody may write before the lease says who: the agent that holds the store will tell.
         None => return Err(no_lease()),
     };
     let wanted = wanted(agent, db, server, replica)?;
-    let was_aside = database.helper().state().await?.settings_written;
+    let before = database.helper().state().await?;
+    if failover::takes_part(&active.config, &me) {
+        failover::at_rest(agent).await?;
+        let settled = agent.known().settled >= active.committed.revision;
+        if settled && before.settings_written && before.pid.is_none() {
+            // It has its settings and is down: whether and as what it starts is for failover to say.
+            return Ok(());
+        }
+    }
+    let was_aside = before.settings_written;
     let moved = database.move_aside(&wanted).await?;
     for note in &moved.notes {
         tracing::info!("{note}");
@@ -142,12 +157,14 @@ pub(crate) fn wanted(agent: &Agent, db: &Db, server: &Server, replica: bool) -> 
 
 /// The same for a server that is not in the configuration yet.
 pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) -> Result<Wanted, Refusal> {
+    let failover = agent.has_shared_lease();
     Ok(Wanted {
         port: db.server_port,
         // From the first day, so that a second server can join without a restart of the first one's database.
         private: Some(private),
         replica,
         tls: true,
+        failover,
         inherited: if replica {
             agent.store.inherited()?.unwrap_or_default()
         } else {
@@ -159,7 +176,7 @@ pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) 
 /// On the server that holds the lease store: the first record, once there is a database to lead.
 pub(crate) async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<(), Refusal> {
     let membership = agent.member()?;
-    if membership.keeper != membership.me {
+    if membership.keeper != membership.me || failover::is_shared(config) {
         return Ok(());
     }
     let store = Single::new(agent.paths.lease_file());
@@ -185,7 +202,7 @@ pub(crate) async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<
 }
 
 /// The founder if it has a database, otherwise the first server that has.
-fn first_leader(config: &Config, founder: &ServerName) -> Option<ServerName> {
+pub(crate) fn first_leader(config: &Config, founder: &ServerName) -> Option<ServerName> {
     let mut candidates = config
         .with_role(Role::Db)
         .filter(|server| config.runs_database(server));

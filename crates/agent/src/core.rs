@@ -14,6 +14,7 @@ use pontoon_fleet::{
 };
 use pontoon_pki::SharedIdentity;
 use pontoon_replication::Database;
+use pontoon_replication::work::Works;
 use pontoon_rt::clock::Clock;
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::authorise::{Peer, is_control};
 use crate::change::ChangeHub;
+use crate::failover::{Deadlines, Desk, FailoverReport};
 use crate::observe::Rate;
 use crate::store::{PendingJoiner, Store};
 use crate::throttle::Throttle;
@@ -68,6 +70,12 @@ pub(crate) struct Agent {
     throttle: Throttle,
     /// This server's database; `None` while it has none under its care.
     pub(crate) database: tokio::sync::RwLock<Option<Arc<Database>>>,
+    /// Where the failover task is met.
+    pub(crate) failover: Arc<Desk>,
+    /// What carries out its work, while it runs.
+    works: RwLock<Option<Arc<dyn Works>>>,
+    /// Until when primaries may be written to, where that is limited.
+    pub(crate) deadlines: Deadlines,
 }
 
 /// Who this server is.
@@ -116,6 +124,8 @@ pub(crate) struct Heard {
     pub(crate) edge_rate: Option<Rate>,
     /// Whether it is counted as unreachable: decides when an event is due.
     pub(crate) silent: bool,
+    /// How failover stands there.
+    pub(crate) failover: Option<FailoverReport>,
 }
 
 impl Known {
@@ -161,6 +171,9 @@ impl Agent {
             admitting: Mutex::new(()),
             throttle: Throttle::default(),
             database: tokio::sync::RwLock::new(None),
+            failover: Arc::default(),
+            works: RwLock::new(None),
+            deadlines: Deadlines::default(),
         })
     }
 
@@ -173,6 +186,21 @@ impl Agent {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What carries out the work of failover here.
+    pub(crate) fn works(&self) -> Option<Arc<dyn Works>> {
+        self.works.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_works(&self, works: Option<Arc<dyn Works>>) {
+        *self.works.write().unwrap_or_else(PoisonError::into_inner) = works;
+    }
+
+    /// Whether the lease is in a store that servers share, so that the primary can change.
+    pub(crate) fn has_shared_lease(&self) -> bool {
+        self.active()
+            .is_some_and(|active| crate::failover::is_shared(&active.config))
     }
 
     /// Who this server is, or J007.
@@ -349,7 +377,8 @@ impl Agent {
         let is_keeper = self
             .membership()
             .is_some_and(|membership| membership.keeper == membership.me);
-        if !is_keeper && matches!(peer, Peer::Member { control: true, .. }) {
+        // A store that servers share is read by each of them: there the keeper knows no more than others.
+        if (!is_keeper || self.has_shared_lease()) && matches!(peer, Peer::Member { control: true, .. }) {
             self.learn_lease(record);
         }
     }

@@ -11,13 +11,15 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use pontoon_decide::change::Message;
-use pontoon_fleet::{Code, EventKind, Refusal, ServerName, ServerReport, Tier, TierDetail};
+use pontoon_decide::failover::Event;
+use pontoon_fleet::{Code, EventKind, Refusal, Role, ServerName, ServerReport, Tier, TierDetail};
 use pontoon_rt::http::{self, Body, Call};
 use tokio::task::AbortHandle;
 
 use crate::authorise::Peer;
 use crate::core::{Agent, Heard};
 use crate::dial;
+use crate::failover::FailoverReport;
 use crate::floor_key;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
@@ -61,9 +63,15 @@ pub(crate) async fn run(agent: Arc<Agent>) {
 }
 
 /// Takes in what a peer said, whichever side opened the connection. That the report is the peer's own has been checked.
-pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(), Refusal> {
+/// `asked` is when this server asked for it, if it did.
+pub(crate) fn hear(
+    agent: &Arc<Agent>,
+    peer: &Peer,
+    said: Heartbeat,
+    asked: Option<Duration>,
+) -> Result<(), Refusal> {
     let report = said.report;
-    let Peer::Member { control, .. } = peer else {
+    let Peer::Member { control, roles, .. } = peer else {
         return Ok(()); // what a server says that is not in yet counts for nothing
     };
     // Control servers only: an application server that is broken into must not admit others.
@@ -77,6 +85,11 @@ pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
+    }
+    // What a server without a database says of failover is nothing.
+    let failover = said.failover.filter(|_| roles.contains(&Role::Db));
+    if let Some(failover) = &failover {
+        hear_failover(agent, &report.server, failover, asked);
     }
     let peer = report.server.clone();
     let active = Message::Active {
@@ -104,6 +117,7 @@ pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(
             at: now,
             edge_rate,
             silent: false,
+            failover,
         },
     );
     drop(known);
@@ -117,6 +131,18 @@ pub(crate) fn hear(agent: &Arc<Agent>, peer: &Peer, said: Heartbeat) -> Result<(
     }
     agent.changes.received(peer, active);
     Ok(())
+}
+
+fn hear_failover(agent: &Agent, from: &ServerName, report: &FailoverReport, asked: Option<Duration>) {
+    agent
+        .failover
+        .tell(Event::Peer(from.clone(), report.peer_facts()));
+    let leads = report.record.as_ref().filter(|record| record.leader == *from);
+    if let (Some(record), Some(left), Some(asked)) = (leads, report.left_ms, asked) {
+        agent
+            .deadlines
+            .heard(from, record.epoch, asked, Duration::from_millis(left));
+    }
 }
 
 fn edge_total(report: &ServerReport) -> Option<(u32, u64)> {
@@ -207,6 +233,7 @@ async fn beat_until_broken(
 }
 
 async fn beat(agent: &Arc<Agent>, peer: &ServerName, sender: &mut SendRequest<Body>) -> Result<(), Refusal> {
+    let asked = agent.clock.now();
     let body = http::json_body(&own(agent)?)?;
     let request: Request<Body> = Call::post(peer.as_str(), "/p/v1/heartbeat").request(body)?;
     let exchange = async {
@@ -233,7 +260,7 @@ async fn beat(agent: &Arc<Agent>, peer: &ServerName, sender: &mut SendRequest<Bo
             format!("{peer} reports for {}", heard.report.server),
         ));
     }
-    hear(agent, &agent.peer(Some(peer.clone())), heard)
+    hear(agent, &agent.peer(Some(peer.clone())), heard, Some(asked))
 }
 
 /// What this server says in a heartbeat.
@@ -247,5 +274,6 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         report,
         joiners: agent.known().joiners.clone(),
         floor_key,
+        failover: agent.failover.report(agent.clock.now()),
     })
 }

@@ -297,7 +297,7 @@ async fn ticket(
     }
 }
 
-async fn backup_stream(
+pub(crate) async fn backup_stream(
     agent: &Arc<Agent>,
     source: &ServerName,
     address: SocketAddr,

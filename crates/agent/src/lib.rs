@@ -18,9 +18,11 @@ mod authorise;
 mod carry_out;
 mod change;
 mod core;
+mod db_status;
 pub mod detect;
 mod dial;
 mod drain;
+mod failover;
 #[cfg(test)]
 mod fleet_tests;
 mod floor_key;
@@ -59,6 +61,7 @@ use pontoon_telemetry::events::EventLog;
 
 pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
+pub use crate::failover::{FailoverReport, Told};
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -127,6 +130,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
+    tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));
     tasks.spawn(change::run(agent.clone(), change_inputs));
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

@@ -53,7 +53,7 @@ fn heartbeat_of(fixture: &Fixture, from: &str) -> Heartbeat {
 
 fn hear(fixture: &Fixture, said: Heartbeat) {
     let peer = fixture.agent.peer(Some(said.report.server.clone()));
-    heartbeat::hear(&fixture.agent, &peer, said).unwrap();
+    heartbeat::hear(&fixture.agent, &peer, said, None).unwrap();
 }
 
 /// Makes the fixture's agent one that is not the keeper.
@@ -81,7 +81,7 @@ async fn only_who_steers_the_fleet_can_name_a_primary() {
         name: name("x"),
         roles: Role::ALL.to_vec(),
     };
-    heartbeat::hear(&fixture.agent, &joiner, said).unwrap();
+    heartbeat::hear(&fixture.agent, &joiner, said, None).unwrap();
     assert_eq!(
         fixture.agent.known().lease,
         Some(lease(1, "a")),
@@ -119,7 +119,7 @@ async fn drains_of_unknown_servers_and_of_days_to_come_are_not_taken_over() {
         name: name("c"),
         roles: vec![Role::App],
     };
-    heartbeat::hear(&fixture.agent, &joiner, said.clone()).unwrap();
+    heartbeat::hear(&fixture.agent, &joiner, said.clone(), None).unwrap();
     assert!(fixture.agent.known().drains.0.is_empty());
     hear(&fixture, said);
     let known: Vec<_> = fixture.agent.known().drains.0.keys().cloned().collect();

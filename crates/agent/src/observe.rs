@@ -230,7 +230,7 @@ async fn look_at_lease(agent: &Agent) {
     let Some(membership) = agent.membership() else {
         return;
     };
-    if membership.keeper != membership.me {
+    if membership.keeper != membership.me || agent.has_shared_lease() {
         return;
     }
     match Single::new(agent.paths.lease_file()).read().await {
@@ -302,7 +302,8 @@ async fn beat(agent: Arc<Agent>) {
             .as_ref()
             .is_some_and(|lease| lease.leader == membership.me);
         let database = agent.database.read().await.clone();
-        if let (true, Some(database)) = (leads, database)
+        // Where the primary can change, its failover beats, and only while the database is open.
+        if let (true, Some(database)) = (leads && agent.works().is_none(), database)
             && let Ok(Err(refusal)) = tokio::time::timeout(DATABASE_PATIENCE, database.heartbeat(BEAT)).await
         {
             tracing::debug!(%refusal, "no beat was written");

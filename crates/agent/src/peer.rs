@@ -12,6 +12,11 @@
 //! | `POST /p/v1/join/source` | joiners | [`Source`] |
 //! | `GET /p/v1/join/backup` | joiners | the backup stream |
 //! | `POST /p/v1/join/finish` | joiners | [`Done`], once the fleet has the joiner in its configuration |
+//! | `POST /p/v1/failover/answer` | members with the role db | `Answer`: how this server's database stands now |
+//! | `POST /p/v1/failover/acknowledge` [`Acknowledge`] | members with the role db | whether it is so |
+//! | `POST /p/v1/failover/asked` [`Asked`], `…/halted` [`Halted`] | members with the role db | nothing: the answer is a message of its own |
+//! | `POST /p/v1/failover/order` [`Order`] | control servers | nothing, or why not |
+//! | `POST /p/v1/failover/probe` [`Probe`] | control servers | nothing, or what the lease store did wrong |
 //! | `POST /p/v1/leave` | the leaver, or a joiner that gives up | [`Done`], once the fleet's configuration is without it |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body.
@@ -21,10 +26,12 @@ use std::net::IpAddr;
 
 use pontoon_decide::change::{Committed, Message};
 use pontoon_decide::facts::ServerFacts;
-use pontoon_fleet::{DrainBook, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
+use pontoon_decide::failover::{Incarnation, Position};
+use pontoon_fleet::{DrainBook, Epoch, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
 use pontoon_replication::SqlAccount;
 use serde::{Deserialize, Serialize};
 
+use crate::failover::FailoverReport;
 use crate::store::PendingJoiner;
 
 /// Exchanged between every two agents, twice a second.
@@ -37,6 +44,56 @@ pub(crate) struct Heartbeat {
     /// What the edges sign cookies with, from the keeper; see `floor_key`.
     #[serde(default)]
     pub(crate) floor_key: Option<String>,
+    /// How failover stands on the sender; `None` when it takes no part.
+    #[serde(default)]
+    pub(crate) failover: Option<FailoverReport>,
+}
+
+/// The leader's word to a replica: whether its acknowledgements shall count.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Acknowledge {
+    pub(crate) yes: bool,
+}
+
+/// The elected leader of that epoch asks a replica for its position.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) epoch: Epoch,
+}
+
+/// The replica's answer, once it no longer receives.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Halted {
+    pub(crate) epoch: Epoch,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) position: Position,
+}
+
+/// Asks for a race in the lease store of a configuration that may become active.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Probe {
+    /// The wanted configuration.
+    pub(crate) text: String,
+}
+
+/// An operator's word, passed on to the server that it is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// To the primary: hand over.
+    Switchover {
+        /// To that server.
+        to: ServerName,
+    },
+    /// To a replica: become the primary.
+    Force {
+        /// How many transactions may be lost with it.
+        accept_loss: u64,
+    },
+    /// Do nothing by itself.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// A joiner's first words. Sent only after the fleet's certificate authority matched the token's pin.

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pontoon_config::Durability;
+use pontoon_decide::failover::{Mode, Record};
 use pontoon_decide::view::{Observed, ViewInputs, compose};
-use pontoon_fleet::{FleetView, ServerName, TierReport};
+use pontoon_fleet::{BootMoment, FleetView, ServerName, TierReport};
+use pontoon_rt::clock;
 use pontoon_rt::view::ViewPublisher;
 use tokio::sync::mpsc;
 
 use crate::core::Agent;
+use crate::failover::{self, is_shared};
 use crate::heartbeat::SILENCE;
 use crate::observe;
 
@@ -43,6 +47,7 @@ pub(crate) async fn run(
 pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let membership = agent.membership()?;
     let reports = observed(agent);
+    let write_until = write_until(agent, &membership.me);
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -56,7 +61,41 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         drains: &known.drains,
         lease: known.lease.as_ref(),
         unreachable_after: SILENCE,
+        write_until: write_until.as_ref(),
     }))
+}
+
+/// Until when writes may be sent to the primary: where acknowledged writes are on the primary alone, two of them at a
+/// time are kept apart by clocks only (P2).
+fn write_until(agent: &Agent, me: &ServerName) -> Option<BootMoment> {
+    let active = agent.active()?;
+    let posted = agent.failover.posted();
+    let limited = |record: &Record| record.policy.mode == Mode::Available;
+    let wanted = is_shared(&active.config)
+        && active
+            .config
+            .db
+            .as_ref()
+            .is_some_and(|db| db.durability == Some(Durability::OneCopy));
+    let is = failover::reports(agent)
+        .iter()
+        .any(|(_, report)| report.record.as_ref().is_some_and(limited));
+    if !wanted && !is {
+        return None;
+    }
+    let lease = agent.known().lease.clone();
+    let boot = clock::boot_id();
+    let leads = lease.as_ref().is_some_and(|lease| lease.leader == *me);
+    let mine = posted
+        .filter(|_| leads)
+        .map(|posted| posted.deadline.unwrap_or_default());
+    Some(match mine {
+        Some(until) => BootMoment {
+            boot: boot.to_owned(),
+            ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
+        },
+        None => agent.deadlines.of(lease.as_ref(), boot),
+    })
 }
 
 /// The latest report of every server, this one included, with its age.

@@ -83,7 +83,10 @@ fn is_ours_to_start(agent: &Agent, database: &Database) -> bool {
         .config
         .server(&membership.me)
         .is_some_and(|server| active.config.runs_database(server));
-    is_wanted && matches!(database.node().run, Run::Process { .. })
+    // Where the primary can change, its failover decides every start.
+    is_wanted
+        && !crate::failover::takes_part(&active.config, &membership.me)
+        && matches!(database.node().run, Run::Process { .. })
 }
 
 fn left_its_socket(socket: &Path) -> bool {

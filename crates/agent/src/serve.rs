@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{heartbeat, host, observe, renew};
+use crate::{failover, heartbeat, host, observe, renew};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +42,9 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The largest of somebody without a certificate.
 const MAX_HELLO_BYTES: usize = 64 << 10;
+
+/// The largest message of failover.
+const MAX_SMALL_BYTES: usize = 64 << 10;
 
 /// Serves while this server is a member; binds anew when that or the address changes.
 pub(crate) async fn run(agent: Arc<Agent>) {
@@ -175,6 +178,14 @@ async fn answer(
         (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup") => Verb::CopyDatabase,
         (&Method::POST, "/p/v1/join/finish") => Verb::FinishJoin,
         (&Method::POST, "/p/v1/leave") => Verb::Leave,
+        (
+            &Method::POST,
+            "/p/v1/failover/answer"
+            | "/p/v1/failover/acknowledge"
+            | "/p/v1/failover/asked"
+            | "/p/v1/failover/halted",
+        ) => Verb::Failover,
+        (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
         (method, path) => {
             return Err(
                 Refusal::new(Code::N005, format!("this agent does not answer {method} {path}"))
@@ -192,7 +203,7 @@ async fn answer(
                     format!("{} may not report for another", peer.label()),
                 ));
             }
-            heartbeat::hear(agent, peer, said)?;
+            heartbeat::hear(agent, peer, said, None)?;
             ok(&heartbeat::own(agent)?)
         }
         "/p/v1/config" => ok(&agent.config()?.committed),
@@ -221,6 +232,24 @@ async fn answer(
         "/p/v1/join/backup" => host::backup(agent, peer).await,
         "/p/v1/join/finish" => ok(&host::finish(agent, peer).await?),
         "/p/v1/leave" => ok(&host::farewell(agent, peer).await?),
+        "/p/v1/failover/answer" => ok(&failover::here(agent).await?),
+        "/p/v1/failover/acknowledge" => {
+            ok(&failover::answer(agent, read(request, MAX_SMALL_BYTES).await?).await?)
+        }
+        "/p/v1/failover/asked" => {
+            let asked = read(request, MAX_SMALL_BYTES).await?;
+            ok(&peer.name().map(|from| failover::asked(agent, from, asked)))
+        }
+        "/p/v1/failover/halted" => {
+            let halted = read(request, MAX_SMALL_BYTES).await?;
+            ok(&peer.name().map(|from| failover::halted(agent, from, halted)))
+        }
+        "/p/v1/failover/probe" => {
+            ok(&failover::probe::here(agent, &read(request, MAX_BODY_BYTES).await?).await?)
+        }
+        "/p/v1/failover/order" => {
+            ok(&failover::order_here(agent, read(request, MAX_SMALL_BYTES).await?).await?)
+        }
         _ => Err(Refusal::new(
             Code::N007,
             format!("{path} was allowed and is not answered"),

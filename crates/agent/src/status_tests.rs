@@ -110,6 +110,7 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         drains,
         lease: lease.as_ref(),
         unreachable_after: Duration::from_secs(3),
+        write_until: None,
     });
     status(StatusInputs {
         me: &name("a"),

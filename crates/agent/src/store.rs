@@ -141,6 +141,7 @@ impl Store {
             "join.json",
             "tokens.json",
             "lease.json",
+            "failover.json",
             "identity",
             "view.json",
         ];

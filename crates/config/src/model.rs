@@ -106,8 +106,13 @@ pub struct Db {
     pub health_port: Option<u16>,
     /// Who promotes a replica. Omitted means the best that this version does: `manual`.
     pub failover: Option<Failover>,
-    /// When a commit is acknowledged. Omitted means the best that this version does: `one-copy`.
+    /// When a commit is acknowledged. Omitted means `two-copies` with a lease store that servers share, and `one-copy`
+    /// with `single`.
     pub durability: Option<Durability>,
+    /// How many replicas acknowledge a commit with [`Durability::Quorum`].
+    pub acks: u8,
+    /// With [`Durability::OneCopy`]: a replica further behind is not promoted by itself.
+    pub max_lag: Duration,
     /// What a primary without a replica does.
     pub when_alone: Option<WhenAlone>,
     /// Whether replicas answer reads.
@@ -132,9 +137,14 @@ pub enum Failover {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// A commit is acknowledged once a replica has it (semi-synchronous).
+    /// A commit is acknowledged once a replica has it (semi-synchronous), and only that replica is promoted: no
+    /// acknowledged write is lost, whatever the clocks say.
     TwoCopies,
-    /// A commit is acknowledged once the primary has it (asynchronous).
+    /// With three database servers or more: once `acks` of them have it; promotion needs so many that one of those is
+    /// among them.
+    Quorum,
+    /// A commit is acknowledged once the primary has it (asynchronous): a promotion may lose what the replica had not
+    /// received yet.
     OneCopy,
 }
 

@@ -56,7 +56,7 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
                 "promoting a replica by itself when the primary is lost",
             );
         }
-        if db.durability == Some(Durability::TwoCopies) {
+        if matches!(db.durability, Some(Durability::TwoCopies | Durability::Quorum)) {
             add(
                 "db.durability",
                 "acknowledging a commit only once a replica has it",

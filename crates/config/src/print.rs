@@ -166,9 +166,15 @@ fn print_db(out: &mut String, db: &Db) {
     out.optional("failover", failover);
     let durability = db.durability.map(|durability| match durability {
         Durability::TwoCopies => "two-copies",
+        Durability::Quorum => "quorum",
         Durability::OneCopy => "one-copy",
     });
     out.optional("durability", durability);
+    match db.durability {
+        Some(Durability::Quorum) => out.raw("acks", db.acks),
+        Some(Durability::OneCopy) => out.text("max_lag", &format_duration(db.max_lag)),
+        _ => {}
+    }
     let when_alone = db.when_alone.map(|when_alone| match when_alone {
         WhenAlone::Continue => "continue",
         WhenAlone::Stop => "stop",

@@ -231,6 +231,10 @@ pub(crate) struct Db {
     /// When a commit is acknowledged.
     #[schemars(with = "Option<Durability>")]
     pub durability: Option<At<Durability>>,
+    /// How many replicas acknowledge a commit with durability = "quorum". Default 1.
+    pub acks: Option<At<i64>>,
+    /// With durability = "one-copy" and failover = "auto": a replica further behind is not promoted. Default "2s".
+    pub max_lag: Option<Text>,
     /// What a primary without a replica does.
     #[schemars(with = "Option<WhenAlone>")]
     pub when_alone: Option<At<WhenAlone>>,
@@ -277,7 +281,7 @@ pub(crate) struct Lease {
     pub endpoints: Option<At<Vec<Text>>>,
     /// Where the keys are; never the keys themselves.
     pub credentials: Option<At<Secret>>,
-    /// How long a lease holds without being renewed. Default "6s".
+    /// How long a lease holds without being renewed. Default "15s" with store = "s3", otherwise "6s".
     pub ttl: Option<Text>,
 }
 

@@ -44,7 +44,7 @@ fn unknown_keys_and_what_was_meant() {
         "`fleet` is missing, `flet` is unknown"
     );
     let error = one(ONE, "server_port = 3307", "zzz = 3307", Code::C004, "zzz");
-    assert!(error.hint.unwrap().starts_with("known here: `address`"));
+    assert!(error.hint.unwrap().starts_with("known here: `acks`"));
 }
 
 #[test]
@@ -258,6 +258,99 @@ fn what_contradicts_itself() {
     assert_eq!(errors(&no_db)[0].code, Code::C006, "a [db] and no server for it");
     let single = TWO.replace("store  = \"s3\"", "store  = \"single\"");
     assert!(errors(&single).iter().all(|error| error.code == Code::C006));
+}
+
+#[test]
+fn a_lease_store_that_dies_with_a_database_decides_nothing() {
+    const ENDPOINT: &str = "\"https://s3.eu-central-1.amazonaws.com\"";
+    for own in ["\"http://10.0.0.2:9000\"", "\"http://203.0.113.10:9000/x\""] {
+        let error = one(TWO, ENDPOINT, own, Code::C006, own);
+        assert!(error.message.contains("dies with"), "{}", error.message);
+    }
+    for own in [
+        "\"http://127.0.0.1:9000\"",
+        "\"http://[::1]:9000\"",
+        "\"http://localhost:9000\"",
+    ] {
+        let error = one(TWO, ENDPOINT, own, Code::C006, own);
+        assert!(error.message.contains("loopback"), "{}", error.message);
+    }
+    let etcd = |members: &str| {
+        let from = TWO.find("store  = \"s3\"").unwrap();
+        let to = TWO.find("ttl    = \"6s\"").unwrap();
+        format!(
+            "{}store = \"etcd\"\nendpoints = {members}\n{}",
+            &TWO[..from],
+            &TWO[to..]
+        )
+    };
+    for bad in [
+        r#"["10.0.0.1:2379", "10.0.0.2:2379"]"#,
+        r#"["10.0.0.1:2379"]"#,
+        r#"["10.0.0.1:2379", "http://203.0.113.10:2379", "10.0.0.9:2379"]"#,
+    ] {
+        let text = etcd(bad);
+        let errors = errors(&text);
+        let said: Vec<_> = errors
+            .iter()
+            .map(|error| (error.code, error.message.as_str()))
+            .collect();
+        assert!(
+            said.iter()
+                .all(|(code, what)| *code == Code::C006 && what.contains("dies with")),
+            "{said:?}"
+        );
+    }
+    for good in [
+        r#"["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.9:2379"]"#,
+        r#"["10.0.0.9:2379"]"#,
+        r#"["etcd.example.com:2379"]"#,
+    ] {
+        assert!(Config::parse(&etcd(good)).is_ok(), "{good}");
+    }
+    // Where nobody is promoted by itself, a store beside the database is a choice.
+    let manual = TWO
+        .replace("\"auto\"", "\"manual\"")
+        .replace(ENDPOINT, "\"http://10.0.0.2:9000\"");
+    assert!(Config::parse(&manual).is_ok());
+}
+
+#[test]
+fn what_an_acknowledged_write_is_worth_fits_together() {
+    let two = "durability = \"two-copies\"";
+    let error = one(TWO, two, "durability = \"quorum\"", Code::C006, "\"quorum\"");
+    assert!(error.message.contains("it needs three"), "{}", error.message);
+    one(TWO, two, "durability = \"two-copies\"\nacks = 2", Code::C006, "2");
+    one(
+        TWO,
+        two,
+        "durability = \"two-copies\"\nmax_lag = \"1s\"",
+        Code::C006,
+        "\"1s\"",
+    );
+    let error = one(
+        TWO,
+        two,
+        "durability = \"two-copys\"",
+        Code::C002,
+        "\"two-copys\"",
+    );
+    let shown = format!("{} {:?}", error.message, error.hint);
+    assert!(shown.contains("two-copies"), "{shown}");
+    let three = |rest: &str| {
+        let third = "[[server]]\nname = \"c\"\nprivate = \"10.0.0.3\"\n\n[app]";
+        TWO.replacen("[app]", third, 1).replacen(two, rest, 1)
+    };
+    assert!(Config::parse(&three("durability = \"quorum\"")).is_ok());
+    let error = &errors(&three("durability = \"quorum\"\nacks = 2"))[0];
+    assert!(error.message.contains("MariaDB"), "{}", error.message);
+    let mysql = three("durability = \"quorum\"\nacks = 3").replace("\"mariadb\"", "\"mysql\"");
+    assert!(errors(&mysql)[0].message.contains("2 replicas at the most"));
+    let one_copy = TWO.replacen(two, "durability = \"one-copy\"\nmax_lag = \"500ms\"", 1);
+    let db = Config::parse(&one_copy).unwrap().db.unwrap();
+    assert_eq!(db.max_lag.as_millis(), 500);
+    let error = one(TWO, "ttl    = \"6s\"", "ttl    = \"2s\"", Code::C002, "\"2s\"");
+    assert!(error.message.contains("lease.ttl"), "{}", error.message);
 }
 
 #[test]

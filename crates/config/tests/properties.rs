@@ -405,6 +405,8 @@ fn dbs() -> impl Strategy<Value = Db> {
                     health_port,
                     failover,
                     durability,
+                    acks: 1,
+                    max_lag: Duration::from_secs(2),
                     when_alone,
                     reads: reads.map(|reads| Reads {
                         split: reads.split && proxy,
@@ -448,7 +450,7 @@ fn leases() -> impl Strategy<Value = Lease> {
             credentials
         }),
     ];
-    (store, millis(1_000..=3_600_000)).prop_map(|(store, ttl)| Lease { store, ttl })
+    (store, millis(6_000..=3_600_000)).prop_map(|(store, ttl)| Lease { store, ttl })
 }
 
 fn configs() -> impl Strategy<Value = Config> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db};
 use pontoon_fleet::{
-    AfterWrite, AppView, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, LeaseRecord, ReadsView,
-    Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier, TierDetail,
+    AfterWrite, AppView, BootMoment, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, LeaseRecord,
+    ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier, TierDetail,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -41,6 +41,8 @@ pub struct ViewInputs<'a> {
     pub lease: Option<&'a LeaseRecord>,
     /// A server whose report is older is unreachable.
     pub unreachable_after: Duration,
+    /// No write after this moment, where the lease is limited in time.
+    pub write_until: Option<&'a BootMoment>,
 }
 
 /// Makes the view. What it rests on:
@@ -144,6 +146,7 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
         primary,
         servers,
         hold_writes: db.hold_writes,
+        write_until: inputs.write_until.cloned(),
         reads: db.reads.map(|reads| ReadsView {
             split: reads.split,
             max_lag: reads.max_lag,

@@ -139,6 +139,7 @@ fn view(case: &Case) -> FleetView {
         drains: &drains,
         lease: lease.as_ref(),
         unreachable_after: LIMIT,
+        write_until: None,
     })
 }
 
@@ -201,6 +202,7 @@ fn a_report_under_another_servers_name_is_not_believed() {
         drains: &DrainBook::default(),
         lease: None,
         unreachable_after: LIMIT,
+        write_until: None,
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
     assert_eq!(view.sql.unwrap().primary, None);
@@ -242,6 +244,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
                 leader: name(0),
             }),
             unreachable_after: LIMIT,
+            write_until: None,
         });
         let reads = view.sql.unwrap().reads.unwrap();
         assert_eq!((reads.split, reads.max_lag), (true, Duration::from_secs(2)));

@@ -36,7 +36,7 @@ impl Category {
 macro_rules! codes {
     ($($code:ident $category:ident $title:literal $text:literal;)*) => {
         /// A stable code. The letter says the area: `C` configuration, `J` joining and identity, `P` plan and
-        /// apply, `F` fleet safety, `D` database, `N` network and processes.
+        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `N` network and processes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
             $(#[doc = $title] $code,)*
@@ -142,6 +142,15 @@ codes! {
     F006 Safety "the lease store does not keep the conditions of writes"
         "The lease is replaced only by who knows what is there (If-Match, If-None-Match, or a transaction of etcd). This store took a write whose condition did not hold, or lost one that it had taken. It is not used.";
 
+    L001 Safety "failover cannot run on this server"
+        "What failover must remember is damaged, the lease store cannot be opened, or it holds the lease of another fleet. The database stays as it is and nothing is promoted until the cause in the evidence is mended.";
+    L002 Safety "a command of failover was refused"
+        "The evidence says which rule of the protocol stands against it: only the primary hands over, only to a replica that follows closely, and what may be lost must be named.";
+    L003 Usage "failover is not set up"
+        "The primary can change only in a fleet whose lease is in a store that its servers share (`[lease]` with store = \"s3\" or \"etcd\"), and only on servers with a database.";
+    L004 Failed "the command was taken up and did not come to its end in time"
+        "It may still come to it. `pontoon db status` shows what every server does now; nothing that was acknowledged is lost by waiting.";
+
     D001 Safety "the database's version is not supported"
         "Pontoon replicates MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x. Others would meet statements and file formats that were never tested.";
     D002 Safety "the two database servers are not of one kind"
@@ -162,6 +171,8 @@ codes! {
         "No running mariadbd or mysqld was found on this machine, or it cannot be told how it is started.";
     D010 Safety "there is too little room on the disk"
         "A copy of the database would not fit, with a tenth more for what is written meanwhile. Nothing was begun.";
+    D011 Safety "the database has transactions that its primary lacks"
+        "A database that was primary may have transactions that nobody was told of and that the new primary never got. Where it can be proved that they are not committed, they are cut off its binary log and rolled back. Here that cannot be proved; the evidence says why. It does not follow the primary, because the two would differ for good. A new copy helps: the present data directory is kept under another name.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

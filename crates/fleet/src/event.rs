@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, Revision, ServerName, Tier, UnixMillis};
+use crate::{Code, Epoch, Revision, ServerName, Tier, UnixMillis};
 
 /// Something that happened, worth a line on the timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +136,55 @@ pub enum EventKind {
     CertificateRenewed {
         until: UnixMillis,
     },
+    LeaseTaken {
+        epoch: Epoch,
+    },
+    PrimaryOpened {
+        epoch: Epoch,
+    },
+    PrimaryInSync {
+        epoch: Epoch,
+        replicas: Vec<ServerName>,
+    },
+    PrimaryAlone {
+        epoch: Epoch,
+    },
+    DatabaseFenced {
+        epoch: Epoch,
+    },
+    DatabaseFollows {
+        epoch: Epoch,
+        leader: ServerName,
+    },
+    DatabaseStranded {
+        epoch: Epoch,
+    },
+    DatabaseNeedsCopy {
+        epoch: Epoch,
+    },
+    LeaseStoreSilent {
+        reason: String,
+    },
+    LeaseStoreAnswers,
+    LeaseStoreWentBack,
+    LeaseForeign {
+        fleet: String,
+    },
+    SwitchoverAsked {
+        to: ServerName,
+    },
+    FailoverForced {
+        accept_loss: u64,
+    },
+    FailoverPaused,
+    FailoverResumed,
+    FailoverRefused {
+        reason: String,
+    },
+    FailoverStopped {
+        code: Code,
+        reason: String,
+    },
 }
 
 impl EventKind {
@@ -143,13 +192,26 @@ impl EventKind {
     pub fn severity(&self) -> Severity {
         use EventKind as K;
         match self {
-            K::DatabaseDown { .. } | K::ReplicationBroken { .. } => Severity::Error,
+            K::DatabaseDown { .. }
+            | K::ReplicationBroken { .. }
+            | K::DatabaseStranded { .. }
+            | K::DatabaseNeedsCopy { .. }
+            | K::LeaseStoreWentBack
+            | K::LeaseForeign { .. }
+            | K::FailoverStopped { .. } => Severity::Error,
             K::RevisionRefused { .. }
             | K::TokenRefused { .. }
             | K::PeerUnreachable { .. }
             | K::PeerRefused { .. }
             | K::TierDied { .. }
             | K::DatabaseRestarted { .. }
+            | K::LeaseTaken { .. }
+            | K::PrimaryAlone { .. }
+            | K::DatabaseFenced { .. }
+            | K::LeaseStoreSilent { .. }
+            | K::FailoverForced { .. }
+            | K::FailoverPaused
+            | K::FailoverRefused { .. }
             | K::UpstreamDown { .. } => Severity::Warning,
             _ => Severity::Info,
         }
@@ -209,6 +271,54 @@ impl fmt::Display for EventKind {
             K::ReplicationStarted { source } => write!(f, "replicates from {source}"),
             K::ReplicationBroken { reason } => write!(f, "replication stopped: {reason}"),
             K::CertificateRenewed { .. } => write!(f, "certificate renewed"),
+            K::LeaseTaken { epoch } => write!(f, "took the lease: epoch {epoch}"),
+            K::PrimaryOpened { epoch } => write!(f, "takes writes as the primary of epoch {epoch}"),
+            K::PrimaryInSync { replicas, .. } => {
+                let names: Vec<_> = replicas.iter().map(ServerName::as_str).collect();
+                write!(f, "every acknowledged write is on {} too", names.join(", "))
+            }
+            K::PrimaryAlone { .. } => {
+                write!(
+                    f,
+                    "no replica is in sync: acknowledged writes are on this server alone"
+                )
+            }
+            K::DatabaseFenced { epoch } => {
+                write!(f, "database killed: it may take no writes in epoch {epoch}")
+            }
+            K::DatabaseFollows { epoch, leader } => {
+                write!(f, "follows {leader}, the primary of epoch {epoch}")
+            }
+            K::DatabaseStranded { epoch } => write!(
+                f,
+                "the lease of epoch {epoch} names this server, and its copy may lack acknowledged writes: nothing is opened"
+            ),
+            K::DatabaseNeedsCopy { .. } => {
+                write!(
+                    f,
+                    "this copy has transactions that the primary lacks: it must be copied anew"
+                )
+            }
+            K::LeaseStoreSilent { reason } => write!(f, "the lease store does not answer: {reason}"),
+            K::LeaseStoreAnswers => write!(f, "the lease store answers again"),
+            K::LeaseStoreWentBack => {
+                write!(
+                    f,
+                    "the lease store shows an older record than before: it does not keep what it takes"
+                )
+            }
+            K::LeaseForeign { fleet } => write!(f, "the lease in the store is that of the fleet {fleet}"),
+            K::SwitchoverAsked { to } => write!(f, "an operator asked to hand over to {to}"),
+            K::FailoverForced { accept_loss } => {
+                write!(
+                    f,
+                    "an operator made this server the primary and accepted to lose {accept_loss} transactions"
+                )
+            }
+            K::FailoverPaused => write!(f, "failover is paused by an operator"),
+            K::FailoverResumed => write!(f, "failover goes on"),
+            K::FailoverRefused { reason } => write!(f, "failover refused a command: {reason}"),
+            K::FailoverStopped { code, reason } => write!(f, "failover does not run [{code}]: {reason}"),
         }
     }
 }

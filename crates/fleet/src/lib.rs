@@ -28,6 +28,6 @@ pub use report::{
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AfterWrite, AppView, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports, ReadsView,
-    RetryPolicy, ServerState, ServerView, SqlView,
+    AfterWrite, AppView, BootMoment, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports,
+    ReadsView, RetryPolicy, ServerState, ServerView, SqlView,
 };

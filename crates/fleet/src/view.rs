@@ -186,6 +186,29 @@ pub struct SqlView {
     /// How reads are spread over the database servers; `None` when the configuration does not say.
     #[serde(default)]
     pub reads: Option<ReadsView>,
+    /// No write may be sent to the primary after this moment, by the clock of the machine that the view is for. `None`
+    /// where a primary that was replaced gets no acknowledgement anyway.
+    #[serde(default)]
+    pub write_until: Option<BootMoment>,
+}
+
+/// A moment of a machine's clock that goes on in suspend (`CLOCK_BOOTTIME`), within one start of that machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootMoment {
+    /// Which start of which machine (`/proc/sys/kernel/random/boot_id`). A view that outlived it says nothing.
+    pub boot: String,
+    /// Milliseconds since it.
+    pub ms: u64,
+}
+
+impl BootMoment {
+    /// How long it is until then, at `now` of the start `boot`. Zero when it is over, or of another start.
+    pub fn left(&self, boot: &str, now: Duration) -> Duration {
+        match self.boot == boot && !boot.is_empty() {
+            true => Duration::from_millis(self.ms).saturating_sub(now),
+            false => Duration::ZERO,
+        }
+    }
 }
 
 impl SqlView {

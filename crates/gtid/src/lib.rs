@@ -2,12 +2,15 @@
 //!
 //! **In:** the texts that databases send: MariaDB's GTID positions (`0-1-8`), MySQL's GTID sets (`uuid:1-5:7`).
 //! **Out:** [`Position`], which can be merged with another and asked whether it [reaches](Position::reaches) it; the
-//! text again; [`Floor`], a position with the epoch in which it means something.
+//! text again; [`Floor`], a position with the epoch in which it means something; [`History`], which transactions a
+//! server has; [`binlog`], which ones a binary log holds.
 //!
 //! **Must never:** say that a position reaches another when something of the other is missing in it; take memory or
 //! time without bound for a text from outside.
 
+pub mod binlog;
 mod floor;
+mod history;
 mod mariadb;
 mod mysql;
 #[cfg(test)]
@@ -16,6 +19,7 @@ mod property_tests;
 use std::fmt;
 
 pub use floor::{Floor, SessionFloor};
+pub use history::{Gtid, History, Writers};
 pub use mariadb::DomainPositions;
 pub use mysql::GtidSet;
 
@@ -105,6 +109,14 @@ impl Position {
             (Position::MariaDb(here), Position::MariaDb(other)) => here.merge(other),
             (Position::MySql(here), Position::MySql(other)) => here.merge(other),
             _ => *self = other.clone(),
+        }
+    }
+
+    /// How many transactions are in it. MariaDB: the sum of the domains' numbers.
+    pub fn transactions(&self) -> u64 {
+        match self {
+            Position::MariaDb(position) => position.transactions(),
+            Position::MySql(set) => set.transactions(),
         }
     }
 

@@ -64,6 +64,20 @@ impl DomainPositions {
         self.0.is_empty()
     }
 
+    /// The sum of its numbers: grows by one with each transaction.
+    pub fn transactions(&self) -> u64 {
+        self.0
+            .values()
+            .fold(0, |sum, last| sum.saturating_add(last.sequence))
+    }
+
+    /// Domain, server and number of each last transaction.
+    pub(crate) fn lasts(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
+        self.0
+            .iter()
+            .map(|(domain, last)| (*domain, last.server, last.sequence))
+    }
+
     /// How many domains it has.
     pub fn parts(&self) -> usize {
         self.0.len()

@@ -15,7 +15,7 @@ use crate::mariadb::number;
 /// More than any server's history has.
 const MAX_INTERVALS: usize = 16_384;
 /// Transaction numbers end below 2^63 (MySQL manual, "GTID Format").
-const MAX_NUMBER: u64 = i64::MAX as u64;
+pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64;
 /// The longest tag, in bytes.
 const MAX_TAG: usize = 32;
 
@@ -86,6 +86,52 @@ impl GtidSet {
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many transactions are in it.
+    pub fn transactions(&self) -> u64 {
+        let of = |intervals: &Intervals| {
+            intervals
+                .0
+                .iter()
+                .fold(0, |sum: u64, (first, last)| sum.saturating_add(last - first + 1))
+        };
+        self.0
+            .values()
+            .fold(0, |sum, intervals| sum.saturating_add(of(intervals)))
+    }
+
+    /// The set of one transaction, or of none when it cannot be: numbers begin at 1.
+    pub(crate) fn of_one(uuid: u128, tag: &str, number: u64) -> GtidSet {
+        let mut set = GtidSet::default();
+        if (1..MAX_NUMBER).contains(&number) {
+            let source = Source {
+                uuid,
+                tag: tag.to_owned(),
+            };
+            set.add_all(&source, vec![(number, number)]);
+        }
+        set
+    }
+
+    /// Takes a run of transactions in.
+    pub(crate) fn add_run(&mut self, uuid: u128, tag: &str, run: (u64, u64)) {
+        let source = Source {
+            uuid,
+            tag: tag.to_owned(),
+        };
+        self.add_all(&source, vec![run]);
+    }
+
+    /// The transactions that `other` lacks.
+    pub fn without(&self, other: &GtidSet) -> GtidSet {
+        let mut left = GtidSet::default();
+        for (source, ours) in &self.0 {
+            let theirs = other.0.get(source);
+            let rest = ours.without(theirs.map_or(&[], |theirs| &theirs.0));
+            left.add_all(source, rest);
+        }
+        left
     }
 
     /// How many intervals it has.
@@ -161,6 +207,34 @@ impl Intervals {
         })
     }
 
+    fn without(&self, theirs: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let mut left = Vec::new();
+        let mut theirs = theirs.iter().peekable();
+        for &(mut first, last) in &self.0 {
+            while let Some(&&(start, end)) = theirs.peek() {
+                if end < first {
+                    theirs.next();
+                    continue;
+                }
+                if start > last {
+                    break;
+                }
+                if first < start {
+                    left.push((first, start - 1));
+                }
+                first = end + 1;
+                if end >= last {
+                    break;
+                }
+                theirs.next();
+            }
+            if first <= last {
+                left.push((first, last));
+            }
+        }
+        left
+    }
+
     /// Keeps the largest gaps, in the time that sorting takes.
     fn widen(&mut self, most: usize) {
         if self.0.len() <= most {
@@ -227,7 +301,7 @@ fn uuid(text: &str) -> Result<u128, PositionError> {
 }
 
 /// Letters, digits and underscores, not a digit first; case means nothing.
-fn tag(text: &str) -> Result<String, PositionError> {
+pub(crate) fn tag(text: &str) -> Result<String, PositionError> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let first_is_good = text.bytes().next().is_some_and(|first| !first.is_ascii_digit());
     if !first_is_good || text.len() > MAX_TAG || !text.bytes().all(good) {

@@ -34,6 +34,18 @@ fn mariadb(parts: &[(u32, u32, u64)]) -> Position {
 
 proptest! {
     #[test]
+    fn what_one_has_and_the_other_lacks_is_what_the_model_says(here in model(), other in model()) {
+        let set = |model: &Model| match mysql(model) {
+            Position::MySql(set) => set,
+            Position::MariaDb(_) => unreachable!(),
+        };
+        let left: Model = here.difference(&other).copied().collect();
+        let without = set(&here).without(&set(&other));
+        prop_assert_eq!(without.transactions(), left.len() as u64);
+        prop_assert_eq!(without, set(&left));
+    }
+
+    #[test]
     fn a_set_is_what_the_model_is(here in model(), floor in model()) {
         let (ours, theirs) = (mysql(&here), mysql(&floor));
         prop_assert_eq!(ours.reaches(&theirs), floor.is_subset(&here));

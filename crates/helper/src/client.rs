@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use pontoon_fleet::{Code, Refusal, Tier};
+use pontoon_fleet::{Code, Refusal, ServerName, Tier};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::cut::Cut;
 use crate::frame::{self, Frame};
 use crate::protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};
 use crate::settings::DatabaseSettings;
@@ -63,6 +64,37 @@ impl HelperClient {
     pub async fn stop(&self, patience: std::time::Duration, kill: bool) -> Result<(), Refusal> {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.done(&Request::Stop { patience_ms, kill }).await
+    }
+
+    /// Kills the database; see [`Request::Kill`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] when it does not end.
+    pub async fn kill(&self) -> Result<(), Refusal> {
+        self.done(&Request::Kill).await
+    }
+
+    /// Cuts the binary log; see [`Request::CutBinlog`].
+    ///
+    /// # Errors
+    /// [`Code::D011`] when it cannot be cut with certainty, [`Code::N003`] when the database runs.
+    pub async fn cut_binlog(&self, keep: &str, leader: &ServerName) -> Result<Option<Cut>, Refusal> {
+        let request = Request::CutBinlog {
+            keep: keep.to_owned(),
+            leader: leader.clone(),
+        };
+        match self.call(&request).await? {
+            Reply::Cut { cut } => Ok(cut),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Checks what the engine had committed; see [`Request::CheckRecovery`].
+    ///
+    /// # Errors
+    /// [`Code::D011`] when something of what was cut off may be.
+    pub async fn check_recovery(&self) -> Result<(), Refusal> {
+        self.done(&Request::CheckRecovery).await
     }
 
     /// Writes Pontoon's settings; see [`Request::WriteSettings`].

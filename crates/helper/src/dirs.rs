@@ -216,10 +216,7 @@ pub(crate) fn discard(node: &DatabaseNode) -> Result<(), Refusal> {
 
 /// `PATH` → `PATH.pontoon-aside-20261122T200701Z`, a name that is free.
 pub(crate) fn aside_of(path: &Path) -> Moved {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let stamp = OffsetDateTime::now_utc()
-        .format(&format)
-        .unwrap_or_else(|_| "unknown".to_owned());
+    let stamp = stamp();
     let mut to = suffixed(path, &format!("pontoon-aside-{stamp}"));
     let mut number = 2;
     while std::fs::symlink_metadata(&to).is_ok() {
@@ -230,6 +227,24 @@ pub(crate) fn aside_of(path: &Path) -> Moved {
         from: path.to_owned(),
         to,
     }
+}
+
+/// `PATH` → `PATH.pontoon-WHAT-20261122T200701Z-WHY`, a name that is free.
+pub(crate) fn aside_of_as(path: &Path, what: &str, why: &str) -> PathBuf {
+    let mut to = suffixed(path, &format!("pontoon-{what}-{}-{why}", stamp()));
+    let mut number = 2;
+    while std::fs::symlink_metadata(&to).is_ok() {
+        to = suffixed(path, &format!("pontoon-{what}-{}-{why}-{number}", stamp()));
+        number += 1;
+    }
+    to
+}
+
+fn stamp() -> String {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    OffsetDateTime::now_utc()
+        .format(&format)
+        .unwrap_or_else(|_| "unknown".to_owned())
 }
 
 /// Whether [`aside_of`] could have made it.

@@ -21,6 +21,35 @@ pub(crate) fn open(path: &Path) -> Result<Option<(File, Metadata)>, FileError> {
     regular(opened).map_err(|error| FileError::new(path, "read", error))
 }
 
+/// Opens a regular file for writing that is there, has one name, and is no link.
+pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() && metadata.nlink() == 1 {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file with one name")),
+    }
+}
+
+/// Makes a file that was not there, for `owner` (user and group) alone.
+pub(crate) fn create_new(path: &Path, (user, group): (u32, u32)) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+    }
+    Ok(file)
+}
+
 /// The bytes of such a file, and what it is.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<(Vec<u8>, Metadata)>, FileError> {
     let Some((file, metadata)) = open(path)? else {

@@ -11,12 +11,14 @@
 
 mod backup;
 mod client;
+mod cut;
 mod dirs;
 pub mod find;
 mod foreign;
 pub mod frame;
 mod node;
 mod protocol;
+mod recovery;
 mod restore;
 mod server;
 mod settings;
@@ -25,6 +27,7 @@ mod testing;
 mod unit;
 
 pub use client::{HelperClient, RestoreSession};
+pub use cut::Cut;
 pub use dirs::{Incoming, IncomingState};
 pub use node::{DatabaseNode, Node, Run};
 pub use protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};

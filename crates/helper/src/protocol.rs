@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use pontoon_fleet::{Refusal, Tier};
+use pontoon_fleet::{Refusal, ServerName, Tier};
 use serde::{Deserialize, Serialize};
 
+use crate::cut::Cut;
 use crate::dirs::Incoming;
 use crate::settings::DatabaseSettings;
 
@@ -23,6 +24,19 @@ pub enum Request {
         /// Whether to end it with SIGKILL after that; otherwise it is a refusal.
         kill: bool,
     },
+    /// `SIGKILL` to the database, at once, also while another verb is under way; ends every verb that was asked before and
+    /// could start it, and waits until its process is gone. Answer: `Done`.
+    Kill,
+    /// Cut off the end of the stopped database's binary log what its new primary lacks. Answer: [`Reply::Cut`].
+    CutBinlog {
+        /// The transactions that the new primary has: a GTID set (MySQL), or the last of each server in each domain
+        /// (MariaDB).
+        keep: String,
+        /// The new primary's name, for the name of the file that keeps what was cut off.
+        leader: ServerName,
+    },
+    /// Check that nothing of what was cut off is committed in the engine, after the database has started. Answer: `Done`.
+    CheckRecovery,
     /// Write Pontoon's settings, TLS files and start-up statements; effective at the next start. Answer: `Done`.
     WriteSettings(DatabaseSettings),
     /// Rename Pontoon's settings so that the user's own hold again; effective at the next start. Answer:
@@ -83,6 +97,11 @@ pub enum Reply {
     Moved {
         /// What was renamed; `None` when nothing had to be.
         moved: Option<Moved>,
+    },
+    /// To [`Request::CutBinlog`].
+    Cut {
+        /// What was cut off; `None` when nothing had to be.
+        cut: Option<Cut>,
     },
     /// To [`Request::Restore`] and [`Request::SealIncoming`]: the copy is complete and prepared.
     Ready {

@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pontoon_fleet::{Code, Refusal};
+use pontoon_gtid::History;
 use pontoon_rt::files;
 use pontoon_rt::listen;
 use pontoon_rt::paths::Paths;
@@ -15,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{backup, dirs, find, restore, settings, unit};
+use crate::{backup, cut, dirs, find, recovery, restore, settings, unit};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,6 +64,7 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
         paths,
         busy: Mutex::new(()),
         copying: Mutex::new(()),
+        kills: AtomicU64::new(0),
     });
     loop {
         tokio::select! {
@@ -108,6 +111,8 @@ struct Helper {
     paths: Paths,
     busy: Mutex<()>,
     copying: Mutex<()>,
+    /// Counts the kills: a verb that was asked before one does nothing after it.
+    kills: AtomicU64,
 }
 
 impl Helper {
@@ -157,6 +162,17 @@ impl Helper {
             unit::control_tier(*tier, *start).await?;
             return Ok(Some(Reply::Done));
         }
+        if *request == Request::Kill {
+            // Before it waits for nobody; after it, what was asked meanwhile by a caller who is gone.
+            self.kills.fetch_add(1, Ordering::Relaxed);
+            let killed = self.kill().await;
+            self.kills.fetch_add(1, Ordering::Relaxed);
+            killed?;
+            self.kill().await?;
+            return Ok(Some(Reply::Done));
+        }
+        let asked = self.kills.load(Ordering::Relaxed);
+        let called_off = || self.kills.load(Ordering::Relaxed) != asked;
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
         let lock = if matches!(request, Request::Backup(_)) {
             &self.copying
@@ -167,12 +183,41 @@ impl Helper {
             return Err(Refusal::new(Code::N003, "the helper is busy with another verb")
                 .because("a copy runs, or the database takes long to stop or start"));
         };
+        if called_off() {
+            return Err(Refusal::new(
+                Code::N003,
+                "the database was killed before it was this verb's turn",
+            ));
+        }
         // Read under the lock: the verb before may have changed it.
         let node = self.node()?;
         let reply = match request {
             Request::State => Reply::State(state(&node).await?),
+            Request::Kill => Reply::Done,
+            Request::CutBinlog { keep, leader } => {
+                let keep = History::parse(cut::dialect(&node), keep).map_err(|error| {
+                    Refusal::new(Code::N005, "that is not a list of transactions").because(error.to_string())
+                })?;
+                let Some(base) = unit::binlog_base(&node).await? else {
+                    return Err(
+                        Refusal::new(Code::D011, "nobody knows where the binary log is").because(
+                            "the database's own configuration has one, and the server does not say where",
+                        ),
+                    );
+                };
+                let leader = leader.clone();
+                let cutting = tokio::task::spawn_blocking(move || cut::cut(&node, &base, &keep, &leader));
+                let cut = cutting
+                    .await
+                    .map_err(|error| Refusal::new(Code::N007, error.to_string()))??;
+                Reply::Cut { cut }
+            }
+            Request::CheckRecovery => {
+                recovery::check(&node).await?;
+                Reply::Done
+            }
             Request::Start => {
-                unit::start(paths, &node).await?;
+                unit::start(paths, &node, &called_off).await?;
                 Reply::Done
             }
             Request::Stop { patience_ms, kill } => {
@@ -236,6 +281,12 @@ impl Helper {
             }
         };
         Ok(Some(reply))
+    }
+
+    async fn kill(&self) -> Result<(), Refusal> {
+        // Verbs that run at this moment look at the count before they start anything.
+        tokio::task::yield_now().await;
+        unit::kill(&self.paths, &self.node()?).await
     }
 
     fn node(&self) -> Result<DatabaseNode, Refusal> {

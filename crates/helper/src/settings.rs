@@ -114,13 +114,29 @@ const ALLOWED: &[&str] = &[
     "relay_log_recovery",
     "replica_net_timeout",
     "report_host",
+    "rpl_semi_sync_master_enabled",
+    "rpl_semi_sync_master_timeout",
+    "rpl_semi_sync_master_wait_no_slave",
+    "rpl_semi_sync_master_wait_point",
+    "rpl_semi_sync_replica_enabled",
+    "rpl_semi_sync_slave_enabled",
+    "rpl_semi_sync_source_enabled",
+    "rpl_semi_sync_source_timeout",
+    "rpl_semi_sync_source_wait_no_replica",
+    "rpl_semi_sync_source_wait_point",
     "skip_networking",
+    "skip_replica_start",
+    "skip_slave_start",
     "slave_net_timeout",
     "sql_mode",
     "super_read_only",
     "sync_binlog",
+    "sync_relay_log",
     "tls_version",
 ];
+
+/// What Pontoon's own binary log is called, in the data directory.
+pub(crate) const LOG_BIN: &str = "pontoon-bin";
 
 /// Options that the helper sets itself; an original command line must not contradict them.
 const OWN: &[&str] = &[
@@ -227,16 +243,17 @@ pub(crate) fn start_statements(node: &DatabaseNode, password: &str) -> String {
 
 /// What Pontoon needs of a MariaDB: to copy it (RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, for mariadb-backup), to
 /// set up replication and its accounts (CREATE USER, REPLICATION …, with the option to grant REPLICATION SLAVE), to
-/// see and set who may write (READ_ONLY ADMIN, BINLOG ADMIN, CONNECTION ADMIN), to compare tables (SELECT).
+/// see and set who may write (READ_ONLY ADMIN, BINLOG ADMIN, CONNECTION ADMIN), to switch events on and off with the
+/// role (EVENT, and SUPER, which the scheduler asks for), to compare tables (SELECT).
 const MARIADB_RIGHTS: &str = "SELECT, RELOAD, PROCESS, LOCK TABLES, CREATE USER, BINLOG MONITOR, BINLOG ADMIN, \
     REPLICATION SLAVE, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, REPLICA MONITOR, READ_ONLY ADMIN, \
-    CONNECTION ADMIN, SET USER";
+    CONNECTION ADMIN, SET USER, EVENT, SUPER";
 
 /// The same for MySQL; BACKUP_ADMIN and CLONE_ADMIN for CLONE, SYSTEM_VARIABLES_ADMIN because it has no finer right to
 /// set read_only, INSERT for INSTALL PLUGIN (it writes mysql.plugin).
 const MYSQL_RIGHTS: &str = "SELECT, INSERT, RELOAD, PROCESS, LOCK TABLES, CREATE USER, REPLICATION CLIENT, \
     REPLICATION SLAVE, REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, BINLOG_ADMIN, \
-    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, SHUTDOWN";
+    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, EVENT, SHUTDOWN";
 
 pub(crate) fn init_file(node: &DatabaseNode) -> PathBuf {
     node.files.join("start.sql")
@@ -303,6 +320,13 @@ fn render(node: &DatabaseNode, settings: &DatabaseSettings) -> String {
         socket.display()
     ));
     text.push_str(&format!("init_file={}\n", init_file(node).display()));
+    let semi_sync = |setting: &Setting| setting.name.starts_with("rpl_semi_sync_source");
+    if !node.is_mariadb() && settings.options.iter().any(semi_sync) {
+        // Of MySQL's own; with MariaDB they are built in.
+        for library in ["semisync_source.so", "semisync_replica.so"] {
+            text.push_str(&format!("plugin_load_add={library}\n"));
+        }
+    }
     if settings.tls {
         let tls = TlsFiles::of(node);
         text.push_str(&format!("ssl_ca={}\n", tls.ca.display()));

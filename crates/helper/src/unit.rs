@@ -1,6 +1,6 @@
 //! Starts and stops the database, by systemd or as a process of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -68,8 +68,13 @@ impl User {
     }
 }
 
-/// Starts the database and waits until it takes connections. Fine when it runs.
-pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusal> {
+/// Starts the database and waits until it takes connections. Fine when it runs. Once `called_off` says so, nothing is
+/// started any more, and what was is killed.
+pub(crate) async fn start(
+    paths: &Paths,
+    node: &DatabaseNode,
+    called_off: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<(), Refusal> {
     let begun = Instant::now();
     if find::server_in(&node.datadir).is_none() {
         if !node.datadir.is_dir() {
@@ -89,6 +94,10 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
                     .chain(settings::process_arguments(node, argv));
                 let mut spec = Spec::new(words.next().unwrap_or_default());
                 spec.args = words.map(Into::into).collect();
+                // Nothing waits between this and the start.
+                if called_off() {
+                    return Err(was_called_off());
+                }
                 process::spawn_detached(&spec, &paths.pid_file("database"), log)?;
             }
         }
@@ -96,6 +105,10 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
     // A process that just began has not changed into its data directory yet: some time without one is normal.
     let mut last_seen = Instant::now();
     loop {
+        if called_off() {
+            kill(paths, node).await?;
+            return Err(was_called_off());
+        }
         let socket = settings::effective_socket(node);
         let is_up = find::server_in(&node.datadir).is_some();
         if is_up && tokio::net::UnixStream::connect(&socket).await.is_ok() {
@@ -120,6 +133,96 @@ pub(crate) async fn start(paths: &Paths, node: &DatabaseNode) -> Result<(), Refu
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+fn was_called_off() -> Refusal {
+    Refusal::new(Code::N003, "the database was killed while this was under way")
+}
+
+/// Ends the database's process at once, also one that has only begun, and waits until it is gone.
+pub(crate) async fn kill(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusal> {
+    let begun = Instant::now();
+    let mut told_systemd = false;
+    loop {
+        let pid = find::server_in(&node.datadir);
+        if pid == Some(1) {
+            return Err(Refusal::new(
+                Code::D009,
+                "the database is process 1 of this container, which cannot be killed",
+            ));
+        }
+        if let Some(pid) = pid {
+            signal(node, pid, Signal::KILL)?;
+        }
+        let mut begun_just_now = false;
+        match &node.run {
+            Run::Process { .. } => {
+                // It has not changed into its data directory yet.
+                if let Some(running) = process::adopt(&paths.pid_file("database"))? {
+                    running.signal(Signal::KILL)?;
+                    begun_just_now = running.alive();
+                }
+            }
+            // Whatever the unit's `Restart=` says.
+            Run::Systemd { unit, .. } if !told_systemd => {
+                told_systemd = true;
+                let stopped = tokio::time::timeout(Duration::from_secs(10), systemctl("stop", unit)).await;
+                if let Ok(Err(refusal)) = stopped {
+                    tracing::warn!(%refusal, "systemd does not know that the database is dead");
+                }
+            }
+            Run::Systemd { .. } => {}
+        }
+        if pid.is_none() && !begun_just_now {
+            return Ok(());
+        }
+        if begun.elapsed() > Duration::from_secs(30) {
+            return Err(Refusal::new(
+                Code::N003,
+                "the database does not end, not even by SIGKILL",
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The path of the binary log's files, without their numbers; `None` when the user's own configuration has one and the
+/// server does not say where.
+pub(crate) async fn binlog_base(node: &DatabaseNode) -> Result<Option<PathBuf>, Refusal> {
+    if !node.own_log_bin {
+        return Ok(Some(node.datadir.join(settings::LOG_BIN)));
+    }
+    // The server reads its option files as at a start, prints what it would use, and ends.
+    let mut words = node.program.iter().cloned();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    if let Run::Process { argv, .. } = &node.run {
+        command.args(settings::process_arguments(node, argv));
+    }
+    command
+        .args(["--verbose", "--help"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    if let Ok(user) = User::of(node) {
+        user.run_as(&mut command);
+    }
+    let output = tokio::time::timeout(Duration::from_secs(30), command.output()).await;
+    let Ok(Ok(output)) = output else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?.replace('_', "-");
+        (name == "log-bin")
+            .then(|| words.next().map(str::to_owned))
+            .flatten()
+    });
+    let Some(said) = said.filter(|said| !said.starts_with('(')) else {
+        return Ok(None);
+    };
+    // The server leaves an extension out (MySQL manual, "The Binary Log").
+    Ok(Some(node.datadir.join(said).with_extension("")))
 }
 
 /// MySQL keeps its pid in `SOCKET.lock` and does not start while a process of that pid exists; after a kill that may

@@ -125,6 +125,9 @@ pub enum Command {
     Drain(Drain),
     /// Put a drained server back into service
     Undrain(Drain),
+    /// Show the databases, and change who is primary
+    #[command(subcommand, arg_required_else_help = true)]
+    Db(crate::commands::db::Db),
     /// Look into the store that decides who may be primary
     #[command(subcommand, arg_required_else_help = true)]
     Lease(crate::commands::lease::Lease),
@@ -170,6 +173,7 @@ impl Command {
                 Some(SqlCommand::Top(args)) => args.json,
                 None => false,
             },
+            Command::Db(args) => args.wants_json(),
             Command::Lease(args) => args.wants_json(),
             Command::Schema
             | Command::Completions(_)

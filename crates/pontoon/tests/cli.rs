@@ -10,8 +10,14 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 30] = [
     "init",
+    "db",
+    "db-status",
+    "db-switchover",
+    "db-failover",
+    "db-pause",
+    "db-resume",
     "lease",
     "check",
     "plan",

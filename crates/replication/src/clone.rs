@@ -138,13 +138,7 @@ impl Database {
             .ok_or_else(|| Refusal::new(Code::D002, format!("{:?} is not a version", joiner.version)))?;
         theirs.check_may_follow(joiner.engine, (self.node.engine, own))?;
 
-        let secrets = self.paths.state_dir.join("replication");
-        files::create_dir(&secrets, 0o700)?;
-        let account = Account {
-            user: replication_user(&joiner.server),
-            host: joiner.address.to_string(),
-            password: secret::kept_password(&secrets.join(joiner.server.as_str()))?,
-        };
+        let account = self.replication_account(&joiner.server, joiner.address);
         self.control.run(&self.flavor.create_account(&account)).await?;
         let inherited = self.control.query(self.flavor.inherited()).await?;
         let inherited = inherited
@@ -457,6 +451,12 @@ impl Database {
             ..wanted.clone()
         })
         .await?;
+        if wanted.failover {
+            // Clients stay out: `read_only` holds for them.
+            self.helper.start().await?;
+            self.login().await?;
+            self.control.query("SET GLOBAL super_read_only = OFF").await?;
+        }
         self.install_clone_plugin().await?;
         self.end_old_clones().await?;
         let place = self.helper.make_incoming(ticket.expected_bytes).await?;

@@ -1,5 +1,6 @@
 //! [`Database`]: the order of steps. Moves the server aside and back, reports, beats.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use pontoon_helper::{DatabaseNode, DatabaseSettings, HelperClient, Moved, Node, 
 use pontoon_rt::paths::Paths;
 
 use crate::control::{Control, Row};
-use crate::flavor::{Flavor, ReplicaStatus, Wanted, flavor_of};
+use crate::flavor::{Account, Flavor, ReplicaStatus, Wanted, flavor_of};
 use crate::secret;
 use crate::sql_account;
 use crate::version::Version;
@@ -159,10 +160,10 @@ impl Database {
     /// Behind the source in milliseconds, by the age of the last beat that arrived. The beat's own interval is taken
     /// off, since a replica that has everything still sees beats up to that old; what remains is exact to one
     /// interval plus the difference of the two servers' clocks.
-    async fn lag(&self, now_us: u64) -> Option<u64> {
+    pub(crate) async fn lag(&self, now_us: u64) -> Option<u64> {
         let rows = self
             .control
-            .query("SELECT at_us, every_us FROM pontoon.heartbeat WHERE id = 1")
+            .query("SELECT at_us, every_us FROM pontoon.heartbeat ORDER BY at_us DESC LIMIT 1")
             .await
             .ok()?;
         let beat = rows.first()?;
@@ -214,12 +215,26 @@ impl Database {
         while asked.elapsed() < BOOT_PATIENCE && self.helper.state().await?.starting {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        let settled = self.helper.state().await?.settings_written;
+        if wanted.failover
+            && (!settled || !self.is_made_for_failover().await)
+            && let Err(refusal) = self.remember_events().await
+        {
+            tracing::info!(%refusal, "whether events run could not be asked");
+        }
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
         let differing = self.differences(&settings).await.ok();
         match differing {
             Some(names) if names.is_empty() => {}
+            // Whether it is open and who follows whom is not the configuration's to say while it runs.
+            Some(names) if wanted.failover && names.iter().all(|name| is_of_role(name)) => {}
+            Some(names)
+                if wanted.failover && names.iter().all(|name| is_of_role(name) || is_set_live(name)) =>
+            {
+                self.set_live(&settings, &names).await?;
+            }
             Some(names) if names.iter().all(|name| LIVE.contains(&name.as_str())) => {
                 self.control
                     .run(&self.flavor.set_writable(!wanted.replica))
@@ -228,7 +243,8 @@ impl Database {
             _ => {
                 self.restart().await?;
                 interruption = begun.elapsed();
-                let left = self.differences(&settings).await?;
+                let mut left = self.differences(&settings).await?;
+                left.retain(|name| !wanted.failover || !is_of_role(name));
                 if !left.is_empty() {
                     return Err(
                         Refusal::new(Code::D005, "settings of Pontoon did not take effect")
@@ -245,11 +261,42 @@ impl Database {
             }
         }
         let account = self.keep_sql_account()?;
-        if !wanted.replica {
+        let is_open = wanted.failover && !is_on(self.facts().await?.get("read_only"));
+        if (!wanted.replica && !wanted.failover) || is_open {
             self.create_schema().await?;
             self.create_sql_account(&account).await?;
         }
         Ok(MovedAside { interruption, notes })
+    }
+
+    /// Whether the running server was started with the settings of a primary that may change.
+    async fn is_made_for_failover(&self) -> bool {
+        let name = match self.node.engine {
+            pontoon_fleet::Engine::Mysql => "skip_replica_start",
+            _ => "skip_slave_start",
+        };
+        let rows = self
+            .control
+            .query(&format!("SHOW GLOBAL VARIABLES LIKE '{name}'"))
+            .await;
+        rows.is_ok_and(|rows| rows.first().is_some_and(|row| is_on(row.get("Value"))))
+    }
+
+    /// Sets what a running server takes at once.
+    async fn set_live(&self, settings: &DatabaseSettings, names: &[String]) -> Result<(), Refusal> {
+        for setting in settings.options.iter().filter(|one| names.contains(&one.name)) {
+            if is_set_live(&setting.name) && !is_of_role(&setting.name) {
+                let plain = setting.value.parse::<u64>().is_ok();
+                let value = match plain {
+                    true => setting.value.clone(),
+                    false => format!("'{}'", setting.value),
+                };
+                self.control
+                    .query(&format!("SET GLOBAL {} = {value}", setting.name))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the server back to its own configuration: stops following, takes Pontoon's accounts away, renames the
@@ -355,6 +402,16 @@ impl Database {
             .ok_or_else(|| Refusal::new(Code::D001, format!("{:?} is not a version", self.node.version)))
     }
 
+    /// The account by which `joiner` replicates. Its password follows from Pontoon's own, which all database servers of a
+    /// fleet have: so whoever is primary can make it, and every replica knows it, without asking anybody.
+    pub(crate) fn replication_account(&self, joiner: &ServerName, address: IpAddr) -> Account {
+        Account {
+            user: replication_user(joiner),
+            host: address.to_string(),
+            password: secret::derived(&self.password, &format!("replication {joiner}")),
+        }
+    }
+
     pub(crate) fn tls_files(&self) -> TlsFiles {
         TlsFiles::of(&self.node)
     }
@@ -417,7 +474,7 @@ impl Database {
             .collect())
     }
 
-    async fn facts(&self) -> Result<Row, Refusal> {
+    pub(crate) async fn facts(&self) -> Result<Row, Refusal> {
         let rows = self.control.query(self.flavor.facts()).await?;
         rows.into_iter()
             .next()
@@ -443,7 +500,7 @@ impl Database {
         }
     }
 
-    async fn create_schema(&self) -> Result<(), Refusal> {
+    pub(crate) async fn create_schema(&self) -> Result<(), Refusal> {
         // Looked for first: CREATE … IF NOT EXISTS is a transaction in the binary log even when it does nothing.
         let there = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'pontoon' AND table_name = 'heartbeat'";
         if !self.control.query(there).await?.is_empty() {
@@ -458,6 +515,27 @@ impl Database {
             ])
             .await
     }
+}
+
+/// Settings that say what a server is at its start, and that [`work`](crate::work) changes while it runs.
+fn is_of_role(name: &str) -> bool {
+    LIVE.contains(&name)
+        || matches!(
+            name,
+            // For the next start.
+            "skip_slave_start"
+                | "skip_replica_start"
+                | "relay_log_recovery"
+                | "rpl_semi_sync_master_enabled"
+                | "rpl_semi_sync_slave_enabled"
+                | "rpl_semi_sync_source_enabled"
+                | "rpl_semi_sync_replica_enabled"
+        )
+}
+
+/// Settings that a server takes while it runs, whatever it does.
+fn is_set_live(name: &str) -> bool {
+    name.starts_with("rpl_semi_sync_") || name == "sync_relay_log"
 }
 
 /// The account of `joiner` on its source: at most 32 characters (MySQL's limit).
@@ -502,7 +580,7 @@ fn replica_error(status: &ReplicaStatus) -> Option<String> {
     }
 }
 
-fn is_on(value: Option<&str>) -> bool {
+pub(crate) fn is_on(value: Option<&str>) -> bool {
     matches!(value, Some("1" | "ON"))
 }
 

@@ -22,6 +22,9 @@ pub struct Wanted {
     pub tls: bool,
     /// Settings that the source has and a replica must share.
     pub inherited: Vec<Setting>,
+    /// Whether the primary may change: then every start is read-only and follows nobody, whatever the role, and only
+    /// [`work::Worker`](crate::work::Worker) opens the server and lets it follow.
+    pub failover: bool,
 }
 
 /// Where a replica finds its source.
@@ -67,6 +70,12 @@ pub struct ReplicaStatus {
     pub applying: bool,
     /// What stops it.
     pub error: Option<String>,
+    /// The number of that error of the receiving side; 0 for none.
+    pub receiving_error: u64,
+    /// The number of that error of the applying side; 0 for none.
+    pub applying_error: u64,
+    /// What it has received from this source: MariaDB's position, the set that MySQL received since it was pointed there.
+    pub received: String,
 }
 
 /// The words of one engine. Statements only; no connection, no clock.
@@ -87,6 +96,29 @@ pub trait Flavor: Send + Sync {
 
     /// Reads the status.
     fn read_replica_status(&self, row: &Row) -> ReplicaStatus;
+
+    /// Asks, in one row, for `history` (the transactions that are in the binary log: MySQL a set, MariaDB the last of each
+    /// server in each domain), `written` (the position of the binary log), `applied` (what it applied of a source),
+    /// `read_only` and `now_us`.
+    fn history(&self) -> &'static str;
+
+    /// Starts applying what was received.
+    fn start_applying(&self) -> &'static str;
+
+    /// Starts receiving; what was received before stays as long as applying goes on.
+    fn start_receiving(&self) -> &'static str;
+
+    /// Stops receiving.
+    fn stop_receiving(&self) -> &'static str;
+
+    /// On a replica: connects as a semi-synchronous one from the next start of receiving on, or not.
+    fn semi_sync_replica(&self, yes: bool) -> String;
+
+    /// Asks whether that is so, in the first column: `1` or `ON`.
+    fn is_semi_sync_replica(&self) -> &'static str;
+
+    /// On a primary: acknowledges a commit when `replicas` semi-synchronous replicas have it; 0: when itself has it.
+    fn acknowledge(&self, replicas: u8) -> Vec<String>;
 
     /// Lets clients write, or not.
     fn set_writable(&self, writable: bool) -> Vec<String>;
@@ -122,6 +154,9 @@ pub trait Flavor: Send + Sync {
     fn reload_tls(&self) -> &'static str;
 }
 
+/// A wait for an acknowledgement that never ends by itself, in milliseconds: 49 days, the most that MySQL takes.
+pub(crate) const FOREVER_MS: u32 = u32::MAX;
+
 /// The words of `engine`.
 ///
 /// # Errors
@@ -154,7 +189,7 @@ pub(crate) fn common_settings(
         Setting::new("innodb_flush_log_at_trx_commit", 1),
         Setting::new("relay_log", "pontoon-relay"),
         // Once more than the seed's week: how long a replica may be away and still come back without a new copy.
-        Setting::new("read_only", u8::from(wanted.replica)),
+        Setting::new("read_only", u8::from(wanted.replica || wanted.failover)),
     ];
     if !node.own_log_bin {
         settings.push(Setting::new("log_bin", "pontoon-bin"));
@@ -163,11 +198,20 @@ pub(crate) fn common_settings(
     if let Some(private) = wanted.private {
         settings.push(Setting::new("report_host", private));
     }
-    if wanted.replica {
+    if wanted.replica || wanted.failover {
         // Events ran on the source already; a replica that runs them too writes everything twice.
         settings.push(Setting::new("event_scheduler", "OFF"));
     }
-    settings.extend(wanted.inherited.iter().cloned());
+    if wanted.failover {
+        // An acknowledgement follows the write of the relay log: this makes it follow the disk.
+        settings.push(Setting::new("sync_relay_log", 1));
+    }
+    // Whether events run follows the role, not the source.
+    let shared = wanted
+        .inherited
+        .iter()
+        .filter(|setting| setting.name != "event_scheduler");
+    settings.extend(shared.cloned());
     (settings, notes)
 }
 

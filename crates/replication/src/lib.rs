@@ -23,6 +23,7 @@ mod mysql;
 mod secret;
 mod sql_account;
 mod version;
+pub mod work;
 
 pub use checksum::{Checksums, Difference, differences};
 pub use clone::{CloneProgress, CloneState, CloneStep, Joiner, Method, SourceTicket};

@@ -4,7 +4,7 @@ use pontoon_fleet::Engine;
 use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
 
 use crate::control::Row;
-use crate::flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::flavor::{Account, FOREVER_MS, Flavor, ReplicaStatus, Source, Wanted, common_settings};
 use crate::version::Version;
 
 /// MariaDB's words.
@@ -34,6 +34,17 @@ impl Flavor for MariaDb {
             Setting::new("gtid_strict_mode", 1),
             Setting::new("slave_net_timeout", 4),
         ]);
+        if wanted.failover {
+            settings.extend([
+                Setting::new("skip_slave_start", 1),
+                // Switched on by hand where it is right: on a replica it would make applying wait for replicas of its own.
+                Setting::new("rpl_semi_sync_master_enabled", 0),
+                Setting::new("rpl_semi_sync_slave_enabled", 0),
+                Setting::new("rpl_semi_sync_master_wait_point", "AFTER_SYNC"),
+                Setting::new("rpl_semi_sync_master_wait_no_slave", 1),
+                Setting::new("rpl_semi_sync_master_timeout", FOREVER_MS),
+            ]);
+        }
         (settings, notes)
     }
 
@@ -57,6 +68,48 @@ impl Flavor for MariaDb {
             connecting: io == "Connecting" || io == "Preparing",
             applying: row.get("Slave_SQL_Running") == Some("Yes"),
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
+            receiving_error: row.number("Last_IO_Errno"),
+            applying_error: row.number("Last_SQL_Errno"),
+            received: row.get("Gtid_IO_Pos").unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn history(&self) -> &'static str {
+        "SELECT @@global.gtid_binlog_state AS history, @@global.gtid_binlog_pos AS written, \
+         @@global.gtid_slave_pos AS applied, @@global.read_only AS read_only, \
+         TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now_us"
+    }
+
+    fn start_applying(&self) -> &'static str {
+        "START SLAVE SQL_THREAD"
+    }
+
+    fn start_receiving(&self) -> &'static str {
+        "START SLAVE IO_THREAD"
+    }
+
+    fn stop_receiving(&self) -> &'static str {
+        "STOP SLAVE IO_THREAD"
+    }
+
+    fn semi_sync_replica(&self, yes: bool) -> String {
+        format!("SET GLOBAL rpl_semi_sync_slave_enabled = {}", u8::from(yes))
+    }
+
+    fn is_semi_sync_replica(&self) -> &'static str {
+        "SELECT @@global.rpl_semi_sync_slave_enabled"
+    }
+
+    fn acknowledge(&self, replicas: u8) -> Vec<String> {
+        // One acknowledgement is always enough for MariaDB: who may give it is decided on the replicas.
+        match replicas {
+            0 => vec!["SET GLOBAL rpl_semi_sync_master_enabled = 0".to_owned()],
+            _ => vec![
+                "SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC".to_owned(),
+                "SET GLOBAL rpl_semi_sync_master_wait_no_slave = 1".to_owned(),
+                format!("SET GLOBAL rpl_semi_sync_master_timeout = {FOREVER_MS}"),
+                "SET GLOBAL rpl_semi_sync_master_enabled = 1".to_owned(),
+            ],
         }
     }
 
@@ -124,7 +177,8 @@ impl Flavor for MariaDb {
     fn inherited(&self) -> &'static str {
         "SELECT LOWER(VARIABLE_NAME) AS name, VARIABLE_VALUE AS value FROM information_schema.GLOBAL_VARIABLES \
          WHERE VARIABLE_NAME IN ('sql_mode', 'character_set_server', 'collation_server', 'lower_case_table_names', \
-         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp')"
+         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp', \
+         'event_scheduler')"
     }
 
     fn reload_tls(&self) -> &'static str {

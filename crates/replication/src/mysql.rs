@@ -4,7 +4,7 @@ use pontoon_fleet::Engine;
 use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
 
 use crate::control::Row;
-use crate::flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::flavor::{Account, FOREVER_MS, Flavor, ReplicaStatus, Source, Wanted, common_settings};
 use crate::version::Version;
 
 /// MySQL's words: those of sources and replicas, the only ones that 9.x still knows.
@@ -38,10 +38,23 @@ impl Flavor for MySql {
             Setting::new("enforce_gtid_consistency", "ON"),
             Setting::new("log_replica_updates", 1),
             Setting::new("replica_net_timeout", 4),
-            Setting::new("super_read_only", u8::from(wanted.replica)),
+            Setting::new("super_read_only", u8::from(wanted.replica || wanted.failover)),
             // The X protocol's own port would be in the way of nothing, and is one more to guard.
             Setting::new("mysqlx", 0),
         ]);
+        if wanted.failover {
+            settings.extend([
+                Setting::new("skip_replica_start", 1),
+                // What was received and not applied outlives a restart.
+                Setting::new("relay_log_recovery", 0),
+                // Switched on by hand where it is right: on a replica it would make applying wait for replicas of its own.
+                Setting::new("rpl_semi_sync_source_enabled", 0),
+                Setting::new("rpl_semi_sync_replica_enabled", 0),
+                Setting::new("rpl_semi_sync_source_wait_point", "AFTER_SYNC"),
+                Setting::new("rpl_semi_sync_source_wait_no_replica", 1),
+                Setting::new("rpl_semi_sync_source_timeout", FOREVER_MS),
+            ]);
+        }
         (settings, notes)
     }
 
@@ -65,6 +78,51 @@ impl Flavor for MySql {
             connecting: io == "Connecting",
             applying: row.get("Replica_SQL_Running") == Some("Yes"),
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
+            receiving_error: row.number("Last_IO_Errno"),
+            applying_error: row.number("Last_SQL_Errno"),
+            received: row
+                .get("Retrieved_Gtid_Set")
+                .unwrap_or_default()
+                .replace(['\n', ' '], ""),
+        }
+    }
+
+    fn history(&self) -> &'static str {
+        "SELECT @@global.gtid_executed AS history, @@global.gtid_executed AS written, \
+         @@global.gtid_executed AS applied, @@global.read_only AS read_only, \
+         TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now_us"
+    }
+
+    fn start_applying(&self) -> &'static str {
+        "START REPLICA SQL_THREAD"
+    }
+
+    fn start_receiving(&self) -> &'static str {
+        "START REPLICA IO_THREAD"
+    }
+
+    fn stop_receiving(&self) -> &'static str {
+        "STOP REPLICA IO_THREAD"
+    }
+
+    fn semi_sync_replica(&self, yes: bool) -> String {
+        format!("SET GLOBAL rpl_semi_sync_replica_enabled = {}", u8::from(yes))
+    }
+
+    fn is_semi_sync_replica(&self) -> &'static str {
+        "SELECT @@global.rpl_semi_sync_replica_enabled"
+    }
+
+    fn acknowledge(&self, replicas: u8) -> Vec<String> {
+        match replicas {
+            0 => vec!["SET GLOBAL rpl_semi_sync_source_enabled = 0".to_owned()],
+            count => vec![
+                "SET GLOBAL rpl_semi_sync_source_wait_point = AFTER_SYNC".to_owned(),
+                "SET GLOBAL rpl_semi_sync_source_wait_no_replica = 1".to_owned(),
+                format!("SET GLOBAL rpl_semi_sync_source_timeout = {FOREVER_MS}"),
+                format!("SET GLOBAL rpl_semi_sync_source_wait_for_replica_count = {count}"),
+                "SET GLOBAL rpl_semi_sync_source_enabled = 1".to_owned(),
+            ],
         }
     }
 
@@ -142,7 +200,8 @@ impl Flavor for MySql {
     fn inherited(&self) -> &'static str {
         "SELECT LOWER(VARIABLE_NAME) AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables \
          WHERE VARIABLE_NAME IN ('sql_mode', 'character_set_server', 'collation_server', 'lower_case_table_names', \
-         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp')"
+         'innodb_page_size', 'innodb_data_file_path', 'max_allowed_packet', 'explicit_defaults_for_timestamp', \
+         'event_scheduler')"
     }
 
     fn reload_tls(&self) -> &'static str {

@@ -20,6 +20,16 @@ pub(crate) fn new_server_id() -> Result<u32, Refusal> {
     Ok(u32::from_ne_bytes(random::<4>()?).max(2))
 }
 
+/// A password that follows from another one and does not tell it.
+pub(crate) fn derived(from: &str, purpose: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("pontoon {purpose} 1\n{from}"));
+    // A replica's password for its source has 32 characters at most (MySQL manual, "CHANGE REPLICATION SOURCE TO").
+    let digits: String = digest[..14].iter().map(|byte| format!("{byte:02x}")).collect();
+    // What password policies want to see, after 112 bits of what they should.
+    format!("{digits}Aa1")
+}
+
 /// The password in `path`, made at the first call.
 pub(crate) fn kept_password(path: &Path) -> Result<String, Refusal> {
     if let Some(bytes) = files::read_limited(path, 4096)? {

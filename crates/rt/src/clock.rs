@@ -1,5 +1,6 @@
 //! Time as an argument: pure code takes values, shells take a [`Clock`].
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,16 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// Which start of this machine it is (random(4)): moments of [`Clock::now`] mean something within one only. Empty when
+/// the kernel does not say; then no moment of another process means anything.
+pub fn boot_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    })
 }
 
 /// A clock that stands still until a test moves it. Both faces move together.

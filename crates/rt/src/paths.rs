@@ -112,6 +112,11 @@ impl Paths {
         self.state_dir.join("lease.json")
     }
 
+    /// What failover must remember: the life of the data directory, and the epoch that it follows or leads.
+    pub fn failover_file(&self) -> PathBuf {
+        self.state_dir.join("failover.json")
+    }
+
     /// Where processes that no supervisor holds write what they have to say.
     pub fn log_dir(&self) -> PathBuf {
         self.state_dir.join("log")

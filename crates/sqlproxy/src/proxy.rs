@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Tier, TierDetail, TierReport};
+use pontoon_rt::clock::{self, Clock, SystemClock};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
@@ -286,6 +287,7 @@ impl Keeper {
         report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked_for = Instant::now();
         loop {
+            let left = self.left();
             let hurry = !doors.not_listening().is_empty() && asked_for.elapsed() < EXPECTANT;
             tokio::select! {
                 _ = views.changed() => {
@@ -293,6 +295,10 @@ impl Keeper {
                     if doors.differ_from(views.borrow().as_deref()) {
                         asked_for = Instant::now();
                     }
+                }
+                () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
+                    self.obey(&views);
+                    continue;
                 }
                 _ = door_tick.tick() => {}
                 () = tokio::time::sleep(DOOR_HURRY), if hurry => {}
@@ -310,10 +316,21 @@ impl Keeper {
 
     fn obey(&mut self, views: &watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>) {
         let view = views.borrow().clone();
-        let target = self.follower.follow(view.as_deref());
+        let target = self
+            .follower
+            .follow(view.as_deref())
+            .overdue(clock::boot_id(), SystemClock.now());
         self.context.floors.follow(view.as_deref(), &target);
         self.targets.send_if_modified(|current| {
             if *current == target {
+                return false;
+            }
+            if current.primary == target.primary
+                && current.replicas == target.replicas
+                && current.hold == target.hold
+            {
+                // A renewed lease is news to nobody but the one who watches its end.
+                current.write_until = target.write_until;
                 return false;
             }
             match &target.primary {
@@ -325,6 +342,11 @@ impl Keeper {
             *current = target;
             true
         });
+    }
+
+    /// How long it is until the primary may not be written to any more: no news is no leave to go on.
+    fn left(&self) -> Option<Duration> {
+        self.targets.borrow().left(clock::boot_id(), SystemClock.now())
     }
 
     fn report(&mut self, not_listening: Vec<String>) {
@@ -380,6 +402,9 @@ impl Keeper {
                 () = &mut until => break,
                 () = shutdown.hurried() => break,
                 _ = views.changed() => self.obey(&views),
+                () = tokio::time::sleep(self.left().unwrap_or_default()), if self.left().is_some() => {
+                    self.obey(&views);
+                }
                 _ = report_tick.tick() => self.report(Vec::new()),
                 _ = look.tick() => if open() == 0 { break },
             }

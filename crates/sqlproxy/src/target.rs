@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pontoon_fleet::{Epoch, FleetView, ListenAddress, ServerName, SqlView};
+use pontoon_fleet::{BootMoment, Epoch, FleetView, ListenAddress, ServerName, SqlView};
 
 /// How an application reached the proxy, and so how the proxy reaches the database: grants for
 /// `'user'@'localhost'` hold only over the Unix socket.
@@ -27,6 +27,8 @@ pub struct Target {
     pub replicas: Vec<Replica>,
     /// How long a new connection waits for one.
     pub hold: Duration,
+    /// Nothing may be sent to the primary after this moment; see [`Target::overdue`].
+    pub write_until: Option<BootMoment>,
 }
 
 /// The present primary.
@@ -93,6 +95,8 @@ pub enum NoPrimary {
     },
     /// The database's address is one that the proxy itself listens on.
     Itself(ListenAddress),
+    /// The primary's lease ran out, as far as this server has heard: another may be primary by now (P2).
+    LeaseRanOut(ServerName),
 }
 
 impl fmt::Display for NoPrimary {
@@ -104,6 +108,10 @@ impl fmt::Display for NoPrimary {
             NoPrimary::OlderEpoch { view, obeyed } => write!(
                 f,
                 "the fleet view is of epoch {view} after epoch {obeyed}: restart `pontoon sql` if that is right"
+            ),
+            NoPrimary::LeaseRanOut(server) => write!(
+                f,
+                "the lease of the primary {server} has run out, as far as this server has heard"
             ),
             NoPrimary::Itself(address) => write!(f, "the database's address {address} is the proxy's own"),
         }
@@ -136,6 +144,7 @@ impl Follower {
             primary,
             replicas,
             hold,
+            write_until: sql.and_then(|sql| sql.write_until.clone()),
         }
     }
 
@@ -218,11 +227,31 @@ fn covers(ours: &ListenAddress, backend: &ListenAddress) -> bool {
 }
 
 impl Target {
+    /// How long it is until nothing may be sent to the primary any more; `None` when that is not limited or has come.
+    /// `boot` and `now` are those of the machine's clock that goes on in suspend.
+    pub fn left(&self, boot: &str, now: Duration) -> Option<Duration> {
+        let until = self.write_until.as_ref()?;
+        self.primary.as_ref().ok()?;
+        Some(until.left(boot, now))
+    }
+
+    /// The same target with a primary whose time is over taken out. Whoever still reads from its replicas may go on.
+    pub fn overdue(mut self, boot: &str, now: Duration) -> Target {
+        if self.left(boot, now).is_some_and(|left| left.is_zero())
+            && let Ok(primary) = &self.primary
+        {
+            self.primary = Err(NoPrimary::LeaseRanOut(primary.pin.server.clone()));
+        }
+        self
+    }
+
     /// Whether a connection that was made under `pin` may go on. While nobody is primary it may: its server was
     /// not replaced. It may not once another server is primary, or the same one anew.
     pub fn permits(&self, pin: &Pin) -> bool {
         match &self.primary {
             Ok(primary) => primary.pin.server == pin.server && primary.pin.epoch <= pin.epoch,
+            // Here the clock is what keeps two primaries apart: nothing more goes there, also where it went before.
+            Err(NoPrimary::LeaseRanOut(_)) => false,
             Err(_) => true,
         }
     }
@@ -279,6 +308,7 @@ pub(crate) mod tests {
                 primary: primary.map(|name| name.parse().unwrap()),
                 servers: Vec::new(),
                 hold_writes: Duration::from_secs(10),
+                write_until: None,
                 reads: None,
             }),
         }
@@ -381,6 +411,44 @@ pub(crate) mod tests {
         assert!(!now.permits(&pin("b", 5)));
         let nobody = follower.follow(Some(&view(None, 5)));
         assert!(nobody.permits(&pin("a", 5)));
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_takes_the_primary_and_its_connections() {
+        let mut follower = follower();
+        let until = |boot: &str, ms| {
+            let mut view = view(Some("a"), 5);
+            let moment = BootMoment {
+                boot: boot.to_owned(),
+                ms,
+            };
+            view.sql.as_mut().unwrap().write_until = Some(moment);
+            view
+        };
+        let now = Duration::from_secs(100);
+        let pin = Pin {
+            server: "a".parse().unwrap(),
+            epoch: Epoch(5),
+        };
+        let good = follower.follow(Some(&until("this", 100_500)));
+        assert_eq!(good.left("this", now), Some(Duration::from_millis(500)));
+        assert!(good.clone().overdue("this", now).permits(&pin));
+        for (boot, ms, why) in [
+            ("this", 100_000, "the moment itself is too late"),
+            ("this", 0, "nobody said anything"),
+            ("before", u64::MAX, "a view from before the machine was started"),
+            ("", u64::MAX, "an unknown start"),
+        ] {
+            let target = follower.follow(Some(&until(boot, ms))).overdue("this", now);
+            assert!(matches!(target.primary, Err(NoPrimary::LeaseRanOut(_))), "{why}");
+            assert!(!target.permits(&pin), "{why}");
+        }
+        let renewed = follower
+            .follow(Some(&until("this", 103_000)))
+            .overdue("this", now);
+        assert!(renewed.primary.is_ok(), "renewed, it is the primary again");
+        let unlimited = follower.follow(Some(&view(Some("a"), 5))).overdue("this", now);
+        assert!(unlimited.primary.is_ok() && unlimited.left("this", now).is_none());
     }
 
     #[test]

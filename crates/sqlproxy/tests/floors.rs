@@ -102,6 +102,7 @@ impl Proxy {
             })
         };
         let target = Target {
+            write_until: None,
             primary: Ok(Primary {
                 pin: pin("a"),
                 way: way(&self.sockets[0]),

@@ -5,14 +5,15 @@ mod servers;
 mod tiers;
 mod values;
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use pontoon_fleet::{Code, Engine, Role};
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use crate::model::{Failover, LeaseStore, Places};
-use crate::raw::{At, File};
+use crate::model::{Db, Durability, Failover, LeaseStore, Places};
+use crate::raw::{self, At, File};
 use crate::{Config, ConfigError, Overrides, shape};
 
 impl Config {
@@ -156,6 +157,10 @@ impl Check<'_> {
                 let message = "`db.failover` is \"auto\", and the lease is kept on a single server";
                 self.wrong(Code::C006, message, span, "add [lease] with store = \"s3\" or \"etcd\": both servers must be able to ask it who is primary");
             }
+            self.quorum(config, db, typed.get());
+            if db.failover == Some(Failover::Auto) && several {
+                self.store_beside_a_database(config, file);
+            }
             if db.engine == Engine::External && !db.proxy {
                 let span = typed.get().proxy.as_ref().map_or(typed.span(), At::span);
                 let message = "`db.proxy` is off and the engine is \"external\": then there is nothing to do";
@@ -198,6 +203,76 @@ impl Check<'_> {
         }
     }
 
+    /// A quorum is of three or more, and the engine must be able to wait for so many.
+    fn quorum(&mut self, config: &Config, db: &Db, typed: &raw::Db) {
+        let Some(durability) = typed.durability.as_ref() else {
+            return;
+        };
+        if db.durability != Some(Durability::Quorum) {
+            return;
+        }
+        let databases = config.with_role(Role::Db).count();
+        if databases < 3 {
+            let message =
+                format!("`db.durability` is \"quorum\" with {databases} database servers: it needs three");
+            let hint = "with two, \"two-copies\" loses nothing either";
+            return self.wrong(Code::C006, message, durability.span(), hint);
+        }
+        let Some(acks) = typed.acks.as_ref() else { return };
+        if usize::from(db.acks) >= databases {
+            let message = format!(
+                "`db.acks` is {acks}, and there are {} replicas at the most",
+                databases - 1
+            );
+            self.wrong(Code::C006, message, acks.span(), "");
+        } else if db.engine == Engine::Mariadb && db.acks > 1 {
+            let message =
+                format!("`db.acks` is {acks}, and MariaDB waits for one replica whatever it is told");
+            self.wrong(
+                Code::C006,
+                message,
+                acks.span(),
+                "leave it out; MySQL can wait for more",
+            );
+        }
+    }
+
+    /// A lease store that dies with a database server decides nothing when that server dies.
+    fn store_beside_a_database(&mut self, config: &Config, file: &File) {
+        let Some(typed) = &file.lease else { return };
+        let (hosts, place) = match config.lease_store() {
+            LeaseStore::S3 {
+                endpoint: Some(endpoint),
+                ..
+            } => (vec![endpoint], typed.get().endpoint.as_ref().map(At::span)),
+            LeaseStore::Etcd { endpoints, .. } => (endpoints, typed.get().endpoints.as_ref().map(At::span)),
+            _ => return,
+        };
+        let hosts: Vec<Option<IpAddr>> = hosts.iter().map(|text| host_of(text)).collect();
+        let place = place.unwrap_or_else(|| typed.span());
+        if hosts.iter().flatten().any(IpAddr::is_loopback) {
+            let message = "the lease store is at a loopback address: each server would ask another one";
+            let hint = "write the address at which every server reaches the same store";
+            return self.wrong(Code::C006, message, place, hint);
+        }
+        for server in config.with_role(Role::Db) {
+            let there = hosts
+                .iter()
+                .flatten()
+                .filter(|host| server.has_address(**host))
+                .count();
+            let left = hosts.len() - there;
+            if there > 0 && left * 2 <= hosts.len() {
+                let message = format!(
+                    "the lease store dies with {}: then nobody may take over from its database",
+                    server.name
+                );
+                let hint = "an object store of a provider, or etcd with most of its members on other servers";
+                return self.wrong(Code::C006, message, place, hint);
+            }
+        }
+    }
+
     pub(crate) fn first_line(&self, span: Range<usize>) -> Range<usize> {
         let line = self
             .text
@@ -206,6 +281,21 @@ impl Check<'_> {
             .map_or(0, str::len);
         span.start..span.start + line
     }
+}
+
+/// The address in `HOST:PORT` or a URL; `None` for a name, which may mean anything.
+fn host_of(text: &str) -> Option<IpAddr> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    if authority.starts_with("localhost") {
+        return Some(IpAddr::from([127, 0, 0, 1]));
+    }
+    let bare = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let host = match bare {
+        Some((inside, _)) => inside,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    host.parse().ok()
 }
 
 /// A table that is there and wrong spoils the whole; one that is not there does not.

@@ -9,8 +9,8 @@ use pontoon_fleet::{Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Edge, Lease, LeaseStore,
-    Reads,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Durability, Edge, Lease,
+    LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
 
@@ -200,6 +200,8 @@ impl Check<'_> {
             10 * SECOND,
             Duration::ZERO..=HOUR,
         );
+        let durability = typed.durability.as_ref().map(|value| *value.get());
+        let (acks, max_lag) = self.worth(typed, durability);
         let listen = listen?;
         let server_socket = self.server_socket(typed.server_socket.as_ref(), &listen);
         Some(Db {
@@ -211,11 +213,39 @@ impl Check<'_> {
             server_socket: server_socket?,
             health_port: health_port?,
             failover: typed.failover.as_ref().map(|value| *value.get()),
-            durability: typed.durability.as_ref().map(|value| *value.get()),
+            durability,
+            acks: acks?,
+            max_lag: max_lag?,
             when_alone: typed.when_alone.as_ref().map(|value| *value.get()),
             reads: reads?,
             hold_writes: hold_writes?,
         })
+    }
+
+    /// What belongs to one kind of durability only.
+    fn worth(&mut self, typed: &raw::Db, durability: Option<Durability>) -> (Option<u8>, Option<Duration>) {
+        if let Some(acks) = typed
+            .acks
+            .as_ref()
+            .filter(|_| durability != Some(Durability::Quorum))
+        {
+            let message = "`db.acks` is only for durability = \"quorum\"";
+            self.wrong(Code::C006, message, acks.span(), "with \"two-copies\" it is one");
+        }
+        if let Some(max_lag) = typed
+            .max_lag
+            .as_ref()
+            .filter(|_| durability != Some(Durability::OneCopy))
+        {
+            let message = "`db.max_lag` is only for durability = \"one-copy\"";
+            let hint =
+                "otherwise nothing is lost however far behind a replica is; for reads it is db.reads.max_lag";
+            self.wrong(Code::C006, message, max_lag.span(), hint);
+        }
+        (
+            self.number("db.acks", typed.acks.as_ref(), 1, 1..=16),
+            self.duration("db.max_lag", typed.max_lag.as_ref(), 2 * SECOND, 100 * MS..=HOUR),
+        )
     }
 
     fn db_listen(
@@ -415,7 +445,18 @@ impl Check<'_> {
                 }
             }
         };
-        let ttl = self.duration("lease.ttl", typed.ttl.as_ref(), 6 * SECOND, SECOND..=HOUR);
+        // Fencing, a margin and two requests must fit in (`Timing::check`).
+        let (usual, least) = match kind {
+            StoreKind::S3 => (15, 6),
+            StoreKind::Etcd => (6, 3),
+            StoreKind::Single => (6, 1),
+        };
+        let ttl = self.duration(
+            "lease.ttl",
+            typed.ttl.as_ref(),
+            usual * SECOND,
+            least * SECOND..=HOUR,
+        );
         Some(Lease {
             store: store?,
             ttl: ttl?,

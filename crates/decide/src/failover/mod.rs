@@ -68,6 +68,26 @@ pub struct Setup {
     pub without: Option<Guard>,
 }
 
+impl Setup {
+    /// A server that waits for an operator's word: nothing is promoted or copied by itself, and nothing is said of its
+    /// database that would have to be true.
+    pub fn new(fleet: FleetName, me: ServerName, timing: Timing, policy: Policy) -> Setup {
+        Setup {
+            fleet,
+            me,
+            timing,
+            policy,
+            founder: false,
+            automatic: false,
+            continue_alone: true,
+            copy_anew: false,
+            relay_survives: false,
+            #[cfg(feature = "mutants")]
+            without: None,
+        }
+    }
+}
+
 /// What a server remembers on its disk. The default is that of a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pontoon_fleet::{Epoch, ServerName};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Acks, Command, Database, Durable, Effect, Event, Members, Mode, Nonce, Notice, PeerFacts, Position,
@@ -99,7 +100,8 @@ pub(super) struct Handing {
 }
 
 /// What a node is doing, in the words of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// The store was not read yet.
     Boot,

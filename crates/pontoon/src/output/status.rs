@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use pontoon_agent::api::{Health, Problem, ServerStatus, Status};
-use pontoon_fleet::{DatabaseReport, DatabaseRole, Role, ServerState, Severity, Tier, TierDetail};
+use pontoon_fleet::{DatabaseReport, DatabaseRole, Event, Role, ServerState, Severity, Tier, TierDetail};
 
 use super::paint::{Paint, cut, harmless, width, wrap};
 use super::table::{self, Cell, Tone};
@@ -311,7 +311,7 @@ fn addresses(list: &[IpAddr], short: bool) -> String {
     text
 }
 
-fn render_problems(problems: &[Problem], frame: Frame) -> String {
+pub(super) fn render_problems(problems: &[Problem], frame: Frame) -> String {
     let paint = frame.paint;
     let mut text = String::new();
     for problem in problems {
@@ -352,7 +352,13 @@ fn render_recent(status: &Status, frame: Frame) -> String {
         .filter(|event| {
             !status.problems.is_empty() || status.now.since(event.at) < Duration::from_secs(RECENT_SECONDS)
         })
+        .cloned()
         .collect();
+    render_events(&recent, frame)
+}
+
+/// The last of these, if there are any.
+pub(super) fn render_events(recent: &[Event], frame: Frame) -> String {
     let shown = recent.len().min(MOST_EVENTS);
     if shown == 0 {
         return String::new();

@@ -9,6 +9,7 @@
 )]
 #![allow(dead_code, clippy::zombie_processes)] // each test file uses its part; children are waited for in `drop`
 
+pub mod fleet;
 pub mod load;
 
 use std::net::{IpAddr, TcpListener};
@@ -176,6 +177,7 @@ impl Machine {
             replica,
             tls: true,
             inherited: Vec::new(),
+            failover: false,
         }
     }
 

@@ -125,6 +125,7 @@ impl View {
                     })
                     .collect(),
                 hold_writes: self.hold,
+                write_until: None,
                 reads: self.reads.clone(),
             }),
         }

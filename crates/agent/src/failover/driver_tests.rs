@@ -1,0 +1,220 @@
+use pontoon_decide::failover::{Mode, Policy, Timing};
+
+use super::*;
+
+fn setup() -> Setup {
+    let policy = Policy {
+        mode: Mode::Safe,
+        acks: 1,
+        max_lag: Duration::from_secs(1),
+    };
+    Setup {
+        founder: true,
+        automatic: true,
+        ..Setup::new(
+            "notes".parse().unwrap(),
+            "a".parse().unwrap(),
+            Timing::etcd(),
+            policy,
+        )
+    }
+}
+
+fn facts(open: bool) -> Facts {
+    Facts {
+        answers: true,
+        open,
+        receiving: false,
+        applying: false,
+        position: 5,
+        received: String::new(),
+        applied: String::new(),
+        behind_ms: None,
+        error: None,
+    }
+}
+
+struct Bench {
+    driver: Driver,
+    now: Duration,
+    nonces: u128,
+}
+
+impl Bench {
+    fn new(found: Option<Facts>) -> Bench {
+        Bench {
+            driver: Driver::new(setup(), Durable::default(), found),
+            now: Duration::from_secs(100),
+            nonces: 0,
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Action> {
+        self.now += Duration::from_millis(100);
+        let nonces = &mut self.nonces;
+        let mut fresh = || {
+            *nonces += 1;
+            Nonce(*nonces)
+        };
+        self.driver.take(input, self.now, &mut fresh)
+    }
+
+    /// To where the record is written and the database runs, not open yet.
+    fn lead(&mut self) -> Record {
+        let asked = self.take(Input::Event(Event::Tick));
+        assert_eq!(asked, [Action::Read]);
+        let found = self.take(Input::Read(Ok(None)));
+        let record = found
+            .iter()
+            .find_map(|action| match action {
+                Action::Swap(None, record) => Some((**record).clone()),
+                _ => None,
+            })
+            .expect("the first record");
+        assert!(
+            matches!(found[0], Action::Keep(_)),
+            "kept before it is written: {found:?}"
+        );
+        self.take(Input::Swapped(record.nonce, Ok(Swap::Won(Version::new("v1")))));
+        record
+    }
+}
+
+#[test]
+fn a_record_is_replaced_by_the_version_that_the_store_gave_it() {
+    let mut bench = Bench::new(Some(facts(false)));
+    let record = bench.lead();
+    let mut versions = Vec::new();
+    for _ in 0..40 {
+        for action in bench.take(Input::Event(Event::Tick)) {
+            match action {
+                Action::Read => {
+                    let there = Some((record.clone(), Version::new("v1")));
+                    let more = bench.take(Input::Read(Ok(there)));
+                    versions.extend(more.into_iter().filter_map(swapped));
+                }
+                Action::Begin(_) => {
+                    let more = bench.take(Input::Event(Event::Worked(Outcome::Done)));
+                    versions.extend(more.into_iter().filter_map(swapped));
+                }
+                other => versions.extend(swapped(other)),
+            }
+        }
+        if !versions.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(versions.first(), Some(&Some(Version::new("v1"))));
+}
+
+fn swapped(action: Action) -> Option<Option<Version>> {
+    match action {
+        Action::Swap(version, _) => Some(version),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_asked_again_and_never_believed() {
+    let mut bench = Bench::new(Some(facts(false)));
+    bench.take(Input::Event(Event::Tick));
+    let nothing = bench.take(Input::Read(Err(LeaseError::Doubt("late".to_owned()))));
+    assert!(
+        !nothing.iter().any(|action| matches!(action, Action::Swap(..))),
+        "{nothing:?}"
+    );
+    let mut again = Vec::new();
+    for _ in 0..20 {
+        again.extend(bench.take(Input::Event(Event::Tick)));
+    }
+    assert!(again.contains(&Action::Read));
+    let found = bench.take(Input::Read(Ok(None)));
+    let Some(Action::Swap(None, record)) = found.last() else {
+        panic!("{found:?}")
+    };
+    // It may be there: looked at before anything else.
+    let doubt = bench.take(Input::Swapped(
+        record.nonce,
+        Err(LeaseError::Doubt("late".to_owned())),
+    ));
+    assert_eq!(doubt, [Action::Read]);
+}
+
+#[test]
+fn a_database_that_ended_is_noticed_and_one_that_others_opened_is_killed_once_sure() {
+    let mut bench = Bench::new(Some(facts(false)));
+    bench.lead();
+    assert!(bench.driver.watches());
+    // The first work ends, so that nothing is under way.
+    let mut pending = vec![Event::Worked(Outcome::Failed)];
+    while let Some(event) = pending.pop() {
+        bench.take(Input::Event(event));
+    }
+    assert_eq!(
+        bench.take(Input::Looked(Some(facts(true)))),
+        [],
+        "once may be a look from before"
+    );
+    assert_eq!(bench.take(Input::Looked(Some(facts(true)))), [Action::Kill]);
+    // Nothing begins until it is gone, and what comes meanwhile is not lost.
+    assert_eq!(bench.take(Input::Event(Event::Tick)), []);
+    let late = Input::Event(Event::Command(Command::Pause));
+    assert_eq!(bench.take(late), []);
+    bench.take(Input::Event(Event::Stopped));
+    assert!(bench.driver.is_paused() && !bench.driver.watches());
+}
+
+#[test]
+fn while_paused_others_may_start_and_open_it() {
+    let mut bench = Bench::new(None);
+    bench.lead();
+    bench.take(Input::Event(Event::Command(Command::Pause)));
+    bench.take(Input::Event(Event::Worked(Outcome::Failed)));
+    for _ in 0..5 {
+        let actions = bench.take(Input::Looked(Some(facts(true))));
+        assert!(
+            !actions.contains(&Action::Kill) && !actions.contains(&Action::Rethink),
+            "{actions:?}"
+        );
+    }
+}
+
+#[test]
+fn lag_is_said_only_when_a_new_beat_came() {
+    let mut bench = Bench::new(Some(facts(false)));
+    let replica = |bench: &mut Bench, behind| {
+        let facts = Facts {
+            receiving: true,
+            behind_ms: Some(behind),
+            ..facts(false)
+        };
+        let before = bench.driver.beat;
+        bench.take(Input::Looked(Some(facts)));
+        bench.driver.beat != before
+    };
+    assert!(replica(&mut bench, 30));
+    assert!(replica(&mut bench, 40), "a beat of 90 ms later");
+    // The leader is dead: the last beat grows old.
+    assert!(!replica(&mut bench, 140));
+    assert!(!replica(&mut bench, 240));
+}
+
+#[test]
+fn a_replica_is_near_by_its_beat_or_by_its_transactions() {
+    let mut bench = Bench::new(Some(Facts {
+        receiving: true,
+        behind_ms: None,
+        ..facts(false)
+    }));
+    assert!(!bench.driver.peer_facts().near, "nothing is known");
+    bench.driver.leader_position = Some(105);
+    assert!(bench.driver.peer_facts().near, "100 transactions are soon there");
+    bench.driver.leader_position = Some(106);
+    assert!(!bench.driver.peer_facts().near);
+    let facts = bench.driver.facts.as_mut().unwrap();
+    facts.behind_ms = Some(200);
+    assert!(bench.driver.peer_facts().near);
+    let facts = bench.driver.facts.as_mut().unwrap();
+    facts.answers = false;
+    assert!(!bench.driver.peer_facts().near, "one that does not answer is not");
+}

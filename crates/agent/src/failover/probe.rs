@@ -1,0 +1,85 @@
+//! Whether the lease store takes one winner, asked from every database server before a configuration that needs it becomes
+//! active. What one server sees through its proxy or mirror says nothing about another's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_config::Config;
+use pontoon_fleet::{Refusal, Role, ServerName};
+use pontoon_lease::Place;
+use pontoon_lease::probe::{Effort, probe};
+
+use super::{line, setup};
+use crate::core::{Agent, parse};
+use crate::peer::Probe;
+use crate::reporter::Reporter;
+
+/// How long one server may race: an object store far away takes a while for 50 rounds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Lets every database server of `wanted` that is in the fleet race for objects beside the lease, all at once, when the
+/// store is another one than now.
+///
+/// # Errors
+/// [`Code::F005`](pontoon_fleet::Code::F005) or [`Code::F006`](pontoon_fleet::Code::F006) with the evidence and the server
+/// that saw it; [`Code::N002`](pontoon_fleet::Code::N002) when one cannot ask the store.
+pub(crate) async fn everywhere(
+    agent: &Arc<Agent>,
+    wanted: &Config,
+    text: &str,
+    reporter: &Reporter,
+) -> Result<(), Refusal> {
+    let active = agent.active();
+    let same = active
+        .as_ref()
+        .is_some_and(|active| active.config.lease == wanted.lease);
+    if !setup::is_shared(wanted) || same {
+        return Ok(());
+    }
+    let me = agent.member()?.me;
+    let member = |name: &ServerName| {
+        active
+            .as_ref()
+            .is_none_or(|active| active.config.server(name).is_some())
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    for server in wanted.with_role(Role::Db).filter(|server| member(&server.name)) {
+        let name = server.name.clone();
+        reporter
+            .step(&name, "racing for objects in the lease store")
+            .await;
+        let (agent, me, text) = (agent.clone(), me.clone(), text.to_owned());
+        asked.spawn(async move {
+            let outcome = match name == me {
+                true => here(&agent, &Probe { text }).await,
+                false => line::ask(&agent, &name, "/p/v1/failover/probe", PATIENCE, &Probe { text }).await,
+            };
+            (name, outcome)
+        });
+    }
+    while let Some(answer) = asked.join_next().await {
+        let Ok((name, outcome)) = answer else { continue };
+        match outcome {
+            Ok(()) => {
+                reporter
+                    .done(&name, "the lease store takes one winner".to_owned())
+                    .await
+            }
+            Err(refusal) => return Err(refusal.because(format!("seen from {name}"))),
+        }
+    }
+    Ok(())
+}
+
+/// The race of this server, for the store of that configuration.
+pub(crate) async fn here(agent: &Agent, wanted: &Probe) -> Result<(), Refusal> {
+    let config = parse(&wanted.text)?;
+    let Some(lease) = &config.lease else { return Ok(()) };
+    let Some(place) = Place::of(Some(lease), &config.fleet.name) else {
+        return Ok(());
+    };
+    let cell = pontoon_lease::open(&place, setup::timing(lease).request)?;
+    // Servers that race at the same time do not meet.
+    let name = format!("{}-{}", agent.member()?.me, agent.clock.unix().0);
+    probe(&*cell, &name, Effort::default()).await?.verdict()
+}

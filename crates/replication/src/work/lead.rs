@@ -1,0 +1,342 @@
+//! The primary's side: recover, drain, open, close, and when a commit is acknowledged.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use pontoon_decide::failover::{Acks, Members, Position};
+use pontoon_fleet::{Code, Epoch, Refusal, ServerName};
+use pontoon_gtid::Dialect;
+
+use super::worker::{SQL_PATIENCE, Worker};
+use super::{Peers, Works};
+use crate::flavor::ReplicaStatus;
+
+/// How long members are waited for that do not have everything yet. Longer and commits would wait for them.
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long what was received may take to be applied. Writes wait meanwhile, but they would be lost otherwise.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How long transactions under way may take to end before a hand-over is given up.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Starts it as it is: read-only, following nobody.
+    pub(super) async fn recover(&self) -> Result<(), Refusal> {
+        self.write_settings(self.database.server_id()?).await?;
+        self.database.helper.start().await?;
+        self.database.login().await?;
+        self.check_closed().await
+    }
+
+    pub(super) async fn write_settings(&self, server_id: u32) -> Result<(), Refusal> {
+        let (settings, _) = self.database.settings(&self.wanted, server_id)?;
+        self.database.helper.write_settings(&settings).await
+    }
+
+    /// The settings make every start so; whatever else did the starting, it is so from here on.
+    async fn check_closed(&self) -> Result<(), Refusal> {
+        let words = &self.database.flavor;
+        if self.has().await?.open {
+            self.run(&words.set_writable(false)).await?;
+        }
+        self.run(&words.acknowledge(0)).await?;
+        if let Some(status) = self.database.replica_status().await?
+            && (status.receiving || status.connecting)
+        {
+            // Not both at once: what was received and not applied would be lost.
+            self.run(&[words.start_applying(), words.stop_receiving()])
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Starts applying, stops receiving; what was received is known and stays.
+    async fn stop_receiving(&self) -> Result<Option<ReplicaStatus>, Refusal> {
+        let words = &self.database.flavor;
+        let Some(status) = self.database.replica_status().await? else {
+            return Ok(None);
+        };
+        if !status.applying {
+            self.check_relay_log(&status).await?;
+            self.run(&[words.start_applying()]).await?;
+        }
+        self.run(&[words.stop_receiving()]).await?;
+        let status = self.database.replica_status().await?.unwrap_or_default();
+        match (status.receiving || status.connecting, status.applying) {
+            (false, true) => Ok(Some(status)),
+            (true, _) => Err(Refusal::new(Code::D004, "the replica goes on receiving")),
+            (_, false) => Err(stopped_applying(&status)),
+        }
+    }
+
+    /// MariaDB throws the relay log away when it starts with neither side running.
+    async fn check_relay_log(&self, status: &ReplicaStatus) -> Result<(), Refusal> {
+        let stands = !status.receiving && !status.connecting && !status.applying;
+        if self.dialect() == Dialect::MySql || !stands {
+            return Ok(());
+        }
+        let has = self.has().await?;
+        let received = self.received(&has, status)?;
+        if has.position.reaches(&received) {
+            return Ok(());
+        }
+        Err(stopped_applying(status)
+            .because(format!("received {received}, applied {}", has.position))
+            .because("MariaDB would forget what was not applied if replication were started now"))
+    }
+
+    pub(super) async fn drain(&self) -> Result<Position, Refusal> {
+        let words = &self.database.flavor;
+        self.run(&words.acknowledge(0)).await?;
+        if let Some(status) = self.stop_receiving().await? {
+            let goal = self.received(&self.has().await?, &status)?;
+            self.wait_applied(&goal).await?;
+            let mut session = self.database.control.session().await?;
+            let patience = Duration::from_secs(120);
+            session.query(words.stop_replica(), patience).await?;
+            session.query(words.forget_source(), patience).await?;
+        }
+        Ok(self.has().await?.position.transactions())
+    }
+
+    async fn wait_applied(&self, goal: &pontoon_gtid::Position) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        loop {
+            let has = self.has().await?;
+            let mut applied = has.position;
+            applied.merge(&has.applied);
+            if applied.reaches(goal) {
+                return Ok(());
+            }
+            let status = self.database.replica_status().await?.unwrap_or_default();
+            if !status.applying {
+                return Err(stopped_applying(&status));
+            }
+            if begun.elapsed() > DRAIN_PATIENCE {
+                return Err(
+                    Refusal::new(Code::D004, "what was received is not applied in time")
+                        .because(format!("received {goal}, applied {applied}")),
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(super) async fn halt(&self) -> Result<Position, Refusal> {
+        let status = self.stop_receiving().await?;
+        let has = self.has().await?;
+        let received = self.received(&has, &status.unwrap_or_default())?;
+        Ok(received.transactions())
+    }
+
+    pub(super) async fn resume(&self, peers: &Peers) -> Result<(), Refusal> {
+        let Some(status) = self.database.replica_status().await? else {
+            return Err(Refusal::new(Code::D004, "there is no source to receive from"));
+        };
+        self.check_relay_log(&status).await?;
+        let words = &self.database.flavor;
+        self.keep_flag(self.flag() || peers.servers.len() == 1)?;
+        let flag = words.semi_sync_replica(self.flag());
+        if !status.applying {
+            self.run(&[words.start_applying()]).await?;
+        }
+        if !status.receiving && !status.connecting {
+            self.run(&[flag.as_str(), words.start_receiving()]).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_acknowledgements(&self, acks: &Acks, peers: &Peers) -> Result<(), Refusal> {
+        let words = &self.database.flavor;
+        let (members, needed) = match acks {
+            Acks::Alone => return self.run(&words.acknowledge(0)).await,
+            Acks::Of { members, needed } => (members, *needed),
+        };
+        if self.dialect() == Dialect::MariaDb && needed > 1 {
+            return Err(Refusal::new(
+                Code::D008,
+                "MariaDB acknowledges a commit when one replica has it, not more",
+            )
+            .because(format!("{needed} were asked for")));
+        }
+        self.choose_members(members, peers).await?;
+        self.run(&words.acknowledge(needed.max(1))).await
+    }
+
+    /// Only `members` may connect as semi-synchronous replicas: an acknowledgement of another counts as much.
+    async fn choose_members(&self, members: &BTreeSet<ServerName>, peers: &Peers) -> Result<(), Refusal> {
+        if peers.servers.len() == 1 && members.len() == 1 {
+            // The only replica that there is connects so from its first start on.
+            return Ok(());
+        }
+        for name in peers.servers.keys() {
+            let yes = members.contains(name);
+            if peers.ask.acknowledge(name, yes).await {
+                continue;
+            }
+            // One that does not answer and is not connected acknowledges nothing; it comes back as its own agent lets it.
+            if !yes && !self.is_connected(name).await? {
+                continue;
+            }
+            return Err(
+                Refusal::new(Code::N002, format!("{name} does not say whether it acknowledges"))
+                    .because("its acknowledgement would count, or is needed"),
+            );
+        }
+        Ok(())
+    }
+
+    async fn is_connected(&self, name: &ServerName) -> Result<bool, Refusal> {
+        let user = crate::database::replication_user(name);
+        let statement = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}'");
+        Ok(!self.database.control.query(&statement).await?.is_empty())
+    }
+
+    pub(super) async fn wait_for_members(&self, members: &Members, peers: &Peers) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        if self.has().await?.open {
+            // What is in the binary log and not committed yet has no number that could be asked for. A beat stands behind
+            // all of it.
+            while let Err(refusal) = self.beat().await {
+                if begun.elapsed() > MEMBERS_PATIENCE {
+                    return Err(refusal);
+                }
+            }
+        }
+        let goal = self.has().await?.position;
+        for (name, life) in members {
+            loop {
+                let answer = peers.ask.answer(name).await;
+                let there = answer.as_ref().is_some_and(|answer| answer.incarnation == *life);
+                let facts = answer
+                    .and_then(|answer| answer.facts)
+                    .filter(|facts| facts.answers);
+                let received = facts.map(|facts| self.parse(&facts.received)).transpose()?;
+                if there && received.is_some_and(|received| received.reaches(&goal)) {
+                    break;
+                }
+                if begun.elapsed() > MEMBERS_PATIENCE {
+                    return Err(Refusal::new(
+                        Code::N002,
+                        format!("{name} has not received everything in time"),
+                    )
+                    .because(format!("up to {goal}")));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open(&self, epoch: Epoch, peers: &Peers) -> Result<(), Refusal> {
+        let opened = self.try_open(epoch, peers).await;
+        if opened.is_err() {
+            // Not open, or dead.
+            let statements = self.database.flavor.set_writable(false);
+            let closing = self.run(&statements);
+            if !matches!(tokio::time::timeout(SQL_PATIENCE, closing).await, Ok(Ok(()))) {
+                self.kill().await;
+            }
+        }
+        opened
+    }
+
+    async fn try_open(&self, epoch: Epoch, peers: &Peers) -> Result<(), Refusal> {
+        let database = &self.database;
+        if self.dialect() == Dialect::MySql {
+            // Clients are still kept out by `read_only`.
+            self.run(&["SET GLOBAL super_read_only = OFF"]).await?;
+        }
+        database.create_schema().await?;
+        self.write_epoch(epoch).await?;
+        for (name, peer) in &peers.servers {
+            self.keep_account(name, peer.address).await?;
+        }
+        // This server is a replica one day too, and by then may not write.
+        self.keep_account(&peers.me, peers.address).await?;
+        let account = database.keep_sql_account()?;
+        database.create_sql_account(&account).await?;
+        self.run(&database.flavor.set_writable(true)).await?;
+        self.let_events_run().await
+    }
+
+    /// The epoch stands in the history itself, before the first write of a client.
+    async fn write_epoch(&self, epoch: Epoch) -> Result<(), Refusal> {
+        let control = &self.database.control;
+        let there = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'pontoon' AND table_name = 'epochs'";
+        if control.query(there).await?.is_empty() {
+            control
+                .query(
+                    "CREATE TABLE IF NOT EXISTS pontoon.epochs (epoch BIGINT UNSIGNED NOT NULL PRIMARY KEY, \
+                     server_id INT UNSIGNED NOT NULL, at_us BIGINT UNSIGNED NOT NULL) ENGINE=InnoDB \
+                     COMMENT='Written by Pontoon at each change of the primary'",
+                )
+                .await?;
+        }
+        let written = format!("SELECT 1 FROM pontoon.epochs WHERE epoch = {}", epoch.0);
+        if control.query(&written).await?.is_empty() {
+            control
+                .query(&format!(
+                    "INSERT INTO pontoon.epochs (epoch, server_id, at_us) VALUES ({}, @@server_id, \
+                     TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))) \
+                     ON DUPLICATE KEY UPDATE server_id = VALUES(server_id)",
+                    epoch.0
+                ))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_account(&self, name: &ServerName, address: std::net::IpAddr) -> Result<(), Refusal> {
+        let account = self.database.replication_account(name, address);
+        let there = format!(
+            "SELECT 1 FROM mysql.user WHERE user = '{}' AND host = '{}'",
+            account.user, account.host
+        );
+        if self.database.control.query(&there).await?.is_empty() {
+            self.run(&self.database.flavor.create_account(&account)).await?;
+        }
+        Ok(())
+    }
+
+    /// No more writes: waits for those under way, a little.
+    pub(super) async fn close(&self) -> Result<(), Refusal> {
+        let control = &self.database.control;
+        let writing = "SELECT COUNT(*) AS n FROM information_schema.innodb_trx WHERE trx_rows_modified > 0";
+        let begun = Instant::now();
+        while begun.elapsed() < CLOSE_PATIENCE {
+            let left = control
+                .query(writing)
+                .await?
+                .first()
+                .map_or(0, |row| row.number("n"));
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.run(&["SET GLOBAL event_scheduler = OFF"]).await?;
+        // In a session of its own, which can be ended when commits hold it up.
+        let mut session = control.session().await?;
+        for statement in self.database.flavor.set_writable(false) {
+            if let Err(refusal) = session.query(&statement, CLOSE_PATIENCE).await {
+                let _ = control.query(&format!("KILL {}", session.id())).await;
+                self.run(&self.database.flavor.set_writable(true)).await?;
+                self.let_events_run().await?;
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn stopped_applying(status: &ReplicaStatus) -> Refusal {
+    let said = status
+        .error
+        .clone()
+        .unwrap_or_else(|| "it says nothing".to_owned());
+    Refusal::new(Code::D004, "the replica does not apply what it received")
+        .because(said)
+        .next("see what stops it, and mend it", "pontoon db unstick")
+}
