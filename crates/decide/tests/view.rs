@@ -304,6 +304,7 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             reports: &reports.collect(),
             drains: &DrainBook::default(),
             lease: None,
+            write_until: None,
             unreachable_after: LIMIT,
         });
         view.sql.unwrap().reads.unwrap().after_write

@@ -119,6 +119,7 @@ async fn status(context: &Context, args: &Status) -> anyhow::Result<u8> {
     } else {
         let (columns, lines) = context.screen.size();
         let frame = Frame {
+            wide: false,
             paint: context.screen.out,
             columns,
             lines,

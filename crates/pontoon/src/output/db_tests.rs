@@ -51,6 +51,7 @@ fn status() -> DbStatus {
 
 fn shown(status: &DbStatus, columns: usize) -> String {
     let frame = Frame {
+        wide: false,
         paint: Paint::off(),
         columns,
         lines: None,
