@@ -202,6 +202,27 @@ fn check_names_what_comes_later_and_apply_refuses_it() {
 }
 
 #[test]
+fn check_says_what_spreading_reads_means_here() {
+    let machine = Machine::new();
+    let with = |reads: &str| {
+        let db = "[db]\nengine = \"mariadb\"\nlisten = [\"127.0.0.1:3306\"]\n";
+        std::fs::write(machine.path("fleet.toml"), format!("{ONE_SERVER}{db}{reads}")).unwrap();
+    };
+    with("reads = { split = true }\n");
+    let said = machine.run(&["check"]).must_exit(0).out;
+    assert!(
+        said.contains("once a second has joined") && !said.contains("not do yet"),
+        "{said}"
+    );
+    let said = machine.run(&["sql", "explain", "SELECT 1"]).must_exit(0).out;
+    assert!(said.contains("the primary: reads are not spread here"), "{said}");
+    with("reads = { split = false }\n");
+    assert!(!machine.run(&["check"]).must_exit(0).out.contains("reads"));
+    with("proxy = false\nreads = { split = true }\n");
+    assert!(machine.run(&["check"]).must_exit(2).err.contains("C006"));
+}
+
+#[test]
 fn flags_and_environment_go_before_the_file() {
     let machine = Machine::new();
     std::fs::write(machine.path("fleet.toml"), ONE_SERVER).unwrap();
