@@ -150,6 +150,35 @@ async fn hand_over(software: Software) {
         (leader, replica) = (replica, leader);
     }
 
+    // The only acknowledging replica stops being one, on its leader's word, and is one again.
+    let clients = match software {
+        Software::Mariadb => "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_clients'",
+        Software::Mysql => "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_source_clients'",
+    };
+    for yes in [false, true] {
+        assert!(pair.member(replica).worker.acknowledge(yes).await);
+        wait_until("the replica to connect anew", async || {
+            pair.sql(leader, clients).ends_with(if yes { '1' } else { '0' })
+        })
+        .await;
+    }
+    pair.sync(leader, replica).await;
+
+    // What a dead agent left in the database is ended by the next one's first look.
+    let database = pair.member(leader).worker.database().clone();
+    let mut left = database.control().session().await.unwrap();
+    let hangs = tokio::spawn(async move { left.query("SELECT SLEEP(600)", Duration::from_secs(300)).await });
+    let sleeping = "SELECT COUNT(*) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(600)'";
+    wait_until("a statement that hangs", async || {
+        pair.sql(leader, sleeping) == "1"
+    })
+    .await;
+    let wanted = pair.member(leader).machine.lock().unwrap().wanted(false);
+    let next = pontoon_replication::work::Worker::new(database, wanted);
+    assert!(next.standing().await.unwrap().answers);
+    wait_until("its end", async || pair.sql(leader, sleeping) == "0").await;
+    hangs.abort();
+
     // Each epoch stands in the history, and every start is read-only and follows nobody.
     let epochs = "SELECT GROUP_CONCAT(epoch ORDER BY epoch) FROM pontoon.epochs";
     let all: Vec<String> = (1..=pair.epoch).map(|epoch| epoch.to_string()).collect();

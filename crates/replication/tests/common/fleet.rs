@@ -114,7 +114,16 @@ impl Pair {
             failover: true,
             ..a.machine.lock().unwrap().wanted(false)
         };
-        a.worker.database().move_aside(&wanted).await.unwrap();
+        // First as a server whose role never changes, then as one that may lead or follow.
+        let fixed = Wanted {
+            failover: false,
+            ..wanted.clone()
+        };
+        a.worker.database().move_aside(&fixed).await.unwrap();
+        let moved = a.worker.database().move_aside(&wanted).await.unwrap();
+        let restarts = software == Software::Mysql;
+        assert_eq!(moved.interruption > Duration::ZERO, restarts, "{moved:?}");
+        assert_eq!(a.worker.standing().await.unwrap().open, !restarts);
         *a.drained.lock().unwrap() = Some(1);
         pair.must("a", Work::Acknowledge(Acks::Alone)).await;
         pair.must("a", Work::Open(Epoch(1))).await;
