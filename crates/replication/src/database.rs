@@ -225,7 +225,11 @@ impl Database {
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
-        let differing = self.differences(&settings).await.ok();
+        let mut differing = self.differences(&settings).await.ok();
+        if wanted.failover && !self.is_semi_sync_loaded().await {
+            // MySQL loads it at a start.
+            differing = None;
+        }
         match differing {
             Some(names) if names.is_empty() => {}
             // Whether it is open and who follows whom is not the configuration's to say while it runs.
@@ -267,6 +271,16 @@ impl Database {
             self.create_sql_account(&account).await?;
         }
         Ok(MovedAside { interruption, notes })
+    }
+
+    async fn is_semi_sync_loaded(&self) -> bool {
+        if self.node.engine != pontoon_fleet::Engine::Mysql {
+            return true;
+        }
+        let loaded = "SELECT COUNT(*) AS n FROM information_schema.plugins \
+                      WHERE plugin_name IN ('rpl_semi_sync_source', 'rpl_semi_sync_replica') AND plugin_status = 'ACTIVE'";
+        let rows = self.control.query(loaded).await;
+        rows.is_ok_and(|rows| rows.first().is_some_and(|row| row.number("n") == 2))
     }
 
     /// Whether the running server was started with the settings of a primary that may change.

@@ -120,6 +120,9 @@ pub trait Flavor: Send + Sync {
     /// On a primary: acknowledges a commit when `replicas` semi-synchronous replicas have it; 0: when itself has it.
     fn acknowledge(&self, replicas: u8) -> Vec<String>;
 
+    /// Asks for a row `Value`: how many commits wait for an acknowledgement.
+    fn waiting_commits(&self) -> &'static str;
+
     /// Lets clients write, or not.
     fn set_writable(&self, writable: bool) -> Vec<String>;
 

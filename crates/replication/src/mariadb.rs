@@ -113,6 +113,10 @@ impl Flavor for MariaDb {
         }
     }
 
+    fn waiting_commits(&self) -> &'static str {
+        "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'"
+    }
+
     fn set_writable(&self, writable: bool) -> Vec<String> {
         vec![format!(
             "SET GLOBAL read_only = {}",

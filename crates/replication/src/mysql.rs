@@ -126,6 +126,10 @@ impl Flavor for MySql {
         }
     }
 
+    fn waiting_commits(&self) -> &'static str {
+        "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_source_wait_sessions'"
+    }
+
     fn set_writable(&self, writable: bool) -> Vec<String> {
         if writable {
             vec![

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use common::fleet::{Pair, Writers, missing, name, rounds};
 use common::{Software, have};
-use pontoon_decide::failover::Work;
+use pontoon_decide::failover::{Acks, Outcome, Work};
 use pontoon_fleet::Epoch;
 use pontoon_replication::work::Works;
+use rustix::process::Signal;
 
 /// Not a test: the helper's process, see `Machine::start_helper`.
 #[test]
@@ -49,8 +50,7 @@ async fn kill_rounds(software: Software) {
             }
             assert!(begun.elapsed() < Duration::from_secs(120), "writers write");
         }
-        pair.member(leader).machine.lock().unwrap().kill_database();
-        pair.member(leader).worker.stopped().await;
+        pair.kill(leader).await;
         assert_eq!(pair.member(leader).worker.standing().await, None);
         let acked = writers.end().await;
         let killed = Instant::now();
@@ -93,4 +93,276 @@ async fn mariadb_primaries_are_killed_and_nothing_acknowledged_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql_primaries_are_killed_and_nothing_acknowledged_is_lost() {
     kill_rounds(Software::Mysql).await;
+}
+
+/// A hand-over under writes: nobody is told of a write that is not there, and the old primary follows without a cut.
+async fn hand_over(software: Software) {
+    if !have(software) {
+        return;
+    }
+    let mut pair = Pair::start(software).await;
+    let (mut leader, mut replica) = ("a", "b");
+    for round in 1..=3 {
+        let writers = Writers::start(&pair.socket(leader), 4, round);
+        let before = pair.member(leader).worker.standing().await.unwrap().position;
+        wait_until("writes", async || {
+            pair.member(leader).worker.standing().await.unwrap().position > before + 50
+        })
+        .await;
+        pair.must(leader, Work::Close).await;
+        assert!(!pair.member(leader).worker.standing().await.unwrap().open);
+        pair.must(leader, Work::CaughtUp(pair.life(replica))).await;
+        pair.promote(replica).await;
+        let acked = writers.end().await;
+        assert_eq!(missing(&pair.socket(replica), &acked).await, [], "round {round}");
+        pair.must(leader, Work::Follow(name(replica), Epoch(pair.epoch)))
+            .await;
+        pair.sync(replica, leader).await;
+        pair.assert_equal(replica, leader).await;
+        (leader, replica) = (replica, leader);
+    }
+    if software == Software::Mariadb {
+        // Root writes although the server is closed: nobody acknowledges it, and following does not end it as if.
+        pair.must(leader, Work::Close).await;
+        pair.must(leader, Work::CaughtUp(pair.life(replica))).await;
+        pair.promote(replica).await;
+        let socket = pair.socket(leader);
+        let late = tokio::spawn(async move {
+            let mut root = common::fleet::connect(&socket).await.unwrap();
+            mysql_async::prelude::Queryable::query_drop(
+                &mut root,
+                "INSERT INTO app.acked VALUES (999, 1, 'late')",
+            )
+            .await
+        });
+        wait_until("a commit that waits", async || {
+            let waiting = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'";
+            pair.sql(leader, waiting).ends_with('1')
+        })
+        .await;
+        let follow = Work::Follow(name(replica), Epoch(pair.epoch));
+        assert_eq!(pair.work(leader, follow).await, Outcome::Failed);
+        assert!(late.await.unwrap().is_err());
+        pair.must(leader, Work::Rejoin(name(replica), Epoch(pair.epoch)))
+            .await;
+        pair.sync(replica, leader).await;
+        pair.assert_equal(replica, leader).await;
+        (leader, replica) = (replica, leader);
+    }
+
+    // The only acknowledging replica stops being one, on its leader's word, and is one again.
+    let clients = match software {
+        Software::Mariadb => "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_clients'",
+        Software::Mysql => "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_source_clients'",
+    };
+    for yes in [false, true] {
+        assert!(pair.member(replica).worker.acknowledge(yes).await);
+        wait_until("the replica to connect anew", async || {
+            pair.sql(leader, clients).ends_with(if yes { '1' } else { '0' })
+        })
+        .await;
+    }
+    pair.sync(leader, replica).await;
+
+    // What a dead agent left in the database is ended by the next one's first look.
+    let database = pair.member(leader).worker.database().clone();
+    let mut left = database.control().session().await.unwrap();
+    let hangs = tokio::spawn(async move { left.query("SELECT SLEEP(600)", Duration::from_secs(300)).await });
+    let sleeping = "SELECT COUNT(*) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(600)'";
+    wait_until("a statement that hangs", async || {
+        pair.sql(leader, sleeping) == "1"
+    })
+    .await;
+    let wanted = pair.member(leader).machine.lock().unwrap().wanted(false);
+    let next = pontoon_replication::work::Worker::new(database, wanted);
+    assert!(next.standing().await.unwrap().answers);
+    wait_until("its end", async || pair.sql(leader, sleeping) == "0").await;
+    hangs.abort();
+
+    // Each epoch stands in the history, and every start is read-only and follows nobody.
+    let epochs = "SELECT GROUP_CONCAT(epoch ORDER BY epoch) FROM pontoon.epochs";
+    let all: Vec<String> = (1..=pair.epoch).map(|epoch| epoch.to_string()).collect();
+    assert_eq!(pair.sql(replica, epochs), all.join(","));
+    let life = pair.life(replica);
+    pair.kill(replica).await;
+    pair.member(replica)
+        .worker
+        .database()
+        .helper()
+        .start()
+        .await
+        .unwrap();
+    let facts = pair.member(replica).worker.standing().await.unwrap();
+    assert!(
+        facts.answers && !facts.open && !facts.receiving && !facts.applying,
+        "{facts:?}"
+    );
+    assert_eq!(pair.sql(replica, "SELECT @@event_scheduler"), "OFF");
+    pair.member(replica).worker.kill().await;
+    assert_eq!(pair.member(replica).worker.standing().await, None);
+
+    // What was received outlives that where the protocol is told so.
+    if pair.member(replica).worker.relay_survives() {
+        pair.must(replica, Work::Recover).await;
+        pair.must(replica, Work::Resume).await;
+        pair.must(leader, Work::CaughtUp(life)).await;
+    } else {
+        pair.must(replica, Work::Rejoin(name(leader), Epoch(pair.epoch)))
+            .await;
+    }
+    pair.sync(leader, replica).await;
+
+    // A start that is given up leaves nothing behind, whenever it is given up.
+    for patience_ms in [1, 20, 60, 150, 400] {
+        pair.kill(replica).await;
+        let peers = pair.peers(replica);
+        let recovering = pair.member(replica).worker.carry_out(Work::Recover, &peers);
+        let _ = tokio::time::timeout(Duration::from_millis(patience_ms), recovering).await;
+        pair.member(replica).worker.kill().await;
+        let datadir = pair.member(replica).machine.lock().unwrap().datadir();
+        for _ in 0..20 {
+            assert_eq!(
+                pontoon_helper::find::server_in(&datadir),
+                None,
+                "{patience_ms} ms"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_hands_over_and_starts_closed() {
+    hand_over(Software::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_hands_over_and_starts_closed() {
+    hand_over(Software::Mysql).await;
+}
+
+/// What was received and not applied is not lost by a promotion; what was committed alone is not taken for cut off.
+async fn nothing_received_is_lost(software: Software) {
+    if !have(software) {
+        return;
+    }
+    let mut pair = Pair::start(software).await;
+    let stop = match software {
+        Software::Mariadb => "STOP SLAVE SQL_THREAD",
+        Software::Mysql => "STOP REPLICA SQL_THREAD",
+    };
+    // The replica stands still: beats hang, each in a row of its own, and go on with it. Then nobody beats, and it says so.
+    pair.member("b")
+        .machine
+        .lock()
+        .unwrap()
+        .signal_database(Signal::STOP);
+    let mut hung = 0;
+    while hung < 2 {
+        hung += u32::from(pair.member("a").worker.beat().await.is_err());
+    }
+    pair.member("b")
+        .machine
+        .lock()
+        .unwrap()
+        .signal_database(Signal::CONT);
+    wait_until("a beat", async || pair.member("a").worker.beat().await.is_ok()).await;
+    pair.sync("a", "b").await;
+    wait_until("a growing lag", async || {
+        let facts = pair.member("b").worker.standing().await.unwrap();
+        facts.behind_ms.is_some_and(|behind| behind > 500)
+    })
+    .await;
+
+    // The replica receives, acknowledges and does not apply; then the primary dies.
+    pair.sql("b", stop);
+    let writers = Writers::start(&pair.socket("a"), 4, 1);
+    let before = pair.member("a").worker.standing().await.unwrap().position;
+    wait_until("writes", async || {
+        pair.member("a").worker.standing().await.unwrap().position > before + 300
+    })
+    .await;
+    pair.kill("a").await;
+    let acked = writers.end().await;
+    assert_eq!(pair.sql("b", "SELECT COUNT(*) FROM app.acked"), "0");
+    let halted = pair.must("b", Work::Halt).await;
+    pair.promote("b").await;
+    assert_eq!(missing(&pair.socket("b"), &acked).await, []);
+    let acknowledged: u64 = acked.values().map(|count| u64::from(*count)).sum();
+    assert!(acknowledged > 100 && matches!(halted, Outcome::At(position) if position >= acknowledged));
+    pair.must("a", Work::Rejoin(name("b"), Epoch(pair.epoch))).await;
+    pair.sync("b", "a").await;
+
+    // Now b commits alone, dies, and a leads without that: b has committed what a lacks, and must not follow.
+    pair.must("b", Work::Acknowledge(Acks::Alone)).await;
+    pair.must("a", Work::Halt).await;
+    pair.sql(
+        "b",
+        "INSERT INTO app.acked VALUES (900, 1, 'alone'), (900, 2, 'alone')",
+    );
+    pair.sql("b", "INSERT INTO app.acked VALUES (901, 1, 'alone')");
+    pair.kill("b").await;
+    pair.promote("a").await;
+    pair.sql("a", "INSERT INTO app.acked VALUES (900, 1, 'another')");
+    let outcome = pair.work("b", Work::Rejoin(name("a"), Epoch(pair.epoch))).await;
+    let reason = pair.member("b").worker.reason().unwrap();
+    println!("{software:?}: {reason}");
+    assert_eq!(outcome, Outcome::Diverged, "{reason}");
+    assert_eq!(
+        pair.member("b").worker.standing().await,
+        None,
+        "it is left stopped"
+    );
+
+    // A copy helps; the old data is there, renamed.
+    let aside = || {
+        pair.member("b")
+            .machine
+            .lock()
+            .unwrap()
+            .entries("pontoon-aside")
+            .len()
+    };
+    let before = aside();
+    pair.must("b", Work::Copy(name("a"), Epoch(pair.epoch))).await;
+    assert_eq!(aside(), before + 1);
+    pair.sync("a", "b").await;
+    pair.assert_equal("a", "b").await;
+
+    // A transaction of somebody on the replica itself: it runs, and is not let follow.
+    pair.sql("b", match software {
+        Software::Mariadb => "INSERT INTO app.counters VALUES (77, 7)",
+        Software::Mysql => {
+            "SET GLOBAL super_read_only = 0; INSERT INTO app.counters VALUES (77, 7); SET GLOBAL super_read_only = 1"
+        }
+    });
+    let outcome = pair.work("b", Work::Follow(name("a"), Epoch(pair.epoch))).await;
+    assert_eq!(
+        outcome,
+        Outcome::Diverged,
+        "{:?}",
+        pair.member("b").worker.reason()
+    );
+    // Nor one whose leader has not drained yet: that may be asked again.
+    *pair.member("a").drained.lock().unwrap() = None;
+    let outcome = pair.work("b", Work::Follow(name("a"), Epoch(pair.epoch))).await;
+    assert_eq!(outcome, Outcome::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_loses_nothing_received_and_knows_what_diverged() {
+    nothing_received_is_lost(Software::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_loses_nothing_received_and_knows_what_diverged() {
+    nothing_received_is_lost(Software::Mysql).await;
+}
+
+async fn wait_until(what: &str, mut there: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !there().await {
+        assert!(begun.elapsed() < Duration::from_secs(120), "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

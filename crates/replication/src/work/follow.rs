@@ -7,7 +7,7 @@ use pontoon_gtid::{History, Position};
 
 use super::lead::stopped_applying;
 use super::worker::{Ended, SQL_PATIENCE, Worker};
-use super::{Facts, Peers};
+use super::{Facts, Peers, Works};
 use crate::clone::CloneProgress;
 use crate::database::{Database, is_on};
 use crate::flavor::Source;
@@ -58,6 +58,7 @@ impl Worker {
         let words = &self.database.flavor;
         let mut session = self.database.control.session().await?;
         let patience = Duration::from_secs(120);
+        self.check_no_waiters().await?;
         for statement in words.set_writable(false) {
             session.query(&statement, SQL_PATIENCE).await?;
         }
@@ -110,6 +111,28 @@ impl Worker {
         Database::clone_from(&self.database, &ticket, &self.wanted, open, &mut progress).await?;
         // It follows already; now as one whose acknowledgement may count, and after the same checks as any other.
         self.follow(leader, epoch, peers).await
+    }
+
+    /// Commits that wait for an acknowledgement get none any more. Switching it off would end them as if they had one; of a
+    /// database that is killed they are cut off when it rejoins.
+    async fn check_no_waiters(&self) -> Result<(), Refusal> {
+        let rows = self
+            .database
+            .control
+            .query(self.database.flavor.waiting_commits())
+            .await?;
+        let waiting = rows.first().map_or(0, |row| row.number("Value"));
+        if waiting == 0 {
+            return Ok(());
+        }
+        self.kill().await;
+        Err(Refusal::new(
+            Code::D004,
+            "commits waited for an acknowledgement that cannot come any more",
+        )
+        .because(format!(
+            "{waiting} of them; the database was killed, and rejoins without them"
+        )))
     }
 
     /// What the leader says, when it leads that epoch and has applied all that it had received before.

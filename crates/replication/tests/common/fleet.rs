@@ -114,7 +114,16 @@ impl Pair {
             failover: true,
             ..a.machine.lock().unwrap().wanted(false)
         };
-        a.worker.database().move_aside(&wanted).await.unwrap();
+        // First as a server whose role never changes, then as one that may lead or follow.
+        let fixed = Wanted {
+            failover: false,
+            ..wanted.clone()
+        };
+        a.worker.database().move_aside(&fixed).await.unwrap();
+        let moved = a.worker.database().move_aside(&wanted).await.unwrap();
+        let restarts = software == Software::Mysql;
+        assert_eq!(moved.interruption > Duration::ZERO, restarts, "{moved:?}");
+        assert_eq!(a.worker.standing().await.unwrap().open, !restarts);
         *a.drained.lock().unwrap() = Some(1);
         pair.must("a", Work::Acknowledge(Acks::Alone)).await;
         pair.must("a", Work::Open(Epoch(1))).await;
@@ -122,6 +131,9 @@ impl Pair {
         let mut conn = connect(&socket).await.unwrap();
         for statement in [
             "CREATE DATABASE app",
+            // Not root: MariaDB lets root write although `read_only` is on.
+            "CREATE USER app@localhost IDENTIFIED BY 'app-Password-1'",
+            "GRANT ALL ON app.* TO app@localhost",
             "CREATE TABLE app.acked (writer INT NOT NULL, n INT NOT NULL, body VARCHAR(200), PRIMARY KEY (writer, n))",
             "CREATE TABLE app.counters (id INT PRIMARY KEY, value INT)",
             "INSERT INTO app.counters VALUES (1, 0), (2, 0), (3, 0), (4, 0)",
@@ -135,6 +147,16 @@ impl Pair {
 
     pub fn member(&self, server: &str) -> &Arc<Member> {
         &self.members[&name(server)]
+    }
+
+    /// SIGKILL, not by its worker.
+    pub async fn kill(&self, server: &str) {
+        self.member(server).machine.lock().unwrap().kill_database();
+        self.member(server).worker.stopped().await;
+    }
+
+    pub fn sql(&self, server: &str, statement: &str) -> String {
+        self.member(server).machine.lock().unwrap().moved_sql(statement)
     }
 
     pub fn socket(&self, server: &str) -> PathBuf {
@@ -253,9 +275,17 @@ impl Pair {
 
 /// As root, without a password.
 pub async fn connect(socket: &Path) -> Result<Conn, mysql_async::Error> {
+    connect_as(socket, ("root", None)).await
+}
+
+async fn connect_as(
+    socket: &Path,
+    (user, password): (&str, Option<&str>),
+) -> Result<Conn, mysql_async::Error> {
     let options = OptsBuilder::default()
         .socket(Some(socket.to_string_lossy()))
-        .user(Some("root"))
+        .user(Some(user))
+        .pass(password)
         .prefer_socket(false);
     Conn::new(options).await
 }
@@ -275,7 +305,8 @@ impl Writers {
             let (stop, socket) = (stop.clone(), socket.to_owned());
             tokio::spawn(async move {
                 let mut acked = 0;
-                let Ok(mut conn) = connect(&socket).await else {
+                let application = ("app", Some("app-Password-1"));
+                let Ok(mut conn) = connect_as(&socket, application).await else {
                     return acked;
                 };
                 while !stop.load(Ordering::Relaxed) {

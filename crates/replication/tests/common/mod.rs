@@ -284,6 +284,13 @@ impl Machine {
         }
     }
 
+    /// Freezes the database, or lets it go on.
+    pub fn signal_database(&self, signal: rustix::process::Signal) {
+        let pid = find::server_in(&self.datadir()).expect("the database runs");
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Runs SQL as root over a socket, for the tests' own purposes.
     pub fn sql(&self, socket: &Path, statement: &str) -> String {
         self.try_sql(socket, ("root", ""), statement)
