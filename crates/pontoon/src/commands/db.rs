@@ -123,7 +123,6 @@ async fn status(context: &Context, args: &Status) -> anyhow::Result<u8> {
             paint: context.screen.out,
             columns,
             lines,
-            wide: false,
         };
         context.screen.answer(&render(&status, frame))?;
     }

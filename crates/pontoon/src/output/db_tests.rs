@@ -55,7 +55,6 @@ fn shown(status: &DbStatus, columns: usize) -> String {
         paint: Paint::off(),
         columns,
         lines: None,
-        wide: false,
     };
     render(status, frame)
 }
