@@ -22,6 +22,7 @@ mod greeting;
 mod handshake_response;
 mod ok;
 mod read;
+mod reframe;
 pub mod reply;
 pub mod statement;
 mod status;
@@ -38,6 +39,7 @@ pub use greeting::{Greeting, ServerGreeting};
 pub use handshake_response::{FirstReply, HandshakeResponse, SslRequest};
 pub use ok::{EofPacket, OkPacket, Reply, SessionState, SessionStateReader};
 pub use read::Reader;
+pub use reframe::Reframer;
 pub use status::StatusFlags;
 
 /// Why bytes are not what the protocol says.

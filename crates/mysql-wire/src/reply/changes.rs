@@ -174,8 +174,8 @@ impl Hidden {
 }
 
 impl SessionState<'_> {
-    /// Appends it as one entry. Several system variables of one entry become one entry each, as MySQL sends them.
-    fn write(&self, out: &mut Vec<u8>) {
+    /// Appends it to the session state of an OK packet, as one entry. Several system variables of one entry become one entry each, as MySQL sends them.
+    pub fn write(&self, out: &mut Vec<u8>) {
         let mut entry = |kind: u8, prefix: &[u8], first: &[u8], second: Option<&[u8]>| {
             let mut data = prefix.to_vec();
             write::lenenc_bytes(&mut data, first);

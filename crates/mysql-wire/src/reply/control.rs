@@ -1,8 +1,14 @@
 //! The packets of an answer that are looked at: OK, EOF, ERR and what begins a result.
 
-use super::walker::{At, Of};
+use super::walker::{At, Of, OutParams};
 use super::{Expect, Outcome, Prepared, ReplyWalker, Step};
-use crate::{Capabilities, EofPacket, ErrorPacket, OkPacket, Reader, SqlState, StatusFlags, WireError};
+use crate::{
+    Capabilities, EofPacket, ErrorPacket, HEADER_LEN, OkPacket, Reader, SqlState, StatusFlags, WireError,
+};
+
+/// What is said of a row of out-parameters.
+const OUT_PARAMS: StatusFlags =
+    StatusFlags(StatusFlags::PS_OUT_PARAMS.0 | StatusFlags::MORE_RESULTS_EXISTS.0);
 
 /// The error code that makes an ERR packet a progress report (MariaDB: "ERR_Packet").
 const PROGRESS: u16 = 0xFFFF;
@@ -30,6 +36,19 @@ impl ReplyWalker {
             (At::First, _) => self.column_count(payload, out),
             (At::FirstRow | At::Rows, _) => self.rows_end(payload, out),
             _ => Err(WireError::Malformed("a packet that has no place in this answer")),
+        }
+    }
+
+    /// Behind a row: says in the EOF packet before it that it was one of out-parameters.
+    fn mark_out_params(&mut self, status: StatusFlags, out: &mut [u8]) {
+        const STATUS: usize = HEADER_LEN + 3;
+        if let Some(at) = self.held_at.take()
+            && status.has(StatusFlags::PS_OUT_PARAMS)
+            && let Some(place) = out.get_mut(at + STATUS..)
+            && let Some(place) = place.first_chunk_mut::<2>()
+        {
+            let said = StatusFlags(u16::from_le_bytes(*place)) | StatusFlags(status.0 & OUT_PARAMS.0);
+            *place = said.0.to_le_bytes();
         }
     }
 
@@ -157,6 +176,7 @@ impl ReplyWalker {
                 state: &[],
             }
         };
+        self.mark_out_params(ok.status, out);
         let fetched = self.expect == Expect::Fetch;
         if fetched {
             let last = ok.status.has(StatusFlags::LAST_ROW_SENT);
@@ -201,9 +221,13 @@ impl ReplyWalker {
     /// Writes an OK packet as the client understands it.
     fn write_ok(&mut self, header: u8, ok: &OkPacket<'_>, out: &mut Vec<u8>) -> Result<(), WireError> {
         if header == OkPacket::AS_EOF && !self.client.has(Capabilities::DEPRECATE_EOF) {
+            let before_only = self.out_params == Some(OutParams::Before);
             let eof = EofPacket {
                 warnings: ok.warnings,
-                status: ok.status,
+                status: match before_only && ok.status.has(StatusFlags::PS_OUT_PARAMS) {
+                    true => ok.status.without(OUT_PARAMS),
+                    false => ok.status,
+                },
             };
             self.packet(out, |out| eof.write(out));
             return Ok(());
@@ -217,6 +241,7 @@ impl ReplyWalker {
         }
         let ok = OkPacket {
             state: left.as_deref().unwrap_or(ok.state),
+            warnings: self.told_warnings.unwrap_or(ok.warnings),
             ..ok.clone()
         };
         let client = self.client;

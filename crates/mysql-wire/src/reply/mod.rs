@@ -20,7 +20,7 @@ mod tests;
 mod walker;
 
 pub use changes::{Changes, Hidden, MAX_COLLECTED};
-pub use walker::{MAX_CONTROL_PACKET, ReplyWalker};
+pub use walker::{MAX_CONTROL_PACKET, MAX_HELD, OutParams, ReplyWalker};
 
 use crate::{Command, SqlState, StatusFlags};
 

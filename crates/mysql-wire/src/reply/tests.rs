@@ -150,6 +150,64 @@ fn out_parameters_of_an_old_mysql_connection_are_not_the_end() {
     assert_eq!((out, done.unwrap().status.0), (bytes, 2));
 }
 
+/// What an old client gets of a procedure with out-parameters, in pieces of so many bytes, if whatever is not held back
+/// is sent at once.
+fn out_params(manner: OutParams, row: &[u8], piece: usize) -> Vec<u8> {
+    const OUT: u16 = 0x100A;
+    let row = [b"\0\0", row].concat();
+    let bytes = packets(&[b"\x01", DEFINITION, &row, &ok(0xFE, OUT, b""), &ok(0, 2, b"")]);
+    let mut walker = ReplyWalker::new(Expect::Execute, FULL, OLD, 1).with_out_params(manner);
+    let (mut sent, mut out, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for bytes in bytes.chunks(piece) {
+        rest.extend_from_slice(bytes);
+        let fed = walker.feed(&rest, &mut out).unwrap();
+        rest.drain(..fed.consumed);
+        assert!(walker.held() <= MAX_HELD);
+        sent.extend(out.drain(..out.len() - walker.held()));
+    }
+    assert!(out.is_empty() && rest.is_empty());
+    sent
+}
+
+#[test]
+fn an_old_client_is_told_of_out_parameters_before_their_row() {
+    let wanted = |row: &[u8], before, behind| {
+        let row = [b"\0\0", row].concat();
+        packets(&[
+            b"\x01",
+            DEFINITION,
+            &eof(0, before),
+            &row,
+            &eof(1, behind),
+            &ok(0, 2, b""),
+        ])
+    };
+    for piece in [1, 7, 1_000] {
+        for (manner, behind) in [(OutParams::BeforeAndBehind, 0x100A), (OutParams::Before, 2)] {
+            assert_eq!(
+                out_params(manner, b"\x01x", piece),
+                wanted(b"\x01x", 0x100A, behind)
+            );
+        }
+    }
+    // A row that is too long is not kept back for it.
+    let long = [&b"\xfd\x00\x00\x02"[..], &[b'x'; 0x20000]].concat();
+    assert_eq!(out_params(OutParams::Before, &long, 1_000), wanted(&long, 2, 2));
+}
+
+#[test]
+fn a_command_tells_the_warnings_of_the_statement_before() {
+    let walker = ReplyWalker::new(Expect::ResetOrPing, FULL, FULL, 1).with_warnings(3);
+    let mut told = Vec::new();
+    let packet = ok(0, 2, b"");
+    let packet = OkPacket {
+        warnings: 3,
+        ..OkPacket::parse(&packet, FULL).unwrap()
+    };
+    packet.write(&mut told, 0, FULL);
+    assert_eq!(walk(walker, &packets(&[&ok(0, 2, b"")])).0, packets(&[&told]));
+}
+
 #[test]
 fn fetched_rows_have_no_definitions() {
     for (status, cursor) in [(CURSOR, true), (LAST_ROW, false), (CURSOR | LAST_ROW, false)] {

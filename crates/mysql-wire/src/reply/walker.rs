@@ -12,6 +12,18 @@ use crate::{
 /// packets, names of local files. Rows and definitions have no limit.
 pub const MAX_CONTROL_PACKET: usize = 1024 * 1024;
 
+/// The longest row that is kept back until it is known to be one of out-parameters, in bytes.
+pub const MAX_HELD: usize = 64 * 1024;
+
+/// How a server without `DEPRECATE_EOF` says that a row is one of out-parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutParams {
+    /// MariaDB: before the row and behind it.
+    BeforeAndBehind,
+    /// MySQL: before the row only, and there also that more follows.
+    Before,
+}
+
 /// Session status that belongs to the packet it came with, not to an EOF packet that is put in before it.
 const OF_ONE_PACKET: StatusFlags = StatusFlags(
     StatusFlags::MORE_RESULTS_EXISTS.0
@@ -76,6 +88,13 @@ pub struct ReplyWalker {
     pub(super) cursor: bool,
     /// Whether another result follows the out-parameters, whatever the packet behind them says.
     pub(super) out_params_follow: bool,
+    pub(super) out_params: Option<OutParams>,
+    /// Where in `out` the EOF packet before a row stands that may be one of out-parameters.
+    pub(super) held_at: Option<usize>,
+    /// How many bytes at the end of `out` may still change.
+    held: usize,
+    /// What the OK packet of a command says instead of the server's own count.
+    pub(super) told_warnings: Option<u16>,
     pub(super) status: StatusFlags,
     pub(super) status_told: bool,
     pub(super) warnings: u16,
@@ -110,6 +129,10 @@ impl ReplyWalker {
             rows: matches!(expect, Expect::Fetch),
             cursor: false,
             out_params_follow: false,
+            out_params: None,
+            held_at: None,
+            held: 0,
+            told_warnings: None,
             status: StatusFlags::AUTOCOMMIT,
             status_told: false,
             warnings: 0,
@@ -129,6 +152,24 @@ impl ReplyWalker {
         self
     }
 
+    /// For a statement that may answer with out-parameters: a client without `DEPRECATE_EOF` looks for that before their
+    /// row, where a server with it has not said so yet. See [`ReplyWalker::held`].
+    #[must_use]
+    pub fn with_out_params(mut self, manner: OutParams) -> ReplyWalker {
+        let (server, client) = (self.backend, self.client);
+        let differ = server.has(Capabilities::DEPRECATE_EOF) && !client.has(Capabilities::DEPRECATE_EOF);
+        self.out_params = (differ && self.expect == Expect::Execute).then_some(manner);
+        self
+    }
+
+    /// For a command that is no statement: the OK packet tells so many warnings. A server tells those of the statement
+    /// before, and that may have run elsewhere.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: u16) -> ReplyWalker {
+        self.told_warnings = Some(warnings);
+        self
+    }
+
     /// With session state that the client must not see.
     #[must_use]
     pub fn with_hidden(mut self, hidden: Arc<Hidden>) -> ReplyWalker {
@@ -141,6 +182,17 @@ impl ReplyWalker {
     pub fn with_statement_id(mut self, id: u32) -> ReplyWalker {
         self.statement_id = Some(id);
         self
+    }
+
+    /// Before the first packet: it carries this number.
+    pub fn begin_with(&mut self, sequence: u8) {
+        self.sequence = sequence;
+    }
+
+    /// How many bytes at the end of what was written are to be kept back, because they may still change: at most
+    /// [`MAX_HELD`].
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Bytes written for the client so far.
@@ -183,7 +235,12 @@ impl ReplyWalker {
     /// far as it goes.
     pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Fed, WireError> {
         let before = out.len();
+        self.held_at = (self.held > 0).then(|| before.saturating_sub(self.held));
         let fed = self.walk(bytes, out);
+        self.held = self.held_at.map_or(0, |at| out.len() - at);
+        if self.held > MAX_HELD {
+            self.held = 0;
+        }
         self.delivered += (out.len() - before) as u64;
         let mut fed = fed?;
         if let Step::Done(done) = &mut fed.step {
@@ -387,6 +444,7 @@ impl ReplyWalker {
     /// Before a data packet: the EOF packet that is due before the first row.
     pub(super) fn begin_data(&mut self, out: &mut Vec<u8>) {
         if self.at == At::FirstRow {
+            self.held_at = self.out_params.map(|_| out.len());
             self.put_eof_in(self.status, out);
             self.at = At::Rows;
         }

@@ -13,7 +13,8 @@ pub struct Account {
     pub host: Vec<u8>,
     /// How it can prove itself, each way by itself: a plugin, as it is called in the table, and what is stored for it.
     pub ways: Vec<(Vec<u8>, Vec<u8>)>,
-    /// It is locked, its password has expired, or it needs more than one proof: for the database to say.
+    /// It is locked, its password has expired, it needs more than one proof, or what it may do in an hour is counted:
+    /// for the database to say.
     pub special: bool,
     /// It demands TLS.
     pub tls: bool,
@@ -49,10 +50,19 @@ impl Account {
         // A password that never expires has a lifetime of 0; -1 and none are the server's default, which is never.
         let expires =
             number("password_last_changed") == Some(0) || number("password_lifetime").unwrap_or(-1) > 0;
+        // What the proxy asks for itself, and how many connections it makes, is to be no more than the user's own.
+        let limited = [
+            "max_questions",
+            "max_updates",
+            "max_connections",
+            "max_user_connections",
+        ]
+        .iter()
+        .any(|limit| number(limit).unwrap_or(0) > 0);
         Some(Account {
             host: host.to_vec(),
             ways,
-            special: flag("account_locked") || expires || !json.is_object(),
+            special: flag("account_locked") || expires || limited || !json.is_object(),
             tls: number("ssl_type").unwrap_or(0) > 0,
         })
     }

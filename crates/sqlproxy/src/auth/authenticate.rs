@@ -48,8 +48,9 @@ pub struct Authenticated {
     pub collation: u8,
     /// Connection attributes.
     pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The text for the OK packet that lets the client in; empty most often.
-    pub text: Vec<u8>,
+    /// What vouches for the proxy's certificate, in the text of the OK packet of a MariaDB that does so
+    /// ([`Keys::vouch`]); empty when it cannot be said.
+    pub proof: Vec<u8>,
     /// The connection that proved the client, with its database chosen: as good as any of its user's.
     pub fresh: Option<Box<Backend>>,
     /// The connection that the session is bound to: nobody but the client itself could log in again.
@@ -121,8 +122,8 @@ pub async fn authenticate<D: Dial>(
         },
         _ => relayed(front, &attempt, door).await?,
     };
-    let text = match &proof.secret {
-        Secret::Sha1(hash) if front.has_tls() && model.is_mariadb() => {
+    let vouched = match &proof.secret {
+        Secret::Sha1(hash) if model.is_mariadb() => {
             door.keys.vouch(&native::stored(hash), &front.challenge())
         }
         _ => Vec::new(),
@@ -135,7 +136,7 @@ pub async fn authenticate<D: Dial>(
         capabilities: front.capabilities(),
         collation: attempt.collation,
         attributes: attempt.attributes,
-        text,
+        proof: vouched,
         fresh: proof.fresh,
         bound: proof.bound,
     })

@@ -159,7 +159,8 @@ impl Control {
         } else {
             format!(
                 "SELECT User, Host, plugin, authentication_string, password_expired, account_locked, ssl_type, \
-                 password_lifetime, User_attributes->'$.Multi_factor_authentication' FROM mysql.user WHERE User IN ({names})"
+                 password_lifetime, User_attributes->'$.Multi_factor_authentication', \
+                 max_questions + max_updates + max_connections + max_user_connections FROM mysql.user WHERE User IN ({names})"
             )
         };
         let rows = timeout(PATIENCE, self.query(&query))
@@ -178,7 +179,8 @@ impl Control {
                         special: field(4) == b"Y"
                             || field(5) == b"Y"
                             || !matches!(field(7), b"" | b"0")
-                            || row.get(8).is_some_and(Option::is_some),
+                            || row.get(8).is_some_and(Option::is_some)
+                            || field(9) != b"0",
                         tls: !field(6).is_empty(),
                     }
                 };

@@ -10,8 +10,8 @@ use pontoon_mysql_wire::{
 use super::{Link, read_more, send};
 use crate::peer::Peer;
 
-/// Longer answers are not the proxy's own questions'.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// Longer answers are not the proxy's own questions'. A user can have thousands of rights.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -78,6 +78,11 @@ impl Answer {
         }
     }
 
+    /// The first packet to the client carries this number: its command came in several frames.
+    pub fn begins_with(&mut self, sequence: u8) {
+        self.walker.begin_with(sequence);
+    }
+
     /// What understands it.
     pub fn walker(&mut self) -> &mut ReplyWalker {
         &mut self.walker
@@ -106,7 +111,7 @@ impl Answer {
                     return Poll::Ready(Ended::Stopped(end));
                 }
             }
-            let kept = self.out.len() - self.sent;
+            let kept = self.sendable() - self.sent;
             if kept >= WRITE_AT {
                 match self.poll_write(cx, client) {
                     Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
@@ -154,7 +159,7 @@ impl Answer {
     fn feed(&mut self, bytes: &[u8]) -> Option<Ended> {
         if self.client_gone {
             // Nobody is there to hear it.
-            self.out.clear();
+            self.out.drain(..self.sendable());
             self.sent = 0;
         }
         let fed = if self.unread.is_empty() {
@@ -186,8 +191,9 @@ impl Answer {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, client: &mut Peer) -> Poll<io::Result<()>> {
-        while self.sent < self.out.len() {
-            let count = ready!(Pin::new(&mut *client).poll_write(cx, &self.out[self.sent..]))?;
+        let end = self.sendable();
+        while self.sent < end {
+            let count = ready!(Pin::new(&mut *client).poll_write(cx, &self.out[self.sent..end]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -195,13 +201,18 @@ impl Answer {
             self.unflushed = true;
             self.sent += count;
         }
-        self.out.clear();
+        self.out.drain(..end);
         self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
+    /// The end of what may be sent already.
+    fn sendable(&self) -> usize {
+        self.out.len() - self.walker.held()
+    }
+
     fn poll_flush_all(&mut self, cx: &mut Context<'_>, client: &mut Peer) -> Poll<io::Result<()>> {
-        if self.sent < self.out.len() {
+        if self.sent < self.sendable() {
             ready!(self.poll_write(cx, client))?;
         }
         if self.unflushed && client.needs_flush() {

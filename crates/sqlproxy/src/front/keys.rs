@@ -62,12 +62,13 @@ impl Keys {
     /// who knows what is stored of its password (MariaDB: "Zero-configuration TLS"): it trusts no other that signs
     /// itself.
     pub fn vouch(&self, stored: &[u8], challenge: &[u8]) -> Vec<u8> {
-        const SHA256: u8 = 1;
+        // The length of what follows, and what it is.
+        const BEGIN: [u8; 2] = [1 + 64, 1];
         let mut context = Context::new(&digest::SHA256);
         for part in [stored, challenge, &self.fingerprint] {
             context.update(part);
         }
-        let mut text = vec![SHA256];
+        let mut text = BEGIN.to_vec();
         for byte in context.finish().as_ref() {
             text.extend_from_slice(format!("{byte:02X}").as_bytes());
         }

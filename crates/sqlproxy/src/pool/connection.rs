@@ -36,6 +36,8 @@ pub struct Identity {
     pub transport: Transport,
     /// Whether the account demands TLS.
     pub tls: bool,
+    /// Its connections are nobody else's, ever: nothing has to be known of them but what its own session needs.
+    pub alone: bool,
 }
 
 /// What two connections must have in common to stand in for each other.
@@ -153,6 +155,10 @@ pub struct Connection {
     pub statements: OnBackend,
     /// What `LAST_INSERT_ID()` is on it, when that is known.
     pub insert_id: Option<u64>,
+    /// The last login (see `Thread::login`) whose rights it is known to have.
+    pub vetted: u64,
+    /// What its user was allowed when it logged in, as a digest.
+    rights: [u8; 32],
     /// Its last statement left warnings or an error. A statement without tables does not take them away.
     pub warned: bool,
     /// The server reports what the proxy must know.
@@ -213,7 +219,10 @@ impl Connection {
              @@sql_auto_is_null, @@wait_timeout, @@session.session_track_system_variables, \
              @@session.session_track_schema, @@session.session_track_state_change{gtids}"
         );
-        let questions = [Question::query(facts.as_bytes()), Question::query(&tracking)];
+        let mut questions = vec![Question::query(facts.as_bytes()), Question::query(&tracking)];
+        if !key.identity.alone {
+            questions.push(Question::query(RIGHTS));
+        }
         let status = backend.status;
         let asked = ask(&mut backend.peer, backend.capabilities, &questions, &link);
         let told = tokio::time::timeout(OWN_QUESTIONS, asked)
@@ -228,6 +237,7 @@ impl Connection {
             let value = row.get(at).cloned().flatten().unwrap_or_default();
             String::from_utf8_lossy(&value).into_owned()
         };
+        let rights = told.get(2).map(|told| digest_of(&told.bytes)).unwrap_or_default();
         let quoted = |at: usize| match row.get(at) {
             Some(Some(_)) => format!("'{}'", text(at).replace('\'', "''")),
             _ => "NULL".to_owned(),
@@ -285,6 +295,8 @@ impl Connection {
             facts: Rc::new(facts),
             statements: OnBackend::default(),
             insert_id: Some(0),
+            vetted: 0,
+            rights,
             warned: false,
             tracked: true,
             to_close: Vec::new(),
@@ -345,6 +357,28 @@ impl Connection {
         }
         self.applied = Rc::clone(wanted);
         Ok(())
+    }
+
+    /// Whether its user is still allowed what it was when the connection logged in. A server looks into its global
+    /// rights and its roles at a login only, and into those for the default database when that is chosen; so it is
+    /// chosen again.
+    ///
+    /// # Errors
+    /// [`AskError`]: the connection is to be closed. Whether the user may come in at all is for a new login to find out.
+    pub async fn vet(&mut self, wanted: &State) -> Result<bool, AskError> {
+        let mut questions = vec![Question::query(RIGHTS)];
+        // A database that it does not have yet is chosen with the rest of the state.
+        if let Some(database) = wanted
+            .database
+            .as_ref()
+            .filter(|_| wanted.database == self.applied.database)
+        {
+            questions.push(Question::new(Command::InitDb, database, Expect::ResetOrPing));
+        }
+        let told = self.ask(&questions).await?;
+        Ok(told
+            .first()
+            .is_some_and(|told| digest_of(&told.bytes) == self.rights))
     }
 
     /// Has the server report to its session as if there were no proxy: for one that looks at what is reported. Of no use
@@ -446,6 +480,15 @@ impl Drop for Connection {
             self.backend.peer.abort_on_drop();
         }
     }
+}
+
+/// What a user is allowed, in both servers' words. Nobody needs a right to ask it of itself.
+const RIGHTS: &[u8] = b"SHOW GRANTS";
+
+fn digest_of(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    digest
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> AskError {

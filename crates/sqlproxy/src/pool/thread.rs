@@ -92,6 +92,8 @@ pub struct Need<'a> {
     pub replica: Option<&'a Database>,
     /// What the session has set.
     pub state: &'a Rc<State>,
+    /// Which login it is for: see [`Thread::login`].
+    pub login: u64,
 }
 
 /// Why there is no connection.
@@ -140,6 +142,8 @@ pub struct Thread {
     /// The proxy's own keys.
     pub keys: Arc<Keys>,
     serial: Cell<u64>,
+    /// How many logins there were.
+    logins: Cell<u64>,
     /// Somebody of this thread waits for a connection.
     waiting: Cell<usize>,
     left: Notify,
@@ -164,6 +168,7 @@ impl Thread {
             proven: Proven::default(),
             keys,
             serial: Cell::new(0),
+            logins: Cell::new(0),
             waiting: Cell::new(0),
             left: Notify::new(),
             ender,
@@ -182,6 +187,8 @@ impl Thread {
                 && one.collation == wanted.collation
                 && one.transport == wanted.transport
                 && one.tls == wanted.tls
+                && !one.alone
+                && !wanted.alone
         };
         if let Some(found) = known.iter().filter_map(Weak::upgrade).find(|one| same(one)) {
             return found;
@@ -189,6 +196,12 @@ impl Thread {
         let new = Rc::new(wanted);
         known.push(Rc::downgrade(&new));
         new
+    }
+
+    /// The number of a login that begins now. What a connection was allowed before is not what its client is allowed.
+    pub fn login(&self) -> u64 {
+        self.logins.set(self.logins.get() + 1);
+        self.logins.get()
     }
 
     /// Where the numbers of sessions that are to end are sent.
@@ -302,7 +315,7 @@ impl Thread {
                 side: database.side,
                 server,
             };
-            if let Some(found) = self.take_free(&key, need.state).await {
+            if let Some(found) = self.take_free(&key, need).await {
                 return Ok(found);
             }
             if let Some(place) = places.take() {
@@ -330,7 +343,7 @@ impl Thread {
                     Err(other) => return Err(other),
                 }
             }
-            if let Some(stolen) = self.steal(&key, need.state).await {
+            if let Some(stolen) = self.steal(&key, need).await {
                 return Ok(stolen);
             }
             let given_up = self.shelf.borrow_mut().give_up(server);
@@ -377,24 +390,46 @@ impl Thread {
         }
     }
 
-    async fn take_free(&self, key: &Key, state: &Rc<State>) -> Option<Box<Connection>> {
+    async fn take_free(&self, key: &Key, need: &Need<'_>) -> Option<Box<Connection>> {
         loop {
-            let mut found = self.shelf.borrow_mut().take_free(key, |one| one.effort(state))?;
-            if found.is_good().await {
+            let mut found = self
+                .shelf
+                .borrow_mut()
+                .take_free(key, |one| one.effort(need.state))?;
+            if found.is_good().await && self.vet(&mut found, need).await {
                 found.owner = None;
                 return Some(found);
             }
         }
     }
 
-    async fn steal(&self, key: &Key, state: &Rc<State>) -> Option<Box<Connection>> {
+    async fn steal(&self, key: &Key, need: &Need<'_>) -> Option<Box<Connection>> {
         loop {
             let mut found = self
                 .shelf
                 .borrow_mut()
-                .steal(key, |one| one.effort(state).is_some())?;
-            if found.is_good().await && found.settle().await.is_ok() {
+                .steal(key, |one| one.effort(need.state).is_some())?;
+            if found.is_good().await && found.settle().await.is_ok() && self.vet(&mut found, need).await {
                 return Some(found);
+            }
+        }
+    }
+
+    /// Whether the connection may do what a new one of this login may. What may not is given up: its own rights are
+    /// those of an earlier time.
+    async fn vet(&self, connection: &mut Connection, need: &Need<'_>) -> bool {
+        if connection.vetted >= need.login {
+            return true;
+        }
+        let now = self.logins.get();
+        match connection.vet(need.state).await {
+            Ok(same) => {
+                connection.vetted = now;
+                same
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection is not what a new login would be");
+                false
             }
         }
     }
@@ -450,6 +485,7 @@ impl Thread {
         let key = Key { server, ..key };
         let pin = opened.pin.clone();
         let wanted = need.state.database.as_deref();
+        let vetted = self.logins.get();
         let who = Login {
             user: &key.identity.user,
             secret: &key.identity.secret,
@@ -466,7 +502,8 @@ impl Thread {
         let side = key.side;
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
-        let connection = Connection::set_up(backend, key, serial, wanted, place).await?;
+        let mut connection = Connection::set_up(backend, key, serial, wanted, place).await?;
+        connection.vetted = vetted;
         self.links
             .borrow_mut()
             .insert(serial, (side, pin, Rc::downgrade(&connection.link)));
@@ -511,7 +548,8 @@ impl Thread {
         };
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
-        let connection = Connection::set_up(backend, key, serial, database, place).await?;
+        let mut connection = Connection::set_up(backend, key, serial, database, place).await?;
+        connection.vetted = self.logins.get();
         self.learn_limit(&places, &connection);
         self.links
             .borrow_mut()

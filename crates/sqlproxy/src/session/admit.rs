@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use pontoon_mysql_wire::{ErrorPacket, SqlState, error_code};
+use pontoon_mysql_wire::{Capabilities, ErrorPacket, SqlState, error_code};
 
-use super::{Client, serve};
+use super::state::State;
+use super::{Client, Entrance, Next, Refused, serve};
 use crate::auth::{Authenticated, Dial, Doorkeeper, NotAuthenticated, authenticate};
 use crate::backend::{Opened, SESSION_FLAGS};
 use crate::context::Context;
@@ -63,7 +65,7 @@ async fn greet(thread: &Rc<Thread>, peer: Peer, transport: Transport, id: u32, l
         }
     };
     let greeted = Front::greet(peer, transport, id, &model, &thread.keys).await;
-    let (mut front, mut attempt) = match greeted {
+    let (front, attempt) = match greeted {
         Ok(greeted) => greeted,
         Err((error, front)) => {
             tracing::debug!(%error, "a client did not log in");
@@ -74,45 +76,175 @@ async fn greet(thread: &Rc<Thread>, peer: Peer, transport: Transport, id: u32, l
         }
     };
     let (challenge, capabilities) = (front.challenge(), front.capabilities());
+    let mut before: Option<Before> = None;
+    let mut refused_changes = 0;
+    let mut turn = Turn::Ask(Box::new(front), attempt);
     loop {
-        let door = Doorkeeper {
-            directory: &thread.directory,
-            proven: &thread.proven,
-            keys: &thread.keys,
-            dial: &dial,
+        let entered = match turn {
+            Turn::Serve(client) => Ok(client),
+            Turn::Ask(front, _) if refused_changes >= MAX_REFUSED_CHANGES => {
+                Err(Some(refused(*front, unknown_command())))
+            }
+            Turn::Ask(front, attempt) => {
+                let entrance = match before {
+                    None => Entrance::Login,
+                    Some(_) => Entrance::Change,
+                };
+                ask(thread, *front, attempt, (&dial, transport), id, entrance).await
+            }
         };
-        let who = match authenticate(&mut front, attempt, &door).await {
-            Ok(who) => who,
-            Err(NotAuthenticated::Refused(packet)) => return front.refuse(&packet).await,
-            Err(NotAuthenticated::Front(error)) => {
-                tracing::debug!(%error, "a client did not log in");
-                if let Some(packet) = error.to_packet() {
-                    front.refuse(&packet).await;
+        let refused = match entered {
+            Err(None) => return,
+            Err(Some(refused)) => refused,
+            Ok(client) => {
+                let now = Same::of(&client);
+                match Box::pin(serve(Rc::clone(thread), client, Rc::clone(link))).await {
+                    None => return,
+                    Some(Next::Refused(refused)) => refused,
+                    Some(Next::Change(change)) => {
+                        let attempt = Attempt::of_change(change.to, now.identity.collation);
+                        before = Some(Before {
+                            client: now,
+                            kept: change.kept,
+                        });
+                        let (peer, read) = (change.peer, &change.read);
+                        let front =
+                            Front::again(peer, read, transport, challenge, capabilities, change.sequence);
+                        turn = Turn::Ask(Box::new(front), attempt);
+                        continue;
+                    }
                 }
-                return;
             }
         };
-        let collation = who.collation;
-        let (peer, sequence, rest) = front.into_parts();
-        let client = match client(thread, who, transport, id, peer, sequence, rest).await {
-            Ok(client) => client,
-            Err((mut peer, packet)) => {
-                super::say::error_to(&mut peer, link, sequence, &packet, capabilities).await;
-                return;
+        // A MariaDB lets the session go on as whom it was; a MySQL ends it.
+        let back = before.take().filter(|_| model.is_mariadb());
+        let back = back.and_then(|before| Some((before.client, before.kept?)));
+        let Refused {
+            mut peer,
+            read,
+            sequence,
+            packet,
+        } = refused;
+        if back.is_some() {
+            refused_changes += 1;
+            tokio::time::sleep(AFTER_REFUSED_CHANGE).await;
+        }
+        let told = super::say::error_to(&mut peer, link, sequence, &packet, capabilities);
+        // Who does not listen is not waited for.
+        let told = tokio::time::timeout(TELLING, told).await.unwrap_or(false);
+        match back.filter(|_| told) {
+            Some((same, kept)) => turn = Turn::Serve(same.again(peer, sequence, read, kept)),
+            None => return,
+        }
+    }
+}
+
+/// What comes next for a client.
+enum Turn {
+    /// It is asked who it is.
+    Ask(Box<Front>, Attempt),
+    /// It is served.
+    Serve(Client),
+}
+
+/// Finds out who the client is.
+async fn ask(
+    thread: &Rc<Thread>,
+    mut front: Front,
+    attempt: Attempt,
+    (dial, transport): (&ToPrimary, Transport),
+    id: u32,
+    entrance: Entrance,
+) -> Result<Client, Option<Refused>> {
+    let login = thread.login();
+    let door = Doorkeeper {
+        directory: &thread.directory,
+        proven: &thread.proven,
+        keys: &thread.keys,
+        dial,
+    };
+    match authenticate(&mut front, attempt, &door).await {
+        Ok(who) => {
+            let (peer, sequence, rest) = front.into_parts();
+            let parts = (peer, sequence, rest, login, entrance);
+            client(thread, who, transport, id, parts).await.map_err(Some)
+        }
+        Err(NotAuthenticated::Refused(packet)) => Err(Some(refused(front, packet))),
+        Err(NotAuthenticated::Front(error)) => {
+            tracing::debug!(%error, "a client did not log in");
+            if let Some(packet) = error.to_packet() {
+                front.refuse(&packet).await;
             }
-        };
-        let Some(change) = Box::pin(serve(Rc::clone(thread), client, Rc::clone(link))).await else {
-            return;
-        };
-        front = Front::again(
-            change.peer,
-            &change.read,
-            transport,
-            challenge,
-            capabilities,
-            change.sequence,
-        );
-        attempt = Attempt::of_change(change.to, collation);
+            Err(None)
+        }
+    }
+}
+
+fn refused(front: Front, packet: ErrorPacket) -> Refused {
+    let (peer, sequence, read) = front.into_parts();
+    Refused {
+        peer,
+        read,
+        sequence,
+        packet,
+    }
+}
+
+/// How long it may take to tell a client that it is refused.
+const TELLING: Duration = Duration::from_millis(500);
+
+/// Refused changes of user that one connection may try, so that nobody finds a password by them (MariaDB's own
+/// number).
+const MAX_REFUSED_CHANGES: u32 = 3;
+
+/// What each of them costs (MariaDB's own span).
+const AFTER_REFUSED_CHANGE: Duration = Duration::from_secs(1);
+
+fn unknown_command() -> ErrorPacket {
+    let state = SqlState::new(*b"08S01").unwrap_or(SqlState::GENERAL);
+    ErrorPacket::new(super::commands::UNKNOWN_COMMAND, state, "Unknown command")
+}
+
+/// Whom a client is until its COM_CHANGE_USER is granted.
+#[derive(Debug)]
+struct Before {
+    client: Same,
+    kept: Option<Rc<State>>,
+}
+
+/// What makes a session of the same client anew.
+#[derive(Debug)]
+struct Same {
+    id: u32,
+    capabilities: Capabilities,
+    identity: Rc<Identity>,
+    login: u64,
+}
+
+impl Same {
+    fn of(client: &Client) -> Same {
+        Same {
+            id: client.id,
+            capabilities: client.capabilities,
+            identity: Rc::clone(&client.identity),
+            login: client.login,
+        }
+    }
+
+    fn again(self, peer: Peer, sequence: u8, read: Vec<u8>, kept: Rc<State>) -> Client {
+        Client {
+            peer,
+            id: self.id,
+            capabilities: self.capabilities,
+            identity: self.identity,
+            database: kept.database.as_deref().map(<[u8]>::to_vec),
+            sequence,
+            read,
+            bound: None,
+            login: self.login,
+            proof: Vec::new(),
+            entrance: Entrance::Refused(kept),
+        }
     }
 }
 
@@ -122,10 +254,8 @@ async fn client(
     who: Authenticated,
     transport: Transport,
     id: u32,
-    peer: Peer,
-    sequence: u8,
-    read: Vec<u8>,
-) -> Result<Client, (Peer, ErrorPacket)> {
+    (peer, sequence, read, login, entrance): (Peer, u8, Vec<u8>, u64, Entrance),
+) -> Result<Client, Refused> {
     let identity = thread.identity(Identity {
         user: who.user,
         fingerprint: who.secret.fingerprint(),
@@ -134,6 +264,7 @@ async fn client(
         collation: who.collation,
         transport,
         tls: who.tls,
+        alone: who.bound.is_some(),
     });
     let mut bound = None;
     if let Some(backend) = who.bound {
@@ -147,7 +278,12 @@ async fn client(
                         "Pontoon: no connection",
                     )
                 };
-                return Err((peer, super::say::refusal(&why).unwrap_or_else(general)));
+                return Err(Refused {
+                    peer,
+                    read,
+                    sequence,
+                    packet: super::say::refusal(&why).unwrap_or_else(general),
+                });
             }
         }
     } else if let Some(backend) = who.fresh
@@ -168,5 +304,8 @@ async fn client(
         sequence,
         read,
         bound,
+        login,
+        proof: who.proof,
+        entrance,
     })
 }

@@ -1,13 +1,23 @@
 //! What a client sends, one command after the other.
 
+use std::rc::Rc;
+
 use pontoon_mysql_wire::reply::Expect;
-use pontoon_mysql_wire::{ChangeUser, Command, FrameHeader, HEADER_LEN, SqlState};
-use pontoon_sql_class::{Effects, Kind, classify};
+use pontoon_mysql_wire::{
+    ChangeUser, Command, ErrorPacket, FrameHeader, HEADER_LEN, MAX_FRAME_PAYLOAD, SqlState,
+};
+use pontoon_sql_class::{Effects, Engine, Kind, classify};
 
 use super::route::{WHOLE, unread};
 use super::run::{What, Work, command_verdict};
+use super::stream::Rest;
 use super::{Flow, Session};
+use crate::exchange::ask::{AskError, Question};
 use crate::exchange::{buffers, header};
+use crate::statements::Execute;
+
+/// Enough of any command to see which it is, and which statement's.
+const BEGINNING: usize = 16;
 
 impl Session {
     /// Serves commands to the end.
@@ -40,17 +50,40 @@ impl Session {
     /// Waits for a command: all of it, or so much that it is seen to be long. `None` at the client's end.
     async fn next_frame(&mut self) -> Option<FrameHeader> {
         loop {
-            if let Some(frame) = header(&self.inbound)
-                && (self.inbound.len() >= HEADER_LEN + frame.len || frame.len >= WHOLE)
-            {
-                // The first byte says which command it is.
-                if frame.len == 0 || self.inbound.len() > HEADER_LEN {
+            if let Some(frame) = header(&self.inbound) {
+                let whole = self.inbound.len() >= HEADER_LEN + frame.len;
+                // The first bytes say which command it is, and of which statement.
+                let seen = self.inbound.len() >= HEADER_LEN + BEGINNING;
+                if whole || (seen && frame.len >= self.longest_whole()) {
                     return Some(frame);
                 }
             }
             if !self.hear().await {
                 return None;
             }
+        }
+    }
+
+    /// From which length on the command that has begun is passed on as it comes.
+    fn longest_whole(&self) -> usize {
+        let command = self
+            .inbound
+            .get(HEADER_LEN)
+            .and_then(|byte| Command::from_byte(*byte));
+        match command {
+            // Its text is kept, to be prepared elsewhere.
+            Some(Command::StmtPrepare) => MAX_FRAME_PAYLOAD,
+            // So are the types of its parameters, which stand near its beginning.
+            Some(Command::StmtExecute) => {
+                let id = self.inbound.get(HEADER_LEN..).and_then(Execute::statement_of);
+                let statement = id.and_then(|id| self.statements.get(self.statements.resolve(id)?));
+                let types = statement.map_or(0, |statement| Execute::longest_head(statement.params));
+                match self.inbound.len() >= HEADER_LEN + types {
+                    true => WHOLE,
+                    false => usize::MAX,
+                }
+            }
+            _ => WHOLE,
         }
     }
 
@@ -105,6 +138,7 @@ impl Session {
                 Err(_) => self.unknown().await,
             },
             Command::ResetConnection => self.reset(frame).await,
+            Command::ProcessKill if self.lacks_process_kill().await => self.unknown().await,
             Command::ProcessKill => self.process_kill(frame, argument).await,
             Command::Ping | Command::Statistics | Command::Debug | Command::Refresh | Command::Shutdown => {
                 let expect = Expect::of(command).unwrap_or(Expect::ResetOrPing);
@@ -138,10 +172,33 @@ impl Session {
         self.run(&work).await
     }
 
+    /// Whether the database is one of those that have lost the command (MySQL 9): it is asked to end a connection that
+    /// nobody has.
+    async fn lacks_process_kill(&mut self) -> bool {
+        if self.facts.engine == Engine::MariaDb {
+            return false;
+        }
+        let verdict = command_verdict(Kind::Kill, Effects::NONE);
+        let Some(mut connection) = self.primary_silently(&verdict).await else {
+            return false;
+        };
+        let nobody = u32::MAX.to_le_bytes();
+        let question = Question::new(Command::ProcessKill, &nobody, Expect::ResetOrPing);
+        let said = connection.ask(&[question]).await;
+        connection.owner = Some(Rc::clone(&self.owner));
+        self.leave_own(connection, false);
+        matches!(said, Err(AskError::Refused(packet)) if packet.code == UNKNOWN_COMMAND)
+    }
+
     /// What a server says to a command that it does not know.
     async fn unknown(&mut self) -> Flow {
+        self.unknown_at(1).await
+    }
+
+    async fn unknown_at(&mut self, sequence: u8) -> Flow {
         let state = SqlState::new(*b"08S01").unwrap_or(SqlState::GENERAL);
-        self.say_error(UNKNOWN_COMMAND, state, "Unknown command").await
+        let error = ErrorPacket::new(UNKNOWN_COMMAND, state, "Unknown command");
+        self.say_packet_at(sequence, &error).await
     }
 
     /// COM_QUERY.
@@ -166,7 +223,10 @@ impl Session {
     async fn long_command(&mut self, begin: &[u8]) -> Flow {
         let payload = begin.get(HEADER_LEN..).unwrap_or_default();
         let Some(command) = payload.first().and_then(|byte| Command::from_byte(*byte)) else {
-            return Flow::Close;
+            return match self.skip(begin).await {
+                Some(sequence) => self.unknown_at(sequence).await,
+                None => Flow::Close,
+            };
         };
         match command {
             Command::Query => {
@@ -175,13 +235,20 @@ impl Session {
                     sql: None,
                     expect: Expect::Simple,
                     records: true,
-                    what: What::Streamed(begin),
+                    what: What::Streamed {
+                        begun: begin,
+                        rest: Rest::of(begin),
+                        statement: None,
+                    },
                 };
                 self.run(&work).await
             }
             Command::StmtExecute => self.long_execute(begin).await,
             Command::StmtSendLongData => self.long_long_data(begin).await,
             _ => {
+                if self.skip(begin).await.is_none() {
+                    return Flow::Close;
+                }
                 let state = SqlState::LINK_FAILURE;
                 let text = "Got a packet bigger than 'max_allowed_packet' bytes";
                 let _ = self.say_error(PACKET_TOO_LARGE, state, text).await;
@@ -192,7 +259,7 @@ impl Session {
 }
 
 /// `ER_UNKNOWN_COM_ERROR`.
-const UNKNOWN_COMMAND: u16 = 1047;
+pub(super) const UNKNOWN_COMMAND: u16 = 1047;
 /// `ER_NET_PACKET_TOO_LARGE`.
 const PACKET_TOO_LARGE: u16 = 1153;
 /// `ER_NET_PACKETS_OUT_OF_ORDER`.

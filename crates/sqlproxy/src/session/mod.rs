@@ -21,13 +21,14 @@ pub mod state;
 mod stream;
 mod tally;
 mod tracks;
+mod welcome;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use pontoon_fleet::ServerName;
 use pontoon_mysql_wire::reply::Hidden;
-use pontoon_mysql_wire::{Capabilities, ChangeUser, StatusFlags};
+use pontoon_mysql_wire::{Capabilities, ChangeUser, ErrorPacket, StatusFlags};
 use pontoon_sql_class::{Charset, SqlMode};
 
 use crate::exchange::Link;
@@ -39,6 +40,7 @@ use idle::Idle;
 use registry::Entry;
 use route::{Bonds, Side};
 use state::State;
+use welcome::Welcome;
 
 /// What connections report to the proxy and clients did not ask for.
 pub fn hidden() -> Hidden {
@@ -77,6 +79,23 @@ pub struct Client {
     pub read: Vec<u8>,
     /// The connection that its authentication led to, when that binds the session to it.
     pub bound: Option<Box<Connection>>,
+    /// Which login it is, for its thread.
+    pub login: u64,
+    /// What vouches for the proxy's certificate: see [`Welcome::proof`].
+    pub proof: Vec<u8>,
+    /// How it came in.
+    pub entrance: Entrance,
+}
+
+/// How a client came to its session.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// By a login.
+    Login,
+    /// By COM_CHANGE_USER.
+    Change,
+    /// It is who it was before a COM_CHANGE_USER that was refused, with this of what it had set. It has been told.
+    Refused(Rc<State>),
 }
 
 /// Whether the session goes on.
@@ -98,6 +117,8 @@ struct Session {
     link: Rc<Link>,
     entry: Arc<Entry>,
     capabilities: Capabilities,
+    /// Which login it is: connections have the rights of that time, or later ones.
+    login: u64,
     hidden: Arc<Hidden>,
     identity: Rc<Identity>,
     /// What the client sent and is not done with.
@@ -110,6 +131,8 @@ struct Session {
     serializable: bool,
     read_committed: bool,
     status: StatusFlags,
+    /// Warnings and errors that the statement before left.
+    conditions: u16,
     /// The connection of a transaction, a pin or a statement's leftovers.
     held: Option<Box<Connection>>,
     left: [Option<Token>; 2],
@@ -128,6 +151,15 @@ struct Session {
     change: Option<(ChangeUser, u8)>,
 }
 
+/// What comes after a session.
+#[derive(Debug)]
+pub enum Next {
+    /// Its client wants to be another.
+    Change(Change),
+    /// It did not begin.
+    Refused(Refused),
+}
+
 /// A client that wants to be another.
 #[derive(Debug)]
 pub struct Change {
@@ -139,38 +171,59 @@ pub struct Change {
     pub sequence: u8,
     /// Whom it wants to be.
     pub to: ChangeUser,
+    /// What it keeps of what it has set if it is refused; `None` when it cannot go on then.
+    pub kept: Option<Rc<State>>,
+}
+
+/// A client that is not let in, and has not been told.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its stream.
+    pub peer: Peer,
+    /// What was read ahead.
+    pub read: Vec<u8>,
+    /// What the answer begins with.
+    pub sequence: u8,
+    /// What it is told.
+    pub packet: ErrorPacket,
 }
 
 /// Serves a client that has logged in, to its end or until it wants to be another.
-pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Change> {
+pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Next> {
     let id = client.id;
-    let mut change = None;
-    if let Some(mut session) = Session::begin(&thread, client, link).await {
-        session.serve().await;
-        if session.change.is_some() {
-            session.clear_held().await;
+    let next = match Session::begin(&thread, client, link).await {
+        Ok(mut session) => {
+            session.serve().await;
+            if session.change.is_some() {
+                session.clear_held().await;
+            }
+            session.end();
+            session.change.take().map(|(to, sequence)| {
+                let kept = (!session.bound).then(|| Rc::new(session.state.after_refused_change()));
+                Next::Change(Change {
+                    peer: session.client,
+                    read: session.inbound,
+                    sequence,
+                    to,
+                    kept,
+                })
+            })
         }
-        session.end();
-        if let Some((to, sequence)) = session.change.take() {
-            let read = std::mem::take(&mut session.inbound);
-            change = Some(Change {
-                peer: session.client,
-                read,
-                sequence,
-                to,
-            });
-        }
-    }
+        Err(refused) => refused.map(Next::Refused),
+    };
     thread.context.sessions.leave(id);
-    change
+    next
 }
 
 impl Session {
     /// Finds the client its first connection, which says what the session begins with, and lets it in. The database's
     /// own refusal is the client's.
-    async fn begin(thread: &Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Session> {
-        let state = Rc::new(State::fresh(client.database.as_deref()));
-        let mut peer = client.peer;
+    async fn begin(thread: &Rc<Thread>, client: Client, link: Rc<Link>) -> Result<Session, Option<Refused>> {
+        let state = match &client.entrance {
+            Entrance::Refused(kept) => Rc::clone(kept),
+            Entrance::Login | Entrance::Change => Rc::new(State::fresh(client.database.as_deref())),
+        };
+        let peer = client.peer;
         let bound = client.bound.is_some();
         let first = match client.bound {
             Some(connection) => Ok(connection),
@@ -179,6 +232,7 @@ impl Session {
                     identity: &client.identity,
                     replica: None,
                     state: &state,
+                    login: client.login,
                 };
                 match Box::pin(thread.acquire(&need, Some(&peer))).await {
                     Ok(mut connection) => {
@@ -192,13 +246,28 @@ impl Session {
                 }
             }
         };
-        let mut connection = match first {
-            Ok(connection) => connection,
+        let welcome = Welcome {
+            database: client.database.as_deref(),
+            proof: &client.proof,
+            again: matches!(client.entrance, Entrance::Change),
+        };
+        let welcomed = first.and_then(|connection| {
+            let backend = &connection.backend;
+            let said = welcome.after(&backend.ok, backend.capabilities, client.capabilities);
+            let (ok, status) = said.map_err(|error| NoConnection::Failed(error.to_string()))?;
+            Ok((connection, ok, status))
+        });
+        let told = matches!(client.entrance, Entrance::Refused(_));
+        let (mut connection, ok, status) = match welcomed {
+            Ok(welcomed) => welcomed,
             Err(error) => {
-                if let Some(packet) = say::refusal(&error) {
-                    say::error_to(&mut peer, &link, client.sequence, &packet, client.capabilities).await;
-                }
-                return None;
+                let refused = |packet| Refused {
+                    peer,
+                    read: client.read,
+                    sequence: client.sequence,
+                    packet,
+                };
+                return Err(say::refusal(&error).filter(|_| !told).map(refused));
             }
         };
         let owner = Rc::new(Owner {
@@ -210,7 +279,6 @@ impl Session {
             .context
             .sessions
             .enter(client.id, &client.identity.user, thread.ender());
-        let status = facts.status;
         let auto_is_null = facts.auto_is_null;
         let mut session = Session {
             thread: Rc::clone(thread),
@@ -219,6 +287,7 @@ impl Session {
             link,
             entry,
             capabilities: client.capabilities,
+            login: client.login,
             hidden: Arc::clone(&thread.context.hidden),
             identity: client.identity,
             inbound: client.read,
@@ -230,6 +299,7 @@ impl Session {
             read_committed: false,
             facts,
             status,
+            conditions: 0,
             held: None,
             left: [None, None],
             replica: None,
@@ -245,11 +315,14 @@ impl Session {
             change: None,
         };
         session.keep_or_leave(connection, false);
-        match session.say_ok(client.sequence).await {
-            Flow::Next => Some(session),
+        if told {
+            return Ok(session);
+        }
+        match session.say_payload(client.sequence, &ok).await {
+            Flow::Next => Ok(session),
             Flow::Close => {
                 session.end();
-                None
+                Err(None)
             }
         }
     }
@@ -267,6 +340,11 @@ impl Session {
             self.held = Some(connection);
             return;
         }
+        self.leave_own(connection, precious);
+    }
+
+    /// Leaves a connection beside the one that is held, if one is.
+    fn leave_own(&mut self, connection: Box<Connection>, precious: bool) {
         let side = connection.key.side;
         let left = Left {
             free: false,

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use pontoon_mysql_wire::reply::{Done, Expect, Outcome};
-use pontoon_mysql_wire::{Command, FrameHeader, HEADER_LEN, SqlState, encode_packet};
-use pontoon_sql_class::{Effects, Kind, Verdict, classify};
+use pontoon_mysql_wire::reply::{Done, Expect, Outcome, Prepared};
+use pontoon_mysql_wire::{Command, ErrorPacket, FrameHeader, HEADER_LEN, Reframer, SqlState, encode_packet};
+use pontoon_sql_class::{Effects, Engine, Kind, Verdict, classify};
 
 use super::run::{What, Work, command_verdict};
 use super::say::{MALFORMED, UNKNOWN_STATEMENT};
+use super::stream::Rest;
 use super::{Flow, Session};
 use crate::exchange::ask::{AskError, Question};
 use crate::exchange::send;
@@ -48,52 +49,67 @@ impl Session {
 
     /// After an answer: what it means for prepared statements.
     pub(super) fn record_statement(&mut self, work: &Work<'_>, done: &Done, connection: &mut Connection) {
-        match work.what {
+        let failed = matches!(done.outcome, Outcome::Error { .. });
+        let id = match work.what {
             What::Prepare { id, .. } => {
-                if let (Some(prepared), Some(sql)) = (done.prepared, work.sql) {
-                    let text: Rc<[u8]> = sql.into();
-                    let statement = Statement {
-                        text: Rc::clone(&text),
-                        reads: Rc::clone(&self.state),
-                        params: prepared.params,
-                        types: Vec::new(),
-                        long_data: false,
-                        cursor: false,
-                    };
-                    let closed = connection
-                        .statements
-                        .add(text, Rc::clone(&self.state), prepared.id);
-                    connection.close_later(closed);
-                    self.statements.add(id, statement);
-                }
-            }
-            What::Execute { id, .. } => {
-                if let Some(statement) = self.statements.get_mut(id) {
-                    statement.long_data = false;
-                    statement.cursor = done.cursor;
-                }
-            }
-            What::About { id, .. } => {
-                let failed = matches!(done.outcome, Outcome::Error { .. });
-                if let Some(statement) = self.statements.get_mut(id) {
-                    match work.expect {
-                        Expect::Fetch => statement.cursor = done.cursor && !failed,
-                        // COM_STMT_RESET.
-                        _ => (statement.cursor, statement.long_data) = (false, false),
+                return match (done.prepared, work.sql) {
+                    (Some(prepared), Some(sql)) if !failed => {
+                        self.add_statement(id, prepared, sql, connection)
                     }
-                }
+                    _ => self.statements.refused(),
+                };
             }
-            What::Frame(_) | What::Streamed(_) => {}
+            What::Execute { id, .. }
+            | What::About { id, .. }
+            | What::Streamed {
+                statement: Some(id), ..
+            } => id,
+            What::Frame(_) | What::Streamed { statement: None, .. } => return,
+        };
+        let Some(statement) = self.statements.get_mut(id) else {
+            return;
+        };
+        match work.expect {
+            Expect::Fetch => statement.cursor = done.cursor && !failed,
+            // The values are used up, whatever came of it.
+            Expect::Execute => (statement.cursor, statement.long_data) = (done.cursor, false),
+            // COM_STMT_RESET.
+            _ => (statement.cursor, statement.long_data) = (false, false),
         }
+        let there = statement
+            .there
+            .or_else(|| connection.statements.find(&statement.text, &statement.reads));
+        if let Some(there) = there {
+            connection.statements.bind(there, statement.binds());
+        }
+        statement.there = there.filter(|_| statement.binds());
+    }
+
+    fn add_statement(&mut self, id: u32, prepared: Prepared, sql: &[u8], connection: &mut Connection) {
+        let text: Rc<[u8]> = sql.into();
+        let statement = Statement {
+            text: Rc::clone(&text),
+            reads: Rc::clone(&self.state),
+            params: prepared.params,
+            types: Vec::new(),
+            long_data: false,
+            cursor: false,
+            there: None,
+        };
+        let closed = connection
+            .statements
+            .add(text, Rc::clone(&self.state), prepared.id);
+        connection.close_later(closed);
+        self.statements.add(id, statement);
     }
 
     /// COM_STMT_EXECUTE.
     pub(super) async fn execute(&mut self, payload: &[u8]) -> Flow {
-        let Some(id) = Execute::statement_of(payload).map(|id| self.statements.resolve(id)) else {
+        let Some(written) = Execute::statement_of(payload) else {
             return self.malformed().await;
         };
-        let Some(statement) = self.statements.get(id) else {
-            return self.unknown_statement(id, "mysqld_stmt_execute").await;
+        let Some((id, statement)) = self.statement(written) else {
+            return self.unknown_statement(1, written, "mysqld_stmt_execute").await;
         };
         let text = Rc::clone(&statement.text);
         let params = statement.params;
@@ -124,6 +140,12 @@ impl Session {
         self.run(&work).await
     }
 
+    /// The statement that a client means, with its number.
+    fn statement(&self, written: u32) -> Option<(u32, &Statement)> {
+        let id = self.statements.resolve(written)?;
+        Some((id, self.statements.get(id)?))
+    }
+
     /// COM_STMT_FETCH.
     pub(super) async fn fetch(&mut self, payload: &[u8]) -> Flow {
         self.about(payload, Expect::Fetch, "mysqld_stmt_fetch").await
@@ -136,14 +158,18 @@ impl Session {
     }
 
     async fn about(&mut self, payload: &[u8], expect: Expect, name: &str) -> Flow {
-        let Some(id) = Execute::statement_of(payload).map(|id| self.statements.resolve(id)) else {
+        let Some(written) = Execute::statement_of(payload) else {
             return self.malformed().await;
         };
-        let Some(statement) = self.statements.get(id) else {
-            return self.unknown_statement(id, name).await;
+        let Some((id, statement)) = self.statement(written) else {
+            return self.unknown_statement(1, written, name).await;
         };
         if expect == Expect::Fetch && !statement.cursor {
-            let text = format!("The statement ({id}) has no open cursor.");
+            let end = match self.facts.engine {
+                Engine::MariaDb => "",
+                Engine::MySql => ".",
+            };
+            let text = format!("The statement ({id}) has no open cursor{end}");
             return self.say_error(NO_CURSOR, SqlState::GENERAL, &text).await;
         }
         let work = Work {
@@ -158,24 +184,19 @@ impl Session {
 
     /// COM_STMT_CLOSE: no answer. The connections keep the statement, for others and for later.
     pub(super) async fn close_statement(&mut self, payload: &[u8]) -> Flow {
-        let Some(id) = Execute::statement_of(payload) else {
+        let id = Execute::statement_of(payload).and_then(|id| self.statements.resolve(id));
+        let Some(statement) = id.and_then(|id| self.statements.remove(id)) else {
             return Flow::Next;
         };
-        let id = self.statements.resolve(id);
-        let Some(statement) = self.statements.remove(id) else {
-            return Flow::Next;
-        };
-        if (statement.cursor || statement.long_data)
+        if let Some(there) = statement.there
             && let Some(mut held) = self.held.take()
         {
             // What it left in the connection goes with it.
-            if let Some(there) = held.statements.find(&statement.text, &statement.reads) {
-                held.statements.forget(there);
-                let mut bytes = Vec::new();
-                encode_packet(&mut bytes, 0, &close(there));
-                if send(&mut held.backend.peer, &bytes, &held.link).await.is_err() {
-                    return Flow::Next;
-                }
+            held.statements.forget(there);
+            let mut bytes = Vec::new();
+            encode_packet(&mut bytes, 0, &close(there));
+            if send(&mut held.backend.peer, &bytes, &held.link).await.is_err() {
+                return Flow::Next;
             }
             self.keep_or_leave(held, false);
         }
@@ -184,26 +205,9 @@ impl Session {
 
     /// COM_STMT_SEND_LONG_DATA: no answer; whatever goes wrong is said when the statement is executed.
     pub(super) async fn long_data(&mut self, payload: &[u8]) -> Flow {
-        let Some(id) = Execute::statement_of(payload).map(|id| self.statements.resolve(id)) else {
-            return Flow::Next;
-        };
-        let Some(mut connection) = self.for_long_data(id).await else {
-            return Flow::Next;
-        };
-        let Ok(there) = self.prepared_on(id, &mut connection).await else {
-            return Flow::Next;
-        };
-        let mut payload = payload.to_vec();
-        set_statement(&mut payload, there);
-        let mut bytes = connection.closing();
-        encode_packet(&mut bytes, 0, &payload);
-        if send(&mut connection.backend.peer, &bytes, &connection.link)
-            .await
-            .is_ok()
-        {
-            if let Some(statement) = self.statements.get_mut(id) {
-                statement.long_data = true;
-            }
+        let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
+        encode_packet(&mut frame, 0, payload);
+        if let Ok(Some((connection, _))) = self.begin_long_data(&frame).await {
             self.keep_or_leave(connection, false);
         }
         Flow::Next
@@ -211,75 +215,117 @@ impl Session {
 
     /// The same in a packet that is passed on while it comes.
     pub(super) async fn long_long_data(&mut self, begin: &[u8]) -> Flow {
-        let payload = begin.get(HEADER_LEN..).unwrap_or_default();
-        let id = Execute::statement_of(payload).map(|id| self.statements.resolve(id));
-        let Some(id) = id else {
-            return Flow::Close;
+        let sent = self.begin_long_data(begin).await;
+        let Ok(Some((mut connection, begun))) = sent else {
+            return match self.skip(begin).await {
+                Some(_) => Flow::Next,
+                None => Flow::Close,
+            };
         };
-        let Some(mut connection) = self.for_long_data(id).await else {
-            return Flow::Close;
-        };
-        let Ok(there) = self.prepared_on(id, &mut connection).await else {
-            return Flow::Close;
-        };
-        let mut begin = begin.to_vec();
-        set_statement(&mut begin[HEADER_LEN..], there);
-        let mut bytes = connection.closing();
-        bytes.extend_from_slice(&begin);
-        if send(&mut connection.backend.peer, &bytes, &connection.link)
-            .await
-            .is_err()
-            || Box::pin(self.stream(&begin, &mut connection)).await.is_err()
-        {
-            return Flow::Close;
+        match Box::pin(self.stream(Rest::of(&begun), &mut connection)).await {
+            Ok(_) => {
+                self.keep_or_leave(connection, false);
+                Flow::Next
+            }
+            Err(_) => Flow::Close,
         }
-        if let Some(statement) = self.statements.get_mut(id) {
-            statement.long_data = true;
-        }
-        self.keep_or_leave(connection, false);
-        Flow::Next
     }
 
-    /// COM_STMT_EXECUTE in a packet that is passed on while it comes. Types cannot be put into it.
+    /// Sends a frame of long data to the connection that the statement's parameters go to. Returns that connection,
+    /// from which the statement cannot go away any more, and the frame as it was sent; `None` for a statement that is
+    /// not known.
+    async fn begin_long_data(
+        &mut self,
+        frame: &[u8],
+    ) -> Result<Option<(Box<Connection>, Vec<u8>)>, AskError> {
+        let payload = frame.get(HEADER_LEN..).unwrap_or_default();
+        let written = Execute::statement_of(payload);
+        let Some(id) = written.and_then(|written| Some(self.statement(written)?.0)) else {
+            return Ok(None);
+        };
+        let Some(mut connection) = self.for_long_data().await else {
+            return Ok(None);
+        };
+        let there = self.prepared_on(id, &mut connection).await?;
+        let mut begun = frame.to_vec();
+        set_statement(begun.get_mut(HEADER_LEN..).unwrap_or_default(), there);
+        let mut bytes = connection.closing();
+        bytes.extend_from_slice(&begun);
+        send(&mut connection.backend.peer, &bytes, &connection.link).await?;
+        connection.statements.bind(there, true);
+        if let Some(statement) = self.statements.get_mut(id) {
+            statement.long_data = true;
+            statement.there = Some(there);
+        }
+        Ok(Some((connection, begun)))
+    }
+
+    /// COM_STMT_EXECUTE in a packet that is passed on while it comes.
     pub(super) async fn long_execute(&mut self, begin: &[u8]) -> Flow {
         let payload = begin.get(HEADER_LEN..).unwrap_or_default();
-        let id = Execute::statement_of(payload).map(|id| self.statements.resolve(id));
-        let Some((id, statement)) = id.and_then(|id| Some((id, self.statements.get(id)?))) else {
-            return Flow::Close;
+        let written = Execute::statement_of(payload).unwrap_or_default();
+        let found = self.statement(written);
+        let Some((id, statement)) = found else {
+            return match self.skip(begin).await {
+                Some(sequence) => {
+                    self.unknown_statement(sequence, written, "mysqld_stmt_execute")
+                        .await
+                }
+                None => Flow::Close,
+            };
         };
-        let params = statement.params;
         let types = statement.types.clone();
         let text = Rc::clone(&statement.text);
-        let Ok(execute) = Execute::parse(payload, params) else {
-            return Flow::Close;
+        let (Ok(execute), Some(frame)) = (Execute::parse(payload, statement.params), header(begin)) else {
+            return match self.skip(begin).await {
+                Some(sequence) => self.malformed_at(sequence).await,
+                None => Flow::Close,
+            };
         };
-        let Some(mut frame) = header(begin) else {
-            return Flow::Close;
-        };
-        let added = if execute.lacks_types() { types.len() } else { 0 };
-        if frame.is_continued() && added > 0 || frame.len + added >= pontoon_mysql_wire::MAX_FRAME_PAYLOAD {
-            let text = "Pontoon: a statement of more than 16 MiB has to carry its parameters' types";
-            let _ = self.say_error(MALFORMED, SqlState::GENERAL, text).await;
-            return Flow::Close;
-        }
         if let Some(types) = execute.types(payload)
             && let Some(statement) = self.statements.get_mut(id)
         {
             statement.types = types.to_vec();
         }
         let verdict = classify(&text, &self.context());
-        let Some(mut connection) = self.for_long_data(id).await else {
-            return Flow::Close;
+        let prepared = match self.for_long_data().await {
+            Some(mut connection) => match self.prepared_on(id, &mut connection).await {
+                Ok(there) => Ok((there, connection)),
+                Err(AskError::Refused(packet)) => Err(Some(packet)),
+                Err(_) => Err(None),
+            },
+            None => Err(None),
         };
-        let Ok(there) = self.prepared_on(id, &mut connection).await else {
-            return Flow::Close;
+        let (there, mut connection) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refused) => {
+                return match (self.skip(begin).await, refused) {
+                    (Some(sequence), Some(packet)) => self.say_packet_at(sequence, &packet).await,
+                    _ => Flow::Close,
+                };
+            }
         };
-        frame.len += added;
-        let mut bytes = frame.to_bytes().to_vec();
-        bytes.extend_from_slice(&with_types(payload, &execute, &types, there));
+        let whole = with_types(payload, &execute, &types, there);
+        let mut bytes = connection.closing();
+        let rest = if whole.len() == payload.len() {
+            bytes.extend_from_slice(&frame.to_bytes());
+            bytes.extend_from_slice(&whole);
+            Rest::of(begin)
+        } else {
+            // What the types are put in for moves all that follows.
+            let Ok(mut anew) = Reframer::begin(frame, payload.len(), whole) else {
+                return Flow::Close;
+            };
+            if anew.feed(b"", &mut bytes).is_err() {
+                return Flow::Close;
+            }
+            Rest::Anew(Box::new(anew))
+        };
+        // Has the connection held until it is sent.
+        connection.statements.bind(there, true);
         if let Some(statement) = self.statements.get_mut(id) {
-            // Has the connection held until it is sent.
             statement.long_data = true;
+            statement.there = Some(there);
         }
         self.keep_or_leave(connection, false);
         let work = Work {
@@ -287,18 +333,17 @@ impl Session {
             sql: Some(&text),
             expect: Expect::Execute,
             records: true,
-            what: What::Streamed(&bytes),
+            what: What::Streamed {
+                begun: &bytes,
+                rest,
+                statement: Some(id),
+            },
         };
-        let flow = Box::pin(self.run(&work)).await;
-        if let Some(statement) = self.statements.get_mut(id) {
-            statement.long_data = false;
-        }
-        flow
+        Box::pin(self.run(&work)).await
     }
 
     /// The connection that parts of parameters go to: the one that is held, or the primary.
-    async fn for_long_data(&mut self, id: u32) -> Option<Box<Connection>> {
-        self.statements.get(id)?;
+    async fn for_long_data(&mut self) -> Option<Box<Connection>> {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
@@ -315,7 +360,8 @@ impl Session {
                 "no such statement",
             )));
         };
-        if let Some(there) = connection.statements.find(&statement.text, &statement.reads) {
+        let known = statement.there;
+        if let Some(there) = known.or_else(|| connection.statements.find(&statement.text, &statement.reads)) {
             return Ok(there);
         }
         let (text, reads) = (Rc::clone(&statement.text), Rc::clone(&statement.reads));
@@ -375,13 +421,23 @@ impl Session {
     }
 
     async fn malformed(&mut self) -> Flow {
-        self.say_error(MALFORMED, SqlState::GENERAL, "Malformed communication packet.")
-            .await
+        self.malformed_at(1).await
     }
 
-    async fn unknown_statement(&mut self, id: u32, function: &str) -> Flow {
+    async fn malformed_at(&mut self, sequence: u8) -> Flow {
+        let error = ErrorPacket::new(MALFORMED, SqlState::GENERAL, "Malformed communication packet.");
+        self.say_packet_at(sequence, &error).await
+    }
+
+    /// What a server says about a number that is no statement's. MySQL names a function of its own for all commands.
+    async fn unknown_statement(&mut self, sequence: u8, id: u32, function: &str) -> Flow {
+        let function = match self.facts.engine {
+            Engine::MariaDb => function,
+            Engine::MySql => "mysql_stmt_precheck",
+        };
         let text = format!("Unknown prepared statement handler ({id}) given to {function}");
-        self.say_error(UNKNOWN_STATEMENT, SqlState::GENERAL, &text).await
+        let error = ErrorPacket::new(UNKNOWN_STATEMENT, SqlState::GENERAL, &text);
+        self.say_packet_at(sequence, &error).await
     }
 }
 

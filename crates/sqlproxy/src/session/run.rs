@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pontoon_mysql_wire::reply::{Done, Expect, Outcome, ReplyWalker};
+use pontoon_mysql_wire::reply::{Done, Expect, OutParams, Outcome, ReplyWalker};
 use pontoon_mysql_wire::{SqlState, WireError};
 use pontoon_sql_class::{Effects, Engine, Kind, Reason, Route, Verdict};
 
@@ -15,6 +15,7 @@ use super::found::asks;
 use super::reads::Reader;
 use super::route::{self, AfterLoss, Place, Side};
 use super::say::LOCK_DEADLOCK;
+use super::stream::{BrokenOff, Rest};
 use super::{Flow, Session};
 use crate::exchange::ask::{AskError, Question};
 use crate::exchange::{Answer, End, Ended, send};
@@ -50,14 +51,26 @@ pub(super) struct Work<'a> {
 pub(super) enum What<'a> {
     /// These bytes.
     Frame(&'a [u8]),
-    /// These bytes of a frame that goes on in what the client still sends.
-    Streamed(&'a [u8]),
+    /// These bytes of a packet that goes on in what the client still sends.
+    Streamed {
+        begun: &'a [u8],
+        rest: Rest,
+        /// The statement that it executes.
+        statement: Option<u32>,
+    },
     /// An EXECUTE of a prepared statement.
     Execute { id: u32, payload: &'a [u8] },
     /// Any other command about a prepared statement.
     About { id: u32, payload: &'a [u8] },
     /// Preparing a statement, which the client will know by this number.
     Prepare { id: u32, frame: &'a [u8] },
+}
+
+impl Work<'_> {
+    /// Whether it is a command that leaves the conditions of the statement before as they are.
+    fn is_command(&self) -> bool {
+        matches!(self.what, What::Frame(_)) && self.expect == Expect::ResetOrPing
+    }
 }
 
 /// How one attempt ended.
@@ -284,6 +297,7 @@ impl Session {
                         identity: &self.identity,
                         replica,
                         state: &self.state,
+                        login: self.login,
                     };
                     match Box::pin(self.thread.acquire(&need, Some(&self.client))).await {
                         Ok(connection) => connection,
@@ -472,34 +486,32 @@ impl Session {
         if let What::Prepare { id, .. } = work.what {
             walker = walker.with_statement_id(id);
         }
+        if work.verdict.kind == Kind::Call {
+            walker = walker.with_out_params(match self.facts.engine {
+                Engine::MariaDb => OutParams::BeforeAndBehind,
+                Engine::MySql => OutParams::Before,
+            });
+        }
+        if work.is_command() && self.facts.engine == Engine::MySql {
+            walker = walker.with_warnings(self.conditions);
+        }
         let mut answer = Answer::new(walker);
         answer.finish = !reads_only(work.verdict.kind);
         self.entry
             .uses(connection.key.server, connection.backend.thread_id);
         let _busy = connection.works();
         let sent = send(&mut connection.backend.peer, &bytes, &connection.link).await;
-        let streamed = match (&work.what, sent) {
-            (What::Streamed(frame), Ok(())) => match Box::pin(self.stream(frame, &mut connection)).await {
-                Ok(sequence) => {
-                    answer = Answer::new(
-                        ReplyWalker::new(
-                            work.expect,
-                            connection.backend.capabilities,
-                            self.capabilities,
-                            sequence,
-                        )
-                        .with_status(self.status)
-                        .with_hidden(Arc::clone(&self.hidden)),
-                    );
-                    answer.finish = true;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-            (_, sent) => sent,
-        };
-        if streamed.is_err() && matches!(work.what, What::Streamed(_)) && self.link.ended().is_some() {
-            return Attempt::Close;
+        // The client is not done with its packet, and nobody listens any more.
+        let mut cut_off = false;
+        if let (What::Streamed { rest, .. }, Ok(())) = (&work.what, sent) {
+            match Box::pin(self.stream(rest.clone(), &mut connection)).await {
+                Ok(sequence) => answer.begins_with(sequence),
+                // What the database has of it is half a packet.
+                Err(BrokenOff::Client) => return Attempt::Close,
+                Err(BrokenOff::Database) if self.link.ended().is_some() => return Attempt::Close,
+                Err(BrokenOff::Database) => cut_off = true,
+            }
+            answer.finish = true;
         }
         // What could not be sent may have been answered all the same: «packet too large», «killed».
         loop {
@@ -509,10 +521,13 @@ impl Session {
                 .await
             {
                 Ended::Done(done) => {
-                    return Box::pin(self.finish(work, connection, answer, *done, began)).await;
+                    let finished = Box::pin(self.finish(work, connection, answer, *done, began)).await;
+                    return if cut_off { Attempt::Close } else { finished };
                 }
                 Ended::LocalInfile => {
                     if Box::pin(self.upload(&mut answer, &mut connection)).await.is_err() {
+                        // What came of the file may have been written.
+                        self.doubt_floor(&work.verdict, &connection);
                         return Attempt::Close;
                     }
                 }
@@ -540,7 +555,7 @@ impl Session {
         connection: &mut Connection,
     ) -> Result<Cow<'a, [u8]>, AskError> {
         match work.what {
-            What::Frame(frame) | What::Streamed(frame) | What::Prepare { frame, .. } => {
+            What::Frame(frame) | What::Streamed { begun: frame, .. } | What::Prepare { frame, .. } => {
                 Ok(Cow::Borrowed(frame))
             }
             What::Execute { id, payload } => {
@@ -591,6 +606,9 @@ impl Session {
         }
         self.record_statement(work, &done, &mut connection);
         let failed = matches!(done.outcome, Outcome::Error { .. });
+        if !work.is_command() {
+            self.conditions = done.warnings.max(u16::from(failed));
+        }
         if work.verdict.effects.contains(Effects::CLOSES_CONNECTION) && !failed {
             return Attempt::Close;
         }
@@ -616,7 +634,7 @@ impl Session {
         drop(connection);
         self.entry.rests();
         let open = self.bonds.transaction.is_some();
-        let streamed = matches!(work.what, What::Streamed(_));
+        let streamed = matches!(work.what, What::Streamed { .. });
         let mut after = route::after_loss(&work.verdict, open, self.is_pinned());
         if begun || streamed {
             after = AfterLoss::Unknown;

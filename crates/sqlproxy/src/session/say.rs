@@ -57,8 +57,13 @@ impl Session {
         let mut payload = vec![0, 0, 0];
         write::u16(&mut payload, self.status.0);
         write::u16(&mut payload, 0);
+        self.say_payload(sequence, &payload).await
+    }
+
+    /// Answers with a packet.
+    pub(super) async fn say_payload(&mut self, sequence: u8, payload: &[u8]) -> Flow {
         let mut bytes = Vec::new();
-        encode_packet(&mut bytes, sequence, &payload);
+        encode_packet(&mut bytes, sequence, payload);
         self.say(&bytes).await
     }
 
@@ -69,7 +74,12 @@ impl Session {
 
     /// Answers a command of one packet with an error.
     pub(super) async fn say_packet(&mut self, error: &ErrorPacket) -> Flow {
-        match error_to(&mut self.client, &self.link, 1, error, self.capabilities).await {
+        self.say_packet_at(1, error).await
+    }
+
+    /// Answers a command with an error; the answer begins with `sequence`.
+    pub(super) async fn say_packet_at(&mut self, sequence: u8, error: &ErrorPacket) -> Flow {
+        match error_to(&mut self.client, &self.link, sequence, error, self.capabilities).await {
             true => Flow::Next,
             false => Flow::Close,
         }

@@ -214,6 +214,7 @@ impl Session {
             identity: &self.identity,
             replica: None,
             state: &self.state,
+            login: self.login,
         };
         let mut connection = Box::pin(self.thread.acquire(&need, Some(&self.client)))
             .await
@@ -242,6 +243,8 @@ async fn ask_as(
         identity,
         replica: replica.as_ref(),
         state: &state,
+        // What it is for is decided by the rights that the user has at this moment.
+        login: thread.login(),
     };
     let mut connection = Box::pin(thread.acquire(&need, None)).await?;
     if connection.key.server != server {

@@ -91,6 +91,17 @@ impl State {
         }
     }
 
+    /// What MariaDB leaves a session when its COM_CHANGE_USER was refused: its database and its character sets.
+    pub fn after_refused_change(&self) -> State {
+        let charset = |entry: &&Entry| CHARSET.contains(&&entry.0[..]);
+        State {
+            database: self.database.clone(),
+            names: self.names.clone(),
+            variables: self.variables.iter().filter(charset).cloned().collect(),
+            ..State::default()
+        }
+    }
+
     /// Notes one assignment of a statement that the server has executed.
     pub fn assign(&mut self, assignment: &Assignment<'_>) -> Noted {
         let value: Box<[u8]> = match assignment.value {

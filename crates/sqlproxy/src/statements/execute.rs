@@ -31,6 +31,12 @@ impl Execute {
         Some(u32::from_le_bytes(*id))
     }
 
+    /// How long what stands before the values is at most, with so many parameters.
+    pub fn longest_head(params: u16) -> usize {
+        let params = usize::from(params);
+        NULLS + params.div_ceil(8) + 1 + 2 * params
+    }
+
     /// Reads a payload, of which the beginning may be enough.
     ///
     /// # Errors
@@ -67,11 +73,6 @@ impl Execute {
     /// The types that it carries.
     pub fn types<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
         payload.get(self.bound? + 1..self.types_end?)
-    }
-
-    /// Whether it relies on types that were sent before.
-    pub fn lacks_types(&self) -> bool {
-        self.bound.is_some() && self.types_end.is_none()
     }
 }
 
@@ -115,11 +116,11 @@ mod tests {
     #[test]
     fn types_are_read_and_put_back_in() {
         let first = Execute::parse(BOUND, 2).unwrap();
-        assert_eq!((first.statement, first.flags, first.lacks_types()), (5, 0, false));
+        assert_eq!((first.statement, first.flags), (5, 0));
         let types = first.types(BOUND).unwrap();
         assert_eq!(types, b"\x03\0\xfd\0");
         let second = Execute::parse(UNBOUND, 2).unwrap();
-        assert!(second.lacks_types() && second.types(UNBOUND).is_none());
+        assert!(second.types(UNBOUND).is_none());
         let mut expected = BOUND.to_vec();
         set_statement(&mut expected, 9);
         assert_eq!(with_types(UNBOUND, &second, types, 9), expected);
@@ -130,7 +131,7 @@ mod tests {
     fn without_parameters_there_are_no_types() {
         let payload = b"\x17\x05\0\0\0\x01\x01\0\0\0";
         let execute = Execute::parse(payload, 0).unwrap();
-        assert!(!execute.lacks_types() && execute.flags == 1);
+        assert!(execute.types(payload).is_none() && execute.flags == 1);
         assert_eq!(
             with_types(payload, &execute, b"", 6),
             b"\x17\x06\0\0\0\x01\x01\0\0\0"

@@ -27,6 +27,15 @@ pub struct Statement {
     pub long_data: bool,
     /// A cursor is open in the connection that is held.
     pub cursor: bool,
+    /// Its number in the connection that is held, while something of it lives there.
+    pub there: Option<u32>,
+}
+
+impl Statement {
+    /// Whether something of it lives in the connection that is held.
+    pub fn binds(&self) -> bool {
+        self.long_data || self.cursor
+    }
 }
 
 /// A client's statements.
@@ -34,6 +43,8 @@ pub struct Statement {
 pub struct Statements {
     by_id: HashMap<u32, Statement>,
     last: u32,
+    /// The last one was prepared, not refused.
+    last_is_good: bool,
 }
 
 /// MariaDB: «the statement that was prepared last», so that a client can send the next command with the first.
@@ -52,12 +63,21 @@ impl Statements {
     /// Keeps a statement under the number that [`Statements::next_id`] said.
     pub fn add(&mut self, id: u32, statement: Statement) {
         self.last = id;
+        self.last_is_good = true;
         self.by_id.insert(id, statement);
     }
 
-    /// The number that a client means.
-    pub fn resolve(&self, id: u32) -> u32 {
-        if id == LAST_PREPARED { self.last } else { id }
+    /// Notes that the last one to be prepared was refused: there is none that [`LAST_PREPARED`] could mean.
+    pub fn refused(&mut self) {
+        self.last_is_good = false;
+    }
+
+    /// The number that a client means; `None` for the last one when that was refused.
+    pub fn resolve(&self, id: u32) -> Option<u32> {
+        match id {
+            LAST_PREPARED => self.last_is_good.then_some(self.last),
+            id => Some(id),
+        }
     }
 
     /// A statement.
@@ -85,7 +105,7 @@ impl Statements {
 
     /// Whether something of a statement lives in the connection that is held.
     pub fn bind(&self) -> bool {
-        !self.by_id.is_empty() && self.by_id.values().any(|one| one.long_data || one.cursor)
+        !self.by_id.is_empty() && self.by_id.values().any(Statement::binds)
     }
 
     /// How many there are.
@@ -111,6 +131,8 @@ struct Entry {
     reads: Rc<State>,
     id: u32,
     used: u64,
+    /// A client's statement has something open in it: it is not for another of the same text.
+    bound: bool,
 }
 
 impl OnBackend {
@@ -118,30 +140,41 @@ impl OnBackend {
     pub fn find(&mut self, text: &Rc<[u8]>, reads: &Rc<State>) -> Option<u32> {
         self.clock += 1;
         let same_state = |entry: &Entry| Rc::ptr_eq(&entry.reads, reads) || entry.reads.reads_like(reads);
-        let found = self
-            .entries
-            .iter_mut()
-            .find(|entry| (Rc::ptr_eq(&entry.text, text) || entry.text == *text) && same_state(entry))?;
+        let found = self.entries.iter_mut().find(|entry| {
+            !entry.bound && (Rc::ptr_eq(&entry.text, text) || entry.text == *text) && same_state(entry)
+        })?;
         found.used = self.clock;
         Some(found.id)
     }
 
-    /// Notes that a statement was prepared; says which to close, because it was not used for longest.
+    /// Notes that a statement was prepared; says which to close: the same of an earlier time, or when there are too many
+    /// the one that was not used for longest.
     #[must_use]
     pub fn add(&mut self, text: Rc<[u8]>, reads: Rc<State>, id: u32) -> Option<u32> {
         self.clock += 1;
-        let mut closed = None;
-        if self.entries.len() >= MAX_ON_BACKEND {
-            let oldest = (0..self.entries.len()).min_by_key(|at| self.entries[*at].used);
-            closed = oldest.map(|at| self.entries.swap_remove(at).id);
+        let same = |entry: &Entry| !entry.bound && entry.text == text && entry.reads.reads_like(&reads);
+        // One is enough, and the new one knows the tables as they are now.
+        let mut going = self.entries.iter().position(same);
+        if going.is_none() && self.entries.len() >= MAX_ON_BACKEND {
+            let free = (0..self.entries.len()).filter(|at| !self.entries[*at].bound);
+            going = free.min_by_key(|at| self.entries[*at].used);
         }
+        let closed = going.map(|at| self.entries.swap_remove(at).id);
         self.entries.push(Entry {
             text,
             reads,
             id,
             used: self.clock,
+            bound: false,
         });
         closed
+    }
+
+    /// Notes whether a client's statement has something open in this one.
+    pub fn bind(&mut self, id: u32, bound: bool) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
+            entry.bound = bound;
+        }
     }
 
     /// Forgets a statement that the server does not know any more.
@@ -162,6 +195,7 @@ mod tests {
             types: Vec::new(),
             long_data: false,
             cursor: false,
+            there: None,
         }
     }
 
@@ -173,8 +207,10 @@ mod tests {
             assert_eq!(id, expected);
             statements.add(id, statement("SELECT 1"));
         }
-        assert_eq!(statements.resolve(LAST_PREPARED), 3);
-        assert_eq!(statements.resolve(2), 2);
+        assert_eq!(statements.resolve(LAST_PREPARED), Some(3));
+        assert_eq!(statements.resolve(2), Some(2));
+        statements.refused();
+        assert_eq!(statements.resolve(LAST_PREPARED), None);
         statements.remove(3);
         assert_eq!(statements.next_id(), 4, "a number is not used again at once");
         statements.last = u32::MAX - 1;
@@ -199,7 +235,28 @@ mod tests {
             on.find(&b"SELECT a FROM t"[..].into(), &Rc::new((*here).clone())),
             Some(7)
         );
-        on.forget(7);
+        assert_eq!(
+            on.add(Rc::clone(&text), Rc::clone(&here), 8),
+            Some(7),
+            "prepared anew"
+        );
+        assert_eq!(on.find(&text, &here), Some(8));
+        on.bind(8, true);
+        assert_eq!(
+            on.find(&text, &here),
+            None,
+            "it is another's while that has a cursor"
+        );
+        assert_eq!(
+            on.add(Rc::clone(&text), Rc::clone(&here), 9),
+            None,
+            "nor is it closed"
+        );
+        assert_eq!(on.find(&text, &here), Some(9));
+        on.forget(9);
+        on.bind(8, false);
+        assert_eq!(on.find(&text, &here), Some(8));
+        on.forget(8);
         assert_eq!(on.find(&text, &here), None);
     }
 

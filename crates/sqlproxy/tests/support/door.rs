@@ -211,7 +211,7 @@ async fn let_in(
     };
     count.fetch_add(1, Ordering::Relaxed);
     if let Some(backend) = who.bound.or(who.fresh) {
-        return Ok((*backend, who.text));
+        return Ok((*backend, who.proof));
     }
     let login_as = Login {
         user: &who.user,
@@ -224,7 +224,7 @@ async fn let_in(
     };
     let opened = place.dial.open(front.transport()).await.map_err(Some)?;
     match login(opened, &login_as, Duration::from_secs(5)).await {
-        Ok(backend) => Ok((backend, who.text)),
+        Ok(backend) => Ok((backend, who.proof)),
         Err(LoginError::Refused(packet)) => Err(Some(packet)),
         Err(error) => panic!("{error}"),
     }

@@ -5,6 +5,7 @@
 pub mod database;
 pub mod door;
 pub mod pair;
+pub mod raw;
 pub mod session;
 pub mod spread;
 pub mod two;
