@@ -32,6 +32,8 @@ pub struct Limits {
     /// How long the first attempt waits for a database's greeting. Each further attempt of a connection waits twice
     /// as long, so that both a connection that got lost and a database that is slow to greet are served.
     pub first_attempt: Duration,
+    /// How long a statement, or a login, waits for a connection to the database while all are in use.
+    pub queue: Duration,
     /// How long open connections may go on after SIGTERM.
     pub grace: Duration,
     /// When clients get sessions of the proxy's own.
@@ -54,6 +56,7 @@ impl Default for Limits {
             max_clients: 0,
             max_sessions: 0,
             first_attempt: Duration::from_millis(1_500),
+            queue: Duration::from_secs(10),
             grace: Duration::from_secs(10),
             sessions: Sessions::default(),
         }

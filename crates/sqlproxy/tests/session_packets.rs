@@ -68,7 +68,9 @@ async fn local_files_arrive_whole_or_not_at_all() {
             // What the answer is numbered with is checked by every client: here by hand.
             let said = client.answer(Expect::Simple).await;
             assert!(said.error().is_none(), "{:?}", said.error());
-            let counted = client.value("SELECT CONCAT(COUNT(*), ' ', COALESCE(SUM(LENGTH(v)), 0)) FROM t").await;
+            let counted = client
+                .value("SELECT CONCAT(COUNT(*), ' ', COALESCE(SUM(LENGTH(v)), 0)) FROM t")
+                .await;
             assert_eq!(counted, format!("{lines} {}", lines * len));
         }
         client.query("TRUNCATE TABLE t").await;
@@ -114,14 +116,25 @@ async fn packets_of_more_than_16_mib_go_both_ways() {
     };
     for road in &through.roads {
         let mut client = Raw::connect(road).await;
-        for len in [MAX_FRAME_PAYLOAD - 60, MAX_FRAME_PAYLOAD - 40, LONG, 2 * MAX_FRAME_PAYLOAD + 9] {
+        for len in [
+            MAX_FRAME_PAYLOAD - 60,
+            MAX_FRAME_PAYLOAD - 40,
+            LONG,
+            2 * MAX_FRAME_PAYLOAD + 9,
+        ] {
             client.query("TRUNCATE TABLE t").await;
             let text = "q".repeat(len);
-            let said = client.query(&format!("INSERT INTO t (v) VALUES ('{text}')")).await;
+            let said = client
+                .query(&format!("INSERT INTO t (v) VALUES ('{text}')"))
+                .await;
             assert!(said.error().is_none(), "{:?}", said.error());
             let said = client.query("SELECT v FROM t").await;
             let row = &said.rows(1)[0];
-            assert!(row.ends_with(text.as_bytes()) && row.len() < len + 10, "{len}: {}", row.len());
+            assert!(
+                row.ends_with(text.as_bytes()) && row.len() < len + 10,
+                "{len}: {}",
+                row.len()
+            );
 
             let insert = client.prepare("INSERT INTO t (v) VALUES (?)").await;
             let said = client.ask(&execution(insert, 0, true, &[text.as_bytes()])).await;
@@ -132,7 +145,11 @@ async fn packets_of_more_than_16_mib_go_both_ways() {
             assert!(row.ends_with(text.as_bytes()), "{len}: {}", row.len());
             client.send(&about(Command::StmtClose, insert, b"")).await;
         }
-        assert_eq!(client.value("SELECT COUNT(*) FROM t").await, "2", "the session goes on");
+        assert_eq!(
+            client.value("SELECT COUNT(*) FROM t").await,
+            "2",
+            "the session goes on"
+        );
     }
 }
 
@@ -153,7 +170,9 @@ async fn a_long_packet_that_nobody_can_take_is_answered() {
         client.send(&long_data(insert, 9, &text)).await;
         let said = client.ask(&execution(insert, 0, true, &[b"x"])).await;
         assert!(said.error().is_some());
-        client.send(&command(Command::StmtReset, &insert.to_le_bytes())).await;
+        client
+            .send(&command(Command::StmtReset, &insert.to_le_bytes()))
+            .await;
         assert!(client.answer(Expect::ResetOrPing).await.error().is_none());
         client.send(&[&[0x7F][..], &text].concat()).await;
         let said = client.answer(Expect::ResetOrPing).await;
@@ -212,12 +231,17 @@ async fn long_data_is_kept_for_its_statement_whatever_comes_between() {
         execute.pop();
         let said = client.ask(&execute).await;
         assert!(said.error().is_none(), "{:?}", said.error());
-        let said = client.value("SELECT GROUP_CONCAT(LENGTH(v) ORDER BY id) FROM t").await;
+        let said = client
+            .value("SELECT GROUP_CONCAT(LENGTH(v) ORDER BY id) FROM t")
+            .await;
         assert_eq!(said, format!("5,5,5,5,5,{}", 2_500_000 + LONG));
         // The next one has its own value again.
         let said = client.ask(&execution(insert, 0, true, &[b"short"])).await;
         assert!(said.error().is_none(), "{:?}", said.error());
-        assert_eq!(client.value("SELECT v FROM t ORDER BY id DESC LIMIT 1").await, "short");
+        assert_eq!(
+            client.value("SELECT v FROM t ORDER BY id DESC LIMIT 1").await,
+            "short"
+        );
     }
 }
 
@@ -235,8 +259,20 @@ async fn cursors_are_read_in_pieces_with_other_statements_between() {
         assert!(client.query(fill).await.error().is_none());
         let text = "SELECT v FROM t ORDER BY id";
         let (first, second) = (client.prepare(text).await, client.prepare(text).await);
-        assert!(client.ask(&execution(first, READ_ONLY, true, &[])).await.done.cursor);
-        assert!(client.ask(&execution(second, READ_ONLY, true, &[])).await.done.cursor);
+        assert!(
+            client
+                .ask(&execution(first, READ_ONLY, true, &[]))
+                .await
+                .done
+                .cursor
+        );
+        assert!(
+            client
+                .ask(&execution(second, READ_ONLY, true, &[]))
+                .await
+                .done
+                .cursor
+        );
         let mut seen = [Vec::new(), Vec::new()];
         for round in 0..4 {
             for (statement, seen) in [first, second].into_iter().zip(&mut seen) {

@@ -62,13 +62,12 @@ impl Keys {
     /// who knows what is stored of its password (MariaDB: "Zero-configuration TLS"): it trusts no other that signs
     /// itself.
     pub fn vouch(&self, stored: &[u8], challenge: &[u8]) -> Vec<u8> {
-        // The length of what follows, and what it is.
-        const BEGIN: [u8; 2] = [1 + 64, 1];
+        const SHA256: u8 = 1;
         let mut context = Context::new(&digest::SHA256);
         for part in [stored, challenge, &self.fingerprint] {
             context.update(part);
         }
-        let mut text = BEGIN.to_vec();
+        let mut text = vec![SHA256];
         for byte in context.finish().as_ref() {
             text.extend_from_slice(format!("{byte:02X}").as_bytes());
         }

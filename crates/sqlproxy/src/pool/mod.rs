@@ -5,10 +5,11 @@
 //! needs one: its own, a free one, a new one, somebody's who does not use it, or the next that is given back.
 
 pub mod connection;
+mod line;
 mod places;
 mod shelf;
 mod thread;
 
 pub use connection::{Connection, Identity, LastInsertId, Owner};
 pub use shelf::{Left, Token};
-pub use thread::{Database, Directory, Need, NoConnection, QUEUE, Thread};
+pub use thread::{Database, Directory, Need, NoConnection, Thread};

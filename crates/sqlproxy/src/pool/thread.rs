@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Identity, Key};
+use super::line::{InLine, Lines};
 use super::places::Places;
 use super::shelf::{Left, Shelf, Token};
 use crate::auth::Proven;
@@ -30,8 +31,8 @@ use crate::target::{Pin, Target, Way};
 
 /// Connections that one server takes from this process before it has said how many it takes at all.
 const FIRST_LIMIT: usize = 8;
-/// How long a statement waits for a connection while all are in use.
-pub const QUEUE: Duration = Duration::from_secs(10);
+/// How long a read waits for a connection to a replica while all are in use: the primary may have one.
+const REPLICA_QUEUE: Duration = Duration::from_millis(200);
 /// A connection that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// Between two looks at what is idle.
@@ -94,6 +95,8 @@ pub struct Need<'a> {
     pub state: &'a Rc<State>,
     /// Which login it is for: see [`Thread::login`].
     pub login: u64,
+    /// It ends what others do, and waits for none of them: there is a place for it, over the limit if need be.
+    pub urgent: bool,
 }
 
 /// Why there is no connection.
@@ -103,8 +106,13 @@ pub enum NoConnection {
     ClientGone,
     /// No primary came in time.
     NoPrimary(String),
-    /// All connections are in use.
-    Busy(usize),
+    /// All connections are in use, and were for as long as may be waited.
+    Busy {
+        /// How many there are.
+        limit: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The database refused.
     Refused(ErrorPacket),
     /// It could not be used.
@@ -144,7 +152,9 @@ pub struct Thread {
     serial: Cell<u64>,
     /// How many logins there were.
     logins: Cell<u64>,
-    /// Somebody of this thread waits for a connection.
+    /// Those who wait for a connection, in their order.
+    lines: Lines,
+    /// How many of them look whether there is one.
     waiting: Cell<usize>,
     left: Notify,
     ender: mpsc::UnboundedSender<u32>,
@@ -169,6 +179,7 @@ impl Thread {
             keys,
             serial: Cell::new(0),
             logins: Cell::new(0),
+            lines: Lines::default(),
             waiting: Cell::new(0),
             left: Notify::new(),
             ender,
@@ -300,7 +311,10 @@ impl Thread {
         need: &Need<'_>,
         client: Option<&Peer>,
     ) -> Result<Box<Connection>, NoConnection> {
-        let deadline = Instant::now() + QUEUE;
+        let began = Instant::now();
+        let queue = self.context.limits.queue;
+        let deadline = began + need.replica.map_or(queue, |_| queue.min(REPLICA_QUEUE));
+        let mut in_line: Option<InLine<'_>> = None;
         let mut last = String::new();
         let mut queued = None;
         for attempt in 0.. {
@@ -315,10 +329,33 @@ impl Thread {
                 side: database.side,
                 server,
             };
+            let mine = match &in_line {
+                _ if need.urgent => true,
+                Some(in_line) if in_line.server() == server => in_line.is_first(),
+                _ => self.lines.is_empty(server),
+            };
+            if !mine {
+                queued.get_or_insert_with(|| self.context.metrics.queue());
+                let place = match in_line.take().filter(|place| place.server() == server) {
+                    Some(place) => in_line.insert(place),
+                    None => in_line.insert(self.lines.join(server)),
+                };
+                tokio::select! {
+                    first = timeout_at(deadline, place.until_first()) => match first {
+                        Ok(()) => continue,
+                        Err(_) => return Err(busy(&places, began)),
+                    },
+                    () = gone(client) => return Err(NoConnection::ClientGone),
+                }
+            }
             if let Some(found) = self.take_free(&key, need).await {
                 return Ok(found);
             }
-            if let Some(place) = places.take() {
+            let place = match need.urgent {
+                true => Some(places.take().unwrap_or_else(|| places.take_one_more())),
+                false => places.take(),
+            };
+            if let Some(place) = place {
                 match self.open(&database, key.clone(), need, client, place).await {
                     Ok(opened) => {
                         self.learn_limit(&places, &opened);
@@ -354,8 +391,14 @@ impl Thread {
                 continue;
             }
             queued.get_or_insert_with(|| self.context.metrics.queue());
-            if !self.wait(&places, deadline).await {
-                return Err(NoConnection::Busy(places.limit()));
+            if in_line.as_ref().is_none_or(|place| place.server() != server) {
+                in_line = Some(self.lines.join(server));
+            }
+            tokio::select! {
+                in_time = self.wait(&places, deadline) => if !in_time {
+                    return Err(busy(&places, began));
+                },
+                () = gone(client) => return Err(NoConnection::ClientGone),
             }
         }
         Err(NoConnection::Failed(last))
@@ -437,7 +480,7 @@ impl Thread {
     /// Waits until a connection or a place may be had; false when time is up.
     async fn wait(&self, places: &Places, deadline: Instant) -> bool {
         let _waiting = places.wait();
-        self.waiting.set(self.waiting.get() + 1);
+        let _waits = Waits::here(&self.waiting);
         let told = timeout_at(deadline, async {
             tokio::select! {
                 () = self.left.notified() => {}
@@ -447,7 +490,6 @@ impl Thread {
             }
         })
         .await;
-        self.waiting.set(self.waiting.get().saturating_sub(1));
         told.is_ok()
     }
 
@@ -630,6 +672,29 @@ fn retire(mut connection: Box<Connection>) {
             // When it cannot say, nobody can.
             let _ = connection.settle().await;
         });
+    }
+}
+
+fn busy(places: &Places, began: Instant) -> NoConnection {
+    NoConnection::Busy {
+        limit: places.limit(),
+        waited: began.elapsed(),
+    }
+}
+
+/// Somebody of this thread waits as long as this lives.
+struct Waits<'a>(&'a Cell<usize>);
+
+impl<'a> Waits<'a> {
+    fn here(count: &'a Cell<usize>) -> Waits<'a> {
+        count.set(count.get() + 1);
+        Waits(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

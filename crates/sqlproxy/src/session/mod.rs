@@ -233,6 +233,7 @@ impl Session {
                     replica: None,
                     state: &state,
                     login: client.login,
+                    urgent: false,
                 };
                 match Box::pin(thread.acquire(&need, Some(&peer))).await {
                     Ok(mut connection) => {

@@ -298,6 +298,7 @@ impl Session {
                         replica,
                         state: &self.state,
                         login: self.login,
+                        urgent: false,
                     };
                     match Box::pin(self.thread.acquire(&need, Some(&self.client))).await {
                         Ok(connection) => connection,

@@ -27,12 +27,12 @@ pub fn refusal(why: &NoConnection) -> Option<ErrorPacket> {
         NoConnection::Refused(packet) => packet.clone(),
         NoConnection::NoPrimary(reason) => general(&format!("Pontoon: {reason}")),
         NoConnection::Failed(reason) => general(&format!("Pontoon: {reason}")),
-        NoConnection::Busy(limit) => ErrorPacket::new(
+        NoConnection::Busy { limit, waited } => ErrorPacket::new(
             error_code::TOO_MANY_CONNECTIONS,
             SqlState::REFUSED,
             &format!(
-                "Too many connections (Pontoon: all {limit} connections to the database were in use for {:?})",
-                crate::pool::QUEUE
+                "Too many connections (Pontoon: all {limit} connections to the database were in use; waited {:.1} s)",
+                waited.as_secs_f64()
             ),
         ),
     })
@@ -79,6 +79,7 @@ impl Session {
 
     /// Answers a command with an error; the answer begins with `sequence`.
     pub(super) async fn say_packet_at(&mut self, sequence: u8, error: &ErrorPacket) -> Flow {
+        self.conditions = 1;
         match error_to(&mut self.client, &self.link, sequence, error, self.capabilities).await {
             true => Flow::Next,
             false => Flow::Close,

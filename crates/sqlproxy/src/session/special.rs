@@ -215,6 +215,7 @@ impl Session {
             replica: None,
             state: &self.state,
             login: self.login,
+            urgent: false,
         };
         let mut connection = Box::pin(self.thread.acquire(&need, Some(&self.client)))
             .await
@@ -245,6 +246,7 @@ async fn ask_as(
         state: &state,
         // What it is for is decided by the rights that the user has at this moment.
         login: thread.login(),
+        urgent: true,
     };
     let mut connection = Box::pin(thread.acquire(&need, None)).await?;
     if connection.key.server != server {

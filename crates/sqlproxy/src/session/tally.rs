@@ -31,7 +31,7 @@ impl Session {
         context.metrics.query(route, verb(work.verdict.kind), took);
         let text = match (work.sql, &work.what) {
             (Some(sql), _) => Cow::Owned(digest(&sql[..sql.len().min(LOOKED_AT)], &self.context())),
-            (None, What::Streamed(_)) => Cow::Borrowed("(a statement of more than 1 MiB)"),
+            (None, What::Streamed { .. }) => Cow::Borrowed("(a statement of more than 1 MiB)"),
             (None, _) => return,
         };
         let mut execution = Execution {

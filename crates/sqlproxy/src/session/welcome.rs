@@ -2,9 +2,9 @@
 
 use pontoon_mysql_wire::{Capabilities, OkPacket, SessionState, StatusFlags, WireError};
 
-/// What MariaDB, from 11.4 on, says in the text of the OK packet about the certificate and the password begins with its
-/// length and with what it is: a SHA-256 in hexadecimal digits.
-const PROOF: [u8; 2] = [1 + 64, 1];
+/// The length of what MariaDB, from 11.4 on, says in the text of the OK packet about the certificate and the password:
+/// what it is, and a SHA-256 in hexadecimal digits.
+const PROOF_LEN: usize = 1 + 64;
 
 /// What the client is let in with.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Welcome<'_> {
         if let Some(database) = self.database {
             SessionState::Schema(database).write(&mut state);
         }
-        let proves = model.info.starts_with(&PROOF);
+        let proves = model.info.len() == PROOF_LEN && model.info.first() == Some(&1);
         let ok = OkPacket {
             info: match proves {
                 // Only a login proves anything.
@@ -94,8 +94,8 @@ mod tests {
 
     #[test]
     fn the_database_is_the_clients_own_and_the_proof_is_the_proxys() {
-        let proof = [&PROOF[..], &[b'A'; 64]].concat();
-        let theirs = model(&[&PROOF[..], &[b'0'; 64]].concat());
+        let proof = [&[1][..], &[b'A'; 64]].concat();
+        let theirs = model(&[&[1][..], &[b'0'; 64]].concat());
         let mut welcome = Welcome {
             database: Some(b"mine"),
             proof: &proof,

@@ -208,12 +208,16 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(server: &str, paths: &Paths, limits: Limits) -> Proxy {
+        Proxy::start_on(2, server, paths, limits)
+    }
+
+    pub fn start_on(threads: usize, server: &str, paths: &Paths, limits: Limits) -> Proxy {
         paths.create_dirs().unwrap();
         let shutdown = Shutdown::new();
         let options = SqlOptions {
             server: server.parse().unwrap(),
             paths: paths.clone(),
-            threads: 2,
+            threads,
         };
         let thread = std::thread::spawn({
             let shutdown = shutdown.clone();
@@ -262,6 +266,15 @@ impl One {
     }
 
     pub async fn start_with(backend: SocketAddr, limits: Limits, change: impl FnOnce(&mut View)) -> One {
+        One::start_on(2, backend, limits, change).await
+    }
+
+    pub async fn start_on(
+        threads: usize,
+        backend: SocketAddr,
+        limits: Limits,
+        change: impl FnOnce(&mut View),
+    ) -> One {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::under(dir.path());
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -269,7 +282,7 @@ impl One {
         change(&mut view);
         let agent = Agent::start(&paths).await;
         agent.publish(&view);
-        let proxy = Proxy::start("a", &paths, limits);
+        let proxy = Proxy::start_on(threads, "a", &paths, limits);
         wait_listening(address).await;
         One {
             proxy,

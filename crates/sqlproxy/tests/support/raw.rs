@@ -5,8 +5,8 @@ use std::time::Duration;
 use pontoon_mysql_wire::auth::native;
 use pontoon_mysql_wire::reply::{Done, Expect, ReplyWalker, Step};
 use pontoon_mysql_wire::{
-    Capabilities, Command, ErrorPacket, FrameHeader, Greeting, HandshakeResponse, MAX_FRAME_PAYLOAD, ServerGreeting,
-    encode_packet,
+    Capabilities, Command, ErrorPacket, FrameHeader, Greeting, HandshakeResponse, MAX_FRAME_PAYLOAD,
+    ServerGreeting, encode_packet,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
