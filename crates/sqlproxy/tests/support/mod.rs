@@ -8,6 +8,7 @@ pub mod pair;
 pub mod raw;
 pub mod session;
 pub mod spread;
+pub mod standin;
 pub mod two;
 
 use std::future::Future;
