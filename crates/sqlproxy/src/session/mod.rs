@@ -191,13 +191,15 @@ pub struct Refused {
 /// Serves a client that has logged in, to its end or until it wants to be another.
 pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option<Next> {
     let id = client.id;
-    let next = match Session::begin(&thread, client, link).await {
+    match Session::begin(&thread, client, link).await {
         Ok(mut session) => {
             session.serve().await;
             if session.change.is_some() {
                 session.clear_held().await;
             }
             session.end();
+            // Before its client sees the end: nobody finds a session that is over.
+            thread.context.sessions.leave(id);
             session.change.take().map(|(to, sequence)| {
                 let kept = (!session.bound).then(|| Rc::new(session.state.after_refused_change()));
                 Next::Change(Change {
@@ -209,10 +211,11 @@ pub async fn serve(thread: Rc<Thread>, client: Client, link: Rc<Link>) -> Option
                 })
             })
         }
-        Err(refused) => refused.map(Next::Refused),
-    };
-    thread.context.sessions.leave(id);
-    next
+        Err(refused) => {
+            thread.context.sessions.leave(id);
+            refused.map(Next::Refused)
+        }
+    }
 }
 
 impl Session {
