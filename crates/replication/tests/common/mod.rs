@@ -49,9 +49,16 @@ pub struct Machine {
     original: Option<Child>,
 }
 
-/// The server's program, or the reason why tests with it are skipped.
+/// The server's program, or the reason why tests with it are skipped. `PONTOON_TEST_MARIADB` names a folder of the checkout
+/// with another MariaDB than the installed one, as `script/get-mysql mariadb` makes it; its `bin` must come first in
+/// `PATH` too, for the tools.
 pub fn program(software: Software) -> Result<PathBuf, String> {
+    let another = std::env::var_os("PONTOON_TEST_MARIADB").filter(|_| software == Software::Mariadb);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let path = match software {
+        Software::Mariadb if another.is_some() => {
+            checkout.join(another.unwrap_or_default()).join("bin/mariadbd")
+        }
         Software::Mariadb => PathBuf::from("/usr/sbin/mariadbd"),
         Software::Mysql => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/mysql/bin/mysqld"),
     };
