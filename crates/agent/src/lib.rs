@@ -62,6 +62,7 @@ use pontoon_telemetry::events::EventLog;
 pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
 pub use crate::failover::{FailoverReport, Told};
+pub use pontoon_replication::work::Facts;
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.
 pub const DEFAULT_PORT: u16 = 7400;

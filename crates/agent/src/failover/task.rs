@@ -100,6 +100,8 @@ pub(crate) struct Task {
     record: Option<Nonce>,
     store_answered: Option<Duration>,
     store_error: Option<String>,
+    /// Why work did not succeed, as it was last logged: it is asked again several times a second.
+    failure: Option<Refusal>,
 }
 
 /// How work ended, in the shell's eyes.
@@ -129,6 +131,7 @@ impl Task {
             record: None,
             store_answered: None,
             store_error: None,
+            failure: None,
         }
     }
 
@@ -353,9 +356,11 @@ impl Task {
         match worked {
             Worked::Outcome(outcome) => {
                 let failed = matches!(outcome, Outcome::Failed | Outcome::Diverged);
-                if let (true, Some(refusal)) = (failed, self.outfit.works.reason()) {
-                    tracing::warn!(work = ?self.driver.work(), %refusal, "work on the database did not succeed");
+                let failure = self.outfit.works.reason().filter(|_| failed);
+                if let Some(refusal) = failure.as_ref().filter(|now| self.failure.as_ref() != Some(*now)) {
+                    tracing::warn!(work = ?self.driver.work(), %refusal, "work on the database did not succeed; it is tried again");
                 }
+                self.failure = failure;
                 Some(Input::Event(Event::Worked(outcome)))
             }
             Worked::Unclear => {

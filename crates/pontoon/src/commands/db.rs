@@ -115,7 +115,8 @@ fn line(verb: &str, server: Option<&ServerName>) -> String {
 async fn status(context: &Context, args: &Status) -> anyhow::Result<u8> {
     let status: DbStatus = context.client.get("/v1/db").await?;
     if args.json {
-        context.screen.json(&status)?;
+        let text = serde_json::to_string(&status)?;
+        context.screen.answer(&format!("{text}\n"))?;
     } else {
         let (columns, lines) = context.screen.size();
         let frame = Frame {

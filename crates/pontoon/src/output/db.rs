@@ -1,8 +1,8 @@
 //! The databases in one screen: who leads and since when, whether anything is lost if it dies, every copy with its place,
 //! what is wrong, what happened, and the two commands that come next. A pure function of what the agent said.
 
-use pontoon_agent::FailoverReport;
 use pontoon_agent::api::{DbServer, DbStatus, Health};
+use pontoon_agent::{Facts, FailoverReport};
 use pontoon_fleet::{DatabaseRole, ServerState};
 
 use super::paint::{cut, harmless, width};
@@ -119,8 +119,14 @@ fn row(status: &DbStatus, server: &DbServer) -> Vec<Cell> {
         .and_then(|report| report.facts.as_ref()?.behind_ms)
         .or(database.and_then(|database| database.lag_ms))
         .filter(|_| !leads);
+    // A leader's own writes are in its binary log, whatever it applied of a source before.
+    let place = |facts: &Facts| match leads {
+        true => facts.received.clone(),
+        false => facts.applied.clone(),
+    };
     let position = report
-        .and_then(|report| report.facts.as_ref().map(|facts| facts.applied.clone()))
+        .and_then(|report| report.facts.as_ref().map(place))
+        .filter(|text| !text.is_empty())
         .or(database.map(|database| database.position.clone()))
         .filter(|text| !text.is_empty());
     vec![
