@@ -541,18 +541,3 @@ async fn five_hundred_held_clients_are_all_served_when_the_database_comes_back()
     let report = one.agent.report("none held", |report| report.held == 0).await;
     assert_eq!((report.refused_total, report.clients), (0, 500));
 }
-
-/// What Prometheus would read.
-async fn metrics(one: &One) -> String {
-    let mut stream = UnixStream::connect(one.paths.run_dir.join("sql.sock"))
-        .await
-        .unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut text = String::new();
-    timeout(SOON, stream.read_to_string(&mut text))
-        .await
-        .unwrap()
-        .unwrap();
-    text
-}

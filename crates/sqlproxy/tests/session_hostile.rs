@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pontoon_mysql_wire::{Command, ErrorPacket};
 use support::SOON;
+use support::metrics;
 use support::raw::{Raw, about, command, execution};
 use support::standin::{StandIn, definition, ok, packets, rows};
 use tokio::io::AsyncWriteExt;
@@ -120,6 +121,15 @@ async fn a_database_that_breaks_the_protocol_costs_one_session_its_connection() 
             "{what}: nobody gets what is left of it"
         );
     }
+    let counted = counted(&metrics(&stand_in.one).await, "database");
+    assert!(counted > 0 && counted <= count as u64, "{counted}");
+}
+
+/// How many malformed packets the proxy has counted.
+fn counted(metrics: &str, from: &str) -> u64 {
+    let line = format!("pontoon_sql_malformed_packets_total{{from=\"{from}\"}} ");
+    let value = metrics.lines().find_map(|one| one.strip_prefix(&line));
+    value.unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -210,6 +220,9 @@ async fn a_client_that_breaks_the_protocol_costs_nobody_else_anything() {
     assert_eq!(bystander.value("SELECT 1").await, "1");
     let mut next = Raw::connect(&road).await;
     assert_eq!(next.value("SELECT 1").await, "1");
+    // A packet out of order, and the EXECUTE and the FETCH that were cut; of the nonsense, what came to be one of these.
+    let counted = counted(&metrics(&stand_in.one).await, "client");
+    assert!(counted >= 3, "{counted}");
 }
 
 /// What kernels may hold between a database, the proxy and a client, in bytes.

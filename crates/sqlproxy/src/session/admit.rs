@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use pontoon_mysql_wire::{Capabilities, ErrorPacket, SqlState, error_code};
 
+use pontoon_telemetry::metrics::Sender;
+
 use super::state::State;
 use super::{Client, Entrance, Next, Refused, serve};
 use crate::auth::{Authenticated, Dial, Doorkeeper, NotAuthenticated, authenticate};
 use crate::backend::{Opened, SESSION_FLAGS};
 use crate::context::Context;
 use crate::exchange::Link;
-use crate::front::{Attempt, Front};
+use crate::front::{Attempt, Front, FrontError};
 use crate::hold::{self, NotOpened};
+use crate::packets::PacketError;
 use crate::peer::Peer;
 use crate::pool::{Identity, Left, Thread};
 use crate::target::{Pin, Transport};
@@ -69,6 +72,7 @@ async fn greet(thread: &Rc<Thread>, peer: Peer, transport: Transport, id: u32, l
         Ok(greeted) => greeted,
         Err((error, front)) => {
             tracing::debug!(%error, "a client did not log in");
+            count(thread, &error);
             if let (Some(packet), Some(mut front)) = (error.to_packet(), front) {
                 front.refuse(&packet).await;
             }
@@ -172,11 +176,18 @@ async fn ask(
         Err(NotAuthenticated::Refused(packet)) => Err(Some(refused(front, packet))),
         Err(NotAuthenticated::Front(error)) => {
             tracing::debug!(%error, "a client did not log in");
+            count(thread, &error);
             if let Some(packet) = error.to_packet() {
                 front.refuse(&packet).await;
             }
             Err(None)
         }
+    }
+}
+
+fn count(thread: &Thread, error: &FrontError) {
+    if matches!(error, FrontError::Packet(PacketError::Wire(_))) {
+        thread.context.metrics.malformed(Sender::Client);
     }
 }
 

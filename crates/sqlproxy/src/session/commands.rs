@@ -8,6 +8,8 @@ use pontoon_mysql_wire::{
 };
 use pontoon_sql_class::{Effects, Engine, Kind, classify};
 
+use pontoon_telemetry::metrics::Sender;
+
 use super::route::{WHOLE, unread};
 use super::run::{What, Work, command_verdict};
 use super::stream::Rest;
@@ -95,6 +97,7 @@ impl Session {
     }
 
     async fn out_of_order(&mut self) -> Flow {
+        self.thread.context.metrics.malformed(Sender::Client);
         let state = SqlState::LINK_FAILURE;
         let _ = self
             .say_error(OUT_OF_ORDER, state, "Got packets out of order")

@@ -6,6 +6,8 @@ use pontoon_mysql_wire::reply::{Done, Expect, Outcome, Prepared};
 use pontoon_mysql_wire::{Command, ErrorPacket, FrameHeader, HEADER_LEN, Reframer, SqlState, encode_packet};
 use pontoon_sql_class::{Effects, Engine, Kind, Verdict, classify};
 
+use pontoon_telemetry::metrics::Sender;
+
 use super::run::{What, Work, command_verdict};
 use super::say::{MALFORMED, UNKNOWN_STATEMENT};
 use super::stream::Rest;
@@ -425,6 +427,7 @@ impl Session {
     }
 
     async fn malformed_at(&mut self, sequence: u8) -> Flow {
+        self.thread.context.metrics.malformed(Sender::Client);
         let error = ErrorPacket::new(MALFORMED, SqlState::GENERAL, "Malformed communication packet.");
         self.say_packet_at(sequence, &error).await
     }

@@ -9,7 +9,7 @@ use pontoon_mysql_wire::reply::{Done, Expect, OutParams, Outcome, ReplyWalker};
 use pontoon_mysql_wire::{SqlState, WireError};
 use pontoon_sql_class::{Effects, Engine, Kind, Reason, Route, Verdict};
 
-use pontoon_telemetry::metrics::Diverted;
+use pontoon_telemetry::metrics::{Diverted, Sender};
 
 use super::found::asks;
 use super::reads::Reader;
@@ -653,6 +653,7 @@ impl Session {
 
     async fn broken(&mut self, error: WireError, begun: bool) -> Attempt {
         tracing::warn!(%error, "a database broke the protocol");
+        self.thread.context.metrics.malformed(Sender::Database);
         if !begun {
             let text = format!("Pontoon: the database broke the protocol: {error}");
             let _ = self

@@ -29,7 +29,7 @@ use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
 use pontoon_sqlproxy::{Limits, Sessions, SqlOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -469,4 +469,19 @@ fn now() -> UnixMillis {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     UnixMillis(since.as_millis() as u64)
+}
+
+/// What Prometheus would read.
+pub async fn metrics(one: &One) -> String {
+    let mut stream = UnixStream::connect(one.paths.run_dir.join("sql.sock"))
+        .await
+        .unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    timeout(SOON, stream.read_to_string(&mut text))
+        .await
+        .unwrap()
+        .unwrap();
+    text
 }

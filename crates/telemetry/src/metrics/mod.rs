@@ -23,7 +23,7 @@ pub use agent::AgentMetrics;
 pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
 pub use serve::{Page, json_page, serve, serve_with};
-pub use sql::{ConnectionState, Diverted, Placed, Queued, Route, SqlMetrics, Verb};
+pub use sql::{ConnectionState, Diverted, Placed, Queued, Route, Sender, SqlMetrics, Verb};
 
 /// The `Content-Type` of [`Registry::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

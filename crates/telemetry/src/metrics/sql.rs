@@ -37,6 +37,7 @@ struct Inner {
     placed: FixedCounters<{ PLACED.len() }>,
     questions: Counter,
     doubts: FixedCounters<2>,
+    malformed: FixedCounters<2>,
     unwatched: Gauge,
     pool: [Gauge; 2],
     places: Members<[(&'static str, String); 2]>,
@@ -102,6 +103,13 @@ impl SqlMetrics {
             "from",
             ["here", "elsewhere"],
         );
+        let malformed = FixedCounters::add(
+            registry,
+            "pontoon_sql_malformed_packets",
+            "Packets that the protocol does not allow, by who sent them",
+            "from",
+            ["client", "database"],
+        );
         let pool = registry.add(
             "pontoon_sql_pool_connections",
             "Client connections open, by where they end",
@@ -118,6 +126,7 @@ impl SqlMetrics {
             diverted,
             placed,
             doubts,
+            malformed,
             questions: registry.add(
                 "pontoon_sql_floor_questions",
                 "Questions to the primary where it is",
@@ -244,6 +253,11 @@ impl SqlMetrics {
         self.inner.diverted.count(why as usize);
     }
 
+    /// A packet came that the protocol does not allow.
+    pub fn malformed(&self, from: Sender) {
+        self.inner.malformed.count(from as usize);
+    }
+
     /// A client was refused because no primary came in time.
     pub fn refused(&self) {
         self.inner.connections.count(1);
@@ -257,6 +271,15 @@ impl SqlMetrics {
             since: std::time::Instant::now(),
         }
     }
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A client of the proxy.
+    Client = 0,
+    /// A database.
+    Database = 1,
 }
 
 /// Who answered a statement.
