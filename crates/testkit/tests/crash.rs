@@ -57,7 +57,13 @@ impl Stage {
             user.unwrap_or_default()
         ));
         std::fs::create_dir_all(&base).unwrap();
-        std::fs::copy(std::env::current_exe().unwrap(), base.join("program")).unwrap();
+        // By another process: a child that another test forks meanwhile would have the copy open for writing, and what
+        // is open for writing cannot be run.
+        let copied = Command::new("cp")
+            .arg(std::env::current_exe().unwrap())
+            .arg(base.join("program"))
+            .status();
+        assert!(copied.unwrap().success());
         if let Some(user) = user {
             std::os::unix::fs::chown(&base, Some(user), Some(user)).unwrap();
         }

@@ -129,7 +129,12 @@ fn an_ordinary_user_can_do_the_same() {
         return say(&Skip("this is an ordinary user already".to_owned()));
     }
     let program = std::path::PathBuf::from(format!("/var/tmp/pontoon-ordinary-{}", std::process::id()));
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: what a child forked meanwhile has open for writing cannot be run.
+    let copied = std::process::Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let mut command = std::process::Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
