@@ -184,6 +184,11 @@ const OF_SESSIONS: &[Known] = &[
         reason: "the database lists its connections; a session without one at the moment is in no list",
     },
     Known {
+        case: "a user at the limit",
+        step: "connect tcp user=few",
+        reason: "the database itself lets in whom it counts, and what MariaDB proves then is about its own certificate",
+    },
+    Known {
         case: "lock tables",
         step: "SELECT * FROM t",
         reason: "a table that is locked on the primary is read from a replica without waiting",
