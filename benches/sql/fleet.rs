@@ -171,17 +171,17 @@ fn view(
     })
 }
 
-/// Waits until as many clients at once are answered by as many servers.
+/// Waits until every replica answers reads. The primary helps only when they have more to do.
 async fn until_spread(proxy: &Proxy, servers: usize) -> Result<(), LabError> {
     let address = proxy.address;
-    wait_until("reads on every database", Duration::from_secs(30), || async {
+    wait_until("reads on every replica", Duration::from_secs(30), || async {
         let asked = tokio::task::spawn_blocking(move || answering(address, servers * 4));
-        (asked.await.ok()?.ok()? == servers).then_some(())
+        (asked.await.ok()?.ok()? + 1 >= servers).then_some(())
     })
     .await
 }
 
-/// How many servers answer when so many clients ask at once for something that takes a while.
+/// How many replicas answer when so many clients ask at once.
 fn answering(address: SocketAddr, clients: usize) -> Result<usize, Fault> {
     const LONG: &[u8] = b"\x03SELECT CONCAT(@@server_id, ' ', COUNT(*)) FROM bench a JOIN bench b ON a.v = b.v WHERE a.id <= 10";
     let mut open: Vec<Client> = Vec::new();
@@ -195,5 +195,6 @@ fn answering(address: SocketAddr, clients: usize) -> Result<usize, Fault> {
     for client in &mut open {
         seen.insert(first_value(client)?);
     }
+    seen.retain(|server| !server.starts_with("1 "));
     Ok(seen.len())
 }
