@@ -1,5 +1,7 @@
 //! Which reads go to replicas, and to which; and what has to be known about writes before.
 
+use std::rc::Rc;
+
 use pontoon_mysql_wire::StatusFlags;
 use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_sql_class::{Effects, Route, Verdict};
@@ -37,14 +39,15 @@ impl Session {
             Place::Primary(Why::Unanswered) => return Reader::Primary(Some(Diverted::Unanswered)),
             Place::Primary(Why::NoReplica | Why::NotSpread) => return Reader::Primary(Some(Diverted::Lag)),
         };
-        let target = self.thread.context.targets.borrow().clone();
+        let thread = Rc::clone(&self.thread);
+        let target = thread.context.targets.borrow();
         let Ok(primary) = &target.primary else {
             return Reader::Primary(None);
         };
         if primary.pin.epoch != ready.epoch() {
             return Reader::Primary(Some(Diverted::Lag));
         }
-        let directory = &self.thread.context.directory;
+        let directory = &thread.context.directory;
         let busy = |server: &ServerName| directory.find(server).1.busy();
         let able: Vec<(usize, &Replica)> = target
             .replicas
