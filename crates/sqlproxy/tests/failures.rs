@@ -183,15 +183,6 @@ async fn a_database_that_breaks_off_gives_a_client_that_still_speaks_all_that_it
     assert_eq!(got.len(), LAST_WORDS);
 }
 
-/// What the kernel may keep at most of what is on its way through the proxy: two receive and two send buffers.
-fn most_in_kernel_buffers() -> u64 {
-    let limit = |file: &str| -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{file}")).unwrap();
-        text.split_whitespace().last().unwrap().parse().unwrap()
-    };
-    2 * (limit("tcp_rmem") + limit("tcp_wmem"))
-}
-
 #[tokio::test]
 async fn a_slow_reader_slows_its_own_database_connection_only() {
     const CHUNK: usize = 65536;

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use pontoon_mysql_wire::{Command, ErrorPacket};
-use support::SOON;
-use support::metrics;
 use support::raw::{Raw, about, command, execution};
 use support::standin::{StandIn, definition, ok, packets, rows};
+use support::{SOON, metrics, most_in_kernel_buffers};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -223,15 +222,6 @@ async fn a_client_that_breaks_the_protocol_costs_nobody_else_anything() {
     // A packet out of order, and the EXECUTE and the FETCH that were cut; of the nonsense, what came to be one of these.
     let counted = counted(&metrics(&stand_in.one).await, "client");
     assert!(counted >= 3, "{counted}");
-}
-
-/// What kernels may hold between a database, the proxy and a client, in bytes.
-fn most_in_kernel_buffers() -> u64 {
-    let limit = |file: &str| -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{file}")).unwrap();
-        text.split_whitespace().last().unwrap().parse().unwrap()
-    };
-    2 * (limit("tcp_rmem") + limit("tcp_wmem"))
 }
 
 #[tokio::test]

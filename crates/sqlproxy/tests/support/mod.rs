@@ -485,3 +485,12 @@ pub async fn metrics(one: &One) -> String {
         .unwrap();
     text
 }
+
+/// What the kernel may keep at most of what is on its way through the proxy: two receive and two send buffers.
+pub fn most_in_kernel_buffers() -> u64 {
+    let limit = |file: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{file}")).unwrap();
+        text.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    2 * (limit("tcp_rmem") + limit("tcp_wmem"))
+}
