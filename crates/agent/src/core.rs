@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::authorise::{Peer, is_control};
 use crate::change::ChangeHub;
+use crate::failover::hold::Mark;
 use crate::failover::{Deadlines, Desk, FailoverReport};
 use crate::observe::Rate;
 use crate::store::{PendingJoiner, Store};
@@ -76,6 +77,8 @@ pub(crate) struct Agent {
     works: RwLock<Option<Arc<dyn Works>>>,
     /// Until when primaries may be written to, where that is limited.
     pub(crate) deadlines: Deadlines,
+    /// Whether this server's SQL proxy is to begin nothing new.
+    pub(crate) hold: Mark,
 }
 
 /// Who this server is.
@@ -174,6 +177,7 @@ impl Agent {
             failover: Arc::default(),
             works: RwLock::new(None),
             deadlines: Deadlines::default(),
+            hold: Mark::default(),
         })
     }
 
@@ -363,6 +367,13 @@ impl Agent {
             drains: known.drains.clone(),
             lease: known.lease.clone(),
         })
+    }
+
+    /// What a tier of this server said last, if that still says anything.
+    pub(crate) fn tier_report(&self, tier: Tier) -> Option<TierReport> {
+        let known = self.known();
+        let (report, at) = known.tiers.get(&tier)?;
+        (at.elapsed() < TIER_REPORT_LIFE).then(|| report.clone())
     }
 
     /// Forgets what was known of a fleet, after leaving it.

@@ -71,6 +71,8 @@ fn report(state: State, sync: &[&str]) -> FailoverReport {
         paused: false,
         left_ms: None,
         notices: Vec::new(),
+        given_up: 0,
+        gave_up: None,
     }
 }
 

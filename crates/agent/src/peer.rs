@@ -15,6 +15,8 @@
 //! | `POST /p/v1/failover/answer` | members with the role db | `Answer`: how this server's database stands now |
 //! | `POST /p/v1/failover/acknowledge` [`Acknowledge`] | members with the role db | whether it is so |
 //! | `POST /p/v1/failover/asked` [`Asked`], `…/halted` [`Halted`] | members with the role db | nothing: the answer is a message of its own |
+//! | `POST /p/v1/failover/hold` [`Hold`] | members with the role db | [`Held`], once nothing is under way |
+//! | `POST /p/v1/failover/changed` [`Changed`] | members with the role db | nothing |
 //! | `POST /p/v1/failover/order` [`Order`] | control servers | nothing, or why not |
 //! | `POST /p/v1/failover/probe` [`Probe`] | control servers | nothing, or what the lease store did wrong |
 //! | `POST /p/v1/leave` | the leaver, or a joiner that gives up | [`Done`], once the fleet's configuration is without it |
@@ -67,6 +69,29 @@ pub(crate) struct Halted {
     pub(crate) epoch: Epoch,
     pub(crate) incarnation: Incarnation,
     pub(crate) position: Position,
+}
+
+/// The leader's word before it hands over, to every server: begin nothing new, or go on.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    /// The epoch that it leads.
+    pub(crate) epoch: Epoch,
+    /// False: go on.
+    pub(crate) hold: bool,
+}
+
+/// The answer, once nothing is under way there or it has taken too long.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// Sessions of its SQL proxy that have a statement or a transaction under way.
+    pub(crate) under_way: u64,
+}
+
+/// The record in the lease store was replaced just now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Changed {
+    /// What the rest of the fleet needs of it.
+    pub(crate) lease: LeaseRecord,
 }
 
 /// Asks for a race in the lease store of a configuration that may become active.

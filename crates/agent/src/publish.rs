@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_config::Durability;
-use pontoon_decide::failover::{Mode, Record};
+use pontoon_decide::failover::{Mode, Record, State};
 use pontoon_decide::view::{Observed, ViewInputs, compose};
 use pontoon_fleet::{BootMoment, FleetView, ServerName, TierReport};
 use pontoon_rt::clock;
@@ -48,6 +48,9 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let membership = agent.membership()?;
     let reports = observed(agent);
     let write_until = write_until(agent, &membership.me);
+    let holding = failover::hold::mark(agent);
+    // While it hands over, the mark says what is held.
+    let opening = holding.is_none() && opening(agent);
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -62,7 +65,19 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         lease: known.lease.as_ref(),
         unreachable_after: SILENCE,
         write_until: write_until.as_ref(),
+        opening,
+        holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),
     }))
+}
+
+/// Whether this server leads and its database does not take writes yet, or not at the moment: what comes is held, rather
+/// than refused by a database that is read-only. Not known without a failover task, as right after the agent's start: then
+/// the lease alone says who the primary is.
+fn opening(agent: &Agent) -> bool {
+    agent
+        .failover
+        .posted()
+        .is_some_and(|posted| matches!(posted.state, State::Promoting | State::Recovering) && !posted.open)
 }
 
 /// Until when writes may be sent to the primary: where acknowledged writes are on the primary alone, two of them at a

@@ -183,7 +183,9 @@ async fn answer(
             "/p/v1/failover/answer"
             | "/p/v1/failover/acknowledge"
             | "/p/v1/failover/asked"
-            | "/p/v1/failover/halted",
+            | "/p/v1/failover/halted"
+            | "/p/v1/failover/hold"
+            | "/p/v1/failover/changed",
         ) => Verb::Failover,
         (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
         (method, path) => {
@@ -243,6 +245,18 @@ async fn answer(
         "/p/v1/failover/halted" => {
             let halted = read(request, MAX_SMALL_BYTES).await?;
             ok(&peer.name().map(|from| failover::halted(agent, from, halted)))
+        }
+        "/p/v1/failover/hold" => {
+            let wanted = read(request, MAX_SMALL_BYTES).await?;
+            match peer.name() {
+                Some(from) => ok(&failover::hold::here(agent, from, wanted).await),
+                None => ok(&()),
+            }
+        }
+        "/p/v1/failover/changed" => {
+            let changed = read(request, MAX_SMALL_BYTES).await?;
+            failover::changed(agent, peer, &changed);
+            ok(&())
         }
         "/p/v1/failover/probe" => {
             ok(&failover::probe::here(agent, &read(request, MAX_BODY_BYTES).await?).await?)

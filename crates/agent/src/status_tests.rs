@@ -111,6 +111,8 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         lease: lease.as_ref(),
         unreachable_after: Duration::from_secs(3),
         write_until: None,
+        opening: false,
+        holding: None,
     });
     status(StatusInputs {
         me: &name("a"),

@@ -43,6 +43,10 @@ pub struct ViewInputs<'a> {
     pub unreachable_after: Duration,
     /// No write after this moment, where the lease is limited in time.
     pub write_until: Option<&'a BootMoment>,
+    /// The lease's leader is this server, and its database does not take writes yet.
+    pub opening: bool,
+    /// The leader of this epoch is about to hand over: nothing new is begun until that moment.
+    pub holding: Option<(Epoch, &'a BootMoment)>,
 }
 
 /// Makes the view. What it rests on:
@@ -51,6 +55,8 @@ pub struct ViewInputs<'a> {
 /// * the primary comes from the lease and from nothing else: a database that says it is primary is not believed,
 ///   and a primary whose agent is silent stays the primary (an agent's death is not a database's, P5);
 /// * a lease of an older epoch, or one whose leader has no database, names nobody (P2);
+/// * a new leader names itself only once its database takes writes. Others name it from the lease alone, and its relay
+///   refuses them until then;
 /// * drained outranks unreachable: a server that an operator took out gets no request while its agent is down.
 pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
     let config = inputs.config;
@@ -124,6 +130,7 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
                 .server(leader)
                 .is_some_and(|server| server.roles.contains(&Role::Db))
         })
+        .filter(|leader| !(inputs.opening && *leader == inputs.me))
         .cloned();
     let servers = config
         .with_role(Role::Db)
@@ -147,6 +154,10 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
         servers,
         hold_writes: db.hold_writes,
         write_until: inputs.write_until.cloned(),
+        holding: inputs
+            .holding
+            .filter(|(held, _)| *held == epoch)
+            .map(|(_, until)| until.clone()),
         reads: db.reads.map(|reads| ReadsView {
             split: reads.split,
             max_lag: reads.max_lag,

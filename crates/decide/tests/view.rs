@@ -8,9 +8,9 @@ use std::time::Duration;
 use pontoon_config::Config;
 use pontoon_decide::{Observed, ViewInputs, compose};
 use pontoon_fleet::{
-    AfterWrite, DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, Engine, Epoch, FleetView,
-    LeaseRecord, Revision, Role, ServerName, ServerReport, ServerState, SpreadReport, SqlReport, TierDetail,
-    TierReport, UnixMillis,
+    AfterWrite, BootMoment, DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, Engine, Epoch,
+    FleetView, LeaseRecord, Revision, Role, ServerName, ServerReport, ServerState, SpreadReport, SqlReport,
+    TierDetail, TierReport, UnixMillis,
 };
 use proptest::prelude::*;
 
@@ -140,6 +140,8 @@ fn view(case: &Case) -> FleetView {
         lease: lease.as_ref(),
         unreachable_after: LIMIT,
         write_until: None,
+        opening: false,
+        holding: None,
     })
 }
 
@@ -203,6 +205,8 @@ fn a_report_under_another_servers_name_is_not_believed() {
         lease: None,
         unreachable_after: LIMIT,
         write_until: None,
+        opening: false,
+        holding: None,
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
     assert_eq!(view.sql.unwrap().primary, None);
@@ -245,6 +249,8 @@ fn floors_of_this_epoch_are_heard_in_one() {
             }),
             unreachable_after: LIMIT,
             write_until: None,
+            opening: false,
+            holding: None,
         });
         let reads = view.sql.unwrap().reads.unwrap();
         assert_eq!((reads.split, reads.max_lag), (true, Duration::from_secs(2)));
@@ -305,6 +311,8 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             drains: &DrainBook::default(),
             lease: None,
             write_until: None,
+            opening: false,
+            holding: None,
             unreachable_after: LIMIT,
         });
         view.sql.unwrap().reads.unwrap().after_write
@@ -321,4 +329,49 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             "{said:?}"
         );
     }
+}
+
+#[test]
+fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch() {
+    let (config, lease) = (
+        config(2),
+        LeaseRecord {
+            epoch: Epoch(4),
+            leader: name(0),
+        },
+    );
+    let until = BootMoment {
+        boot: "x".to_owned(),
+        ms: 5,
+    };
+    let view = |me: usize, opening, held| {
+        let view = compose(&ViewInputs {
+            config: &config,
+            revision: Revision(3),
+            epoch: Epoch(4),
+            serial: 9,
+            me: &name(me),
+            reports: &BTreeMap::new(),
+            drains: &DrainBook::default(),
+            lease: Some(&lease),
+            unreachable_after: LIMIT,
+            write_until: None,
+            opening,
+            holding: Some((Epoch(held), &until)),
+        });
+        let sql = view.sql.unwrap();
+        (sql.primary, sql.holding)
+    };
+    assert_eq!(view(0, false, 4), (Some(name(0)), Some(until.clone())));
+    assert_eq!(view(0, true, 4).0, None, "its database does not take writes yet");
+    assert_eq!(
+        view(1, true, 4).0,
+        Some(name(0)),
+        "another's is not this server's to judge"
+    );
+    assert_eq!(
+        view(0, false, 3).1,
+        None,
+        "the leader of that epoch has handed over"
+    );
 }

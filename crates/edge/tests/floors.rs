@@ -94,6 +94,7 @@ fn with_replicas(mut view: FleetView, databases: &[&str]) -> FleetView {
             .collect(),
         hold_writes: Duration::from_secs(10),
         write_until: None,
+        holding: None,
         reads: Some(ReadsView {
             split: true,
             max_lag: Duration::from_secs(20),

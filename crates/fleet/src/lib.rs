@@ -23,8 +23,8 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, LeaseRecord, PoolReport, ReplicaReport,
-    ServerReport, SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
+    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, HoldReport, LeaseRecord, PoolReport,
+    ReplicaReport, ServerReport, SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{

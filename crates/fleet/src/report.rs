@@ -92,6 +92,19 @@ pub struct SqlReport {
     pub spread: Option<SpreadReport>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
+    /// What is still under way while nothing new is begun, because the primary is about to hand over.
+    #[serde(default)]
+    pub holding: Option<HoldReport>,
+}
+
+/// How far an SQL proxy is that begins nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// Which of the view's marks it obeys, by its end: `SqlView::holding`, in milliseconds.
+    pub until_ms: u64,
+    /// Sessions that have a statement or a transaction under way. Connections that are passed through are not counted:
+    /// where their transactions end is not seen.
+    pub under_way: u64,
 }
 
 /// How an SQL proxy spreads reads. Totals count since it started.

@@ -190,6 +190,10 @@ pub struct SqlView {
     /// where a primary that was replaced gets no acknowledgement anyway.
     #[serde(default)]
     pub write_until: Option<BootMoment>,
+    /// The primary is about to hand over: until this moment, or until another epoch, no statement and no transaction is
+    /// begun. What is under way goes on.
+    #[serde(default)]
+    pub holding: Option<BootMoment>,
 }
 
 /// A moment of a machine's clock that goes on in suspend (`CLOCK_BOOTTIME`), within one start of that machine.

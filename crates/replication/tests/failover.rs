@@ -109,7 +109,7 @@ async fn hand_over(software: Software) {
             pair.member(leader).worker.standing().await.unwrap().position > before + 50
         })
         .await;
-        pair.must(leader, Work::Close).await;
+        pair.must(leader, Work::Close(name(replica))).await;
         assert!(!pair.member(leader).worker.standing().await.unwrap().open);
         pair.must(leader, Work::CaughtUp(pair.life(replica))).await;
         pair.promote(replica).await;
@@ -123,7 +123,7 @@ async fn hand_over(software: Software) {
     }
     if software == Software::Mariadb {
         // Root writes although the server is closed: nobody acknowledges it, and following does not end it as if.
-        pair.must(leader, Work::Close).await;
+        pair.must(leader, Work::Close(name(replica))).await;
         pair.must(leader, Work::CaughtUp(pair.life(replica))).await;
         pair.promote(replica).await;
         let socket = pair.socket(leader);

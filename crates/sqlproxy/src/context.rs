@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
+use crate::boundary::Boundary;
 use crate::counters::Counters;
 use crate::floor::{Floors, Ground};
 use crate::pool::Directory;
@@ -109,6 +110,8 @@ pub struct Context {
     pub directory: Directory,
     /// Every session by its number.
     pub sessions: Registry,
+    /// Where sessions wait while the primary is about to hand over.
+    pub boundary: Boundary,
     /// What sessions track for the proxy alone.
     pub hidden: Arc<Hidden>,
     /// Everything still open is to close now.

@@ -48,6 +48,7 @@ impl Counters {
             floor,
             spread,
             not_listening,
+            holding: None,
         }
     }
 }

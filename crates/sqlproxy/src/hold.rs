@@ -54,6 +54,15 @@ impl fmt::Display for Obstacle {
     }
 }
 
+/// Whether a connection is for something that has begun already, so that a primary that is about to hand over waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// A hand-over waits.
+    Yes,
+    /// It is new: it waits for the next primary.
+    No,
+}
+
 /// Finds `client` a database that greets. Waits as long as the view's `hold_writes` says.
 ///
 /// # Errors
@@ -62,11 +71,12 @@ pub async fn open(
     context: &Context,
     client: Option<&Peer>,
     transport: Transport,
+    begun: Begun,
 ) -> Result<Opened, NotOpened> {
     let _held = (Counted::new(&context.counters.held), context.metrics.hold());
     let began = Instant::now();
     let opened = tokio::select! {
-        opened = try_until_deadline(context, transport, began) => opened,
+        opened = try_until_deadline(context, transport, began, begun) => opened,
         () = async {
             match client {
                 Some(client) => client.gone().await,
@@ -82,6 +92,7 @@ async fn try_until_deadline(
     context: &Context,
     transport: Transport,
     began: Instant,
+    begun: Begun,
 ) -> Result<Opened, NotOpened> {
     let mut targets = context.targets.clone();
     let deadline = began + targets.borrow().hold;
@@ -89,7 +100,11 @@ async fn try_until_deadline(
     let mut limit = context.limits.first_attempt;
     loop {
         let target = targets.borrow_and_update().clone();
-        let obstacle = match target.primary {
+        let primary = match begun {
+            Begun::Yes => target.serving().cloned().map_err(Clone::clone),
+            Begun::No => target.primary,
+        };
+        let obstacle = match primary {
             Err(reason) => Obstacle::NoPrimary(reason),
             Ok(primary) => {
                 // An attempt never outlives the hold, but even without a hold there is one.

@@ -19,6 +19,7 @@
 pub mod account;
 pub mod auth;
 pub mod backend;
+mod boundary;
 mod context;
 mod counters;
 mod doors;

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::context::Context;
 use crate::counters::Counted;
-use crate::hold::{self, NotOpened};
+use crate::hold::{self, Begun, NotOpened};
 use crate::peer::Peer;
 use crate::splice::{discard, splice};
 use crate::target::{Pin, Target, Transport};
@@ -24,7 +24,7 @@ pub async fn serve_client(context: &Context, mut client: Peer, transport: Transp
         return refuse_for_number(context, context.limits.max_clients, client).await;
     };
     let opened = tokio::select! {
-        opened = hold::open(context, Some(&client), transport) => opened,
+        opened = hold::open(context, Some(&client), transport, Begun::No) => opened,
         () = context.closing.cancelled() => {
             let text = "Server shutdown in progress (pontoon sql is stopping)";
             let error = ErrorPacket::new(error_code::SERVER_SHUTDOWN, SqlState::LINK_FAILURE, text);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use pontoon_fleet::{Tier, TierDetail, TierReport};
+use pontoon_fleet::{HoldReport, Tier, TierDetail, TierReport};
 use pontoon_rt::clock::{self, Clock, SystemClock};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::boundary::Boundary;
 use crate::context::{Context, Gate, Limits, Sessions};
 use crate::counters::{Counted, Counters};
 use crate::doors::{Doors, Listener, ThreadDoor};
@@ -31,7 +32,7 @@ use crate::pool::{Directory, Thread};
 use crate::relay::serve_relay;
 use crate::session;
 use crate::session::registry::Registry as SessionRegistry;
-use crate::target::{Follower, Target, Transport};
+use crate::target::{Follower, NoPrimary, Target, Transport};
 use crate::tls::FleetTls;
 use crate::{SqlOptions, SqlProxyError};
 
@@ -43,6 +44,8 @@ const DOOR_HURRY: Duration = Duration::from_millis(10);
 /// How long after a view the addresses that it asks for are expected to become free.
 const EXPECTANT: Duration = Duration::from_secs(60);
 const REPORT_TICK: Duration = Duration::from_secs(1);
+/// Between two looks at what is under way while the primary is about to hand over.
+const HOLD_TICK: Duration = Duration::from_millis(5);
 /// How long to wait after an accept failed (out of file descriptors) rather than spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long sessions may take to notice that the process closes.
@@ -94,6 +97,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             gate: Gate::default(),
             directory: Directory::default(),
             sessions: SessionRegistry::default(),
+            boundary: Boundary::default(),
             hidden: Arc::new(session::hidden()),
             closing: CancellationToken::new(),
             draining: false.into(),
@@ -109,6 +113,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             follower,
             targets: target_sender,
             told: (0, 0),
+            told_held: None,
         };
         keeper.keep(senders, shutdown).await;
         ended.trigger();
@@ -275,6 +280,8 @@ struct Keeper {
     targets: watch::Sender<Target>,
     /// Connections over the limit and connections closed for a new primary, as the log last said.
     told: (u64, u64),
+    /// What is under way while the primary is about to hand over, as the agent was last told.
+    told_held: Option<HoldReport>,
 }
 
 impl Keeper {
@@ -306,6 +313,13 @@ impl Keeper {
                     self.report(doors.not_listening());
                     continue;
                 }
+                () = tokio::time::sleep(HOLD_TICK), if self.context.boundary.is_held() => {
+                    // Somebody waits for the end of what is under way.
+                    if self.context.boundary.standing() != self.told_held {
+                        self.report(doors.not_listening());
+                    }
+                    continue;
+                }
                 () = shutdown.requested() => break,
             }
             let has_identity = self.context.tls.load();
@@ -321,6 +335,9 @@ impl Keeper {
             .follow(view.as_deref())
             .overdue(clock::boot_id(), SystemClock.now());
         self.context.floors.follow(view.as_deref(), &target);
+        let target = target.held(clock::boot_id(), SystemClock.now());
+        // Before anybody can see the target: who passed the boundary before this is counted.
+        self.context.boundary.hold(target.held_until_ms());
         self.targets.send_if_modified(|current| {
             if *current == target {
                 return false;
@@ -331,12 +348,14 @@ impl Keeper {
             {
                 // A renewed lease is news to nobody but the one who watches its end.
                 current.write_until = target.write_until;
+                current.holding = target.holding;
                 return false;
             }
             match &target.primary {
                 Ok(primary) => {
                     tracing::info!(server = %primary.pin.server, epoch = %primary.pin.epoch, "the primary");
                 }
+                Err(reason @ NoPrimary::HandingOver(_)) => tracing::info!(%reason, "nothing new is begun"),
                 Err(reason) => tracing::warn!(%reason, "no primary: new connections are held"),
             }
             *current = target;
@@ -372,6 +391,7 @@ impl Keeper {
             );
         }
         self.told = now;
+        self.told_held = self.context.boundary.standing();
         self.client.report(TierReport {
             pid: std::process::id(),
             view_serial: self.client.current().map_or(0, |view| view.serial),

@@ -123,7 +123,8 @@ fn decide(
     if draining {
         return Err(no(Answer::Stopping));
     }
-    let Ok(primary) = &target.primary else {
+    // A transaction under way may still need a connection while the primary is about to hand over.
+    let Ok(primary) = target.serving() else {
         return Err(no(match preface.purpose {
             Purpose::Primary => Answer::NotPrimary,
             Purpose::Replica => Answer::NotReplica,

@@ -16,8 +16,11 @@ impl Context {
         let spread = self.is_spread().then(|| self.spread_report());
         self.metrics
             .show(spread.as_ref().unwrap_or(&SpreadReport::default()));
-        self.counters
-            .report(self.floors.handed_out(), spread, not_listening)
+        let mut report = self
+            .counters
+            .report(self.floors.handed_out(), spread, not_listening);
+        report.holding = self.boundary.standing();
+        report
     }
 
     /// Whether the view wants reads spread.

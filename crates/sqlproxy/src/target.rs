@@ -29,6 +29,8 @@ pub struct Target {
     pub hold: Duration,
     /// Nothing may be sent to the primary after this moment; see [`Target::overdue`].
     pub write_until: Option<BootMoment>,
+    /// Nothing new is begun until this moment; see [`Target::held`].
+    pub holding: Option<BootMoment>,
 }
 
 /// The present primary.
@@ -95,6 +97,8 @@ pub enum NoPrimary {
     },
     /// The database's address is one that the proxy itself listens on.
     Itself(ListenAddress),
+    /// This primary is about to hand over: what is under way there goes on, and nothing new is begun.
+    HandingOver(Box<Primary>),
     /// The primary's lease ran out, as far as this server has heard: another may be primary by now (P2).
     LeaseRanOut(ServerName),
 }
@@ -109,6 +113,9 @@ impl fmt::Display for NoPrimary {
                 f,
                 "the fleet view is of epoch {view} after epoch {obeyed}: restart `pontoon sql` if that is right"
             ),
+            NoPrimary::HandingOver(primary) => {
+                write!(f, "the primary {} is handing over", primary.pin.server)
+            }
             NoPrimary::LeaseRanOut(server) => write!(
                 f,
                 "the lease of the primary {server} has run out, as far as this server has heard"
@@ -145,6 +152,7 @@ impl Follower {
             replicas,
             hold,
             write_until: sql.and_then(|sql| sql.write_until.clone()),
+            holding: sql.and_then(|sql| sql.holding.clone()),
         }
     }
 
@@ -227,17 +235,48 @@ fn covers(ours: &ListenAddress, backend: &ListenAddress) -> bool {
 }
 
 impl Target {
-    /// How long it is until nothing may be sent to the primary any more; `None` when that is not limited or has come.
-    /// `boot` and `now` are those of the machine's clock that goes on in suspend.
+    /// How long it is until something changes by itself: nothing may be sent to the primary any more, or what is held
+    /// goes on. `None` when nothing will. `boot` and `now` are those of the machine's clock that goes on in suspend.
     pub fn left(&self, boot: &str, now: Duration) -> Option<Duration> {
-        let until = self.write_until.as_ref()?;
-        self.primary.as_ref().ok()?;
-        Some(until.left(boot, now))
+        self.serving().ok()?;
+        let held = self.primary.is_err().then_some(self.holding.as_ref()).flatten();
+        let moments = [self.write_until.as_ref(), held].into_iter().flatten();
+        moments.map(|until| until.left(boot, now)).min()
+    }
+
+    /// The primary that what is under way goes to, also while it is about to hand over.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn serving(&self) -> Result<&Primary, &NoPrimary> {
+        match &self.primary {
+            Ok(primary) => Ok(primary),
+            Err(NoPrimary::HandingOver(primary)) => Ok(primary),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// The same target while nothing new is begun, if that is so now.
+    pub fn held(mut self, boot: &str, now: Duration) -> Target {
+        let left = self.holding.as_ref().map(|until| until.left(boot, now));
+        if left.is_some_and(|left| !left.is_zero()) {
+            self.primary = self
+                .primary
+                .and_then(|primary| Err(NoPrimary::HandingOver(Box::new(primary))));
+        }
+        self
+    }
+
+    /// The end of the present hold, in milliseconds of the machine's clock; `None` while nothing is held.
+    pub fn held_until_ms(&self) -> Option<u64> {
+        let held = matches!(self.primary, Err(NoPrimary::HandingOver(_)));
+        self.holding.as_ref().filter(|_| held).map(|until| until.ms)
     }
 
     /// The same target with a primary whose time is over taken out. Whoever still reads from its replicas may go on.
     pub fn overdue(mut self, boot: &str, now: Duration) -> Target {
-        if self.left(boot, now).is_some_and(|left| left.is_zero())
+        let left = self.write_until.as_ref().map(|until| until.left(boot, now));
+        if left.is_some_and(|left| left.is_zero())
             && let Ok(primary) = &self.primary
         {
             self.primary = Err(NoPrimary::LeaseRanOut(primary.pin.server.clone()));
@@ -248,7 +287,7 @@ impl Target {
     /// Whether a connection that was made under `pin` may go on. While nobody is primary it may: its server was
     /// not replaced. It may not once another server is primary, or the same one anew.
     pub fn permits(&self, pin: &Pin) -> bool {
-        match &self.primary {
+        match self.serving() {
             Ok(primary) => primary.pin.server == pin.server && primary.pin.epoch <= pin.epoch,
             // Here the clock is what keeps two primaries apart: nothing more goes there, also where it went before.
             Err(NoPrimary::LeaseRanOut(_)) => false,
@@ -259,7 +298,7 @@ impl Target {
     /// Whether a connection to a replica that was made under `pin` may go on: until the primary changes. Then the
     /// replica may be the primary, or follow another, or have lost what only the old primary had.
     pub fn permits_replica(&self, pin: &Pin) -> bool {
-        match &self.primary {
+        match self.serving() {
             Ok(primary) => primary.pin.server != pin.server && primary.pin.epoch <= pin.epoch,
             Err(_) => true,
         }
@@ -309,6 +348,7 @@ pub(crate) mod tests {
                 servers: Vec::new(),
                 hold_writes: Duration::from_secs(10),
                 write_until: None,
+                holding: None,
                 reads: None,
             }),
         }
@@ -449,6 +489,51 @@ pub(crate) mod tests {
         assert!(renewed.primary.is_ok(), "renewed, it is the primary again");
         let unlimited = follower.follow(Some(&view(Some("a"), 5))).overdue("this", now);
         assert!(unlimited.primary.is_ok() && unlimited.left("this", now).is_none());
+    }
+
+    #[test]
+    fn a_primary_that_is_about_to_hand_over_keeps_what_is_under_way_and_gets_nothing_new() {
+        let mut follower = follower();
+        let mut held = |ms, limit: Option<u64>| {
+            let mut view = view(Some("a"), 5);
+            let moment = |ms| BootMoment {
+                boot: "this".to_owned(),
+                ms,
+            };
+            let sql = view.sql.as_mut().unwrap();
+            (sql.holding, sql.write_until) = (Some(moment(ms)), limit.map(moment));
+            follower.follow(Some(&view))
+        };
+        let now = Duration::from_secs(100);
+        let pin = Pin {
+            server: "a".parse().unwrap(),
+            epoch: Epoch(5),
+        };
+        let target = held(100_500, None).overdue("this", now).held("this", now);
+        assert!(matches!(&target.primary, Err(NoPrimary::HandingOver(one)) if one.pin == pin));
+        assert!(target.permits(&pin) && target.serving().is_ok());
+        assert_eq!(target.held_until_ms(), Some(100_500));
+        assert_eq!(target.left("this", now), Some(Duration::from_millis(500)));
+        let over = held(100_000, None).overdue("this", now).held("this", now);
+        assert!(
+            over.primary.is_ok(),
+            "its leader died, or forgot to say that it goes on"
+        );
+        assert_eq!((over.held_until_ms(), over.left("this", now)), (None, None));
+        let other = held(100_500, None).held("before", now);
+        assert!(
+            other.primary.is_ok(),
+            "a view from before the machine was started"
+        );
+        // The lease's own end outranks it.
+        let limited = held(100_500, Some(100_200))
+            .overdue("this", now)
+            .held("this", now);
+        assert_eq!(limited.left("this", now), Some(Duration::from_millis(200)));
+        let dead = held(100_500, Some(100_000))
+            .overdue("this", now)
+            .held("this", now);
+        assert!(matches!(dead.primary, Err(NoPrimary::LeaseRanOut(_))) && !dead.permits(&pin));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use pontoon_fleet::BootMoment;
+use pontoon_rt::clock::Clock;
 use pontoon_rt::floor::{FloorClient, Saying};
 use support::SOON;
 use support::pair::Kind;
@@ -121,6 +123,110 @@ async fn statements_wait_for_the_new_primary_and_no_pooled_connection_reaches_th
         .unwrap()
         .unwrap();
     assert_eq!(there, 16 + 16 + 2, "each write once, at the new primary");
+}
+
+/// The agent's mark: the primary is about to hand over.
+fn mark(spread: &mut Spread, left: Duration) {
+    let clock = pontoon_rt::clock::SystemClock;
+    for server in [&mut spread.two.a, &mut spread.two.b] {
+        server.publish(|view| {
+            view.holding = Some(BootMoment {
+                boot: pontoon_rt::clock::boot_id().to_owned(),
+                ms: (clock.now() + left).as_millis() as u64,
+            });
+        });
+    }
+}
+
+async fn until_under_way(spread: &mut Spread, count: u64) {
+    for server in [&mut spread.two.a, &mut spread.two.b] {
+        let what = format!("{count} under way");
+        server
+            .agent
+            .report(&what, |said| {
+                said.holding.is_some_and(|held| held.under_way == count)
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn before_a_hand_over_transactions_end_and_nothing_new_begins_and_nothing_fails() {
+    let Some(mut spread) = spread().await else { return };
+    let (mut within, mut outside) = (Vec::new(), Vec::new());
+    for server in [&spread.two.a, &spread.two.b] {
+        let mut conn = Spread::conn_at(server).await;
+        run(&mut conn, "BEGIN").await;
+        within.push(conn);
+        outside.push(Spread::conn_at(server).await);
+    }
+    mark(&mut spread, SOON * 6);
+    until_under_way(&mut spread, 1).await;
+    // Autocommit, prepared, a read, a new transaction, and a client that comes only now: all wait.
+    let address = spread.two.a.dir.path().join("mysqld.sock");
+    let mut held: Vec<JoinHandle<()>> = outside
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut conn)| {
+            tokio::spawn(async move {
+                run(&mut conn, &insert(4000 + number as u32)).await;
+                conn.exec_drop("INSERT INTO t (v) VALUES (?)", (4010 + number as u32,))
+                    .await
+                    .unwrap();
+                run(&mut conn, "BEGIN").await;
+                run(&mut conn, &insert(4020 + number as u32)).await;
+                run(&mut conn, "COMMIT").await;
+                assert_eq!(value(&mut conn, WHO_WRITES).await, "2");
+            })
+        })
+        .collect();
+    held.push(tokio::spawn(async move {
+        let mut conn = support::session::conn(&support::database::Road::Unix(address), "reader").await;
+        run(&mut conn, &insert(4030)).await;
+    }));
+    sleep(MOMENT * 5).await;
+    assert!(held.iter().all(|task| !task.is_finished()), "something new began");
+    // What is under way goes on to its end, at the old primary.
+    for (number, conn) in within.iter_mut().enumerate() {
+        run(conn, &insert(5000 + number as u32)).await;
+        assert_eq!(value(conn, WHO_WRITES).await, "1");
+        run(conn, "COMMIT").await;
+    }
+    until_under_way(&mut spread, 0).await;
+    let mut old = spread.pair.primary.root().await.unwrap();
+    run(&mut old, "SET GLOBAL read_only = ON").await;
+    let mut new = spread.pair.replica().await;
+    let began = Instant::now();
+    while rows(&mut new, 5001).await == 0 {
+        assert!(began.elapsed() < SOON, "the replica does not follow");
+        sleep(MOMENT / 5).await;
+    }
+    spread.promote().await;
+    for task in held {
+        ended(task).await;
+    }
+    let there: u32 = new
+        .query_first("SELECT COUNT(*) FROM app.t WHERE v >= 4000")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(there, 2 + 2 + 2 + 1 + 2, "each write once, at the new primary");
+    for conn in &mut within {
+        assert_eq!(value(conn, WHO_WRITES).await, "2", "their sessions go on");
+    }
+}
+
+#[tokio::test]
+async fn a_mark_that_nobody_takes_back_ends_by_itself() {
+    let Some(mut spread) = spread().await else { return };
+    let mut conn = spread.conn().await;
+    mark(&mut spread, MOMENT * 10);
+    run(&mut conn, &insert(1)).await;
+    assert_eq!(
+        value(&mut conn, WHO_WRITES).await,
+        "1",
+        "the primary is as it was"
+    );
 }
 
 #[tokio::test]

@@ -103,6 +103,7 @@ impl Proxy {
         };
         let target = Target {
             write_until: None,
+            holding: None,
             primary: Ok(Primary {
                 pin: pin("a"),
                 way: way(&self.sockets[0]),

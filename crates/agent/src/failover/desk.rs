@@ -64,6 +64,12 @@ pub struct FailoverReport {
     pub left_ms: Option<u64>,
     /// The last notices, oldest first.
     pub notices: Vec<Told>,
+    /// How many hand-overs were given up since failover began to run here.
+    #[serde(default)]
+    pub given_up: u64,
+    /// Why the last of them was.
+    #[serde(default)]
+    pub gave_up: Option<Refusal>,
 }
 
 /// Something that operators were told.
@@ -115,6 +121,8 @@ struct Inside {
     inbox: Option<mpsc::Sender<Message>>,
     /// Why there is no task although there should be one.
     trouble: Option<Refusal>,
+    given_up: u64,
+    gave_up: Option<Refusal>,
 }
 
 impl Desk {
@@ -156,6 +164,15 @@ impl Desk {
         }
     }
 
+    /// A hand-over was tried: it was given up for that reason, or goes on.
+    pub(crate) fn gave_up(&self, why: Option<Refusal>) {
+        if let Some(why) = why {
+            let mut inside = self.inside();
+            inside.given_up += 1;
+            inside.gave_up = Some(why);
+        }
+    }
+
     /// How failover stands here; `None` while no task runs.
     pub(crate) fn report(&self, now: Duration) -> Option<FailoverReport> {
         let inside = self.inside();
@@ -178,6 +195,8 @@ impl Desk {
             paused: posted.paused,
             left_ms: posted.deadline.map(|deadline| ms(deadline.saturating_sub(now))),
             notices: inside.notices.iter().cloned().collect(),
+            given_up: inside.given_up,
+            gave_up: inside.gave_up.clone(),
         })
     }
 

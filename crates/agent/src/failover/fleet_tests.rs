@@ -266,7 +266,7 @@ impl Hands {
                 lock(&self.world).opened(self.at, epoch);
                 Outcome::Done
             }
-            Work::Close => loop {
+            Work::Close(_) => loop {
                 {
                     let mut world = lock(&self.world);
                     world.dbs[self.at].closing = true;
@@ -500,11 +500,25 @@ impl Line for Wire {
             },
         );
     }
+
+    fn changed(&self, _: &Record) {
+        for other in (0..self.desks.len()).filter(|other| *other != self.at) {
+            self.send(&name(other), Event::Changed);
+        }
+    }
 }
 
 struct Nobody;
 
 impl AskPeers for Nobody {
+    fn hold(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn go_on(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
     fn answer<'a>(&'a self, _: &'a ServerName) -> BoxFuture<'a, Option<Answer>> {
         async { None }.boxed()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use pontoon_decide::failover::{Event, Incarnation, Position};
+use pontoon_decide::failover::{Event, Incarnation, Position, Record};
 use pontoon_fleet::{Code, Epoch, Refusal, ServerName};
 use pontoon_replication::SourceTicket;
 use pontoon_replication::work::{Answer, AskPeers, CopyStream, Works};
@@ -14,9 +14,11 @@ use pontoon_rt::http::Call;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::hold;
 use super::task::Line;
+use crate::authorise::Peer;
 use crate::core::Agent;
-use crate::peer::{Acknowledge, Asked, Halted};
+use crate::peer::{Acknowledge, Asked, Changed, Halted};
 use crate::{dial, joiner};
 
 /// How long a question may take, its connection included.
@@ -73,6 +75,21 @@ impl Line for AgentLine {
         };
         self.say(to, "/p/v1/failover/halted", halted);
     }
+
+    fn changed(&self, record: &Record) {
+        let Ok(agent) = self.agent() else { return };
+        let (Some(membership), Some(active)) = (agent.membership(), agent.active()) else {
+            return;
+        };
+        for server in &active.config.servers {
+            if server.name != membership.me {
+                let changed = Changed {
+                    lease: record.lease(),
+                };
+                self.say(server.name.clone(), "/p/v1/failover/changed", changed);
+            }
+        }
+    }
 }
 
 impl AskPeers for AgentLine {
@@ -101,6 +118,19 @@ impl AskPeers for AgentLine {
             ask::<_, bool>(&agent, server, path, RECONNECT, &wanted)
                 .await
                 .unwrap_or(false)
+        }
+        .boxed()
+    }
+
+    fn hold(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        async move { hold::everywhere(&self.agent()?).await }.boxed()
+    }
+
+    fn go_on(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Ok(agent) = self.agent() {
+                hold::go_on(&agent).await;
+            }
         }
         .boxed()
     }
@@ -164,6 +194,12 @@ pub(crate) async fn answer(agent: &Agent, wanted: Acknowledge) -> Result<bool, R
 /// `POST /p/v1/failover/asked` of `from`.
 pub(crate) fn asked(agent: &Agent, from: &ServerName, asked: Asked) {
     agent.failover.tell(Event::Asked(from.clone(), asked.epoch));
+}
+
+/// `POST /p/v1/failover/changed` of `from`: a hint, so that nobody waits for the next look or the next heartbeat.
+pub(crate) fn changed(agent: &Agent, from: &Peer, changed: &Changed) {
+    agent.hear_lease(from, &changed.lease);
+    agent.failover.tell(Event::Changed);
 }
 
 /// `POST /p/v1/failover/halted` of `from`.

@@ -5,7 +5,7 @@
 //!
 //! `driver` says which answer is which event and which effect is which request, and is pure. `task` is the loop that does
 //! what follows. `remembered` is what must survive the agent; `desk` is where the rest of the agent meets the task;
-//! `line` is the way to the other agents; `setup` reads the configuration; `orders` takes an operator's word to the
+//! `line` is the way to the other agents; `hold` has the SQL proxies begin nothing new before a hand-over; `setup` reads the configuration; `orders` takes an operator's word to the
 //! server that it is for; `probe` finds out before anything depends on it whether a store is fit.
 //!
 //! **Must never:** decide; do anything behind a thing to be remembered before that is on the disk; take a damaged file
@@ -16,6 +16,7 @@ mod desk;
 mod driver;
 #[cfg(test)]
 mod fleet_tests;
+pub(crate) mod hold;
 mod line;
 mod orders;
 pub(crate) mod probe;
@@ -27,7 +28,7 @@ mod task;
 pub(crate) use deadline::Deadlines;
 pub(crate) use desk::Desk;
 pub use desk::{FailoverReport, Told};
-pub(crate) use line::{answer, asked, halted, here};
+pub(crate) use line::{answer, asked, changed, halted, here};
 pub(crate) use orders::{order, order_here, reports};
 pub(crate) use run::{at_rest, run, worker};
 pub(crate) use setup::{is_shared, takes_part};

@@ -58,8 +58,9 @@ async fn switchover(
             .next("see who could take over", "pontoon db status"));
     }
     reporter.step(&leader, &format!("handing over to {to}")).await;
+    let given_up = report_of(agent, &leader).map_or(0, |report| report.given_up);
     send(agent, &leader, &Order::Switchover { to: to.clone() }).await?;
-    wait_for(agent, &to, reporter).await
+    wait_for(agent, &to, Some((&leader, given_up)), reporter).await
 }
 
 async fn failover(
@@ -78,7 +79,7 @@ async fn failover(
         .step(&to, "becoming the primary by an operator's word")
         .await;
     send(agent, &to, &Order::Force { accept_loss }).await?;
-    wait_for(agent, &to, reporter).await
+    wait_for(agent, &to, None, reporter).await
 }
 
 /// Pauses or resumes every database server that answers. One that does not must be told again: it goes on as before.
@@ -254,14 +255,28 @@ pub(crate) fn reports(agent: &Agent) -> Vec<(ServerName, FailoverReport)> {
     mine.into_iter().chain(theirs).collect()
 }
 
-/// Waits until the database of `to` takes writes.
-async fn wait_for(agent: &Agent, to: &ServerName, reporter: &Reporter) -> Result<String, Refusal> {
+fn report_of(agent: &Agent, server: &ServerName) -> Option<FailoverReport> {
+    let mut reports = reports(agent).into_iter();
+    reports.find(|(name, _)| name == server).map(|(_, report)| report)
+}
+
+/// Waits until the database of `to` takes writes; or until `from`, which is to hand over, gives up once more than so
+/// many times.
+async fn wait_for(
+    agent: &Agent,
+    to: &ServerName,
+    from: Option<(&ServerName, u64)>,
+    reporter: &Reporter,
+) -> Result<String, Refusal> {
     let begun = Instant::now();
     loop {
-        let report = reports(agent)
-            .into_iter()
-            .find(|(name, _)| name == to)
-            .map(|(_, report)| report);
+        if let Some((from, before)) = from
+            && let Some(report) = report_of(agent, from).filter(|report| report.given_up > before)
+            && let Some(why) = report.gave_up
+        {
+            return Err(why.because(format!("{from} gave up handing over and stays the primary")));
+        }
+        let report = report_of(agent, to);
         let open = report
             .as_ref()
             .is_some_and(|report| matches!(report.state, State::LeaderSync | State::LeaderAlone));

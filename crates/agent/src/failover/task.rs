@@ -11,7 +11,7 @@ use pontoon_decide::failover::{
     Command, Event, Incarnation, Nonce, Notice, Outcome, Position, Record, Setup, State, Timing, Work,
 };
 use pontoon_fleet::{Epoch, Refusal, ServerName};
-use pontoon_lease::{LeaseError, LeaseStore};
+use pontoon_lease::{LeaseError, LeaseStore, Swap};
 use pontoon_replication::work::{BEAT, Facts, Peers, Works};
 use pontoon_rt::clock::Clock;
 use pontoon_rt::shutdown::Shutdown;
@@ -45,6 +45,9 @@ pub(crate) trait Line: Send + Sync {
 
     /// Answers one that asked.
     fn answer(&self, to: ServerName, epoch: Epoch, incarnation: Incarnation, position: Position);
+
+    /// Tells everybody who leads by the record that this server has just written.
+    fn changed(&self, record: &Record);
 }
 
 /// What others are to know at once.
@@ -235,7 +238,17 @@ impl Task {
     }
 
     async fn step(&mut self, input: Input) -> Result<(), End> {
+        let won = matches!(input, Input::Swapped(_, Ok(Swap::Won(_))));
+        let before = self.driver.standing().record.filter(|_| won);
         let actions = self.take(input);
+        if let Some(now) = self.driver.standing().record.filter(|_| won) {
+            let same = before.is_some_and(|before| {
+                before.epoch == now.epoch && before.released == now.released && before.sync == now.sync
+            });
+            if !same {
+                self.outfit.line.changed(&now);
+            }
+        }
         self.act(actions).await
     }
 
@@ -321,7 +334,7 @@ impl Task {
         let peer = self.outfit.timing.peer;
         let patience = match &work {
             Work::CaughtUp(_) => Some((peer, Worked::Outcome(Outcome::Failed))),
-            Work::Acknowledge(_) | Work::Open(_) | Work::Close | Work::Resume => {
+            Work::Acknowledge(_) | Work::Open(_) | Work::Close(_) | Work::Resume => {
                 Some((SETTING_PATIENCE, Worked::Unclear))
             }
             // As long as they take: recovery, applying, copying.
@@ -359,6 +372,9 @@ impl Task {
                 let failure = self.outfit.works.reason().filter(|_| failed);
                 if let Some(refusal) = failure.as_ref().filter(|now| self.failure.as_ref() != Some(*now)) {
                     tracing::warn!(work = ?self.driver.work(), %refusal, "work on the database did not succeed; it is tried again");
+                }
+                if matches!(self.driver.work(), Some(Work::Close(_))) {
+                    self.outfit.desk.gave_up(failure.clone());
                 }
                 self.failure = failure;
                 Some(Input::Event(Event::Worked(outcome)))
@@ -479,7 +495,7 @@ fn words(work: &Work) -> String {
             format!("waiting until {} has everything", names.join(", "))
         }
         Work::Open(epoch) => format!("taking writes as the primary of epoch {epoch}"),
-        Work::Close => "handing over: waiting for the transactions under way".to_owned(),
+        Work::Close(to) => format!("handing over to {to}: waiting for what is under way"),
         Work::Drain(_) => "applying everything that was received".to_owned(),
         Work::Halt => "stopping to receive".to_owned(),
         Work::Resume => "receiving again".to_owned(),

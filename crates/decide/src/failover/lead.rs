@@ -26,8 +26,8 @@ impl Node {
                     self.elect(seen, now, fresh, out);
                 } else if !open {
                     self.open(seen, now, fresh, out);
-                } else if self.handing.is_some() {
-                    self.begin(Work::Close, now, out);
+                } else if let Some(Handing { to, .. }) = self.handing.clone() {
+                    self.begin(Work::Close(to), now, out);
                 } else {
                     self.tend_replicas(seen, now, fresh, out);
                 }
@@ -128,6 +128,7 @@ impl Node {
                 return self.hand_over(seen, &to, now, fresh, out);
             }
             self.handing = None;
+            out.push(Effect::Tell(Notice::HandOverGivenUp(to)));
         }
         if self.is_writing() {
             // Perhaps the lease is being handed over.

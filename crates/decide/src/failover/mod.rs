@@ -146,8 +146,9 @@ pub enum Work {
     CaughtUp(Members),
     /// Take writes, as the leader of that epoch.
     Open(Epoch),
-    /// Hold new transactions at the proxies, wait for those under way, take no more writes.
-    Close,
+    /// To hand over to that replica: wait until it is hardly behind; hold new statements and transactions at the
+    /// proxies; wait for those under way; take no more writes. Failed when that takes too long: then it goes on as before.
+    Close(ServerName),
     /// To lead that epoch. In this order, because another loses what was received and not applied: start applying; stop
     /// receiving; find out what was received; wait until it is applied; forget the source. Done with the position.
     Drain(Epoch),
@@ -218,6 +219,8 @@ pub enum Event {
         /// In transactions.
         missing: u64,
     },
+    /// Somebody has replaced the record just now: look at it, rather than when it is time to.
+    Changed,
     /// The leader of that epoch, elected and not open, asks for the position.
     Asked(ServerName, Epoch),
     /// The answer of a replica that no longer receives.
@@ -304,6 +307,8 @@ pub enum Notice {
     NeedsCopy,
     /// A command was not carried out.
     Refused(Why),
+    /// The hand-over to that server was given up, and this one goes on as the leader.
+    HandOverGivenUp(ServerName),
     /// The database was killed because the lease ran out or went to another.
     Fenced,
 }

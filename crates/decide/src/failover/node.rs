@@ -310,6 +310,8 @@ impl Node {
                     },
                 );
             }
+            // Only a read comes of it, as it does every now and then.
+            Event::Changed => self.looked = None,
             Event::Lag { behind, missing } => self.lag = Some((behind, missing)),
             Event::Asked(from, epoch) => self.asked_for_position(from, epoch, out),
             Event::Halted {

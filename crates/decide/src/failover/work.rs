@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Database, Durable, Effect, Node, Outcome, Position, Work};
+use super::{Database, Durable, Effect, Node, Notice, Outcome, Position, Work};
 
 impl Node {
     pub(super) fn worked(&mut self, outcome: Outcome, now: Duration, out: &mut Vec<Effect>) {
@@ -20,8 +20,18 @@ impl Node {
             (Work::CaughtUp(members), true) => self.caught_up = Some(members),
             (Work::CaughtUp(members), false) => self.slow(&members, now),
             (Work::Open(_), true) => self.database = running(true, false),
-            (Work::Close, true) => self.database = running(false, false),
-            (Work::Open(_) | Work::Close, false) => self.handing = None,
+            (Work::Close(_), true) => {
+                self.database = running(false, false);
+                if let Some(handing) = &mut self.handing {
+                    // Closing took as long as it took.
+                    handing.until = now + self.setup.timing.peer * 2;
+                }
+            }
+            (Work::Close(to), false) => {
+                self.handing = None;
+                out.push(Effect::Tell(Notice::HandOverGivenUp(to)));
+            }
+            (Work::Open(_), false) => self.handing = None,
             (Work::Drain(epoch), true) => {
                 self.database = running(false, false);
                 self.halted_at = at(outcome);

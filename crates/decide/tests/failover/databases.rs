@@ -86,7 +86,7 @@ impl World {
             _ if server.untold => None,
             Work::Acknowledge(_) | Work::Open(_) => server.db.up.then_some(Outcome::Done),
             Work::Resume => (server.db.up && server.db.source.is_some()).then_some(Outcome::Done),
-            Work::Close => {
+            Work::Close(_) => {
                 let waits = server
                     .db
                     .log
@@ -158,7 +158,7 @@ impl World {
             }
             Work::CaughtUp(_) => {}
             Work::Open(epoch) => return self.open(at, epoch),
-            Work::Close => self.servers[at].db.open = None,
+            Work::Close(_) => self.servers[at].db.open = None,
             Work::Drain(_) => {
                 let db = &mut self.servers[at].db;
                 if self.slip != Some(Slip::DrainBeforeHalt) {

@@ -20,6 +20,15 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3600);
 /// How long transactions under way may take to end before a hand-over is given up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Between two looks at the transactions: InnoDB shows the same ones again to who looked less than 100 ms ago.
+const TRX_LOOK: Duration = Duration::from_millis(110);
+
+/// A replica that applies what is committed here so soon can take over without a pause that is noticed.
+const NEAR: Duration = Duration::from_millis(100);
+
+/// How long a replica may take to come so near before a hand-over is given up.
+const NEAR_PATIENCE: Duration = Duration::from_secs(5);
+
 impl Worker {
     /// Starts it as it is: read-only, following nobody.
     pub(super) async fn recover(&self) -> Result<(), Refusal> {
@@ -258,6 +267,8 @@ impl Worker {
         let account = database.keep_sql_account()?;
         database.create_sql_account(&account).await?;
         self.run(&database.flavor.set_writable(true)).await?;
+        // After a hand-over that was given up.
+        peers.ask.go_on().await;
         self.let_events_run().await
     }
 
@@ -300,22 +311,62 @@ impl Worker {
         Ok(())
     }
 
-    /// No more writes: waits for those under way, a little.
-    pub(super) async fn close(&self) -> Result<(), Refusal> {
-        let control = &self.database.control;
-        let writing = "SELECT COUNT(*) AS n FROM information_schema.innodb_trx WHERE trx_rows_modified > 0";
-        let begun = Instant::now();
-        while begun.elapsed() < CLOSE_PATIENCE {
-            let left = control
-                .query(writing)
-                .await?
-                .first()
-                .map_or(0, |row| row.number("n"));
-            if left == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    /// No more writes, so that `to` can take over: nothing new is begun at the proxies, and what is under way ends first.
+    pub(super) async fn close(&self, to: &ServerName, peers: &Peers) -> Result<(), Refusal> {
+        self.wait_near(to, peers).await?;
+        let closed = match peers.ask.hold().await {
+            Ok(()) => self.stop_writes().await,
+            Err(refusal) => Err(refusal),
+        };
+        if closed.is_err() {
+            peers.ask.go_on().await;
         }
+        closed
+    }
+
+    /// Waits until that replica has applied what is committed here within [`NEAR`] of being asked for. Clocks of two
+    /// servers are not compared.
+    async fn wait_near(&self, to: &ServerName, peers: &Peers) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < NEAR_PATIENCE {
+            let goal = self.has().await?.position;
+            let asked = Instant::now();
+            loop {
+                let answer = peers.ask.answer(to).await;
+                let facts = answer
+                    .and_then(|answer| answer.facts)
+                    .filter(|facts| facts.answers);
+                let applied = facts.map(|facts| self.parse(&facts.applied)).transpose()?;
+                if applied.as_ref().is_some_and(|applied| applied.reaches(&goal)) {
+                    if asked.elapsed() < NEAR {
+                        return Ok(());
+                    }
+                    break;
+                }
+                last = applied.or(last);
+                if begun.elapsed() > NEAR_PATIENCE {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let there = last.map_or_else(|| "nothing is known of it".to_owned(), |last| last.to_string());
+        Err(Refusal::new(
+            Code::L002,
+            format!("{to} is too far behind to take over without a pause"),
+        )
+        .because(format!(
+            "it did not come within {} ms of this server in {} s; applied there: {there}",
+            NEAR.as_millis(),
+            NEAR_PATIENCE.as_secs()
+        ))
+        .next("see how far behind it is", "pontoon db status"))
+    }
+
+    async fn stop_writes(&self) -> Result<(), Refusal> {
+        let control = &self.database.control;
+        self.wait_for_transactions().await?;
         self.run(&["SET GLOBAL event_scheduler = OFF"]).await?;
         // In a session of its own, which can be ended when commits hold it up.
         let mut session = control.session().await?;
@@ -328,6 +379,48 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the transactions that have written something by now. Those that passed the proxies' sessions have ended
+    /// already; new ones can come over connections that are passed through only, and are refused by the database.
+    async fn wait_for_transactions(&self) -> Result<(), Refusal> {
+        let writing = "SELECT trx_id AS id, trx_mysql_thread_id AS thread, \
+                       TIMESTAMPDIFF(SECOND, trx_started, NOW()) AS age \
+                       FROM information_schema.innodb_trx WHERE trx_rows_modified > 0";
+        let begun = Instant::now();
+        let mut waited_for: Option<BTreeSet<u64>> = None;
+        loop {
+            let rows = self.database.control.query(writing).await?;
+            let now: BTreeSet<u64> = rows.iter().map(|row| row.number("id")).collect();
+            let left: BTreeSet<u64> = match &waited_for {
+                None => now,
+                Some(known) => known.intersection(&now).copied().collect(),
+            };
+            if left.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > CLOSE_PATIENCE {
+                let oldest = rows
+                    .iter()
+                    .filter(|row| left.contains(&row.number("id")))
+                    .max_by_key(|row| row.number("age"));
+                let mut refusal = Refusal::new(
+                    Code::L002,
+                    "transactions go on for too long: a hand-over would break them off",
+                );
+                if let Some(row) = oldest {
+                    refusal = refusal.because(format!(
+                        "{} of them; the oldest, of connection {}, for {} s",
+                        left.len(),
+                        row.number("thread"),
+                        row.number("age")
+                    ));
+                }
+                return Err(refusal.next("when they have ended", "pontoon db switchover"));
+            }
+            waited_for = Some(left);
+            tokio::time::sleep(TRX_LOOK).await;
+        }
     }
 }
 

@@ -121,6 +121,17 @@ pub trait AskPeers: Send + Sync {
     /// Lets it call [`Database::prepare_source`](crate::Database::prepare_source) for this server.
     fn ticket<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<SourceTicket, Refusal>>;
 
+    /// Has every SQL proxy of the fleet begin nothing new, for some seconds or until another epoch, and waits until nothing
+    /// is under way in their sessions.
+    ///
+    /// # Errors
+    /// When something goes on for too long, or a proxy does not say; some may hold all the same until
+    /// [`go_on`](AskPeers::go_on).
+    fn hold(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Ends that.
+    fn go_on(&self) -> BoxFuture<'_, ()>;
+
     /// Lets it call [`Database::serve_backup`](crate::Database::serve_backup).
     fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>>;
 }

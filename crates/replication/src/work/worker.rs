@@ -262,7 +262,7 @@ impl Worker {
             Work::Acknowledge(acks) => self.set_acknowledgements(acks, peers).await?,
             Work::CaughtUp(members) => self.wait_for_members(members, peers).await?,
             Work::Open(epoch) => self.open(*epoch, peers).await?,
-            Work::Close => self.close().await?,
+            Work::Close(to) => self.close(to, peers).await?,
             Work::Drain(_) => return Ok(Outcome::At(self.drain().await?)),
             Work::Halt => return Ok(Outcome::At(self.halt().await?)),
             Work::Resume => self.resume(peers).await?,

@@ -56,6 +56,14 @@ impl AskPeers for Asks {
         Box::pin(async move { self.members[server].worker.acknowledge(yes).await })
     }
 
+    fn hold(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn go_on(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn ticket<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<SourceTicket, Refusal>> {
         Box::pin(async move {
             let joiner = self.members[&self.me].machine.lock().unwrap().joiner();

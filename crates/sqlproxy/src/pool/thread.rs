@@ -18,11 +18,12 @@ use super::places::Places;
 use super::shelf::{Left, Shelf, Token};
 use crate::auth::Proven;
 use crate::backend::{AttemptError, Login, LoginError, attempt_as, login};
+use crate::boundary::Lane;
 use crate::context::Context;
 use crate::exchange::ask::AskError;
 use crate::exchange::{End, Link};
 use crate::front::Keys;
-use crate::hold::{self, NotOpened};
+use crate::hold::{self, Begun, NotOpened};
 use crate::peer::Peer;
 use crate::preface::Purpose;
 use crate::session::route::Side;
@@ -157,6 +158,8 @@ pub struct Thread {
     /// How many of them look whether there is one.
     waiting: Cell<usize>,
     left: Notify,
+    /// Sessions of this thread that have a statement or a transaction under way.
+    pub lane: Arc<Lane>,
     ender: mpsc::UnboundedSender<u32>,
     ends: RefCell<Option<mpsc::UnboundedReceiver<u32>>>,
 }
@@ -167,7 +170,9 @@ impl Thread {
         let targets = context.targets.clone();
         let (ender, ends) = mpsc::unbounded_channel();
         let directory = crate::auth::Directory::new(context.account_file.clone());
+        let lane = context.boundary.lane();
         Rc::new(Thread {
+            lane,
             context,
             shelf: RefCell::default(),
             links: RefCell::default(),
@@ -222,7 +227,7 @@ impl Thread {
 
     /// Whether there is a primary at the moment.
     pub fn has_primary(&self) -> bool {
-        self.targets.borrow().borrow().primary.is_ok()
+        self.targets.borrow().borrow().serving().is_ok()
     }
 
     /// Obeys a new target at once, in case there is one: no byte goes to a database of an old epoch.
@@ -410,7 +415,8 @@ impl Thread {
         let began = Instant::now();
         let mut held = None;
         loop {
-            let reason = match &targets.borrow_and_update().primary {
+            // Whoever asks has passed the boundary: a hand-over waits for it.
+            let reason = match targets.borrow_and_update().serving() {
                 Ok(primary) => {
                     return Ok(Database {
                         side: Side::Primary,
@@ -503,7 +509,7 @@ impl Thread {
     ) -> Result<Box<Connection>, NoConnection> {
         let transport = key.identity.transport;
         let opened = match database.side {
-            Side::Primary => match hold::open(&self.context, client, transport).await {
+            Side::Primary => match hold::open(&self.context, client, transport, Begun::Yes).await {
                 Ok(opened) => opened,
                 Err(NotOpened::ClientGone) => return Err(NoConnection::ClientGone),
                 Err(NotOpened::TimedOut { waited, obstacle }) => {
@@ -650,8 +656,8 @@ impl Thread {
             return;
         }
         let target = self.targets.borrow().borrow().clone();
-        let pins = target
-            .primary
+        let primary = target.serving().ok();
+        let pins = primary
             .iter()
             .map(|one| &one.pin)
             .chain(target.replicas.iter().map(|one| &one.pin));

@@ -15,7 +15,7 @@ use crate::backend::{Opened, SESSION_FLAGS};
 use crate::context::Context;
 use crate::exchange::Link;
 use crate::front::{Attempt, Front, FrontError};
-use crate::hold::{self, NotOpened};
+use crate::hold::{self, Begun, NotOpened};
 use crate::packets::PacketError;
 use crate::peer::Peer;
 use crate::pool::{Identity, Left, Thread};
@@ -27,7 +27,7 @@ struct ToPrimary(Arc<Context>);
 
 impl Dial for ToPrimary {
     async fn open(&self, transport: Transport) -> Result<Opened, ErrorPacket> {
-        hold::open(&self.0, None, transport).await.map_err(|error| {
+        hold::open(&self.0, None, transport, Begun::No).await.map_err(|error| {
             let text = match error {
                 NotOpened::ClientGone => "Pontoon: the client is gone".to_owned(),
                 NotOpened::TimedOut { waited, obstacle } => {

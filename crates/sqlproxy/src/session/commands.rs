@@ -46,6 +46,9 @@ impl Session {
             if flow == Flow::Close {
                 return;
             }
+            if self.bonds.transaction.is_none() {
+                self.passed = None;
+            }
         }
     }
 

@@ -31,6 +31,7 @@ use pontoon_mysql_wire::reply::Hidden;
 use pontoon_mysql_wire::{Capabilities, ChangeUser, ErrorPacket, StatusFlags};
 use pontoon_sql_class::{Charset, SqlMode};
 
+use crate::boundary::Passed;
 use crate::exchange::Link;
 use crate::peer::Peer;
 use crate::pool::connection::Facts;
@@ -147,6 +148,8 @@ struct Session {
     untracked: bool,
     idle: Idle,
     statements: Statements,
+    /// It has a statement or a transaction under way: a hand-over waits for it.
+    passed: Option<Passed>,
     /// It wants to be another user; and the number that the answer begins with.
     change: Option<(ChangeUser, u8)>,
 }
@@ -316,6 +319,7 @@ impl Session {
             untracked: false,
             idle: Idle::default(),
             statements: Statements::default(),
+            passed: None,
             change: None,
         };
         session.keep_or_leave(connection, false);

@@ -41,7 +41,7 @@ impl Session {
         };
         let thread = Rc::clone(&self.thread);
         let target = thread.context.targets.borrow();
-        let Ok(primary) = &target.primary else {
+        let Ok(primary) = target.serving() else {
             return Reader::Primary(None);
         };
         if primary.pin.epoch != ready.epoch() {

@@ -20,6 +20,7 @@ use super::{Flow, Session};
 use crate::exchange::ask::{AskError, Question};
 use crate::exchange::{Answer, End, Ended, send};
 use crate::pool::{Connection, Database, LastInsertId, Left, Need, NoConnection};
+use crate::target::NoPrimary;
 
 /// `ER_OPTION_PREVENTS_STATEMENT` (read-only), `ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION`,
 /// `ER_READ_ONLY_MODE`: what a replica says to what was no read after all.
@@ -100,6 +101,9 @@ impl Session {
     /// Runs a command to its answer.
     pub(super) async fn run(&mut self, work: &Work<'_>) -> Flow {
         let began = Instant::now();
+        if self.passed.is_none() && !self.pass().await {
+            return Flow::Close;
+        }
         if let Some(flow) = self.notice_loss(&work.verdict).await {
             return flow;
         }
@@ -150,6 +154,36 @@ impl Session {
             "Pontoon: the database was lost again and again while it read",
         )
         .await
+    }
+
+    /// Passes the boundary to a new statement: waits while the primary is about to hand over, as long as for a primary.
+    /// False when the client went meanwhile.
+    async fn pass(&mut self) -> bool {
+        let thread = Rc::clone(&self.thread);
+        let context = &thread.context;
+        self.passed = context.boundary.pass(&thread.lane);
+        if self.passed.is_some() {
+            return true;
+        }
+        let _held = context.metrics.hold();
+        let mut targets = context.targets.clone();
+        let until = tokio::time::Instant::now() + targets.borrow().hold;
+        loop {
+            let over = targets.wait_for(|target| !matches!(target.primary, Err(NoPrimary::HandingOver(_))));
+            tokio::select! {
+                over = tokio::time::timeout_at(until, over) => if !matches!(over, Ok(Ok(_))) {
+                    // Nobody took over in all that time: the statement takes its chance.
+                    return true;
+                },
+                () = self.client.gone() => return false,
+            }
+            // The mark is set a moment before the target is.
+            tokio::task::yield_now().await;
+            self.passed = context.boundary.pass(&thread.lane);
+            if self.passed.is_some() {
+                return true;
+            }
+        }
     }
 
     fn bonds_now(&self) -> route::Bonds {

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_fleet::{
-    DatabaseServerView, Engine, Epoch, FleetView, ListenAddress, Ports, ReadsView, Revision, Role,
-    ServerState, ServerView, SqlReport, SqlView, TierDetail, TierReport, UnixMillis,
+    BootMoment, DatabaseServerView, Engine, Epoch, FleetView, ListenAddress, Ports, ReadsView, Revision,
+    Role, ServerState, ServerView, SqlReport, SqlView, TierDetail, TierReport, UnixMillis,
 };
 use pontoon_mysql_wire::{
     Capabilities, ErrorPacket, FrameHeader, Greeting, ServerGreeting, StatusFlags, encode_packet,
@@ -59,6 +59,7 @@ pub struct View {
     pub epoch: u64,
     pub revision: u64,
     pub hold: Duration,
+    pub holding: Option<BootMoment>,
     pub relay_ports: [u16; 2],
     pub roles: Vec<Role>,
     pub engine: Engine,
@@ -77,6 +78,7 @@ impl View {
             epoch: 1,
             revision: 1,
             hold: Duration::from_secs(1),
+            holding: None,
             relay_ports: [1, 2],
             roles: vec![Role::App],
             engine: Engine::Mariadb,
@@ -128,6 +130,7 @@ impl View {
                     .collect(),
                 hold_writes: self.hold,
                 write_until: None,
+                holding: self.holding.clone(),
                 reads: self.reads.clone(),
             }),
         }

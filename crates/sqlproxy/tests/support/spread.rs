@@ -148,6 +148,7 @@ impl Spread {
             server.publish(|view| {
                 view.primary = Some("b");
                 view.epoch += 1;
+                view.holding = None;
             });
         }
     }
