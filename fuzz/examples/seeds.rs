@@ -91,7 +91,53 @@ fn main() -> io::Result<()> {
     )?;
     write(&dir.join("change_user"), &change_users())?;
     write(&dir.join("execute"), &commands())?;
-    write(&dir.join("auth"), &auth())
+    write(&dir.join("auth"), &auth())?;
+    write(&dir.join("dns_packet"), &dns_packets())?;
+    write(
+        &dir.join("dns_zone"),
+        &DNS_ZONES.map(|zone| zone.as_bytes().to_vec()),
+    )
+}
+
+/// Behind the head that the target puts before them.
+const DNS_ZONES: [&str; 4] = [
+    "www 60 IN A 192.0.2.1\n  AAAA 2001:db8::1\n*.w MX 10 (\n m ; x\n )\nd DNAME e.\ns NS n.s\nn.s A 192.0.2.2\n",
+    "$ORIGIN x\n$TTL 1h\n@ TXT \"a b\" c\\\"d \\007\nc CNAME @\nt TYPE777 \\# 2 ab cd\n$INCLUDE f g\n",
+    "a CAA 0 issue \"ca\"\nb SRV 1 2 3 t\nh HTTPS 1 . alpn=h2 ipv4hint=192.0.2.1\nn NAPTR 1 2 \"s\" \"x\" \"\" r\n",
+    "s DS 1 13 2 aabb\nt TLSA 3 1 1 aabb\nf SSHFP 4 2 aabb\nk DNSKEY 256 3 13 aabb\ni HINFO a b\nr RP a b\n",
+];
+
+/// Queries for names of the target's zone, with and without EDNS, cookie and NSID.
+fn dns_packets() -> Vec<Vec<u8>> {
+    let opt = b"\0\0\x29\x04\xd0\0\0\x80\0\0\x10\0\x0a\0\x08clientid\0\x03\0\0";
+    let mut all = Vec::new();
+    for name in [
+        "\x01a",
+        "\x01b",
+        "\x01c",
+        "\x01x\x01d",
+        "\x01f",
+        "\x01x\x01g",
+        "\x01x\x01h",
+        "\x01i",
+        "\x01x\x01j",
+        "\x01y",
+        "",
+    ] {
+        for qtype in [1, 15, 16, 255, 252] {
+            let question = [
+                b"\0\0\x01\0\0\x01\0\0\0\0\0",
+                &[1][..],
+                name.as_bytes(),
+                b"\x01z\0\0",
+                &[qtype, 0, 1],
+                opt,
+            ]
+            .concat();
+            all.push([&[6, 1], &question[..]].concat());
+        }
+    }
+    all
 }
 
 /// The statements of every `.tsv`, in their last column, each in two sessions. `⏎` and its like stay what they are:

@@ -7,6 +7,7 @@
 /// The same properties as the tests of `crates/mysql-wire` ask for.
 #[path = "../../crates/mysql-wire/tests/common/mod.rs"]
 mod answers;
+pub mod dns;
 pub mod sql;
 pub mod wire;
 

@@ -28,6 +28,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-gtid", Layer::Pure),
     ("pontoon-mysql-wire", Layer::Pure),
     ("pontoon-sql-class", Layer::Pure),
+    ("pontoon-zone", Layer::Pure),
     ("pontoon-helper", Layer::Runtime),
     ("pontoon-lease", Layer::Runtime),
     ("pontoon-pki", Layer::Runtime),

@@ -1,0 +1,117 @@
+//! A zone's records.
+
+use std::collections::BTreeMap;
+
+use crate::name::Name;
+use crate::rr::rtype;
+
+/// Records of one name and type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rrset {
+    /// How long others may remember them, in seconds.
+    pub ttl: u32,
+    /// The data of each, in wire form without compression.
+    pub data: Vec<Box<[u8]>>,
+}
+
+/// The records of one zone. That they make a whole zone ([`load`](crate::load)) is the maker's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    apex: Name,
+    sets: BTreeMap<Name, BTreeMap<u16, Rrset>>,
+}
+
+impl Zone {
+    /// A zone without records.
+    pub fn new(apex: Name) -> Zone {
+        Zone {
+            apex,
+            sets: BTreeMap::new(),
+        }
+    }
+
+    /// The zone's own name.
+    pub fn apex(&self) -> &Name {
+        &self.apex
+    }
+
+    /// Every name and its sets, in no meaningful order.
+    pub fn sets(&self) -> impl Iterator<Item = (&Name, &BTreeMap<u16, Rrset>)> {
+        self.sets.iter()
+    }
+
+    /// The records of that name and type.
+    pub fn get(&self, owner: &Name, rtype: u16) -> Option<&Rrset> {
+        self.sets.get(owner)?.get(&rtype)
+    }
+
+    /// Whether the name has records.
+    pub fn has(&self, owner: &Name) -> bool {
+        self.sets.contains_key(owner)
+    }
+
+    /// Adds a record. The first record of a set gives its TTL (RFC 2181 section 5.2 wants them equal); a second of
+    /// the same data is the same record.
+    pub fn add(&mut self, owner: Name, rtype: u16, ttl: u32, data: Box<[u8]>) {
+        let set = self
+            .sets
+            .entry(owner)
+            .or_default()
+            .entry(rtype)
+            .or_insert_with(|| Rrset {
+                ttl,
+                data: Vec::new(),
+            });
+        if !set.data.contains(&data) {
+            set.data.push(data);
+        }
+    }
+
+    /// Puts a whole set in the place of what was there; an empty one takes it out.
+    pub fn replace(&mut self, owner: Name, rtype: u16, set: Rrset) {
+        if !set.data.is_empty() {
+            self.sets.entry(owner).or_default().insert(rtype, set);
+        } else if let Some(sets) = self.sets.get_mut(&owner) {
+            sets.remove(&rtype);
+            if sets.is_empty() {
+                self.sets.remove(&owner);
+            }
+        }
+    }
+
+    /// The serial of the SOA record.
+    pub fn serial(&self) -> Option<u32> {
+        let data = self.get(&self.apex, rtype::SOA)?.data.first()?;
+        let at = data.len().checked_sub(20)?;
+        Some(u32::from_be_bytes(data.get(at..at + 4)?.try_into().ok()?))
+    }
+
+    /// Puts another serial into the SOA record.
+    pub fn set_serial(&mut self, serial: u32) {
+        let apex = self.apex.clone();
+        let set = self
+            .sets
+            .get_mut(&apex)
+            .and_then(|sets| sets.get_mut(&rtype::SOA));
+        for data in set.into_iter().flat_map(|set| &mut set.data) {
+            if let Some(at) = data.len().checked_sub(20)
+                && let Some(place) = data.get_mut(at..at + 4)
+            {
+                place.copy_from_slice(&serial.to_be_bytes());
+            }
+        }
+    }
+
+    /// The place where another zone begins at or above `owner`, below the apex: a name with NS records.
+    pub(crate) fn cut_above(&self, owner: &Name) -> Option<Name> {
+        let mut found = None;
+        let mut name = owner.clone();
+        while name != self.apex {
+            if self.get(&name, rtype::NS).is_some() {
+                found = Some(name.clone());
+            }
+            name = name.parent()?;
+        }
+        found
+    }
+}
