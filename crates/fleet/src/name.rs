@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,13 +39,13 @@ impl std::error::Error for NameError {}
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
-pub struct ServerName(String);
+pub struct ServerName(Arc<str>);
 
 /// The name of a fleet: a DNS label too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
-pub struct FleetName(String);
+pub struct FleetName(Arc<str>);
 
 macro_rules! label {
     ($name:ident) => {
@@ -60,7 +61,7 @@ macro_rules! label {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 check_label(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -69,13 +70,13 @@ macro_rules! label {
 
             fn try_from(text: String) -> Result<Self, NameError> {
                 check_label(&text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

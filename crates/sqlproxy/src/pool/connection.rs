@@ -189,6 +189,11 @@ impl Connection {
         self.place.works()
     }
 
+    /// Whether somebody waits for a place at its server.
+    pub fn is_wanted(&self) -> bool {
+        self.place.is_wanted()
+    }
+
     /// Makes a fresh login usable: has the server track what it must, and asks what it is.
     ///
     /// # Errors

@@ -98,6 +98,11 @@ impl Places {
 }
 
 impl TakenPlace {
+    /// Whether somebody waits for a place at that server.
+    pub fn is_wanted(&self) -> bool {
+        self.0.anybody_waits()
+    }
+
     /// Says that a statement runs on the connection.
     pub fn works(&self) -> Busy {
         self.0.busy.fetch_add(1, Relaxed);

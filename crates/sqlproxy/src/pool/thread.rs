@@ -74,8 +74,8 @@ impl Directory {
     }
 }
 
-/// Which database a connection is needed to.
-#[derive(Clone, Debug)]
+/// A database that connections are needed to.
+#[derive(Debug)]
 pub struct Database {
     /// As what.
     pub side: Side,
@@ -83,6 +83,45 @@ pub struct Database {
     pub pin: Pin,
     /// The way to it.
     pub way: Way,
+    /// The server's number in the process.
+    pub server: usize,
+    /// How many connections there may be to it.
+    pub places: Arc<Places>,
+}
+
+/// The databases of the present target.
+#[derive(Debug, Default)]
+pub struct Databases {
+    /// The primary, if there is one, also while it is about to hand over.
+    pub primary: Option<Rc<Database>>,
+    /// The replicas.
+    pub replicas: Vec<Rc<Database>>,
+}
+
+impl Databases {
+    fn of(target: &Target, directory: &Directory) -> Rc<Databases> {
+        let database = |side, pin: &Pin, way: &Way| {
+            let (server, places) = directory.find(&pin.server);
+            Rc::new(Database {
+                side,
+                pin: pin.clone(),
+                way: way.clone(),
+                server,
+                places,
+            })
+        };
+        Rc::new(Databases {
+            primary: match target.serving() {
+                Ok(primary) => Some(database(Side::Primary, &primary.pin, &primary.way)),
+                Err(_) => None,
+            },
+            replicas: target
+                .replicas
+                .iter()
+                .map(|replica| database(Side::Replica, &replica.pin, &replica.way))
+                .collect(),
+        })
+    }
 }
 
 /// What a connection is needed for.
@@ -91,7 +130,7 @@ pub struct Need<'a> {
     /// Whose.
     pub identity: &'a Rc<Identity>,
     /// To a replica; `None` for the primary, whichever it is.
-    pub replica: Option<&'a Database>,
+    pub replica: Option<&'a Rc<Database>>,
     /// What the session has set.
     pub state: &'a Rc<State>,
     /// Which login it is for: see [`Thread::login`].
@@ -144,6 +183,8 @@ pub struct Thread {
     pub sessions: RefCell<HashMap<u32, Rc<Link>>>,
     identities: RefCell<Vec<Weak<Identity>>>,
     targets: RefCell<watch::Receiver<Target>>,
+    /// Those of the target that was obeyed last.
+    databases: RefCell<Rc<Databases>>,
     /// Accounts of the present primary.
     pub directory: crate::auth::Directory,
     /// Passwords that were proven.
@@ -167,7 +208,8 @@ pub struct Thread {
 impl Thread {
     /// The state of one thread.
     pub fn new(context: Arc<Context>, keys: Arc<Keys>) -> Rc<Thread> {
-        let targets = context.targets.clone();
+        let mut targets = context.targets.clone();
+        let databases = Databases::of(&targets.borrow_and_update(), &context.directory);
         let (ender, ends) = mpsc::unbounded_channel();
         let directory = crate::auth::Directory::new(context.account_file.clone());
         let lane = context.boundary.lane();
@@ -179,6 +221,7 @@ impl Thread {
             sessions: RefCell::default(),
             identities: RefCell::default(),
             targets: RefCell::new(targets),
+            databases: RefCell::new(databases),
             directory,
             proven: Proven::default(),
             keys,
@@ -225,9 +268,15 @@ impl Thread {
         self.ender.clone()
     }
 
+    /// The databases now.
+    pub fn databases(&self) -> Rc<Databases> {
+        self.obey();
+        Rc::clone(&self.databases.borrow())
+    }
+
     /// Whether there is a primary at the moment.
     pub fn has_primary(&self) -> bool {
-        self.targets.borrow().borrow().serving().is_ok()
+        self.databases().primary.is_some()
     }
 
     /// Obeys a new target at once, in case there is one: no byte goes to a database of an old epoch.
@@ -239,6 +288,7 @@ impl Thread {
             }
             targets.borrow_and_update().clone()
         };
+        *self.databases.borrow_mut() = Databases::of(&target, &self.context.directory);
         let permitted = |side: Side, pin: &Pin| match side {
             Side::Primary => target.permits(pin),
             Side::Replica => target.permits_replica(pin),
@@ -270,9 +320,8 @@ impl Thread {
     /// Whether what a session left is still there.
     pub fn leave(&self, mut connection: Box<Connection>, left: Left) -> Option<Token> {
         let ended = connection.link.ended().is_some();
-        let (_, places) = self.context.directory.find(&connection.backend.pin.server);
         // Somebody of another thread waits, and nobody here: the place is worth more than the connection.
-        let elsewhere = self.waiting.get() == 0 && places.anybody_waits();
+        let elsewhere = self.waiting.get() == 0 && connection.is_wanted();
         if ended {
             return None;
         }
@@ -325,10 +374,10 @@ impl Thread {
         for attempt in 0.. {
             self.obey();
             let database = match need.replica {
-                Some(database) => database.clone(),
+                Some(database) => Rc::clone(database),
                 None => self.primary(client).await?,
             };
-            let (server, places) = self.context.directory.find(&database.pin.server);
+            let (server, places) = (database.server, &database.places);
             let key = Key {
                 identity: Rc::clone(need.identity),
                 side: database.side,
@@ -348,7 +397,7 @@ impl Thread {
                 tokio::select! {
                     first = timeout_at(deadline, place.until_first()) => match first {
                         Ok(()) => continue,
-                        Err(_) => return Err(busy(&places, began)),
+                        Err(_) => return Err(busy(places, began)),
                     },
                     () = gone(client) => return Err(NoConnection::ClientGone),
                 }
@@ -363,7 +412,7 @@ impl Thread {
             if let Some(place) = place {
                 match self.open(&database, key.clone(), need, client, place).await {
                     Ok(opened) => {
-                        self.learn_limit(&places, &opened);
+                        self.learn_limit(places, &opened);
                         return Ok(opened);
                     }
                     // The database died between its greeting and the end of the login: nothing was asked of it yet.
@@ -400,8 +449,8 @@ impl Thread {
                 in_line = Some(self.lines.join(server));
             }
             tokio::select! {
-                in_time = self.wait(&places, deadline) => if !in_time {
-                    return Err(busy(&places, began));
+                in_time = self.wait(places, deadline) => if !in_time {
+                    return Err(busy(places, began));
                 },
                 () = gone(client) => return Err(NoConnection::ClientGone),
             }
@@ -409,7 +458,10 @@ impl Thread {
         Err(NoConnection::Failed(last))
     }
 
-    async fn primary(&self, client: Option<&Peer>) -> Result<Database, NoConnection> {
+    async fn primary(&self, client: Option<&Peer>) -> Result<Rc<Database>, NoConnection> {
+        if let Some(primary) = &self.databases().primary {
+            return Ok(Rc::clone(primary));
+        }
         let mut targets = self.context.targets.clone();
         let hold = targets.borrow().hold;
         let began = Instant::now();
@@ -417,15 +469,12 @@ impl Thread {
         loop {
             // Whoever asks has passed the boundary: a hand-over waits for it.
             let reason = match targets.borrow_and_update().serving() {
-                Ok(primary) => {
-                    return Ok(Database {
-                        side: Side::Primary,
-                        pin: primary.pin.clone(),
-                        way: primary.way.clone(),
-                    });
-                }
+                Ok(_) => String::new(),
                 Err(reason) => reason.to_string(),
             };
+            if let Some(primary) = &self.databases().primary {
+                return Ok(Rc::clone(primary));
+            }
             held.get_or_insert_with(|| self.context.metrics.hold());
             let changed = tokio::select! {
                 changed = timeout_at(began + hold, targets.changed()) => changed,
@@ -655,16 +704,10 @@ impl Thread {
         if self.waiting.get() > 0 {
             return;
         }
-        let target = self.targets.borrow().borrow().clone();
-        let primary = target.serving().ok();
-        let pins = primary
-            .iter()
-            .map(|one| &one.pin)
-            .chain(target.replicas.iter().map(|one| &one.pin));
-        for pin in pins {
-            let (server, places) = self.context.directory.find(&pin.server);
-            if places.anybody_waits() {
-                let given_up = self.shelf.borrow_mut().give_up(server);
+        let databases = self.databases();
+        for database in databases.primary.iter().chain(&databases.replicas) {
+            if database.places.anybody_waits() {
+                let given_up = self.shelf.borrow_mut().give_up(database.server);
                 given_up.into_iter().for_each(retire);
             }
         }

@@ -26,7 +26,6 @@ mod welcome;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pontoon_fleet::ServerName;
 use pontoon_mysql_wire::reply::Hidden;
 use pontoon_mysql_wire::{Capabilities, ChangeUser, ErrorPacket, StatusFlags};
 use pontoon_sql_class::{Charset, SqlMode};
@@ -137,8 +136,8 @@ struct Session {
     /// The connection of a transaction, a pin or a statement's leftovers.
     held: Option<Box<Connection>>,
     left: [Option<Token>; 2],
-    /// The replica that it read from last.
-    replica: Option<ServerName>,
+    /// The number of the replica that it read from last.
+    replica: Option<usize>,
     bonds: Bonds,
     /// The connection of the last statement that found rows.
     found: Option<(Side, u64)>,

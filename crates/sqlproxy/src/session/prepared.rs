@@ -92,6 +92,7 @@ impl Session {
         let statement = Statement {
             text: Rc::clone(&text),
             reads: Rc::clone(&self.state),
+            known: None,
             params: prepared.params,
             types: Vec::new(),
             long_data: false,
@@ -118,13 +119,16 @@ impl Session {
         let Ok(execute) = Execute::parse(payload, params) else {
             return self.malformed().await;
         };
+        let context = self.context();
+        let Some(statement) = self.statements.get_mut(id) else {
+            return self.unknown_statement(1, written, "mysqld_stmt_execute").await;
+        };
         if let Some(types) = execute.types(payload)
-            && let Some(statement) = self.statements.get_mut(id)
             && statement.types != types
         {
             statement.types = types.to_vec();
         }
-        let mut verdict = classify(&text, &self.context());
+        let mut verdict = statement.verdict(context);
         if execute.flags != 0 {
             // A cursor stays open in its connection: only the primary's may be held for a session.
             verdict = Verdict {
@@ -284,12 +288,14 @@ impl Session {
                 None => Flow::Close,
             };
         };
-        if let Some(types) = execute.types(payload)
-            && let Some(statement) = self.statements.get_mut(id)
-        {
+        let context = self.context();
+        let Some(statement) = self.statements.get_mut(id) else {
+            return Flow::Close;
+        };
+        if let Some(types) = execute.types(payload) {
             statement.types = types.to_vec();
         }
-        let verdict = classify(&text, &self.context());
+        let verdict = statement.verdict(context);
         let prepared = match self.for_long_data().await {
             Some(mut connection) => match self.prepared_on(id, &mut connection).await {
                 Ok(there) => Ok((there, connection)),

@@ -7,18 +7,15 @@ use pontoon_mysql_wire::reply::{Done, Outcome};
 use pontoon_sql_class::{Effects, Route, Verdict};
 use pontoon_telemetry::metrics::Diverted;
 
-use pontoon_fleet::ServerName;
-
 use super::Session;
 use super::route::Side;
 use crate::floor::{Place, Why};
 use crate::pool::{Connection, Database};
-use crate::target::Replica;
 
 /// Where a read goes.
 pub(super) enum Reader {
     /// There.
-    Replica(Database),
+    Replica(Rc<Database>),
     /// To the primary: because of that, or because it has less to do.
     Primary(Option<Diverted>),
 }
@@ -39,44 +36,33 @@ impl Session {
             Place::Primary(Why::Unanswered) => return Reader::Primary(Some(Diverted::Unanswered)),
             Place::Primary(Why::NoReplica | Why::NotSpread) => return Reader::Primary(Some(Diverted::Lag)),
         };
-        let thread = Rc::clone(&self.thread);
-        let target = thread.context.targets.borrow();
-        let Ok(primary) = target.serving() else {
+        let databases = self.thread.databases();
+        let Some(primary) = &databases.primary else {
             return Reader::Primary(None);
         };
         if primary.pin.epoch != ready.epoch() {
             return Reader::Primary(Some(Diverted::Lag));
         }
-        let directory = &thread.context.directory;
-        let busy = |server: &ServerName| directory.find(server).1.busy();
-        let able: Vec<(usize, &Replica)> = target
-            .replicas
-            .iter()
-            .filter(|replica| ready.contains(&replica.pin.server))
-            .map(|replica| (busy(&replica.pin.server), replica))
-            .collect();
-        let Some(least) = able.iter().map(|(busy, _)| *busy).min() else {
+        let able = || {
+            let replicas = databases.replicas.iter();
+            replicas.filter(|replica| ready.contains(&replica.pin.server))
+        };
+        let Some(least) = able().map(|replica| replica.places.busy()).min() else {
             return Reader::Primary(Some(Diverted::Lag));
         };
-        if busy(&primary.pin.server) < least {
+        if primary.places.busy() < least {
             return Reader::Primary(None);
         }
-        let idlest = || {
-            able.iter()
-                .filter(|(busy, _)| *busy == least)
-                .map(|(_, one)| *one)
-        };
-        let last = self.replica.as_ref();
-        let same = idlest().find(|replica| Some(&replica.pin.server) == last);
-        let Some(chosen) = same.or_else(|| idlest().nth(self.id as usize % idlest().count().max(1))) else {
+        // Another thread may have given one of them a statement meanwhile.
+        let idlest = || able().filter(|replica| replica.places.busy() <= least);
+        let same = idlest().find(|replica| Some(replica.server) == self.replica);
+        let count = idlest().count().max(1);
+        let chosen = same.or_else(|| idlest().nth(self.id as usize % count));
+        let Some(chosen) = chosen.or_else(|| able().next()) else {
             return Reader::Primary(None);
         };
-        self.replica = Some(chosen.pin.server.clone());
-        Reader::Replica(Database {
-            side: Side::Replica,
-            pin: chosen.pin.clone(),
-            way: chosen.way.clone(),
-        })
+        self.replica = Some(chosen.server);
+        Reader::Replica(Rc::clone(chosen))
     }
 
     /// Notes what the statement wrote, before its client hears of it. An ERR packet says no position: what failed may

@@ -245,7 +245,7 @@ impl Session {
     async fn connection(
         &mut self,
         place: Place,
-        reader: Option<&Database>,
+        reader: Option<&Rc<Database>>,
         verdict: &Verdict,
     ) -> Result<Box<Connection>, Refused> {
         match place {
@@ -297,7 +297,7 @@ impl Session {
     /// Any connection to the primary, or to that replica: the session's own if it is still there.
     async fn any(
         &mut self,
-        replica: Option<&Database>,
+        replica: Option<&Rc<Database>>,
         verdict: &Verdict,
     ) -> Result<Box<Connection>, Refused> {
         let side = if replica.is_some() {

@@ -115,9 +115,8 @@ impl Session {
     }
 
     fn primary_number(&self) -> Option<usize> {
-        let target = self.thread.context.targets.borrow().clone();
-        let primary = target.primary.ok()?;
-        Some(self.thread.context.directory.find(&primary.pin.server).0)
+        let databases = self.thread.databases();
+        databases.primary.as_ref().map(|primary| primary.server)
     }
 
     /// Asks a server something in the client's name, on a connection beside the session's: a bound session has but one.
@@ -296,15 +295,9 @@ const FREE: Left = Left {
 
 impl Thread {
     /// The replica with that number, if it is one.
-    fn replica_by_number(&self, server: usize) -> Option<Database> {
-        let target = self.context.targets.borrow().clone();
-        target.replicas.into_iter().find_map(|replica| {
-            let (number, _) = self.context.directory.find(&replica.pin.server);
-            (number == server).then_some(Database {
-                side: Side::Replica,
-                pin: replica.pin,
-                way: replica.way,
-            })
-        })
+    fn replica_by_number(&self, server: usize) -> Option<Rc<Database>> {
+        let databases = self.databases();
+        let found = databases.replicas.iter().find(|replica| replica.server == server);
+        found.map(Rc::clone)
     }
 }

@@ -29,10 +29,18 @@ impl Session {
             Side::Replica => Route::Replica,
         };
         context.metrics.query(route, verb(work.verdict.kind), took);
-        let text = match (work.sql, &work.what) {
-            (Some(sql), _) => Cow::Owned(digest(&sql[..sql.len().min(LOOKED_AT)], &self.context())),
-            (None, What::Streamed { .. }) => Cow::Borrowed("(a statement of more than 1 MiB)"),
-            (None, _) => return,
+        let prepared = match work.what {
+            What::Execute { id, .. }
+            | What::Streamed {
+                statement: Some(id), ..
+            } => self.statements.get(id).and_then(|statement| statement.known.as_ref()),
+            _ => None,
+        };
+        let text = match (prepared, work.sql, &work.what) {
+            (Some(known), ..) => Cow::Borrowed(known.digest.as_str()),
+            (None, Some(sql), _) => Cow::Owned(digest(&sql[..sql.len().min(LOOKED_AT)], &self.context())),
+            (None, None, What::Streamed { .. }) => Cow::Borrowed("(a statement of more than 1 MiB)"),
+            (None, None, _) => return,
         };
         let mut execution = Execution {
             on_replica: side == Side::Replica,

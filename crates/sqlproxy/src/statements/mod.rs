@@ -10,6 +10,8 @@ use std::rc::Rc;
 
 pub use execute::{Execute, close, set_statement, with_types};
 
+use pontoon_sql_class::{Context, Verdict, classify, digest};
+
 use crate::session::state::State;
 
 /// A statement that a client has prepared.
@@ -19,6 +21,8 @@ pub struct Statement {
     pub text: Rc<[u8]>,
     /// The session's state when it was prepared.
     pub reads: Rc<State>,
+    /// What was found out about its text when it was executed last.
+    pub known: Option<Known>,
     /// How many parameters it has.
     pub params: u16,
     /// The types of its parameters, as the client last sent them.
@@ -31,7 +35,34 @@ pub struct Statement {
     pub there: Option<u32>,
 }
 
+/// What is known of a statement's text, so that it is not read again each time it is executed.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// How the session read it.
+    pub context: Context,
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// The statement without its values.
+    pub digest: String,
+}
+
 impl Statement {
+    /// Where it goes when a session in `context` executes it.
+    pub fn verdict(&mut self, context: Context) -> Verdict {
+        if let Some(known) = &self.known
+            && known.context == context
+        {
+            return known.verdict;
+        }
+        let verdict = classify(&self.text, &context);
+        self.known = Some(Known {
+            context,
+            verdict,
+            digest: digest(&self.text, &context),
+        });
+        verdict
+    }
+
     /// Whether something of it lives in the connection that is held.
     pub fn binds(&self) -> bool {
         self.long_data || self.cursor
@@ -191,6 +222,7 @@ mod tests {
         Statement {
             text: text.as_bytes().into(),
             reads: Rc::default(),
+            known: None,
             params: 0,
             types: Vec::new(),
             long_data: false,
