@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_config::{Config, Durability, Failover, LeaseStore};
-use pontoon_decide::failover::State;
+use pontoon_decide::failover::{Record, State};
 use pontoon_fleet::{DatabaseRole, Event, EventKind, LeaseRecord, Role, ServerName, ServerState, UnixMillis};
 
 use crate::api::{API_VERSION, DbServer, DbStatus, Health, Problem};
@@ -42,21 +42,64 @@ pub(crate) async fn of(agent: &Arc<Agent>) -> DbStatus {
     let (Some(membership), Some(active)) = (agent.membership(), agent.active()) else {
         return nothing(agent, now);
     };
-    let servers = servers(agent, &active.config, &membership.me);
     let events = timeline::of_the_fleet(agent, LOOK_BACK).await;
-    let write_until = crate::publish::view(agent).and_then(|view| view.sql?.write_until);
     let trouble = agent.failover.trouble();
-    let lease = agent.known().lease.clone();
     status(Inputs {
-        config: &active.config,
-        lease,
-        servers,
-        trouble: trouble.as_ref(),
-        me: &membership.me,
-        write_left: write_until.map(|until| until.left(pontoon_rt::clock::boot_id(), agent.clock.now())),
         recent: recent(events),
-        now,
+        trouble: trouble.as_ref(),
+        ..inputs(agent, &active.config, &membership.me)
     })
+}
+
+/// What is wrong with failover, for the status of the whole fleet.
+pub(crate) fn of_failover(agent: &Agent) -> Vec<Problem> {
+    let (Some(membership), Some(active)) = (agent.membership(), agent.active()) else {
+        return Vec::new();
+    };
+    let trouble = agent.failover.trouble();
+    let inputs = Inputs {
+        trouble: trouble.as_ref(),
+        ..inputs(agent, &active.config, &membership.me)
+    };
+    let mut problems = Vec::new();
+    if failover::is_shared(&active.config) {
+        coordination(&inputs, &mut problems);
+        if let (Some(record), true) = (record(&inputs), inputs.servers.len() > 1) {
+            worth(record, &inputs, &mut problems);
+        }
+    }
+    problems
+}
+
+fn inputs<'a>(agent: &Agent, config: &'a Config, me: &'a ServerName) -> Inputs<'a> {
+    let write_until = crate::publish::view(agent).and_then(|view| view.sql?.write_until);
+    let lease = agent.known().lease.clone();
+    Inputs {
+        config,
+        lease,
+        servers: servers(agent, config, me),
+        trouble: None,
+        me,
+        write_left: write_until.map(|until| until.left(pontoon_rt::clock::boot_id(), agent.clock.now())),
+        recent: Vec::new(),
+        now: agent.clock.unix(),
+    }
+}
+
+/// The latest record that any server has seen.
+fn record<'a>(inputs: &'a Inputs<'_>) -> Option<&'a Record> {
+    let seen = inputs.servers.iter();
+    seen.filter_map(|server| server.failover.as_ref()?.record.as_ref())
+        .max_by_key(|record| record.seq)
+}
+
+/// The kind of the lease store, in the configuration's word.
+pub(crate) fn lease_store(config: &Config) -> &'static str {
+    match config.lease_store() {
+        LeaseStore::Single => "single",
+        LeaseStore::S3 { .. } => "s3",
+        LeaseStore::Etcd { .. } => "etcd",
+    }
 }
 
 fn nothing(agent: &Agent, now: UnixMillis) -> DbStatus {
@@ -163,11 +206,7 @@ fn status(inputs: Inputs<'_>) -> DbStatus {
         .as_ref()
         .and_then(|leader| inputs.servers.iter().find(|server| server.name == *leader));
     let report = leading.and_then(|server| server.failover.as_ref());
-    let record = inputs
-        .servers
-        .iter()
-        .filter_map(|server| server.failover.as_ref()?.record.as_ref())
-        .max_by_key(|record| record.seq);
+    let record = record(&inputs);
     let in_sync: Vec<ServerName> =
         record.map_or_else(Vec::new, |record| record.sync.keys().cloned().collect());
     let mut problems = Vec::new();
@@ -195,12 +234,7 @@ fn status(inputs: Inputs<'_>) -> DbStatus {
         health,
         problems,
         lease: inputs.lease,
-        lease_store: match config.lease_store() {
-            LeaseStore::Single => "single",
-            LeaseStore::S3 { .. } => "s3",
-            LeaseStore::Etcd { .. } => "etcd",
-        }
-        .to_owned(),
+        lease_store: lease_store(config).to_owned(),
         durability: db.map(|db| durability(db.durability, shared).to_owned()),
         failover: match db.and_then(|db| db.failover) {
             Some(Failover::Auto) => "auto",
@@ -385,7 +419,7 @@ fn coordination(inputs: &Inputs<'_>, problems: &mut Vec<Problem>) {
 }
 
 /// Whether anything is lost if the primary dies now.
-fn worth(record: &pontoon_decide::failover::Record, inputs: &Inputs<'_>, problems: &mut Vec<Problem>) {
+fn worth(record: &Record, inputs: &Inputs<'_>, problems: &mut Vec<Problem>) {
     use pontoon_decide::failover::Mode;
     if record.policy.mode == Mode::Available || !record.sync.is_empty() {
         return;

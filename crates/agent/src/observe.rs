@@ -17,7 +17,7 @@ use pontoon_lease::{LeaseStore, Single};
 use crate::api::{API_VERSION, Health, Status};
 use crate::core::Agent;
 use crate::status::StatusInputs;
-use crate::{detect, publish, status as verdict};
+use crate::{db_status, detect, publish, status as verdict};
 
 /// Between two looks at the database and the load.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -78,13 +78,15 @@ pub(crate) fn status(agent: &Agent) -> Status {
             .collect();
         (rates, known.lease.clone())
     };
+    let config = agent.active().map(|active| active.config);
     verdict::status(StatusInputs {
         me: &membership.me,
         view: &view,
         reports: &reports,
         rates: &rates,
         lease,
-        lease_store: "single",
+        lease_store: config.as_deref().map_or("single", db_status::lease_store),
+        failover: db_status::of_failover(agent),
         recent: agent.events().tail(8),
         now,
     })

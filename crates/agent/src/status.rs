@@ -19,6 +19,8 @@ pub(crate) struct StatusInputs<'a> {
     pub(crate) rates: &'a BTreeMap<ServerName, u64>,
     pub(crate) lease: Option<LeaseRecord>,
     pub(crate) lease_store: &'a str,
+    /// What is wrong with failover.
+    pub(crate) failover: Vec<Problem>,
     pub(crate) recent: Vec<Event>,
     pub(crate) now: UnixMillis,
 }
@@ -40,6 +42,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     databases(&inputs, &mut problems);
     reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
+    problems.extend(inputs.failover);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems
         .iter()

@@ -121,6 +121,7 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         rates: &BTreeMap::new(),
         lease,
         lease_store: "single",
+        failover: Vec::new(),
         recent: Vec::new(),
         now: UnixMillis(0),
     })

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use pontoon_fleet::{Code, Engine, Refusal};
+use pontoon_fleet::{Code, Engine, Refusal, Role};
 
-use crate::model::{AddressMethod, Durability, Failover, LeaseStore, WhenAlone};
+use crate::model::{AddressMethod, Durability, LeaseStore, WhenAlone};
 use crate::{Config, ConfigError, Origin};
 
 /// Something that the configuration asks for and this version does not do. What is left at its default is never
@@ -21,8 +21,7 @@ pub struct NotYet {
     pub origin: Option<Origin>,
 }
 
-/// Everything in `config` that this version does not do: edge over HTTP/1.1 with round robin, SQL pass-through to
-/// the primary, asynchronous replication and the lease store `single` are what it does.
+/// Everything in `config` that this version does not do.
 pub fn not_yet(config: &Config) -> Vec<NotYet> {
     let mut found = Vec::new();
     let mut add = |path: &str, what: &str| {
@@ -50,26 +49,31 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
         if db.engine == Engine::External {
             add("db.engine", "a database that somebody else runs");
         }
-        if db.failover == Some(Failover::Auto) {
-            add(
-                "db.failover",
-                "promoting a replica by itself when the primary is lost",
-            );
-        }
-        if matches!(db.durability, Some(Durability::TwoCopies | Durability::Quorum)) {
-            add(
+        let shared = config.lease_store() != LeaseStore::Single;
+        match db.durability {
+            Some(Durability::Quorum) => add(
                 "db.durability",
-                "acknowledging a commit only once a replica has it",
+                "waiting for more than one replica at each commit",
+            ),
+            Some(Durability::TwoCopies) if !shared => add(
+                "db.durability",
+                "acknowledging a commit only once a replica has it, while the lease is kept on a single server",
+            ),
+            Some(Durability::OneCopy) if shared => add(
+                "db.durability",
+                "changing the primary although commits wait for no replica",
+            ),
+            _ => {}
+        }
+        if shared && config.with_role(Role::Db).count() > 2 {
+            add(
+                "lease.store",
+                "changing the primary among more than two database servers",
             );
         }
         if db.when_alone == Some(WhenAlone::Stop) {
             add("db.when_alone", "stopping writes when no replica is left");
         }
-    }
-    match config.lease.as_ref().map(|lease| &lease.store) {
-        Some(LeaseStore::S3 { .. }) => add("lease.store", "keeping the lease in an object store"),
-        Some(LeaseStore::Etcd { .. }) => add("lease.store", "keeping the lease in etcd"),
-        Some(LeaseStore::Single) | None => {}
     }
     if config.cache.is_some() {
         add("cache", "the cache");

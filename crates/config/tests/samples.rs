@@ -92,22 +92,51 @@ fn rung_two() {
     assert_eq!(config.dns.as_ref().unwrap().ttl, Duration::from_secs(30));
     let later = not_yet(&config);
     let paths: Vec<_> = later.iter().map(|later| later.path.as_str()).collect();
-    assert_eq!(
-        paths,
-        [
-            "db.failover",
-            "db.durability",
-            "lease.store",
-            "assets",
-            "ip.method",
-            "dns"
-        ],
-    );
+    assert_eq!(paths, ["assets", "ip.method", "dns"],);
     for later in &later {
         let span = later.span.clone().unwrap();
         let key = later.path.rsplit('.').next().unwrap();
         assert_eq!(&TWO[span], key, "{} is shown at its key", later.path);
     }
+}
+
+#[test]
+fn failover_is_between_two_database_servers_and_loses_nothing() {
+    let shared = "[lease]\nstore = \"s3\"\nbucket = \"notes-fleet\"\n";
+    let paths = |servers: &[&str], db: &str, lease: &str| {
+        let mut text = "version = 1\n[fleet]\nname = \"notes\"\n".to_owned();
+        for (number, server) in servers.iter().enumerate() {
+            text += &format!(
+                "[[server]]\nname = \"{server}\"\nprivate = \"10.0.0.{}\"\n",
+                number + 1
+            );
+        }
+        text += &format!("[db]\nengine = \"mysql\"\nlisten = [\"127.0.0.1:3306\"]\n{db}\n{lease}");
+        let later = not_yet(&parse(&text));
+        later.into_iter().map(|later| later.path).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(paths(&["a", "b"], "failover = \"auto\"", shared), none);
+    assert_eq!(paths(&["a", "b"], "failover = \"manual\"", shared), none);
+    assert_eq!(paths(&["a", "b"], "durability = \"two-copies\"", shared), none);
+    assert_eq!(paths(&["a", "b"], "durability = \"one-copy\"", ""), none);
+    assert_eq!(
+        paths(&["a", "b"], "durability = \"two-copies\"", ""),
+        ["db.durability"],
+        "nobody waits while the primary cannot change"
+    );
+    assert_eq!(
+        paths(&["a", "b"], "durability = \"one-copy\"", shared),
+        ["db.durability"]
+    );
+    assert_eq!(
+        paths(&["a", "b", "c"], "failover = \"auto\"", shared),
+        ["lease.store"]
+    );
+    assert_eq!(
+        paths(&["a", "b", "c"], "durability = \"quorum\"\nacks = 2", shared),
+        ["db.durability", "lease.store"]
+    );
 }
 
 #[test]
@@ -165,8 +194,6 @@ fn rung_three() {
     let paths: Vec<_> = not_yet(&config).into_iter().map(|later| later.path).collect();
     let wanted = [
         "server.lb2.standby",
-        "db.failover",
-        "lease.store",
         "cache",
         "assets",
         "ip.method",

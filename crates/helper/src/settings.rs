@@ -128,6 +128,7 @@ const ALLOWED: &[&str] = &[
     "skip_replica_start",
     "skip_slave_start",
     "slave_net_timeout",
+    "slave_parallel_threads",
     "sql_mode",
     "super_read_only",
     "sync_binlog",

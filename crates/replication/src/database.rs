@@ -544,12 +544,14 @@ fn is_of_role(name: &str) -> bool {
                 | "rpl_semi_sync_slave_enabled"
                 | "rpl_semi_sync_source_enabled"
                 | "rpl_semi_sync_replica_enabled"
+                // Set when it begins to follow: it cannot be while it applies.
+                | "slave_parallel_threads"
         )
 }
 
 /// Settings that a server takes while it runs, whatever it does.
 fn is_set_live(name: &str) -> bool {
-    name.starts_with("rpl_semi_sync_") || name == "sync_relay_log"
+    name.starts_with("rpl_semi_sync_")
 }
 
 /// The account of `joiner` on its source: at most 32 characters (MySQL's limit).

@@ -132,6 +132,9 @@ pub trait Flavor: Send + Sync {
     /// Points a stopped replica to its source.
     fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String>;
 
+    /// How many transactions a stopped replica applies side by side from its next start of replication on.
+    fn set_appliers(&self) -> Option<String>;
+
     /// Starts replication.
     fn start_replica(&self) -> &'static str;
 
@@ -204,10 +207,6 @@ pub(crate) fn common_settings(
     if wanted.replica || wanted.failover {
         // Events ran on the source already; a replica that runs them too writes everything twice.
         settings.push(Setting::new("event_scheduler", "OFF"));
-    }
-    if wanted.failover {
-        // An acknowledgement follows the write of the relay log: this makes it follow the disk.
-        settings.push(Setting::new("sync_relay_log", 1));
     }
     // Whether events run follows the role, not the source.
     let shared = wanted

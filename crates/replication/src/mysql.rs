@@ -162,6 +162,11 @@ impl Flavor for MySql {
         )]
     }
 
+    fn set_appliers(&self) -> Option<String> {
+        // Four, in the primary's order, since 8.0.27 (replica_parallel_workers, replica_preserve_commit_order).
+        None
+    }
+
     fn start_replica(&self) -> &'static str {
         "START REPLICA"
     }

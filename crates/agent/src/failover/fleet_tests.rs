@@ -688,7 +688,7 @@ impl Ground {
         self.agents[at] = Some(tokio::spawn(async move {
             loop {
                 let inbox = desk.open();
-                if let Ok(remembered) = Remembered::open(&file, &fleet, &setup.me) {
+                if let Ok(remembered) = Remembered::open(&file, &fleet, &setup.me, "one") {
                     let task = Task::begin(outfit.clone(), setup.clone(), remembered).await;
                     if let End::Shutdown = task.run(inbox, Shutdown::new()).await {
                         return;

@@ -30,15 +30,27 @@ struct Kept {
     server: ServerName,
     durable: Durable,
     paused: bool,
+    /// Which start of the machine it was.
+    #[serde(default)]
+    boot: String,
 }
 
 impl Remembered {
     /// Reads it, or makes it when this server never had one. A new one begins at a life that no other had: if the file
     /// was removed by hand, the store's record means another life, and nothing is promoted on it.
     ///
+    /// `boot` names this start of the machine. After another one, what a replica had received and not applied may be gone:
+    /// a relay log is written before it is acknowledged, and not flushed. So it begins a new life. A leader, which flushes
+    /// each commit and had applied all that it had received, keeps its own.
+    ///
     /// # Errors
     /// [`Code::F001`] when it is damaged or another server's, [`Code::N006`] when it cannot be read or written.
-    pub(crate) fn open(path: &Path, fleet: &FleetName, server: &ServerName) -> Result<Remembered, Refusal> {
+    pub(crate) fn open(
+        path: &Path,
+        fleet: &FleetName,
+        server: &ServerName,
+        boot: &str,
+    ) -> Result<Remembered, Refusal> {
         let damaged = |why: String| {
             Refusal::new(Code::F001, "what failover must remember cannot be read")
                 .because(format!("{}: {why}", path.display()))
@@ -57,10 +69,12 @@ impl Remembered {
                     kept.server, kept.fleet, kept.version
                 )));
             }
-            return Ok(Remembered {
+            let mut remembered = Remembered {
                 path: path.to_owned(),
                 kept,
-            });
+            };
+            remembered.begin(boot)?;
+            return Ok(remembered);
         }
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random)
@@ -77,10 +91,28 @@ impl Remembered {
                     ..Durable::default()
                 },
                 paused: false,
+                boot: boot.to_owned(),
             },
         };
         remembered.write(&remembered.kept)?;
         Ok(remembered)
+    }
+
+    fn begin(&mut self, boot: &str) -> Result<(), Refusal> {
+        let same = self.kept.boot == boot && !boot.is_empty();
+        let durable = match self.kept.durable {
+            replica if replica.drained.is_none() && !same => Durable {
+                incarnation: replica.incarnation.next(),
+                follows: None,
+                drained: None,
+            },
+            durable => durable,
+        };
+        self.replace(Kept {
+            durable,
+            boot: boot.to_owned(),
+            ..self.kept.clone()
+        })
     }
 
     /// What the protocol remembers.
@@ -137,7 +169,42 @@ mod tests {
     use super::*;
 
     fn open(path: &Path, server: &str) -> Result<Remembered, Refusal> {
-        Remembered::open(path, &"notes".parse().unwrap(), &server.parse().unwrap())
+        open_after(path, server, "one")
+    }
+
+    fn open_after(path: &Path, server: &str, boot: &str) -> Result<Remembered, Refusal> {
+        Remembered::open(path, &"notes".parse().unwrap(), &server.parse().unwrap(), boot)
+    }
+
+    #[test]
+    fn after_another_start_of_the_machine_a_replica_lives_anew_and_a_leader_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("failover.json");
+        let mut remembered = open(&path, "a").unwrap();
+        let follows = Durable {
+            follows: Some(Epoch(4)),
+            ..remembered.durable()
+        };
+        remembered.keep(follows).unwrap();
+        let after = open_after(&path, "a", "two").unwrap().durable();
+        assert_eq!(after.incarnation, follows.incarnation.next());
+        assert_eq!(after.follows, None);
+        assert_eq!(
+            open_after(&path, "a", "two").unwrap().durable(),
+            after,
+            "once a start"
+        );
+        // Who cannot tell whether the machine was started again must take it that it was.
+        let unknown = open_after(&path, "a", "").unwrap().durable();
+        assert_eq!(unknown.incarnation, after.incarnation.next());
+
+        let mut remembered = open_after(&path, "a", "two").unwrap();
+        let leads = Durable {
+            drained: Some(Epoch(5)),
+            ..remembered.durable()
+        };
+        remembered.keep(leads).unwrap();
+        assert_eq!(open_after(&path, "a", "three").unwrap().durable(), leads);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use pontoon_fleet::{Code, EventKind, Refusal, Revision, ServerName};
 use pontoon_lease::{Kept, Place};
 use pontoon_replication::work::{Peers, Worker, Works};
 use pontoon_replication::{Database, Wanted};
+use pontoon_rt::clock::boot_id;
 use pontoon_rt::shutdown::Shutdown;
 
 use super::line::AgentLine;
@@ -91,7 +92,8 @@ async fn one_life(agent: &Arc<Agent>, active: &Active, works: WorksOf) -> Result
         return Ok(End::Again(None));
     };
     let database = carry_out::open_database(agent, db).await?;
-    let remembered = Remembered::open(&agent.paths.failover_file(), &config.fleet.name, &me)?;
+    let file = agent.paths.failover_file();
+    let remembered = Remembered::open(&file, &config.fleet.name, &me, boot_id())?;
     let works = works(database, carry_out::wanted(agent, db, server, true)?);
     let timing = setup::timing(lease);
     let store = store(config, lease)?;

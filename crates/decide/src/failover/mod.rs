@@ -61,7 +61,7 @@ pub struct Setup {
     /// Whether a database that diverged is copied anew without asking.
     pub copy_anew: bool,
     /// Whether what a replica received and did not apply yet outlives a restart of its database (MySQL with
-    /// `relay_log_recovery=0` and `sync_relay_log=1`: yes; MariaDB with GTID: no).
+    /// `relay_log_recovery=0`: yes; MariaDB with GTID: no). A restart of the machine is a new life in any case.
     pub relay_survives: bool,
     /// A guard that is taken out, to prove that the checkers would notice.
     #[cfg(feature = "mutants")]

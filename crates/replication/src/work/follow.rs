@@ -93,6 +93,9 @@ impl Worker {
         for statement in words.follow(&source, &self.database.tls_files()) {
             session.query(&statement, SQL_PATIENCE).await?;
         }
+        if let Some(appliers) = words.set_appliers() {
+            session.query(&appliers, SQL_PATIENCE).await?;
+        }
         session.query(words.start_replica(), SQL_PATIENCE).await?;
         self.wait_following().await
     }

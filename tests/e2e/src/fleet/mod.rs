@@ -1,10 +1,11 @@
 //! A fleet on the lab, driven as its operator would: through the `pontoon` command line and nothing else.
 //!
-//! `look` is what a test looks at, `faults` what it does to the fleet.
+//! `look` is what a test looks at, `faults` what it does to the fleet, `primary` who takes the writes and who could.
 
 mod engine;
 mod faults;
 mod look;
+mod primary;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use look::{
 use pontoon_testkit::{
     DatabaseOptions, DemoApp, Lab, LabDatabase, LabError, Load, LoadOptions, Notes, Server, wait_until,
 };
+pub use primary::{Standing, databases, in_sync, standing};
 
 /// The port on which the application listens, on loopback of each server.
 const APP: &str = "127.0.0.1:8080";

@@ -54,6 +54,18 @@ pub struct Ledger {
     pub failures: BTreeMap<String, u32>,
 }
 
+impl Ledger {
+    /// With what others wrote.
+    #[must_use]
+    pub fn and(mut self, other: Ledger) -> Ledger {
+        self.acknowledged.extend(other.acknowledged);
+        for (error, count) in other.failures {
+            *self.failures.entry(error).or_default() += count;
+        }
+        self
+    }
+}
+
 /// The transactions of a stretch of time.
 pub struct Span {
     begins: Duration,
@@ -93,6 +105,14 @@ impl Writers {
     /// # Errors
     /// When the server is off.
     pub async fn start(server: &Server, rate: u32) -> Result<Writers, LabError> {
+        Writers::start_as(0, server, rate).await
+    }
+
+    /// The same, where others write at another server: each group of writers has a number of its own.
+    ///
+    /// # Errors
+    /// When the server is off.
+    pub async fn start_as(group: u32, server: &Server, rate: u32) -> Result<Writers, LabError> {
         let socket = server.path(SOCKET)?;
         let (stop, book) = (
             Arc::new(AtomicBool::new(false)),
@@ -102,7 +122,7 @@ impl Writers {
         let gap = Duration::from_secs(1) * LANES / rate.max(1);
         let lanes = (0..LANES).map(|writer| {
             let lane = Lane {
-                writer,
+                writer: group * LANES + writer,
                 socket: socket.clone(),
                 conn: None,
             };
@@ -115,6 +135,12 @@ impl Writers {
             book,
             origin,
         })
+    }
+
+    /// How many were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.ledger.acknowledged.len()
     }
 
     /// The transactions that ended since the last call.

@@ -1,0 +1,114 @@
+//! A fleet whose primary can change: its lease in a store that both servers ask, and what is said of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pontoon_testkit::{LabError, LabStore, ProcessId, Server, StoreKind, wait_until};
+use serde_json::Value;
+
+use super::{Fleet, attempt, run};
+
+/// Where a fleet's configuration is.
+const FILE: &str = "/etc/pontoon/fleet.toml";
+
+/// How long a replica may take until it has everything, on a machine that is busy.
+const SYNC_LIMIT: Duration = Duration::from_secs(90);
+
+/// What `pontoon db status` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The number of the present primary's reign.
+    pub epoch: u64,
+    /// Who has the lease.
+    pub leader: String,
+    /// Who has every acknowledged write.
+    pub in_sync: Vec<String>,
+    /// What each server says that it does.
+    pub states: BTreeMap<String, String>,
+}
+
+impl Fleet {
+    /// Lets a running fleet keep its lease in a store on a server of its own, and promote by itself: what an operator
+    /// writes into `fleet.toml`, and `apply`.
+    ///
+    /// # Errors
+    /// A `Skip` when there is no such store here; or when a command fails.
+    pub async fn share_lease(&mut self, kind: StoreKind) -> Result<LabStore, LabError> {
+        kind.available()?;
+        let server = self.lab.add_server("s", Vec::new()).await?;
+        let store = kind.start(&server).await?;
+        for server in [&self.a, &self.b] {
+            store.hand_keys_to(server)?;
+        }
+        // Any command lets the file follow what is active.
+        attempt(&self.a, &["plan"]).await?;
+        let path = self.a.path(FILE)?;
+        let text = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
+        let text = text.replacen("[db]", "[db]\nfailover = \"auto\"", 1);
+        std::fs::write(&path, format!("{text}\n{}", store.table()))
+            .map_err(LabError::io("write fleet.toml"))?;
+        run(&self.a, &["apply", "--yes"]).await?;
+        Ok(store)
+    }
+
+    /// The server of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn named(&self, name: &str) -> Result<&Server, LabError> {
+        let servers = [&self.a, &self.b];
+        let found = servers.into_iter().find(|server| server.name() == name);
+        found.ok_or_else(|| LabError::Unknown(format!("no server {name:?}")))
+    }
+}
+
+/// `pontoon db status` on `server`.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn standing(server: &Server) -> Result<Standing, LabError> {
+    let text = run(server, &["db", "status", "--json"]).await?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| LabError::App(error.to_string()))?;
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    Ok(Standing {
+        epoch: value["lease"]["epoch"].as_u64().unwrap_or_default(),
+        leader: word(&value["lease"]["leader"]),
+        in_sync: list(&value["in_sync"]).iter().map(word).collect(),
+        states: list(&value["servers"])
+            .iter()
+            .map(|server| (word(&server["name"]), word(&server["failover"]["state"])))
+            .collect(),
+    })
+}
+
+/// Waits until the primary is open and its replica has every acknowledged write, as `server` sees it.
+///
+/// # Errors
+/// With the last standing, when it does not come.
+pub async fn in_sync(server: &Server) -> Result<Standing, LabError> {
+    let found = wait_until("a replica in sync", SYNC_LIMIT, async || {
+        let now = standing(server).await.ok()?;
+        let open = now
+            .states
+            .get(&now.leader)
+            .is_some_and(|state| state == "leader-sync");
+        (open && now.in_sync.len() == 1).then_some(now)
+    })
+    .await;
+    match found {
+        Ok(now) => Ok(now),
+        Err(error) => Err(LabError::App(format!("{error}: {:?}", standing(server).await))),
+    }
+}
+
+/// The processes of the database on `server`.
+pub fn databases(server: &Server) -> Vec<ProcessId> {
+    let is_one = |id: &ProcessId| {
+        // MySQL of script/get-mysql is run by a loader of its own, which comes first.
+        let line = std::fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.any(|word| word.ends_with(b"/mariadbd") || word.ends_with(b"/mysqld"))
+    };
+    server.processes().into_iter().filter(is_one).collect()
+}
