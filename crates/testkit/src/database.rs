@@ -436,6 +436,17 @@ pub fn mysqld() -> Result<PathBuf, Skip> {
         .ok_or_else(|| Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned()))
 }
 
+/// The processes of the database on `server`.
+pub fn databases(server: &Server) -> Vec<ProcessId> {
+    let is_one = |id: &ProcessId| {
+        // MySQL of script/get-mysql is run by a loader of its own, which comes first.
+        let line = std::fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.any(|word| word.ends_with(b"mariadbd") || word.ends_with(b"/mysqld"))
+    };
+    server.processes().into_iter().filter(is_one).collect()
+}
+
 fn make_tmpdir(dir: &Path) -> Result<String, LabError> {
     let tmpdir = dir.join("tmp");
     fs::create_dir_all(&tmpdir).map_err(LabError::io("folder for temporary files"))?;

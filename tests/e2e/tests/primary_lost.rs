@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, ask, attempt, databases, expect, in_sync, logs, long, run, standing,
-    start_agent, tell,
+    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, start_agent, tell,
 };
 use pontoon_e2e::under_load::{Writers, compare, fill};
+use pontoon_testkit::database::databases;
 use pontoon_testkit::{DatabaseOptions, LabError, LabStore, Server, StoreKind, in_lab, wait_until};
 
 /// Writes a second through each server.
@@ -62,7 +62,7 @@ fn mariadb_fleets_that_get_failover_lose_primaries_and_no_writes() -> Result<(),
     in_lab(
         "mariadb_fleets_that_get_failover_lose_primaries_and_no_writes",
         limit,
-        async |lab| played(Fleet::new(lab).await?, StoreKind::S3, faults()).await,
+        async |lab| played(Fleet::new(lab).await?, store(), faults()).await,
     )
 }
 
@@ -78,7 +78,7 @@ fn mysql_fleets_that_get_failover_lose_primaries_and_no_writes() -> Result<(), L
         Duration::from_secs(3_000),
         async |lab| {
             let fleet = Fleet::with(lab, Engine::Mysql, DatabaseOptions::default()).await?;
-            played(fleet, StoreKind::Etcd, faults()).await
+            played(fleet, store(), faults()).await
         },
     )
 }
@@ -97,6 +97,14 @@ fn faults() -> Vec<Fault> {
         (false, _) => wanted.repeat(rounds.unwrap_or(1)),
         (true, true) => Fault::ALL.repeat(rounds.unwrap_or(1)),
         (true, false) => Fault::SHORT.to_vec(),
+    }
+}
+
+/// etcd, and with `PONTOON_STORE=s3` moto. Not by itself: now and then moto lets two writers win, and `apply` refuses it.
+fn store() -> StoreKind {
+    match std::env::var("PONTOON_STORE").as_deref() {
+        Ok("s3") => StoreKind::S3,
+        _ => StoreKind::Etcd,
     }
 }
 

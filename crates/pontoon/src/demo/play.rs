@@ -37,7 +37,7 @@ pub async fn play(
     let title = format!("Pontoon demo: {} on one server, then on two", choice.app.name());
     let titles: Vec<&str> = phases.iter().map(|phase| phase.title()).collect();
     let show = Arc::new(Show::new(screen, &title, &titles));
-    if let Some(remark) = &choice.remark {
+    for remark in choice.remark.iter().chain(phases::missing().iter()) {
         show.remark(remark);
     }
 
@@ -110,7 +110,9 @@ pub async fn play(
     let names: Vec<&str> = phases.iter().map(|phase| phase.name()).collect();
     // What stopped the demo comes first; that later phases saw nobody follows from it.
     let wanted: &[&str] = if reasons.is_empty() { &names } else { &[] };
-    reasons.extend(report::judge(load.as_ref(), &places, wanted));
+    let breaking = phases.iter().filter(|phase| phase.may_fail());
+    let breaking: Vec<&str> = breaking.map(|phase| phase.name()).collect();
+    reasons.extend(report::judge(load.as_ref(), &places, wanted, &breaking));
     let logs = if reasons.is_empty() {
         None
     } else {

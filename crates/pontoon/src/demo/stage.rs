@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pontoon_agent::api::{Progress, Status};
-use pontoon_fleet::{FleetView, Refusal, TierDetail};
+use pontoon_fleet::{Epoch, FleetView, Refusal, TierDetail};
 use pontoon_rt::process::Running;
 use pontoon_testkit::{
     Arrivals, DemoApp, Lab, Load, LoadOptions, LoadReport, PhaseSummary, Process, ProcessId, Server, Spawn,
@@ -336,6 +336,35 @@ impl Stage {
                 sleep(Duration::from_millis(300)).await;
             }
         }
+        Ok(())
+    }
+
+    /// The server with the primary database, the other one, and the epoch.
+    pub async fn primary(&self) -> anyhow::Result<(Server, Server, Epoch)> {
+        let lease = self
+            .status(&self.a)
+            .await?
+            .lease
+            .context("nobody has the lease")?;
+        let (a, b) = (self.a.clone(), self.b.clone());
+        match lease.leader.as_str() == a.name() {
+            true => Ok((a, b, lease.epoch)),
+            false => Ok((b, a, lease.epoch)),
+        }
+    }
+
+    /// Waits until the database of `server` takes the writes, in an epoch after `epoch`.
+    pub async fn until_primary(&self, server: &Server, epoch: Epoch) -> anyhow::Result<()> {
+        self.show
+            .detail(&format!("waiting until {} takes the writes", server.name()));
+        wait_until("another primary", HEALTHY_LIMIT, || async {
+            let status = self.status(server).await.ok()?;
+            let lease = status.lease.filter(|lease| lease.epoch > epoch)?;
+            let row = status.servers.iter().find(|row| row.name == lease.leader)?;
+            let database = row.report.as_ref()?.database.as_ref()?;
+            (lease.leader.as_str() == server.name() && !database.read_only).then_some(())
+        })
+        .await?;
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub use look::{
 use pontoon_testkit::{
     DatabaseOptions, DemoApp, Lab, LabDatabase, LabError, Load, LoadOptions, Notes, Server, wait_until,
 };
-pub use primary::{Standing, databases, in_sync, standing};
+pub use primary::{Standing, in_sync, standing};
 
 /// The port on which the application listens, on loopback of each server.
 const APP: &str = "127.0.0.1:8080";

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pontoon_testkit::{LabError, LabStore, ProcessId, Server, StoreKind, wait_until};
+use pontoon_testkit::{LabError, LabStore, Server, StoreKind, wait_until};
 use serde_json::Value;
 
 use super::{Fleet, attempt, run};
@@ -100,15 +100,4 @@ pub async fn in_sync(server: &Server) -> Result<Standing, LabError> {
         Ok(now) => Ok(now),
         Err(error) => Err(LabError::App(format!("{error}: {:?}", standing(server).await))),
     }
-}
-
-/// The processes of the database on `server`.
-pub fn databases(server: &Server) -> Vec<ProcessId> {
-    let is_one = |id: &ProcessId| {
-        // MySQL of script/get-mysql is run by a loader of its own, which comes first.
-        let line = std::fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
-        let mut words = line.split(|byte| *byte == 0);
-        words.any(|word| word.ends_with(b"/mariadbd") || word.ends_with(b"/mysqld"))
-    };
-    server.processes().into_iter().filter(is_one).collect()
 }

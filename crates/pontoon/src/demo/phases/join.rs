@@ -47,8 +47,8 @@ impl Phase for Join {
                 "pontoon join took {took:.1} s, {copied} copied from a while a was in use"
             ));
             stage.caveat(
-                "A write is acknowledged when the database of a has it; b has it a moment later. No database and no \
-                 whole server dies here: this version promotes nobody.",
+                "Until each commit is on both servers, a write is acknowledged when the database of a has it; b has it a \
+                 moment later.",
             );
             stage.traffic(4).await
         })

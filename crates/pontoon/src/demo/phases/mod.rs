@@ -3,10 +3,13 @@
 mod agents_die;
 mod application_dies;
 mod both_serve;
+mod database_dies;
 mod drain;
 mod join;
 mod one_server;
 mod reads_spread;
+mod server_freezes;
+mod two_copies;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,14 +29,20 @@ pub trait Phase: Send + Sync {
     /// What happens, for people, in a few words.
     fn title(&self) -> &'static str;
 
+    /// Whether requests may fail: what dies here takes along what it was answering. They are shown as failed all the
+    /// same, and what was acknowledged must be there.
+    fn may_fail(&self) -> bool {
+        false
+    }
+
     /// Does it. What the report should tell goes to [`Stage::fact`]; what would be too good to be true without being
     /// said goes to [`Stage::caveat`].
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a>;
 }
 
-/// Every phase, in order.
+/// Every phase that can be played here, in order.
 pub fn all() -> Vec<Box<dyn Phase>> {
-    vec![
+    let mut phases: Vec<Box<dyn Phase>> = vec![
         Box::new(one_server::OneServer),
         Box::new(join::Join),
         Box::new(both_serve::BothServe),
@@ -41,7 +50,19 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         Box::new(application_dies::ApplicationDies),
         Box::new(agents_die::AgentsDie),
         Box::new(drain::Drain),
-    ]
+    ];
+    if two_copies::STORE.available().is_ok() {
+        phases.push(Box::new(two_copies::TwoCopies));
+        phases.push(Box::new(database_dies::DatabaseDies));
+        phases.push(Box::new(server_freezes::ServerFreezes));
+    }
+    phases
+}
+
+/// What cannot be shown here, and how it could be; nothing when everything can.
+pub fn missing() -> Option<String> {
+    let skip = two_copies::STORE.available().err()?;
+    Some(format!("no primary is lost in this demo: {}", skip.0))
 }
 
 #[cfg(test)]
