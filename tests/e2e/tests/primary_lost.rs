@@ -128,7 +128,7 @@ async fn played(mut fleet: Fleet, store: StoreKind, faults: Vec<Fault>) -> Resul
     outcome?;
     let ledger = through_a.stop().await.and(through_b.stop().await);
     // Nobody writes any more: the replica has everything, or it is missing.
-    let now = in_sync(&fleet.a).await?;
+    let now = in_sync(&[&fleet.a, &fleet.b]).await?;
     let (primary, replica) = both(&fleet, &now)?;
     let comparison = compare(primary, replica, fleet.engine, &ledger).await?;
     tell(&format!(
@@ -167,14 +167,14 @@ async fn rounds(
     through_b: &Writers,
 ) -> Result<(), LabError> {
     let written = async || through_a.acknowledged() + through_b.acknowledged();
-    in_sync(&fleet.a).await?;
+    let servers = [&fleet.a, &fleet.b];
+    in_sync(&servers).await?;
     for (number, fault) in faults.iter().enumerate() {
-        let before = in_sync(&fleet.a).await?;
-        in_sync(&fleet.b).await?;
+        let before = in_sync(&servers).await?;
         let (primary, replica) = both(fleet, &before)?;
         let begun = Instant::now();
         let changes = one(fleet, store, *fault, primary, replica, &before).await?;
-        let after = in_sync(&fleet.a).await?;
+        let after = in_sync(&servers).await?;
         expect((after.leader != before.leader) == changes, || {
             format!("{fault:?}: {before:?}, then {after:?}")
         })?;
@@ -190,9 +190,9 @@ async fn rounds(
             begun.elapsed().as_secs_f64()
         ));
     }
-    let before = standing(&fleet.a).await?;
+    let before = in_sync(&servers).await?;
     run(&fleet.a, &["db", "switchover"]).await?;
-    let after = in_sync(&fleet.a).await?;
+    let after = in_sync(&servers).await?;
     expect(
         after.leader != before.leader && after.epoch == before.epoch + 1,
         || format!("a switchover: {before:?}, then {after:?}"),

@@ -82,22 +82,29 @@ pub async fn standing(server: &Server) -> Result<Standing, LabError> {
     })
 }
 
-/// Waits until the primary is open and its replica has every acknowledged write, as `server` sees it.
+/// Waits until the primary is open and its replica has every acknowledged write, and all of `servers` say the same: one
+/// that was cut off believes for a moment longer what was so before.
 ///
 /// # Errors
-/// With the last standing, when it does not come.
-pub async fn in_sync(server: &Server) -> Result<Standing, LabError> {
+/// With the last standings, when it does not come.
+pub async fn in_sync(servers: &[&Server]) -> Result<Standing, LabError> {
     let found = wait_until("a replica in sync", SYNC_LIMIT, async || {
-        let now = standing(server).await.ok()?;
-        let open = now
-            .states
-            .get(&now.leader)
-            .is_some_and(|state| state == "leader-sync");
-        (open && now.in_sync.len() == 1).then_some(now)
+        let mut common: Option<Standing> = None;
+        for server in servers {
+            let now = standing(server).await.ok()?;
+            let open = now.states.get(&now.leader);
+            let whole = open.is_some_and(|state| state == "leader-sync") && now.in_sync.len() == 1;
+            let same = common.as_ref().is_none_or(|seen| seen.epoch == now.epoch);
+            common = Some(now).filter(|_| whole && same);
+            common.as_ref()?;
+        }
+        common
     })
     .await;
-    match found {
-        Ok(now) => Ok(now),
-        Err(error) => Err(LabError::App(format!("{error}: {:?}", standing(server).await))),
+    let Err(error) = found else { return found };
+    let mut last = Vec::new();
+    for server in servers {
+        last.push(standing(server).await);
     }
+    Err(LabError::App(format!("{error}: {last:?}")))
 }
