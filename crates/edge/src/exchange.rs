@@ -78,6 +78,8 @@ pub struct Exchange<'e> {
     pub state: State,
     /// What is asked before the answer goes to the client.
     pub floor: Option<Leaving>,
+    /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
+    pub hsts: Option<&'e str>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
     pub worth_waiting: &'e dyn Fn() -> bool,
 }
@@ -382,7 +384,9 @@ impl Exchange<'_> {
             },
             self.down.stage(),
         );
-        if let Some(field) = self.state.cookie.take() {
+        let cookie = self.state.cookie.take();
+        let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
+        for field in [cookie.as_deref(), hsts].into_iter().flatten() {
             let head = self.down.stage();
             // Before the empty line.
             head.truncate(head.len() - 2);
@@ -539,6 +543,7 @@ mod tests {
             tuning: &tuning,
             state: State::default(),
             floor: None,
+            hsts: None,
             worth_waiting: &|| true,
         };
         let answer = async {

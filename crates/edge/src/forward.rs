@@ -310,6 +310,7 @@ impl Attempt<'_> {
         };
         // Who could not be sent elsewhere is better served by waiting than by a 502.
         let may_leave = self.may_repeat && self.route == Route::Visitors && self.repeats < self.max_repeats();
+        let https = worker.https().filter(|_| self.request.secure);
         let mut exchange = Exchange {
             client: &mut self.client.stream,
             client_buffer: &mut self.client.buffer,
@@ -324,6 +325,7 @@ impl Attempt<'_> {
             tuning: &worker.shared.tuning,
             state: State::default(),
             floor,
+            hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },

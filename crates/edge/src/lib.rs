@@ -24,6 +24,7 @@ mod floors;
 mod forward;
 mod health;
 pub mod http1;
+mod https;
 mod io;
 mod options;
 mod pipe;

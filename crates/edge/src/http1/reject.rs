@@ -65,6 +65,7 @@ reasons! {
     TrailersTooLarge 431 "trailers too large";
     UnaskedUpgrade 400 "101 that was not asked for";
     HeadTimeout 408 "head did not arrive in time";
+    PlainHttp 400 "plain HTTP on the port of HTTPS";
     BodyTimeout 408 "body did not arrive in time";
 }
 

@@ -90,6 +90,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
             },
             drain: Duration::from_secs(5),
         }),
+        https: None,
         sql: None,
     }
 }
