@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName,
-    TlsVersion,
+    AppProtocol, CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role,
+    ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -99,6 +99,8 @@ pub struct Tls {
 pub struct App {
     /// Where it listens on its own server.
     pub upstream: SocketAddr,
+    /// What it speaks.
+    pub protocol: AppProtocol,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.

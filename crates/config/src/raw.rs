@@ -197,6 +197,8 @@ pub(crate) struct Certificate {
 pub(crate) struct App {
     /// Where it already listens, on its own server.
     pub upstream: Text,
+    /// What it speaks: "http/1.1", or "h2c" for HTTP/2 without TLS, as gRPC servers do. Default "http/1.1".
+    pub protocol: Option<Text>,
     /// How to tell that it works.
     pub health: Option<Health>,
     /// When a request may be tried on another server.

@@ -89,6 +89,8 @@ fn wrong_types_and_forms() {
         "99999999999999999999",
     );
     one(ONE, "\"/up\"", "\"up\"", Code::C002, "\"up\"");
+    let (from, to) = ("\"127.0.0.1:8080\"", "\"127.0.0.1:8080\"\nprotocol = \"h2\"");
+    one(ONE, from, to, Code::C002, "\"h2\"");
     one(ONE, "\"/up\"", "\"/u p\"", Code::C002, "\"/u p\"");
     one(ONE, "\"notes\"", "\"Notes\"", Code::C002, "\"Notes\"");
     one(

@@ -13,7 +13,9 @@ use pontoon_config::{
     Durability, Edge, Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
     not_yet, render_all,
 };
-use pontoon_fleet::{CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role, TlsVersion};
+use pontoon_fleet::{
+    AppProtocol, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role, TlsVersion,
+};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -323,6 +325,11 @@ fn apps() -> impl Strategy<Value = App> {
         .prop_map(
             |(upstream, (path, expect, interval, timeout, fall, rise), methods, max, budget, drain)| App {
                 upstream: upstream.parse().unwrap(),
+                protocol: if max % 2 == 0 {
+                    AppProtocol::Http1
+                } else {
+                    AppProtocol::H2c
+                },
                 health: HealthCheck {
                     expect: expect.filter(|_| path.is_some()),
                     path,

@@ -127,6 +127,7 @@ fn fresh<'a>(inputs: &ViewInputs<'a>, server: &ServerName) -> Option<&'a ServerR
 fn app_view(app: &App) -> AppView {
     AppView {
         upstream: app.upstream,
+        protocol: app.protocol,
         health: app.health.clone(),
         retries: app.retries.clone(),
         drain: app.drain,

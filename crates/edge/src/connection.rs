@@ -239,7 +239,11 @@ async fn carry_out(
             target: head.get(request.target.clone()).unwrap_or(&[]),
             user_agent: head.get(request.user_agent.clone()).unwrap_or(&[]),
             referer: head.get(request.referer.clone()).unwrap_or(&[]),
-            old: request.version == Version::Http10,
+            version: match (&client.stream, request.version) {
+                (Stream::Http2Visitor(_), _) => "HTTP/2.0",
+                (_, Version::Http10) => "HTTP/1.0",
+                (_, Version::Http11) => "HTTP/1.1",
+            },
             // Nothing was answered: what nginx writes for a client that went away.
             status: if served.status == 0 { 499 } else { served.status },
             bytes: served.bytes,

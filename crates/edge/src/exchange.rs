@@ -14,6 +14,7 @@ use crate::http1::head::{Extent, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
+use crate::http2;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::options::Tuning;
 use crate::pipe::{Form, Pipe, PipeError};
@@ -25,6 +26,8 @@ pub enum Failure {
     ClosedEarly,
     /// A relay said that its application got nothing of the request.
     NotSent,
+    /// The server said that it has not looked at the request.
+    Unprocessed,
     /// A relay said that its application closed before a byte of the answer came.
     RelayedClose,
     /// The server is out, and had not begun to answer.
@@ -275,6 +278,9 @@ impl Exchange<'_> {
             match self.server.poll_read(cx, &mut self.server_buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Err(error)) if self.down.staged().is_empty() && http2::is_unprocessed(&error) => {
+                    return Poll::Ready(Err(Failure::Unprocessed));
+                }
                 // An interim answer is an answer: the server has seen the request.
                 Poll::Ready(_) if self.server_buffer.is_empty() && self.down.staged().is_empty() => {
                     return Poll::Ready(Err(Failure::ClosedEarly));

@@ -22,10 +22,11 @@ use crate::connection;
 use crate::dial::Identity;
 use crate::floors::{Floors, SharedKey};
 use crate::http1::request::Sender;
-use crate::https::{self, Https, Seen};
+use crate::http2;
+use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
-use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams};
+use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams, Way};
 
 /// What all threads share.
 pub struct Shared {
@@ -109,6 +110,8 @@ pub struct Worker {
     log: RefCell<Option<LogBuffer>>,
     fleet: RefCell<Fleet>,
     https: Seen,
+    /// Connections to applications that speak HTTP/2.
+    pub h2c: http2::Connections,
 }
 
 struct Fleet {
@@ -161,6 +164,7 @@ impl Worker {
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
             https: Seen::new(shared.https.clone()),
+            h2c: http2::Connections::default(),
             shared,
         })
     }
@@ -270,18 +274,23 @@ impl Worker {
                 Door::Http | Door::Https => {
                     let Ok(local) = stream.local_addr() else { return };
                     let secure = door == Door::Https;
-                    let stream = if secure {
+                    let accepted = if secure {
                         Box::pin(https::accept(&worker, stream, peer)).await
                     } else {
-                        Some(Stream::Tcp(stream))
+                        Some(Accepted::Http1(Stream::Tcp(stream)))
                     };
-                    let Some(stream) = stream else { return };
                     let sender = Sender::Visitor {
                         peer: peer.ip(),
                         local,
                         secure,
                     };
-                    connection::serve(&worker, stream, sender, door.route(), None).await;
+                    match accepted {
+                        Some(Accepted::Http1(stream)) => {
+                            connection::serve(&worker, stream, sender, door.route(), None).await;
+                        }
+                        Some(Accepted::Http2(tls)) => Box::pin(http2::serve(&worker, *tls, sender)).await,
+                        None => {}
+                    }
                 }
                 Door::Relay => {
                     if let Some((stream, name)) = Box::pin(worker.accept_edge(stream, peer)).await {
@@ -431,6 +440,11 @@ impl Worker {
             .iter_mut()
             .chain(&mut fleet.local)
             .for_each(|pool| pool.tidy(max_idle));
+        let now = &fleet.now;
+        self.h2c.retain(|address| {
+            let mut all = now.servers.iter().chain(&now.local);
+            all.any(|one| one.h2c && one.way == Way::Direct(address) && one.health.is_healthy())
+        });
         if let Some(log) = self.log.borrow_mut().as_mut() {
             self.stats.log_dropped(log.hand_over());
         }

@@ -29,6 +29,7 @@ pub use report::{
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, FleetView, HealthCheck, HttpsView,
-    ListenAddress, Ports, ReadsView, RetryPolicy, ServerState, ServerView, SqlView, TlsVersion,
+    AfterWrite, AppProtocol, AppView, BootMoment, CertificateFiles, DatabaseServerView, FleetView,
+    HealthCheck, HttpsView, ListenAddress, Ports, ReadsView, RetryPolicy, ServerState, ServerView, SqlView,
+    TlsVersion,
 };

@@ -128,6 +128,9 @@ pub struct AppView {
     /// Where it listens on its own server. A loopback address is reached from other servers through that
     /// server's edge relay; any other is dialled at the server's private address and this port.
     pub upstream: SocketAddr,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: AppProtocol,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.
@@ -135,6 +138,28 @@ pub struct AppView {
     /// How long a draining server may finish what it began.
     #[serde(with = "millis")]
     pub drain: Duration,
+}
+
+/// What an application speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppProtocol {
+    /// HTTP/1.1 (RFC 9112).
+    #[default]
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2 without TLS, known beforehand (RFC 9113 section 3.3). What gRPC servers speak.
+    #[serde(rename = "h2c")]
+    H2c,
+}
+
+impl AppProtocol {
+    /// As the configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AppProtocol::Http1 => "http/1.1",
+            AppProtocol::H2c => "h2c",
+        }
+    }
 }
 
 /// An active health check over HTTP.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
+use pontoon_fleet::{AppProtocol, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
@@ -24,6 +24,14 @@ const LEAST_MAX_LAG: Duration = Duration::from_millis(250);
 impl Check<'_> {
     pub(super) fn app(&mut self, app: &raw::App) -> Option<App> {
         let upstream = self.socket("app.upstream", &app.upstream);
+        let protocol = match app.protocol.as_ref().map(|text| text.get().as_str()) {
+            None | Some("http/1.1") => Some(AppProtocol::Http1),
+            Some("h2c") => Some(AppProtocol::H2c),
+            Some(_) => None,
+        };
+        if let (None, Some(text)) = (protocol, &app.protocol) {
+            self.bad("app.protocol", text, "is neither \"http/1.1\" nor \"h2c\"");
+        }
         let health = self.health(app.health.as_ref());
         let retries = self.retries(app.retries.as_ref());
         let drain = self.duration(
@@ -38,6 +46,7 @@ impl Check<'_> {
         }
         Some(App {
             upstream: upstream?,
+            protocol: protocol?,
             health: health?,
             retries: retries?,
             drain: drain?,

@@ -7,15 +7,23 @@ use std::sync::Arc;
 use pontoon_telemetry::metrics::TlsFailure;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsStream, server};
 
 use crate::answer;
 use crate::http1::reject::Reject;
 use crate::io::Stream;
 use crate::worker::Worker;
 
+/// A visitor's connection, and what is spoken on it.
+pub enum Accepted {
+    /// HTTP/1.1
+    Http1(Stream),
+    /// HTTP/2
+    Http2(Box<server::TlsStream<TcpStream>>),
+}
+
 /// Makes the handshake within the time that a head may take; `None` when there is nothing to serve.
-pub async fn accept(worker: &Worker, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
+pub async fn accept(worker: &Worker, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
     let https = worker.https()?;
     let limit = worker.shared.tuning.head_timeout;
     let failed = |reason: TlsFailure, why: &dyn std::fmt::Display| {
@@ -35,7 +43,10 @@ pub async fn accept(worker: &Worker, stream: TcpStream, peer: SocketAddr) -> Opt
         let tls = TlsAcceptor::from(Arc::clone(&https.config))
             .accept(stream)
             .await?;
-        Ok(Some(Stream::Tls(Box::new(TlsStream::Server(tls)))))
+        Ok(Some(match tls.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Accepted::Http2(Box::new(tls)),
+            _ => Accepted::Http1(Stream::Tls(Box::new(TlsStream::Server(tls)))),
+        }))
     };
     match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(stream)) => stream,

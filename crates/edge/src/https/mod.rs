@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-pub use handshake::accept;
+pub use handshake::{Accepted, accept};
 pub use redirect::location;
 pub use site::Site;
 
@@ -31,21 +31,27 @@ pub struct Https {
 
 /// One thread's view of it.
 #[derive(Debug)]
-pub struct Seen(RefCell<(watch::Receiver<Option<Arc<Https>>>, Option<Arc<Https>>)>);
+pub struct Seen {
+    latest: RefCell<watch::Receiver<Option<Arc<Https>>>>,
+    seen: RefCell<Option<Arc<Https>>>,
+}
 
 impl Seen {
     /// Of what the control thread publishes.
     pub fn new(mut latest: watch::Receiver<Option<Arc<Https>>>) -> Seen {
         latest.mark_changed();
-        Seen(RefCell::new((latest, None)))
+        Seen {
+            latest: RefCell::new(latest),
+            seen: RefCell::new(None),
+        }
     }
 
     /// As it is now; `None` while there is no HTTPS.
     pub fn get(&self) -> Option<Arc<Https>> {
-        let (latest, seen) = &mut *self.0.borrow_mut();
+        let mut latest = self.latest.borrow_mut();
         if latest.has_changed().unwrap_or(false) {
-            seen.clone_from(&latest.borrow_and_update());
+            self.seen.replace(latest.borrow_and_update().clone());
         }
-        seen.clone()
+        self.seen.borrow().clone()
     }
 }
