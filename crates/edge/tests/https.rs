@@ -98,7 +98,8 @@ fn curl_is_served_and_the_application_hears_that_it_was_https() {
     };
     let text = out(&answer);
     assert!(
-        text.contains("\r\nStrict-Transport-Security: max-age=86400\r\n"),
+        text.to_lowercase()
+            .contains("\r\nstrict-transport-security: max-age=86400\r\n"),
         "{text}"
     );
     let told = format!("https site.test:{} 0", site.at.port());
