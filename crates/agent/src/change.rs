@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pontoon_config::{Config, Server};
 use pontoon_decide::change::{Change, Committed, Effect, Event, Message, Node, Outcome, step};
-use pontoon_fleet::{Code, EventKind, Refusal, ServerName};
+use pontoon_fleet::{CertificateFiles, Code, EventKind, Refusal, Role, ServerName};
 use pontoon_rt::http::Call;
 use tokio::sync::{mpsc, oneshot};
 
@@ -241,7 +242,35 @@ async fn check(agent: &Arc<Agent>, change: &Change) -> Result<(), Refusal> {
                 ),
         );
     }
+    certificates(agent, &config, server)?;
     observe::blockers(agent, &config, &me).await
+}
+
+/// Whether what visitors would be shown here can be: an edge with a certificate that it cannot serve helps nobody.
+fn certificates(agent: &Agent, config: &Config, server: &Server) -> Result<(), Refusal> {
+    let Some(tls) = config
+        .edge
+        .tls
+        .as_ref()
+        .filter(|_| server.roles.contains(&Role::Edge))
+    else {
+        return Ok(());
+    };
+    // What is served already is for `status` to complain of: it must not stand in the way of another change.
+    let active = agent.active();
+    let served = active.as_ref().and_then(|active| active.config.edge.tls.as_ref());
+    let is_new = |files: &&CertificateFiles| served.is_none_or(|tls| !tls.certificates.contains(files));
+    for files in tls.certificates.iter().filter(is_new) {
+        let loaded = pontoon_certs::load(files)?;
+        if loaded.not_after <= agent.clock.unix() {
+            let certificate = files.certificate.display();
+            return Err(Refusal::new(Code::T001, format!("{certificate} has ended")).next(
+                "look at it",
+                format!("openssl x509 -noout -dates -in {certificate}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn send(agent: Arc<Agent>, to: ServerName, message: Message) {
@@ -258,6 +287,6 @@ async fn send(agent: Arc<Agent>, to: ServerName, message: Message) {
 }
 
 /// The servers that a configuration names.
-pub(crate) fn members(config: &pontoon_config::Config) -> BTreeSet<ServerName> {
+pub(crate) fn members(config: &Config) -> BTreeSet<ServerName> {
     config.servers.iter().map(|server| server.name.clone()).collect()
 }

@@ -23,6 +23,7 @@ use crate::failover::FailoverReport;
 use crate::floor_key;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
+use crate::ticket_keys;
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -52,6 +53,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
                 .or_insert_with(|| tokio::spawn(link(agent.clone(), name, address)).abort_handle());
         }
         note_silence(&agent);
+        ticket_keys::keep(&agent);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = agent.shutdown.requested() => break,
@@ -82,6 +84,7 @@ pub(crate) fn hear(
             .insert(report.server.clone(), said.joiners);
     }
     floor_key::hear(agent, &report.server, said.floor_key.as_deref());
+    ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
@@ -270,10 +273,12 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         .ok_or_else(|| Refusal::new(Code::J007, "this server left its fleet"))?;
     // Before the lock that the next lines take.
     let floor_key = floor_key::to_tell(agent);
+    let ticket_keys = ticket_keys::to_tell(agent);
     Ok(Heartbeat {
         report,
         joiners: agent.known().joiners.clone(),
         floor_key,
+        ticket_keys,
         failover: agent.failover.report(agent.clock.now()),
     })
 }

@@ -46,6 +46,7 @@ mod supervise;
 #[cfg(test)]
 mod testing;
 mod throttle;
+mod ticket_keys;
 mod timeline;
 
 use std::path::PathBuf;

@@ -46,6 +46,9 @@ pub(crate) struct Heartbeat {
     /// What the edges sign cookies with, from the keeper; see `floor_key`.
     #[serde(default)]
     pub(crate) floor_key: Option<String>,
+    /// What the edges seal session tickets with, from the keeper; see `ticket_keys`.
+    #[serde(default)]
+    pub(crate) ticket_keys: Option<String>,
     /// How failover stands on the sender; `None` when it takes no part.
     #[serde(default)]
     pub(crate) failover: Option<FailoverReport>,

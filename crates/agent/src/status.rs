@@ -1,6 +1,7 @@
 //! From what is known to what an operator reads at 3 a.m.: is it up, is it redundant, what is wrong, what next. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pontoon_decide::view::Observed;
 use pontoon_fleet::{
@@ -25,6 +26,9 @@ pub(crate) struct StatusInputs<'a> {
     pub(crate) now: UnixMillis,
 }
 
+/// A certificate that ends sooner is named as a problem: by then it should have been renewed.
+const CERTIFICATE_WORTH_A_LINE: Duration = Duration::from_secs(21 * 86_400);
+
 /// A replica that is further behind than this is named as a problem.
 const LAG_WORTH_A_LINE_MS: u64 = 10_000;
 
@@ -38,6 +42,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
         .collect();
     let mut problems = Vec::new();
     edges(&inputs, &mut problems);
+    certificates(&inputs, &mut problems);
     applications(&inputs, &servers, &mut problems);
     databases(&inputs, &mut problems);
     reads(&inputs, &mut problems);
@@ -153,6 +158,46 @@ fn edges(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
             done: None,
             next: vec!["pontoon events".to_owned()],
         });
+    }
+}
+
+/// Certificates for visitors that are about to end, or that an edge could not take.
+fn certificates(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
+    for server in inputs.view.with_role(Role::Edge) {
+        let heard = inputs.reports.get(&server.name);
+        let tier = heard.and_then(|heard| heard.report.tier(Tier::Edge));
+        let Some(TierDetail::Edge(edge)) = tier.map(|tier| &tier.detail) else {
+            continue;
+        };
+        for certificate in &edge.certificates {
+            let (name, source) = (&server.name, &certificate.source);
+            if let Some(why) = &certificate.refused {
+                let goes_on = certificate.not_after.is_some();
+                problems.push(Problem {
+                    health: Health::Degraded,
+                    what: format!("the edge on {name} cannot use a certificate: {why}"),
+                    done: goes_on.then(|| "it serves the one before, and looks again each second".to_owned()),
+                    next: vec!["pontoon explain T001".to_owned()],
+                });
+            }
+            let Some(not_after) = certificate.not_after else {
+                continue;
+            };
+            let left = not_after.since(inputs.now);
+            if left < CERTIFICATE_WORTH_A_LINE {
+                let what = match left.as_secs() / 86_400 {
+                    _ if left.is_zero() => format!("the certificate {source} on {name} has ended"),
+                    0 => format!("the certificate {source} on {name} ends today"),
+                    days => format!("the certificate {source} on {name} ends in {days} days"),
+                };
+                problems.push(Problem {
+                    health: Health::Degraded,
+                    what,
+                    done: None,
+                    next: vec!["put a new certificate into its file: it is taken up at once".to_owned()],
+                });
+            }
+        }
     }
 }
 

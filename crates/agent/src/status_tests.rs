@@ -3,8 +3,8 @@ use std::time::Duration;
 use pontoon_config::Config;
 use pontoon_decide::view::{ViewInputs, compose};
 use pontoon_fleet::{
-    DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision, ServerReport, SpreadReport,
-    SqlReport, TierReport, UpstreamReport,
+    CertificateReport, DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision,
+    ServerReport, SpreadReport, SqlReport, TierReport, UpstreamReport,
 };
 
 use super::*;
@@ -139,6 +139,37 @@ fn problems(reports: &BTreeMap<ServerName, Observed>) -> (Health, Vec<String>) {
 fn all_is_well() {
     let (health, said) = problems(&healthy());
     assert_eq!((health, said.as_slice()), (Health::Healthy, [].as_slice()));
+}
+
+#[test]
+fn a_certificate_is_named_in_time_and_when_it_was_refused() {
+    let day = |days: u64| Some(UnixMillis(days * 86_400_000 + 1));
+    let certificate = |not_after, refused: Option<&str>| CertificateReport {
+        source: "/etc/x.pem".to_owned(),
+        names: vec!["x.test".to_owned()],
+        not_after,
+        refused: refused.map(str::to_owned),
+    };
+    let said = |certificate: CertificateReport| {
+        let mut reports = healthy();
+        edge_of(&mut reports, "b").certificates = vec![certificate];
+        problems(&reports).1
+    };
+    assert!(said(certificate(day(21), None)).is_empty());
+    let ends = "the certificate /etc/x.pem on b ends in 20 days";
+    assert_eq!(said(certificate(day(20), None)), [ends]);
+    assert_eq!(
+        said(certificate(day(0), None)),
+        ["the certificate /etc/x.pem on b ends today"]
+    );
+    let ended = Some(UnixMillis(0));
+    assert_eq!(
+        said(certificate(ended, None)),
+        ["the certificate /etc/x.pem on b has ended"]
+    );
+    let refused = "the edge on b cannot use a certificate: no key";
+    assert_eq!(said(certificate(None, Some("no key"))), [refused]);
+    assert_eq!(said(certificate(day(90), Some("no key"))), [refused]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ mod starter;
 pub use error::{ConfigError, Origin};
 pub use model::{
     AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Config, Credentials, Db, Dns,
-    Durability, Edge, Failover, Fleet, Lease, LeaseStore, Place, Places, Reads, Server, WhenAlone,
+    Durability, Edge, Failover, Fleet, Lease, LeaseStore, Place, Places, Reads, Server, Tls, WhenAlone,
 };
 pub use not_yet::{NotYet, not_yet};
 pub use overrides::{OverrideError, Overrides};

@@ -6,7 +6,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pontoon_fleet::{Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName};
+use pontoon_fleet::{
+    AppProtocol, CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role,
+    ServerName, TlsVersion,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -72,6 +75,23 @@ pub struct Server {
 pub struct Edge {
     /// As configured; empty means the default, see [`Config::edge_listen`].
     pub listen: Vec<SocketAddr>,
+    /// HTTPS; `None` when visitors are served over plain HTTP only.
+    pub tls: Option<Tls>,
+}
+
+/// `[edge.tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// As configured; empty means the default, see [`Config::https_listen`].
+    pub listen: Vec<SocketAddr>,
+    /// Certificates from files; never empty.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    pub redirect: bool,
+    /// How long browsers may remember that there is HTTPS only; whole seconds.
+    pub hsts: Option<Duration>,
 }
 
 /// `[app]`
@@ -79,6 +99,8 @@ pub struct Edge {
 pub struct App {
     /// Where it listens on its own server.
     pub upstream: SocketAddr,
+    /// What it speaks.
+    pub protocol: AppProtocol,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.
@@ -322,27 +344,41 @@ impl Config {
     /// for this one. The default is port 80 of its public addresses; without any, port 80 of all addresses.
     /// Empty without the role `edge`.
     pub fn edge_listen(&self, server: &Server) -> Vec<SocketAddr> {
+        self.visitors_listen(server, &self.edge.listen, 80)
+    }
+
+    /// Where `server`'s edge listens for HTTPS, by the same rules with port 443. Empty without `[edge.tls]`.
+    pub fn https_listen(&self, server: &Server) -> Vec<SocketAddr> {
+        self.edge
+            .tls
+            .as_ref()
+            .map_or_else(Vec::new, |tls| self.visitors_listen(server, &tls.listen, 443))
+    }
+
+    fn visitors_listen(&self, server: &Server, listen: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
         if !server.roles.contains(&Role::Edge) {
             return Vec::new();
         }
-        if !self.edge.listen.is_empty() {
+        if !listen.is_empty() {
             let of_another = |ip: IpAddr| {
                 self.servers
                     .iter()
                     .any(|other| other.name != server.name && other.has_address(ip))
             };
-            return self
-                .edge
-                .listen
+            return listen
                 .iter()
                 .copied()
                 .filter(|listen| server.has_address(listen.ip()) || !of_another(listen.ip()))
                 .collect();
         }
         if server.public.is_empty() {
-            return vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80)];
+            return vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)];
         }
-        server.public.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
+        server
+            .public
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, port))
+            .collect()
     }
 
     /// Whether `server` runs an edge process: for visitors, or to hand its loopback application to the edges of

@@ -6,7 +6,7 @@ use pontoon_fleet::units::{format_bytes, format_duration, format_share};
 
 use crate::Config;
 use crate::model::{
-    AddressMethod, AfterWrite, App, Credentials, Db, Durability, Failover, LeaseStore, Server, WhenAlone,
+    AddressMethod, AfterWrite, App, Credentials, Db, Durability, Failover, LeaseStore, Server, Tls, WhenAlone,
 };
 
 impl Config {
@@ -26,6 +26,9 @@ impl Config {
         if !self.edge.listen.is_empty() {
             out.section("[edge]");
             out.list("listen", &self.edge.listen);
+        }
+        if let Some(tls) = &self.edge.tls {
+            print_tls(&mut out, tls);
         }
         if let Some(app) = &self.app {
             print_app(&mut out, app);
@@ -119,9 +122,35 @@ fn print_server(out: &mut String, server: &Server) {
     }
 }
 
+fn print_tls(out: &mut String, tls: &Tls) {
+    out.section("[edge.tls]");
+    if !tls.listen.is_empty() {
+        out.list("listen", &tls.listen);
+    }
+    out.text("min_version", tls.min_version.as_str());
+    out.raw("redirect", tls.redirect);
+    if let Some(hsts) = tls.hsts {
+        out.text("hsts", &format_duration(hsts));
+    }
+    for files in &tls.certificates {
+        out.section("[[edge.tls.certificates]]");
+        out.text("certificate", &files.certificate.to_string_lossy());
+        out.text("key", &files.key.to_string_lossy());
+        out.optional(
+            "ocsp",
+            files
+                .ocsp
+                .as_deref()
+                .map(|path| path.to_string_lossy())
+                .as_deref(),
+        );
+    }
+}
+
 fn print_app(out: &mut String, app: &App) {
     out.section("[app]");
     out.text("upstream", &app.upstream.to_string());
+    out.text("protocol", app.protocol.as_str());
     out.text("drain", &format_duration(app.drain));
     let health = &app.health;
     out.section("[app.health]");

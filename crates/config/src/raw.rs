@@ -159,6 +159,36 @@ pub(crate) struct ServerDefaults {
 pub(crate) struct Edge {
     /// Addresses with port. Default: port 80 of each server's public addresses.
     pub listen: Option<At<Vec<Text>>>,
+    /// HTTPS for visitors.
+    pub tls: Option<At<Tls>>,
+}
+
+/// HTTPS for visitors.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// Addresses with port. Default: port 443 of each server's public addresses.
+    pub listen: Option<At<Vec<Text>>>,
+    /// Certificates from files. A visitor gets the one that has the name that it asks for, otherwise the first.
+    pub certificates: Option<At<Vec<At<Certificate>>>>,
+    /// The oldest version of TLS that is spoken: "1.2" or "1.3". Default "1.2".
+    pub min_version: Option<Text>,
+    /// Whether plain HTTP is answered with a redirect to HTTPS. Default true.
+    pub redirect: Option<At<bool>>,
+    /// How long browsers may remember that the site is served over HTTPS only, such as "365d". Default: nothing is said.
+    pub hsts: Option<Text>,
+}
+
+/// A certificate for visitors, from files that are on every server with an edge.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    /// The certificate, followed by those of the authorities between it and a root, PEM.
+    pub certificate: Text,
+    /// Its private key, PEM.
+    pub key: Text,
+    /// An OCSP response (DER) that goes out with it.
+    pub ocsp: Option<Text>,
 }
 
 /// The application.
@@ -167,6 +197,8 @@ pub(crate) struct Edge {
 pub(crate) struct App {
     /// Where it already listens, on its own server.
     pub upstream: Text,
+    /// What it speaks: "http/1.1", or "h2c" for HTTP/2 without TLS, as gRPC servers do. Default "http/1.1".
+    pub protocol: Option<Text>,
     /// How to tell that it works.
     pub health: Option<Health>,
     /// When a request may be tried on another server.

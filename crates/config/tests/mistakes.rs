@@ -89,6 +89,8 @@ fn wrong_types_and_forms() {
         "99999999999999999999",
     );
     one(ONE, "\"/up\"", "\"up\"", Code::C002, "\"up\"");
+    let (from, to) = ("\"127.0.0.1:8080\"", "\"127.0.0.1:8080\"\nprotocol = \"h2\"");
+    one(ONE, from, to, Code::C002, "\"h2\"");
     one(ONE, "\"/up\"", "\"/u p\"", Code::C002, "\"/u p\"");
     one(ONE, "\"notes\"", "\"Notes\"", Code::C002, "\"Notes\"");
     one(
@@ -507,4 +509,40 @@ fn the_line_under_the_place_is_under_the_place() {
     assert_eq!((line.chars().nth(at), width), (Some('x'), 1));
     assert_eq!(check("a = 1\r\nb = 2\r\n", 11..12), ("b = 2".to_owned(), 4, 1));
     assert_eq!(check("a = \"é\"", 6..7).1, 5, "in the middle of a character");
+}
+
+#[test]
+fn https_without_what_it_needs() {
+    let with = |table: &str| ONE.replace("[app]", &format!("[edge.tls]\n{table}\n\n[app]"));
+    let good = "certificates = [{ certificate = \"/c.pem\", key = \"/k.pem\" }]";
+    assert!(Config::parse(&with(good)).is_ok());
+    let wrong = |table: &str, code: Code, place: &str| one(&with(good), good, table, code, place);
+    wrong("redirect = true", Code::C003, "[edge.tls]");
+    wrong("certificates = []", Code::C003, "[]");
+    wrong(
+        "certificates = [{ certificate = \"/c.pem\" }]",
+        Code::C003,
+        "{ certificate = \"/c.pem\" }",
+    );
+    wrong(
+        "certificates = [{ certificate = \"c.pem\", key = \"/k\" }]",
+        Code::C002,
+        "\"c.pem\"",
+    );
+    let twice =
+        "certificates = [{ certificate = \"/c\", key = \"/k\" }, { certificate = \"/c\", key = \"/l\" }]";
+    let error = Config::parse(&with(twice)).unwrap_err();
+    assert_eq!((error.len(), error[0].code), (1, Code::C005));
+    let more = |line: &str, code: Code, place: &str| wrong(&format!("{good}\n{line}"), code, place);
+    more("min_version = \"1.1\"", Code::C002, "\"1.1\"");
+    more("hsts = \"0s\"", Code::C002, "\"0s\"");
+    more("hsts = \"1500ms\"", Code::C002, "\"1500ms\"");
+    more("hsts = 3600", Code::C002, "3600");
+    more("listen = []", Code::C006, "[]");
+    more(
+        "listen = [\"203.0.113.10:80\"]",
+        Code::C005,
+        "[\"203.0.113.10:80\"]",
+    );
+    more("cipher = \"x\"", Code::C004, "cipher");
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Config, Credentials, Db, Dns,
-    Durability, Edge, Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, WhenAlone,
+    Durability, Edge, Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
     not_yet, render_all,
 };
-use pontoon_fleet::{Engine, HealthCheck, ListenAddress, RetryPolicy, Role};
+use pontoon_fleet::{
+    AppProtocol, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role, TlsVersion,
+};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -323,6 +325,11 @@ fn apps() -> impl Strategy<Value = App> {
         .prop_map(
             |(upstream, (path, expect, interval, timeout, fall, rise), methods, max, budget, drain)| App {
                 upstream: upstream.parse().unwrap(),
+                protocol: if max % 2 == 0 {
+                    AppProtocol::Http1
+                } else {
+                    AppProtocol::H2c
+                },
                 health: HealthCheck {
                     expect: expect.filter(|_| path.is_some()),
                     path,
@@ -453,6 +460,32 @@ fn leases() -> impl Strategy<Value = Lease> {
     (store, millis(6_000..=3_600_000)).prop_map(|(store, ttl)| Lease { store, ttl })
 }
 
+fn tls() -> impl Strategy<Value = Tls> {
+    let file = "/[a-zé\" ]{1,9}";
+    let rest = (file, prop::option::of(file)).prop_map(|(key, ocsp)| (key.into(), ocsp.map(Into::into)));
+    let certificates = prop::collection::btree_map(file, rest, 1..3);
+    (
+        certificates,
+        any::<bool>(),
+        any::<bool>(),
+        prop::option::of(1u64..=9_999),
+    )
+        .prop_map(|(certificates, old, redirect, hsts)| Tls {
+            listen: Vec::new(),
+            certificates: certificates
+                .into_iter()
+                .map(|(certificate, (key, ocsp))| CertificateFiles {
+                    certificate: certificate.into(),
+                    key,
+                    ocsp,
+                })
+                .collect(),
+            min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
+            redirect,
+            hsts: hsts.map(Duration::from_secs),
+        })
+}
+
 fn configs() -> impl Strategy<Value = Config> {
     let fleet = ("[a-z]([a-z0-9-]{0,20}[a-z0-9])?", 0usize..3, 7000u16..8000);
     let cache = (1u64 << 20..1 << 50, 1u32..=16).prop_map(|(memory_bytes, copies)| Cache {
@@ -492,13 +525,20 @@ fn configs() -> impl Strategy<Value = Config> {
     (
         fleet,
         servers(),
-        listen,
+        (listen, prop::option::of(tls())),
         prop::option::of(apps()),
         prop::option::of(dbs()),
         later,
     )
         .prop_map(
-            |((name, domains, port), servers, listen, app, db, (lease, cache, assets, ip, dns, capacity))| {
+            |(
+                (name, domains, port),
+                servers,
+                (listen, tls),
+                app,
+                db,
+                (lease, cache, assets, ip, dns, capacity),
+            )| {
                 Config {
                     fleet: Fleet {
                         name: name.parse().unwrap(),
@@ -508,6 +548,7 @@ fn configs() -> impl Strategy<Value = Config> {
                     servers,
                     edge: Edge {
                         listen: listen.into_iter().map(|text| text.parse().unwrap()).collect(),
+                        tls,
                     },
                     app,
                     db,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use pontoon_config::{App, Config, Db};
+use pontoon_config::{App, Config, Db, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, LeaseRecord,
-    ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier, TierDetail,
+    AfterWrite, AppView, BootMoment, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, HttpsView,
+    LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier,
+    TierDetail,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -89,6 +90,20 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             .as_ref()
             .filter(|db| db.proxy && db.is_ours())
             .map(|db| sql_view(inputs, db, epoch)),
+        https: config.edge.tls.as_ref().map(|tls| https_view(config, tls)),
+    }
+}
+
+fn https_view(config: &Config, tls: &Tls) -> HttpsView {
+    let edges = config.with_role(Role::Edge);
+    HttpsView {
+        listen: edges
+            .map(|server| (server.name.clone(), config.https_listen(server)))
+            .collect(),
+        certificates: tls.certificates.clone(),
+        min_version: tls.min_version,
+        redirect: tls.redirect,
+        hsts_seconds: tls.hsts.map(|span| span.as_secs()),
     }
 }
 
@@ -112,6 +127,7 @@ fn fresh<'a>(inputs: &ViewInputs<'a>, server: &ServerName) -> Option<&'a ServerR
 fn app_view(app: &App) -> AppView {
     AppView {
         upstream: app.upstream,
+        protocol: app.protocol,
         health: app.health.clone(),
         retries: app.retries.clone(),
         drain: app.drain,

@@ -23,8 +23,8 @@ pub struct Record<'r> {
     pub user_agent: &'r [u8],
     /// `Referer`; empty when there was none.
     pub referer: &'r [u8],
-    /// `HTTP/1.0` rather than `HTTP/1.1`.
-    pub old: bool,
+    /// What the client speaks, such as `HTTP/1.1`.
+    pub version: &'static str,
     /// The status.
     pub status: u16,
     /// Bytes written to the client, heads included.
@@ -163,7 +163,7 @@ fn combined(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt:
     quoted(out, record.method)?;
     out.push(' ');
     quoted(out, record.target)?;
-    let version = if record.old { "HTTP/1.0" } else { "HTTP/1.1" };
+    let version = record.version;
     write!(out, " {version}\" {} {} \"", record.status, record.bytes)?;
     quoted(out, or_dash(record.referer))?;
     out.push_str("\" \"");
@@ -257,7 +257,7 @@ mod tests {
             target: b"/a\"b",
             user_agent: b"x\xff\ny",
             referer: b"",
-            old: false,
+            version: "HTTP/1.1",
             status: 200,
             bytes: 12,
             took: Duration::from_millis(1500),

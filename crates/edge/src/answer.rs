@@ -31,6 +31,8 @@ pub fn write(out: &mut Vec<u8>, status: u16, detail: &str, extra: &str, head_onl
 
 fn reason(status: u16) -> &'static str {
     match status {
+        301 => "Moved Permanently",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

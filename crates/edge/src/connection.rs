@@ -16,6 +16,7 @@ use crate::http1::head::Scanner;
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Request, Sender, Version};
 use crate::http1::response::RelayWord;
+use crate::https;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::pipe::Pipe;
 use crate::worker::{Route, Worker};
@@ -214,8 +215,13 @@ async fn carry_out(
     let head_length = head.len();
     let running = worker.stats.begin();
     let mut up = Pipe::new(head, request.length.into());
+    let elsewhere = worker.https().and_then(|https| https.redirect);
+    let elsewhere = elsewhere.filter(|_| matches!(sender, Sender::Visitor { secure: false, .. }));
     let served = match gather_body(worker, client, request, &mut up).await {
-        Ok(()) => forward::forward(worker, client, request, &mut up, route).await,
+        Ok(()) => match elsewhere {
+            Some(port) => redirect(worker, client, request, &up, port).await,
+            None => forward::forward(worker, client, request, &mut up, route).await,
+        },
         Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
         Err(None) => Served::nothing(),
     };
@@ -233,7 +239,11 @@ async fn carry_out(
             target: head.get(request.target.clone()).unwrap_or(&[]),
             user_agent: head.get(request.user_agent.clone()).unwrap_or(&[]),
             referer: head.get(request.referer.clone()).unwrap_or(&[]),
-            old: request.version == Version::Http10,
+            version: match (&client.stream, request.version) {
+                (Stream::Http2Visitor(_), _) => "HTTP/2.0",
+                (_, Version::Http10) => "HTTP/1.0",
+                (_, Version::Http11) => "HTTP/1.1",
+            },
             // Nothing was answered: what nginx writes for a client that went away.
             status: if served.status == 0 { 499 } else { served.status },
             bytes: served.bytes,
@@ -276,6 +286,28 @@ async fn gather_body(
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Some(Reject::BodyTimeout)),
             Ok(_) | Err(_) => return Err(None),
         }
+    }
+}
+
+/// Sends a visitor who came over plain HTTP to HTTPS. A method that is not to be changed gets a status that says so
+/// (RFC 9110 section 15.4).
+async fn redirect(worker: &Worker, client: &mut Client, request: &Request, up: &Pipe, port: u16) -> Served {
+    let head = up.staged();
+    let part = |range: std::ops::Range<usize>| head.get(range).unwrap_or(&[]);
+    let status = match part(0..request.method_length) {
+        b"GET" | b"HEAD" => 301,
+        _ => 308,
+    };
+    let location = https::location(part(request.host.clone()), part(request.target.clone()), port);
+    let location = String::from_utf8_lossy(&location);
+    let mut text = Vec::new();
+    answer::write(&mut text, status, "", &location, request.is_head, false);
+    let sent = send(client, &text, worker.shared.tuning.write_timeout).await;
+    Served {
+        status,
+        bytes: text.len() as u64,
+        after: if sent.is_ok() { After::Linger } else { After::Close },
+        ..Served::nothing()
     }
 }
 

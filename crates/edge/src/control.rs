@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pontoon_certs::Tickets;
 use pontoon_fleet::{EdgeReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport, UpstreamReport};
+use pontoon_rt::clock::{self, Clock};
 use pontoon_rt::listen::{self, ListenOptions};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
@@ -22,9 +24,10 @@ use crate::dial::Identity;
 use crate::floors::SharedKey;
 use crate::health::Checker;
 use crate::http1::reject::Reject;
+use crate::https::Site;
 use crate::options::{EdgeError, EdgeOptions};
 use crate::upstream::Upstreams;
-use crate::worker::{Command, Route, Shared, Worker};
+use crate::worker::{Command, Door, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
 ///
@@ -45,6 +48,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
     let count = threads::count(options.threads);
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none()));
     let (health_changes, health_changes_seen) = watch::channel(0);
+    let (https, https_seen) = watch::channel(None);
     // Each client connection may need a second one to an application.
     let by_files = usize::try_from(files.saturating_sub(200) / 2)
         .unwrap_or(usize::MAX)
@@ -63,7 +67,9 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         held: AtomicUsize::new(0),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
+        https: https_seen,
     });
+    let tickets = Tickets::new(options.paths.ticket_keys_file());
     let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
     let metrics = EdgeMetrics::register(&mut registry, count, Reject::WORDS);
     let log_file = options.paths.log_file("edge-access");
@@ -107,6 +113,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         listening: BTreeSet::new(),
         not_listening: BTreeMap::new(),
         view: None,
+        site: Site::new(tickets, https),
     };
     LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
     serving.join()?;
@@ -125,9 +132,10 @@ struct Control {
     upstreams: watch::Sender<Arc<Upstreams>>,
     health_changes: watch::Sender<u64>,
     checker: Checker,
-    listening: BTreeSet<(Route, SocketAddr)>,
-    not_listening: BTreeMap<(Route, SocketAddr), String>,
+    listening: BTreeSet<(Door, SocketAddr)>,
+    not_listening: BTreeMap<(Door, SocketAddr), String>,
     view: Option<Arc<FleetView>>,
+    site: Site,
 }
 
 /// How long a drain may take when no view says.
@@ -158,6 +166,7 @@ impl Control {
                     }
                 }
                 _ = every_second.tick() => {
+                    self.refresh_site();
                     self.bind_wanted();
                     if self.upstreams.borrow().floors.is_some() {
                         self.shared.floor_key.load();
@@ -192,31 +201,42 @@ impl Control {
         // A server that is new or came back may be what a held request waits for.
         self.health_changes.send_modify(|count| *count += 1);
         self.view = Some(view);
+        self.refresh_site();
         self.bind_wanted();
+    }
+
+    /// Looks at the certificates for visitors.
+    fn refresh_site(&mut self) {
+        let https = self.view.as_ref().and_then(|view| view.https.as_ref());
+        let listen = https.and_then(|https| https.listen.get(&self.server));
+        let port = listen.and_then(|listen| listen.first()).map(SocketAddr::port);
+        // A server without an edge has nobody to show a certificate to.
+        self.site
+            .refresh(https.filter(|_| port.is_some()), port, clock::SystemClock.unix());
     }
 
     /// Binds what the view wants and is not bound, closes what it no longer wants.
     fn bind_wanted(&mut self) {
         let wanted = self.wanted();
         let gone: Vec<_> = self.listening.difference(&wanted).copied().collect();
-        for (route, address) in gone {
-            self.tell(|| Some(Command::Close(route, address)));
-            self.listening.remove(&(route, address));
+        for (door, address) in gone {
+            self.tell(|| Some(Command::Close(door, address)));
+            self.listening.remove(&(door, address));
         }
         self.not_listening.retain(|key, _| wanted.contains(key));
-        for (route, address) in &wanted {
-            if self.listening.contains(&(*route, *address)) {
+        for (door, address) in &wanted {
+            if self.listening.contains(&(*door, *address)) {
                 continue;
             }
-            match self.bind(*route, *address, &wanted) {
+            match self.bind(*door, *address, &wanted) {
                 Ok(()) => {
-                    self.not_listening.remove(&(*route, *address));
-                    self.listening.insert((*route, *address));
+                    self.not_listening.remove(&(*door, *address));
+                    self.listening.insert((*door, *address));
                 }
                 Err(reason) => {
                     if self
                         .not_listening
-                        .insert((*route, *address), reason.clone())
+                        .insert((*door, *address), reason.clone())
                         .as_ref()
                         != Some(&reason)
                     {
@@ -227,7 +247,7 @@ impl Control {
         }
     }
 
-    fn wanted(&self) -> BTreeSet<(Route, SocketAddr)> {
+    fn wanted(&self) -> BTreeSet<(Door, SocketAddr)> {
         let Some(view) = &self.view else {
             return BTreeSet::new();
         };
@@ -236,10 +256,12 @@ impl Control {
         };
         let mut wanted = BTreeSet::new();
         if me.roles.contains(&Role::Edge) {
-            wanted.extend(me.edge_listen.iter().map(|address| (Route::Visitors, *address)));
+            wanted.extend(me.edge_listen.iter().map(|address| (Door::Http, *address)));
+            let https = view.https.as_ref().and_then(|https| https.listen.get(&me.name));
+            wanted.extend(https.into_iter().flatten().map(|address| (Door::Https, *address)));
         }
         if me.roles.contains(&Role::App) && view.app.is_some() {
-            wanted.insert((Route::Relay, me.edge_relay()));
+            wanted.insert((Door::Relay, me.edge_relay()));
         }
         wanted
     }
@@ -247,12 +269,14 @@ impl Control {
     /// One socket for each serving thread, all or none.
     fn bind(
         &self,
-        route: Route,
+        door: Door,
         address: SocketAddr,
-        wanted: &BTreeSet<(Route, SocketAddr)>,
+        wanted: &BTreeSet<(Door, SocketAddr)>,
     ) -> Result<(), String> {
-        if route == Route::Relay {
-            self.shared.identity.configs()?;
+        match door {
+            Door::Http => {}
+            Door::Https => self.site.obstacle().map_or(Ok(()), Err)?,
+            Door::Relay => self.shared.identity.configs().map(drop)?,
         }
         // `[::]` takes IPv4 too, unless somebody else is to take it.
         let v4_is_wanted = wanted
@@ -269,11 +293,7 @@ impl Control {
             .map(|_| listen::tcp(address, options))
             .collect();
         let mut sockets = sockets.map_err(|error| error.to_string())?;
-        self.tell(|| {
-            sockets
-                .pop()
-                .map(|socket| Command::Listen(route, address, socket))
-        });
+        self.tell(|| sockets.pop().map(|socket| Command::Listen(door, address, socket)));
         Ok(())
     }
 
@@ -316,12 +336,13 @@ impl Control {
                     })
                     .collect(),
                 carries_floors: self.carries_floors(),
+                certificates: self.site.report(),
                 not_listening: self
                     .not_listening
                     .iter()
-                    .map(|((route, address), reason)| match route {
-                        Route::Visitors => format!("{address}: {reason}"),
-                        Route::Relay => format!("{address} (relay): {reason}"),
+                    .map(|((door, address), reason)| match door {
+                        Door::Http | Door::Https => format!("{address}: {reason}"),
+                        Door::Relay => format!("{address} (relay): {reason}"),
                     })
                     .collect(),
             }),

@@ -1,6 +1,7 @@
 //! Makes connections to application servers.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use crate::http2::{self, Connections};
 use crate::io::Stream;
 use crate::upstream::{Upstream, Way};
 
@@ -72,8 +74,32 @@ pub async fn dial(upstream: &Upstream, identity: &Identity, limit: Duration) -> 
     }
 }
 
+/// A stream of a kept connection to an application that speaks HTTP/2, or of a new one; and whether it was kept.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn open(
+    connections: &Connections,
+    address: SocketAddr,
+    fresh: bool,
+    limit: Duration,
+) -> Result<(Stream, bool), DialError> {
+    match tokio::time::timeout(limit, connections.open(address, fresh)).await {
+        Ok(Ok((stream, kept))) => Ok((Stream::Http2Upstream(Box::new(stream)), kept)),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(DialError {
+            reason: format!("no connection within {limit:?}"),
+            is_theirs: true,
+        }),
+    }
+}
+
 async fn connect(upstream: &Upstream, identity: &Identity) -> Result<Stream, DialError> {
     match upstream.way {
+        Way::Direct(address) if upstream.h2c => {
+            let stream = http2::connect(address).await.map_err(|error| failed(&error))?;
+            Ok(Stream::Http2Upstream(Box::new(stream)))
+        }
         Way::Direct(address) => {
             let tcp = TcpStream::connect(address)
                 .await

@@ -14,6 +14,7 @@ use crate::http1::head::{Extent, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
+use crate::http2;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::options::Tuning;
 use crate::pipe::{Form, Pipe, PipeError};
@@ -25,6 +26,8 @@ pub enum Failure {
     ClosedEarly,
     /// A relay said that its application got nothing of the request.
     NotSent,
+    /// The server said that it has not looked at the request.
+    Unprocessed,
     /// A relay said that its application closed before a byte of the answer came.
     RelayedClose,
     /// The server is out, and had not begun to answer.
@@ -78,6 +81,8 @@ pub struct Exchange<'e> {
     pub state: State,
     /// What is asked before the answer goes to the client.
     pub floor: Option<Leaving>,
+    /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
+    pub hsts: Option<&'e str>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
     pub worth_waiting: &'e dyn Fn() -> bool,
 }
@@ -273,6 +278,9 @@ impl Exchange<'_> {
             match self.server.poll_read(cx, &mut self.server_buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Err(error)) if self.down.staged().is_empty() && http2::is_unprocessed(&error) => {
+                    return Poll::Ready(Err(Failure::Unprocessed));
+                }
                 // An interim answer is an answer: the server has seen the request.
                 Poll::Ready(_) if self.server_buffer.is_empty() && self.down.staged().is_empty() => {
                     return Poll::Ready(Err(Failure::ClosedEarly));
@@ -382,7 +390,9 @@ impl Exchange<'_> {
             },
             self.down.stage(),
         );
-        if let Some(field) = self.state.cookie.take() {
+        let cookie = self.state.cookie.take();
+        let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
+        for field in [cookie.as_deref(), hsts].into_iter().flatten() {
             let head = self.down.stage();
             // Before the empty line.
             head.truncate(head.len() - 2);
@@ -539,6 +549,7 @@ mod tests {
             tuning: &tuning,
             state: State::default(),
             floor: None,
+            hsts: None,
             worth_waiting: &|| true,
         };
         let answer = async {

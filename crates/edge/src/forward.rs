@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::answer;
 use crate::connection::{Client, send};
 use crate::cookie;
-use crate::dial::dial;
+use crate::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
 use crate::floors::Leaving;
 use crate::http1::body::Body;
@@ -197,7 +197,11 @@ impl Attempt<'_> {
                 Failure::ClosedEarly if kept && self.may_repeat && written == 0 && self.up.rewind() => {
                     self.fresh = true;
                 }
-                Failure::ClosedEarly | Failure::ServerOut | Failure::RelayedClose => {
+                // A connection that is about to end: the next one is another.
+                Failure::Unprocessed if !self.fresh && written == 0 && self.up.rewind() => {
+                    self.fresh = true;
+                }
+                Failure::ClosedEarly | Failure::ServerOut | Failure::RelayedClose | Failure::Unprocessed => {
                     // A relay has one application: whether another gets the request is for the edge that asked.
                     let relays = self.route == Route::Relay;
                     if !relays && written == 0 && self.may_send_again() {
@@ -278,8 +282,18 @@ impl Attempt<'_> {
             return Some((stream, true));
         }
         let shared = &self.worker.shared;
-        match dial(upstream, &shared.identity, shared.tuning.connect_timeout).await {
-            Ok(stream) => Some((stream, false)),
+        let limit = shared.tuning.connect_timeout;
+        let made = match upstream.way {
+            // Streams of one connection: HTTP/2 says of each whether it was looked at before the connection ended.
+            Way::Direct(address) if upstream.h2c => {
+                dial::open(&self.worker.h2c, address, self.fresh, limit).await
+            }
+            _ => dial::dial(upstream, &shared.identity, limit)
+                .await
+                .map(|stream| (stream, false)),
+        };
+        match made {
+            Ok(connection) => Some(connection),
             Err(error) => {
                 if error.is_theirs {
                     upstream.health.doubt(&upstream.server, error.reason);
@@ -310,6 +324,7 @@ impl Attempt<'_> {
         };
         // Who could not be sent elsewhere is better served by waiting than by a 502.
         let may_leave = self.may_repeat && self.route == Route::Visitors && self.repeats < self.max_repeats();
+        let https = worker.https().filter(|_| self.request.secure);
         let mut exchange = Exchange {
             client: &mut self.client.stream,
             client_buffer: &mut self.client.buffer,
@@ -324,6 +339,7 @@ impl Attempt<'_> {
             tuning: &worker.shared.tuning,
             state: State::default(),
             floor,
+            hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },

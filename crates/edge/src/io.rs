@@ -14,12 +14,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsStream;
 
+use crate::http2::{UpstreamStream, VisitorStream};
+
 /// A connection, plain or encrypted.
 pub enum Stream {
     /// Plain TCP: visitors, and applications.
     Tcp(TcpStream),
-    /// Mutual TLS between two edges.
+    /// Visitors over TLS, and mutual TLS between two edges.
     Tls(Box<TlsStream<TcpStream>>),
+    /// One HTTP/2 stream of a visitor.
+    Http2Visitor(Box<VisitorStream>),
+    /// One HTTP/2 stream to an application.
+    Http2Upstream(Box<UpstreamStream>),
 }
 
 impl Stream {
@@ -30,6 +36,8 @@ impl Stream {
         let poll = match self {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, &mut space),
             Stream::Tls(tls) => Pin::new(tls).poll_read(cx, &mut space),
+            Stream::Http2Visitor(stream) => stream.poll_read(cx, &mut space),
+            Stream::Http2Upstream(stream) => stream.poll_read(cx, &mut space),
         };
         let read = space.filled().len();
         match poll {
@@ -49,13 +57,16 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
+            Stream::Http2Visitor(stream) => stream.poll_write(cx, parts),
+            Stream::Http2Upstream(stream) => stream.poll_write(cx, parts),
         }
     }
 
     /// Sends what encryption still holds back.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Tcp(_) => Poll::Ready(Ok(())),
+            // Frames are written by the connection's own task.
+            Stream::Tcp(_) | Stream::Http2Visitor(_) | Stream::Http2Upstream(_) => Poll::Ready(Ok(())),
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -65,6 +76,8 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Stream::Http2Visitor(stream) => Poll::Ready(stream.shutdown()),
+            Stream::Http2Upstream(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -87,6 +100,8 @@ impl Stream {
                     .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
                     .is_pending()
             }
+            // Each carries one request.
+            Stream::Http2Visitor(_) | Stream::Http2Upstream(_) => false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_balance::Standing;
-use pontoon_fleet::{AppView, FleetView, Role, ServerName, ServerState, ServerView};
+use pontoon_fleet::{AppProtocol, AppView, FleetView, Role, ServerName, ServerState, ServerView};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ pub struct Upstream {
     pub server: ServerName,
     /// How it is reached.
     pub way: Way,
+    /// The application speaks HTTP/2, without TLS.
+    pub h2c: bool,
     /// On this server.
     pub here: bool,
     /// An operator took it out.
@@ -49,7 +51,7 @@ impl Upstream {
     }
 
     fn is_same(&self, other: &Upstream) -> bool {
-        self.server == other.server && self.way == other.way
+        self.server == other.server && self.way == other.way && self.h2c == other.h2c
     }
 }
 
@@ -175,6 +177,7 @@ impl Upstreams {
                         server.edge_relay(),
                         floors.is_some(),
                     ),
+                    h2c: app.protocol == AppProtocol::H2c,
                     here: &server.name == me,
                     // Unreachable is the agents' word on each other, not on applications (P5).
                     draining: server.state == ServerState::Draining,

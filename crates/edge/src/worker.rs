@@ -22,9 +22,11 @@ use crate::connection;
 use crate::dial::Identity;
 use crate::floors::{Floors, SharedKey};
 use crate::http1::request::Sender;
+use crate::http2;
+use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
-use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams};
+use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams, Way};
 
 /// What all threads share.
 pub struct Shared {
@@ -46,9 +48,31 @@ pub struct Shared {
     pub floor_socket: PathBuf,
     /// What the fleet's edges sign floors with.
     pub floor_key: Arc<SharedKey>,
+    /// HTTPS for visitors, while there is a certificate.
+    pub https: watch::Receiver<Option<Arc<Https>>>,
 }
 
-/// Who a listener is for.
+/// What comes in at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Door {
+    /// Visitors, over plain HTTP.
+    Http,
+    /// Visitors, over TLS.
+    Https,
+    /// Other edges, over mutual TLS.
+    Relay,
+}
+
+impl Door {
+    fn route(self) -> Route {
+        match self {
+            Door::Http | Door::Https => Route::Visitors,
+            Door::Relay => Route::Relay,
+        }
+    }
+}
+
+/// Where requests go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Route {
     /// Visitors: their requests go to any application server.
@@ -60,9 +84,9 @@ pub enum Route {
 /// What the control thread tells a serving thread.
 pub enum Command {
     /// Take connections from here.
-    Listen(Route, SocketAddr, std::net::TcpListener),
+    Listen(Door, SocketAddr, std::net::TcpListener),
     /// Take no more from here. Connections that were made go on.
-    Close(Route, SocketAddr),
+    Close(Door, SocketAddr),
     /// Take no more connections, finish what is begun within this time, and end.
     Drain(Duration),
 }
@@ -85,6 +109,9 @@ pub struct Worker {
     closed: Notify,
     log: RefCell<Option<LogBuffer>>,
     fleet: RefCell<Fleet>,
+    https: Seen,
+    /// Connections to applications that speak HTTP/2.
+    pub h2c: http2::Connections,
 }
 
 struct Fleet {
@@ -136,13 +163,15 @@ impl Worker {
             closed: Notify::new(),
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
+            https: Seen::new(shared.https.clone()),
+            h2c: http2::Connections::default(),
             shared,
         })
     }
 
     /// Serves until it was told to drain and has.
     pub async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut listeners: HashMap<(Route, SocketAddr), Listener> = HashMap::new();
+        let mut listeners: HashMap<(Door, SocketAddr), Listener> = HashMap::new();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         let drain = loop {
             let command = tokio::select! {
@@ -153,13 +182,13 @@ impl Worker {
                 }
             };
             match command {
-                Some(Command::Listen(route, address, listener)) => match TcpListener::from_std(listener) {
+                Some(Command::Listen(door, address, listener)) => match TcpListener::from_std(listener) {
                     Ok(listener) => {
                         let listener = Rc::new(listener);
                         let task =
-                            tokio::task::spawn_local(Rc::clone(&self).accept(Rc::clone(&listener), route));
+                            tokio::task::spawn_local(Rc::clone(&self).accept(Rc::clone(&listener), door));
                         listeners.insert(
-                            (route, address),
+                            (door, address),
                             Listener {
                                 listener,
                                 task: task.abort_handle(),
@@ -168,9 +197,9 @@ impl Worker {
                     }
                     Err(error) => tracing::error!(%address, %error, "the listener cannot be used"),
                 },
-                Some(Command::Close(route, address)) => {
-                    if let Some(listener) = listeners.remove(&(route, address)) {
-                        self.close(route, listener).await;
+                Some(Command::Close(door, address)) => {
+                    if let Some(listener) = listeners.remove(&(door, address)) {
+                        self.close(door, listener).await;
                     }
                 }
                 Some(Command::Drain(limit)) => break limit,
@@ -178,8 +207,8 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
-        for ((route, _), listener) in listeners.drain() {
-            self.close(route, listener).await;
+        for ((door, _), listener) in listeners.drain() {
+            self.close(door, listener).await;
         }
         self.draining.set(true);
         self.drain_begins.notify_waiters();
@@ -200,17 +229,17 @@ impl Worker {
     }
 
     /// Takes what still waits in the listener's queue, then closes it.
-    async fn close(self: &Rc<Self>, route: Route, listener: Listener) {
+    async fn close(self: &Rc<Self>, door: Door, listener: Listener) {
         listener.task.abort();
         // The task lets go of the listener when it is next looked at; the queue is emptied after that, so that as
         // little as possible comes into it between here and the close.
         tokio::task::yield_now().await;
         for (stream, peer) in waiting(&listener.listener) {
-            self.begin(stream, peer, route);
+            self.begin(stream, peer, door);
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, route: Route) {
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, door: Door) {
         loop {
             if self.shared.connections.load(Ordering::Relaxed) >= self.shared.max_connections {
                 // Those beyond wait in the kernel's queue; timeouts free places.
@@ -218,7 +247,7 @@ impl Worker {
                 continue;
             }
             match listener.accept().await {
-                Ok((stream, peer)) => self.begin(stream, peer, route),
+                Ok((stream, peer)) => self.begin(stream, peer, door),
                 Err(error) => {
                     // Out of files, most likely: trying again at once would only burn the processor.
                     tracing::warn!(%error, "a connection could not be taken");
@@ -228,7 +257,12 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, route: Route) {
+    /// HTTPS as it is now; `None` while there is none.
+    pub fn https(&self) -> Option<Arc<Https>> {
+        self.https.get()
+    }
+
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {
         let place = Place::take(self);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
@@ -236,16 +270,29 @@ impl Worker {
             if stream.set_nodelay(true).is_err() {
                 return;
             }
-            match route {
-                Route::Visitors => {
+            match door {
+                Door::Http | Door::Https => {
                     let Ok(local) = stream.local_addr() else { return };
+                    let secure = door == Door::Https;
+                    let accepted = if secure {
+                        Box::pin(https::accept(&worker, stream, peer)).await
+                    } else {
+                        Some(Accepted::Http1(Stream::Tcp(stream)))
+                    };
                     let sender = Sender::Visitor {
                         peer: peer.ip(),
                         local,
+                        secure,
                     };
-                    connection::serve(&worker, Stream::Tcp(stream), sender, route, None).await;
+                    match accepted {
+                        Some(Accepted::Http1(stream)) => {
+                            connection::serve(&worker, stream, sender, door.route(), None).await;
+                        }
+                        Some(Accepted::Http2(tls)) => Box::pin(http2::serve(&worker, *tls, sender)).await,
+                        None => {}
+                    }
                 }
-                Route::Relay => {
+                Door::Relay => {
                     if let Some((stream, name)) = Box::pin(worker.accept_edge(stream, peer)).await {
                         connection::serve(&worker, stream, Sender::Edge, Route::Relay, Some(name)).await;
                     }
@@ -393,6 +440,11 @@ impl Worker {
             .iter_mut()
             .chain(&mut fleet.local)
             .for_each(|pool| pool.tidy(max_idle));
+        let now = &fleet.now;
+        self.h2c.retain(|address| {
+            let mut all = now.servers.iter().chain(&now.local);
+            all.any(|one| one.h2c && one.way == Way::Direct(address) && one.health.is_healthy())
+        });
         if let Some(log) = self.log.borrow_mut().as_mut() {
             self.stats.log_dropped(log.hand_over());
         }

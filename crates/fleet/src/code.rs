@@ -174,6 +174,9 @@ codes! {
     D011 Safety "the database has transactions that its primary lacks"
         "A database that was primary may have transactions that nobody was told of and that the new primary never got. Where it can be proved that they are not committed, they are cut off its binary log and rolled back. Here that cannot be proved; the evidence says why. It does not follow the primary, because the two would differ for good. A new copy helps: the present data directory is kept under another name.";
 
+    T001 Usage "a certificate for visitors cannot be used"
+        "The file in the evidence is not there, cannot be read by the group pontoon-tier, is not PEM, has ended, or the key is not the certificate's. An edge that serves an older one goes on with it and looks at the files each second.";
+
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";
     N002 Unreachable "a server does not answer"

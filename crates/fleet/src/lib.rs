@@ -23,11 +23,13 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, HoldReport, LeaseRecord, PoolReport,
-    ReplicaReport, ServerReport, SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
+    CertificateReport, DatabaseReport, DatabaseRole, DrainBook, DrainMark, EdgeReport, HoldReport,
+    LeaseRecord, PoolReport, ReplicaReport, ServerReport, SpreadReport, SqlReport, TierDetail, TierReport,
+    UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AfterWrite, AppView, BootMoment, DatabaseServerView, FleetView, HealthCheck, ListenAddress, Ports,
-    ReadsView, RetryPolicy, ServerState, ServerView, SqlView,
+    AfterWrite, AppProtocol, AppView, BootMoment, CertificateFiles, DatabaseServerView, FleetView,
+    HealthCheck, HttpsView, ListenAddress, Ports, ReadsView, RetryPolicy, ServerState, ServerView, SqlView,
+    TlsVersion,
 };

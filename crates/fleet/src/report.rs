@@ -53,8 +53,24 @@ pub struct EdgeReport {
     /// Whether it carries what visitors have seen from server to server: reads are spread, and it has the fleet's key.
     #[serde(default)]
     pub carries_floors: bool,
+    /// The certificates that it shows to visitors, or should.
+    #[serde(default)]
+    pub certificates: Vec<CertificateReport>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
+}
+
+/// A certificate for visitors as an edge has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// Where it is from: its file.
+    pub source: String,
+    /// The names that it is for; empty while there is none to serve.
+    pub names: Vec<String>,
+    /// When the one that is served ends; `None` while there is none.
+    pub not_after: Option<UnixMillis>,
+    /// Why what is in the file is not served. The one before it, if there was one, still is.
+    pub refused: Option<String>,
 }
 
 /// One application server as an edge sees it.

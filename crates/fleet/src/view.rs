@@ -2,7 +2,7 @@
 //!
 //! Agents make it, publish it on a Unix socket and on disk, and tiers obey it. A tier never asks another tier.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +29,9 @@ pub struct FleetView {
     pub app: Option<AppView>,
     /// The database; `None` when the configuration has none.
     pub sql: Option<SqlView>,
+    /// HTTPS for visitors; `None` when the configuration has none.
+    #[serde(default)]
+    pub https: Option<HttpsView>,
 }
 
 impl FleetView {
@@ -125,6 +128,9 @@ pub struct AppView {
     /// Where it listens on its own server. A loopback address is reached from other servers through that
     /// server's edge relay; any other is dialled at the server's private address and this port.
     pub upstream: SocketAddr,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: AppProtocol,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.
@@ -132,6 +138,28 @@ pub struct AppView {
     /// How long a draining server may finish what it began.
     #[serde(with = "millis")]
     pub drain: Duration,
+}
+
+/// What an application speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppProtocol {
+    /// HTTP/1.1 (RFC 9112).
+    #[default]
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2 without TLS, known beforehand (RFC 9113 section 3.3). What gRPC servers speak.
+    #[serde(rename = "h2c")]
+    H2c,
+}
+
+impl AppProtocol {
+    /// As the configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AppProtocol::Http1 => "http/1.1",
+            AppProtocol::H2c => "h2c",
+        }
+    }
 }
 
 /// An active health check over HTTP.
@@ -163,6 +191,55 @@ pub struct RetryPolicy {
     pub max: u32,
     /// Retries allowed as thousandths of a percent of the requests.
     pub budget: u32,
+}
+
+/// HTTPS for visitors, the same on every edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpsView {
+    /// Where the edge of each server listens for it.
+    pub listen: BTreeMap<ServerName, Vec<SocketAddr>>,
+    /// Certificates from files, which are on every server with an edge. A client that names no host, or one that is in
+    /// none of them, gets the first.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    pub redirect: bool,
+    /// How long browsers may remember that there is HTTPS only, in seconds (RFC 6797); `None`: nothing is said.
+    pub hsts_seconds: Option<u64>,
+}
+
+/// Where a certificate for visitors is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CertificateFiles {
+    /// The certificate and those of the authorities between it and a root, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// The authority's word that it is not revoked (OCSP response, DER), when somebody fetches one.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246), with forward secrecy and authenticated encryption only.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+impl TlsVersion {
+    /// As the configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        }
+    }
 }
 
 /// The database and how the application reaches it.

@@ -66,6 +66,11 @@ impl Paths {
         self.state_dir.join("floor.key")
     }
 
+    /// What the edges of the fleet seal session tickets with.
+    pub fn ticket_keys_file(&self) -> PathBuf {
+        self.state_dir.join("ticket.keys")
+    }
+
     /// Where the agent answers the command line.
     pub fn admin_socket(&self) -> PathBuf {
         self.run_dir.join("admin.sock")

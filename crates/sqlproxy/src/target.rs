@@ -339,6 +339,7 @@ pub(crate) mod tests {
             serial: 1,
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
+            https: None,
             sql: Some(SqlView {
                 engine: Engine::Mariadb,
                 listen: vec![ListenAddress::Tcp("127.0.0.1:3306".parse().unwrap())],

@@ -42,7 +42,7 @@ pub fn codes_page() -> String {
          Every refusal carries a stable code. `pontoon explain CODE` prints the same text. This page is generated from\n\
          `crates/fleet/src/code.rs`; a test fails when the two differ (CONTRIBUTING.md says how to write it anew).\n\n\
          The letter says the area: `C` configuration, `J` joining and identity, `P` plan and apply, `F` fleet safety,\n\
-         `D` database, `N` network and processes.\n\n\
+         `D` database, `T` visitors' TLS, `N` network and processes.\n\n\
          | code | exit | title |\n|---|---|---|\n",
     );
     for code in Code::ALL {

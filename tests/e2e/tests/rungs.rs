@@ -1,5 +1,6 @@
 //! From nothing to one server to two, under traffic, and back: the main job, with real programs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{Fleet, attempt, run, status, tell, wait_until_healthy};
@@ -9,7 +10,7 @@ use pontoon_testkit::{LabError, Server, in_lab};
 fn one_server_becomes_two_under_traffic() -> Result<(), LabError> {
     in_lab(
         "one_server_becomes_two_under_traffic",
-        Duration::from_secs(180),
+        Duration::from_secs(300),
         |lab| async move {
             let fleet = Fleet::new(lab).await?;
             fleet.found().await?;
@@ -29,6 +30,7 @@ fn one_server_becomes_two_under_traffic() -> Result<(), LabError> {
             let (code, out, err) = attempt(&fleet.a, &["status", "--check"]).await?;
             assert_eq!(code, 0, "{out}{err}");
             reads_are_spread_under_load(&fleet).await?;
+            https_comes_to_both(&fleet).await?;
             other_balancers_can_ask(&fleet).await
         },
     )
@@ -66,6 +68,51 @@ async fn reads_are_spread_under_load(fleet: &Fleet) -> Result<(), LabError> {
     assert_eq!(report.failed(), 0, "{:?}", report.phases);
     assert!(replicas > 20, "{replicas} statements were answered by replicas");
     Ok(())
+}
+
+/// `[edge.tls]`: a pair that cannot be served is refused everywhere; a good one serves on both, and goes again.
+async fn https_comes_to_both(fleet: &Fleet) -> Result<(), LabError> {
+    let a = &fleet.a;
+    run(a, &["plan"]).await?;
+    let config = a.path("/etc/pontoon/fleet.toml")?;
+    let before = std::fs::read_to_string(&config).map_err(LabError::io("read fleet.toml"))?;
+    let write = |path: PathBuf, text: &str| std::fs::write(path, text).map_err(LabError::io("write a file"));
+    let tls = "[edge.tls]\ncertificates = [{ certificate = \"/etc/pontoon/chain.pem\", key = \"/etc/pontoon/key.pem\" }]\n\n[app]";
+    write(config.clone(), &before.replacen("[app]", tls, 1))?;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::new(["notes.example.com".to_owned()])
+        .and_then(|params| params.self_signed(&key))
+        .unwrap()
+        .pem();
+    for server in [&fleet.a, &fleet.b] {
+        write(server.path("/etc/pontoon/chain.pem")?, &pem)?;
+    }
+    write(a.path("/etc/pontoon/key.pem")?, &key.serialize_pem())?;
+    // b has the certificate and no key: nothing changes anywhere.
+    let (code, out, err) = attempt(a, &["apply", "--yes"]).await?;
+    assert!(
+        code != 0 && err.contains("T001") && err.contains("/etc/pontoon/key.pem"),
+        "{out}{err}"
+    );
+    write(fleet.b.path("/etc/pontoon/key.pem")?, &key.serialize_pem())?;
+    run(a, &["apply", "--yes"]).await?;
+    for server in [&fleet.a, &fleet.b] {
+        let ask = format!(
+            "curl -s -m 5 -o /dev/null -w '%{{http_code}} ' --retry 20 --retry-connrefused --retry-delay 1 \
+             --cacert /etc/pontoon/chain.pem --connect-to ::{0}: https://notes.example.com/; \
+             curl -s -m 5 -o /dev/null -w '%{{redirect_url}}' -H 'Host: notes.example.com' http://{0}/",
+            server.public()
+        );
+        assert_eq!(server.sh(&ask).await?, "200 https://notes.example.com/");
+    }
+    let servers = status(a).await?["servers"].clone();
+    assert!(
+        servers.to_string().contains("/etc/pontoon/chain.pem"),
+        "{servers}"
+    );
+    write(config, &before)?;
+    run(a, &["apply", "--yes"]).await?;
+    wait_until_healthy(a, 2).await
 }
 
 /// How many statements replicas have answered, by the reports of all SQL proxies.

@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
+mod edge;
 mod ports;
 mod servers;
 mod tiers;
@@ -167,18 +168,7 @@ impl Check<'_> {
                 self.wrong(Code::C006, message, span, "leave [db] out");
             }
         }
-        if let Some(edge) = config.edge.listen.first().and(file.edge.as_ref()) {
-            for server in config.with_role(Role::Edge) {
-                if config.edge_listen(server).is_empty() {
-                    let span = edge.listen.as_ref().map_or(0..0, At::span);
-                    let message = format!(
-                        "the edge of {} would listen nowhere: all of `edge.listen` are other servers' addresses",
-                        server.name
-                    );
-                    self.wrong(Code::C006, message, span, "add one of its addresses");
-                }
-            }
-        }
+        self.edges_listen(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();
         if !edges.is_empty() && edges.iter().all(|server| server.standby) {
             let message = "every edge is a standby: no visitor would be served";
@@ -200,6 +190,28 @@ impl Check<'_> {
                 first_server,
                 "",
             );
+        }
+    }
+
+    /// Each edge has an address to listen on.
+    fn edges_listen(&mut self, config: &Config, file: &File) {
+        let Some(edge) = &file.edge else { return };
+        let tls = edge.tls.as_ref().and_then(|tls| tls.get().listen.as_ref());
+        for server in config.with_role(Role::Edge) {
+            let doors = [
+                ("edge.listen", edge.listen.as_ref(), config.edge_listen(server)),
+                ("edge.tls.listen", tls, config.https_listen(server)),
+            ];
+            for (key, typed, listen) in doors {
+                let Some(typed) = typed.filter(|_| listen.is_empty()) else {
+                    continue;
+                };
+                let message = format!(
+                    "the edge of {} would listen nowhere: all of `{key}` are other servers' addresses",
+                    server.name
+                );
+                self.wrong(Code::C006, message, typed.span(), "add one of its addresses");
+            }
         }
     }
 

@@ -70,6 +70,11 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
     for at in config.edge_listen(server) {
         add("edge.listen", at, edge_listen.clone());
     }
+    let tls = file.edge.as_ref().and_then(|edge| edge.tls.as_ref());
+    let tls_listen = tls.map(|tls| tls.get().listen.as_ref().map_or(tls.span(), At::span));
+    for at in config.https_listen(server) {
+        add("edge.tls.listen", at, tls_listen.clone());
+    }
     if let (Some(app), Some(typed)) = (&config.app, &file.app)
         && server.roles.contains(&Role::App)
     {

@@ -1,15 +1,15 @@
-//! Everything that is not a server: edge, application, database, lease, cache, uploads, addresses, DNS, capacity.
+//! Everything that is neither a server nor its edge: application, database, lease, cache, uploads, addresses, DNS, capacity.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
+use pontoon_fleet::{AppProtocol, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Durability, Edge, Lease,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Durability, Lease,
     LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
@@ -22,31 +22,16 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LEAST_MAX_LAG: Duration = Duration::from_millis(250);
 
 impl Check<'_> {
-    pub(super) fn edge(&mut self, edge: Option<&raw::Edge>) -> Option<Edge> {
-        let Some(listen) = edge.and_then(|edge| edge.listen.as_ref()) else {
-            return Some(Edge::default());
-        };
-        if listen.get().is_empty() {
-            self.wrong(
-                Code::C006,
-                "`edge.listen` is empty",
-                listen.span(),
-                "leave it out for port 80 of the public addresses",
-            );
-            return None;
-        }
-        let sockets: Vec<_> = listen
-            .get()
-            .iter()
-            .map(|text| self.socket("edge.listen", text))
-            .collect();
-        Some(Edge {
-            listen: sockets.into_iter().collect::<Option<_>>()?,
-        })
-    }
-
     pub(super) fn app(&mut self, app: &raw::App) -> Option<App> {
         let upstream = self.socket("app.upstream", &app.upstream);
+        let protocol = match app.protocol.as_ref().map(|text| text.get().as_str()) {
+            None | Some("http/1.1") => Some(AppProtocol::Http1),
+            Some("h2c") => Some(AppProtocol::H2c),
+            Some(_) => None,
+        };
+        if let (None, Some(text)) = (protocol, &app.protocol) {
+            self.bad("app.protocol", text, "is neither \"http/1.1\" nor \"h2c\"");
+        }
         let health = self.health(app.health.as_ref());
         let retries = self.retries(app.retries.as_ref());
         let drain = self.duration(
@@ -61,6 +46,7 @@ impl Check<'_> {
         }
         Some(App {
             upstream: upstream?,
+            protocol: protocol?,
             health: health?,
             retries: retries?,
             drain: drain?,

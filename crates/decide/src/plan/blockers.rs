@@ -135,6 +135,7 @@ fn ports(
             wanted
                 .edge_listen(server)
                 .into_iter()
+                .chain(wanted.https_listen(server))
                 .map(|at| (ListenAddress::Tcp(at), "the edge")),
         );
         wants.push((relay(wanted.ports().edge_relay), "the edge"));

@@ -238,6 +238,7 @@ fn edge_step(was: Option<(&Config, &Server)>, wanted: &Config, server: &Server) 
                     .collect::<Vec<_>>()
             };
             let same = edge_listen(active, before) == listen
+                && active.edge.tls == wanted.edge.tls
                 && active.app == wanted.app
                 && active.ports() == wanted.ports()
                 && upstreams(active) == upstreams(wanted);
@@ -281,7 +282,9 @@ fn edge_step(was: Option<(&Config, &Server)>, wanted: &Config, server: &Server) 
 /// Without an application there is nothing to listen for.
 fn edge_listen(config: &Config, server: &Server) -> Vec<SocketAddr> {
     if config.runs_edge(server) {
-        config.edge_listen(server)
+        let mut listen = config.edge_listen(server);
+        listen.extend(config.https_listen(server));
+        listen
     } else {
         Vec::new()
     }

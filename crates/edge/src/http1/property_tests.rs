@@ -77,7 +77,7 @@ proptest! {
     fn no_bytes_make_it_panic(input in prop_oneof![near_miss(), prop::collection::vec(any::<u8>(), 0..300)]) {
         let mut out = Vec::new();
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let senders = [Sender::Visitor { peer, local: SocketAddr::new(peer, 80) }, Sender::Edge];
+        let senders = [Sender::Visitor { peer, local: SocketAddr::new(peer, 80), secure: false }, Sender::Edge];
         for head in [&input[..], &[&input[..], b"\r\n\r\n"].concat()] {
             for sender in &senders {
                 let _ = request::read(head, sender, &mut out);
@@ -107,7 +107,7 @@ proptest! {
     fn what_is_passed_on_is_unambiguous(input in near_miss()) {
         let Ok(Some(extent)) = Scanner::default().scan(&input, &LIMITS) else { return Ok(()) };
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let visitor = Sender::Visitor { peer, local: SocketAddr::new(peer, 80) };
+        let visitor = Sender::Visitor { peer, local: SocketAddr::new(peer, 80), secure: false };
         let mut first = Vec::new();
         let Ok(request) = request::read(&input[extent.start..extent.end], &visitor, &mut first) else { return Ok(()) };
         let extent = Scanner::default().scan(&first, &HeadLimits::default()).unwrap().unwrap();

@@ -64,7 +64,9 @@ reasons! {
     BadTrailer 400 "malformed or forbidden trailer";
     TrailersTooLarge 431 "trailers too large";
     UnaskedUpgrade 400 "101 that was not asked for";
+    TooManyResets 429 "too many streams given up";
     HeadTimeout 408 "head did not arrive in time";
+    PlainHttp 400 "plain HTTP on the port of HTTPS";
     BodyTimeout 408 "body did not arrive in time";
 }
 

@@ -28,6 +28,8 @@ pub enum Sender {
         peer: IpAddr,
         /// Where it connected to.
         local: SocketAddr,
+        /// Whether it came over TLS.
+        secure: bool,
     },
     /// Another edge of the fleet, which has already written down who the visitor is.
     Edge,
@@ -42,10 +44,14 @@ pub struct Request {
     pub method_length: usize,
     /// The request target.
     pub target: Range<usize>,
+    /// The host that it is for.
+    pub host: Range<usize>,
     /// `User-Agent`, for the access log.
     pub user_agent: Range<usize>,
     /// `Referer`, for the access log.
     pub referer: Range<usize>,
+    /// Whether it came from a visitor over TLS.
+    pub secure: bool,
     /// Whether the method is HEAD.
     pub is_head: bool,
     /// How long the body is.
@@ -78,11 +84,13 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
     out.push(b' ');
     let target = append(out, path);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    let host_start = out.len();
     match (host, sender) {
         (Some(host), _) => out.extend_from_slice(host),
         (None, Sender::Visitor { local, .. }) => display(out, local),
         (None, Sender::Edge) => out.extend_from_slice(b"localhost"),
     }
+    let host_place = host_start..out.len();
     out.extend_from_slice(b"\r\n");
     let Passed {
         user_agent,
@@ -101,10 +109,13 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
     if expects_continue {
         write_field(out, b"Expect", b"100-continue");
     }
-    if let Sender::Visitor { peer, local } = sender {
+    if let Sender::Visitor { peer, local, secure } = sender {
         out.extend_from_slice(b"X-Forwarded-For: ");
         display(out, &peer.to_canonical());
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ");
+        let scheme: &[u8] = if *secure { b"https" } else { b"http" };
+        out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
+        out.extend_from_slice(scheme);
+        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
         match host {
             Some(host) => out.extend_from_slice(host),
             None => display(out, local),
@@ -117,8 +128,10 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         version,
         method_length: method.len(),
         target,
+        host: host_place,
         user_agent,
         referer,
+        secure: matches!(sender, Sender::Visitor { secure: true, .. }),
         is_head: method == b"HEAD",
         length: facts.length,
         keep_alive: match version {

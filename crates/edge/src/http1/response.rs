@@ -153,6 +153,13 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
 }
 
 impl Parsed<'_> {
+    /// Whether it has the field `name`.
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.fields
+            .iter()
+            .any(|(field, _)| field.eq_ignore_ascii_case(name))
+    }
+
     /// Appends to `out` the head that is passed on.
     pub fn write(&self, to: &Handover, out: &mut Vec<u8>) {
         let status = self.response.status;

@@ -10,6 +10,7 @@ use super::request::{Request, Sender, read};
 fn visitor() -> Sender {
     let peer = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
     Sender::Visitor {
+        secure: false,
         peer,
         local: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 80),
     }

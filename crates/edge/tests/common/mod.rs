@@ -1,6 +1,8 @@
 //! What the integration tests share: a real edge, obeying a real view, in front of scripted applications.
 #![allow(dead_code, missing_docs)] // each test file uses its part
 
+pub mod tls;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Side, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -75,6 +77,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         servers,
         app: Some(AppView {
             upstream: app,
+            protocol: Default::default(),
             health: HealthCheck {
                 path: None,
                 expect: None,
@@ -90,6 +93,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
             },
             drain: Duration::from_secs(5),
         }),
+        https: None,
         sql: None,
     }
 }

@@ -17,6 +17,7 @@ fn view(revision: u64) -> FleetView {
         serial: 0,
         servers: Vec::new(),
         app: None,
+        https: None,
         sql: None,
     }
 }
@@ -243,6 +244,7 @@ async fn a_view_over_the_limit_is_refused_and_the_last_one_stays() {
     let mut huge = view(2);
     huge.app = Some(pontoon_fleet::AppView {
         upstream: "127.0.0.1:8080".parse().unwrap(),
+        protocol: Default::default(),
         health: pontoon_fleet::HealthCheck {
             path: Some("/".repeat(MAX_VIEW_BYTES)),
             expect: None,

@@ -113,6 +113,7 @@ impl View {
                 server("b", "127.0.0.2", self.relay_ports[1]),
             ],
             app: None,
+            https: None,
             sql: Some(SqlView {
                 engine: self.engine,
                 listen: self.listen.clone(),

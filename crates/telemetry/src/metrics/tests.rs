@@ -121,6 +121,7 @@ fn the_agents_numbers_follow_the_view() {
             server("b", ServerState::Unreachable),
         ],
         app: None,
+        https: None,
         sql: None,
     };
     agent.view(&view);
