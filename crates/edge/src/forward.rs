@@ -226,6 +226,9 @@ impl Attempt<'_> {
                     return Some(self.answer(502, "the application cannot be reached", "").await);
                 }
                 Failure::Timeout => {
+                    if let Way::Direct(address) = upstream.way {
+                        self.worker.h2c.forget(address);
+                    }
                     return Some(
                         self.answer(504, "the application did not answer in time", "")
                             .await,

@@ -315,6 +315,11 @@ fn what_a_request_may_not_be_in_one_version_it_may_not_be_in_the_other() {
 /// A gRPC server without protocol buffers: what comes in a message goes out in one, the status in a trailer. Pulls the
 /// plug of each connection after `per_connection` requests, as graceful servers do (GOAWAY).
 fn echo(runtime: &Runtime, at: SocketAddr, per_connection: usize) -> Arc<AtomicUsize> {
+    echo_of(runtime, at, per_connection, 100)
+}
+
+/// The same, which takes so many streams of a connection at the same time.
+fn echo_of(runtime: &Runtime, at: SocketAddr, per_connection: usize, streams: u32) -> Arc<AtomicUsize> {
     let served: Arc<AtomicUsize> = Arc::default();
     let count = Arc::clone(&served);
     let listener = runtime.block_on(tokio::net::TcpListener::bind(at)).unwrap();
@@ -323,7 +328,9 @@ fn echo(runtime: &Runtime, at: SocketAddr, per_connection: usize) -> Arc<AtomicU
             let (tcp, _) = listener.accept().await.unwrap();
             let count = Arc::clone(&count);
             tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(tcp).await else {
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(streams);
+                let Ok(mut connection) = builder.handshake::<_, Bytes>(tcp).await else {
                     return;
                 };
                 let mut requests = 0;
@@ -402,6 +409,32 @@ fn grpc_goes_through_with_its_trailers_and_in_both_directions_at_once() {
         let (answer, _) = client.send_request(call("/nothing"), true).unwrap();
         assert_eq!(answer.await.unwrap().headers()["grpc-status"], "12");
     });
+}
+
+#[test]
+fn an_application_that_takes_few_streams_gets_more_connections() {
+    let runtime = Runtime::new().unwrap();
+    let net = Net::new();
+    let served = echo_of(&runtime, net.app(1), usize::MAX, 3);
+    let site = site(h2c(&net));
+    runtime.block_on(async {
+        let client = site.client().await;
+        let mut calls = Vec::new();
+        for _ in 0..12 {
+            let mut client = client.clone().ready().await.unwrap();
+            let (answer, mut stream) = client.send_request(call("/echo"), false).unwrap();
+            stream.send_data(Bytes::from_static(b"one"), false).unwrap();
+            // All of them stay open.
+            let mut body = answer.await.unwrap().into_body();
+            assert_eq!(&body.data().await.unwrap().unwrap()[..], b"one");
+            calls.push((stream, body));
+        }
+        for (mut stream, body) in calls {
+            stream.send_data(Bytes::from_static(b"two"), true).unwrap();
+            assert_eq!(whole(body).await.0, b"two");
+        }
+    });
+    assert_eq!(served.load(Ordering::SeqCst), 12);
 }
 
 #[test]

@@ -20,9 +20,11 @@ use crate::worker::{Route, Worker};
 
 /// Streams that a visitor may have open at the same time.
 const MAX_STREAMS: u32 = 128;
-/// So many streams may be given up before they are answered, or half of all, whichever is more. Beyond that somebody
-/// makes work for the application and takes nothing of it (CVE-2023-44487).
-const MAX_GIVEN_UP: u64 = 128;
+/// So many streams may be given up within [`WINDOW`] before they are answered, or half of all, whichever is more. Beyond
+/// that somebody makes work for the application and takes nothing of it (CVE-2023-44487). A page that scrolls past
+/// images gives up some, too.
+const MAX_GIVEN_UP: u64 = 512;
+const WINDOW: Duration = Duration::from_secs(10);
 /// What a connection that was told to end is given when nothing is open on it.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Clone, Default)]
 struct Streams {
     open: Rc<Cell<u64>>,
+    /// Of the present window, as the next.
     total: Rc<Cell<u64>>,
     given_up: Rc<Cell<u64>>,
     /// When the last one ended.
@@ -40,6 +43,12 @@ impl Streams {
     fn are_abused(&self) -> bool {
         let given_up = self.given_up.get();
         given_up > MAX_GIVEN_UP && given_up * 2 > self.total.get()
+    }
+
+    /// Counts from anew.
+    fn forgive(&self) {
+        self.total.set(0);
+        self.given_up.set(0);
     }
 }
 
@@ -63,6 +72,7 @@ where
     };
     let streams = Streams::default();
     let begun = Instant::now();
+    let mut counted_since = begun;
     let mut ends_at: Option<Instant> = None;
     loop {
         let idle_since = streams.ended.get().unwrap_or(begun);
@@ -70,8 +80,10 @@ where
             Some(_) => tuning.idle_timeout,
             None => tuning.head_timeout,
         };
+        // What was answered may still be on its way when its stream is no longer open.
+        let forced = ends_at.map(|at| at.max(idle_since + tuning.write_timeout));
         let look_at = match streams.open.get() {
-            0 => ends_at.unwrap_or(idle_since + patience),
+            0 => forced.unwrap_or(idle_since + patience),
             _ => Instant::now() + LOOK_EVERY,
         };
         tokio::select! {
@@ -91,7 +103,7 @@ where
             () = tokio::time::sleep_until(look_at) => {
                 if streams.open.get() > 0 {
                     // Somebody is served; what is slow about it is timed there.
-                } else if ends_at.is_some_and(|at| at <= Instant::now()) {
+                } else if forced.is_some_and(|at| at <= Instant::now()) {
                     return;
                 } else if ends_at.is_none() && streams.ended.get().unwrap_or(begun) == idle_since {
                     connection.graceful_shutdown();
@@ -102,6 +114,10 @@ where
         if ends_at.is_none() && worker.draining.get() {
             connection.graceful_shutdown();
             ends_at = Some(Instant::now() + GRACE);
+        }
+        if counted_since.elapsed() > WINDOW {
+            counted_since = Instant::now();
+            streams.forgive();
         }
         if streams.are_abused() {
             worker.stats.rejected(Reject::TooManyResets as usize);

@@ -1,11 +1,12 @@
 //! HTTP/2 without TLS to an application (`app.protocol = "h2c"`): one connection a thread, a stream for each request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,7 +20,40 @@ use super::{CONNECTION_WINDOW, Made, SEND_BUFFER, STREAM_WINDOW, broken, fields}
 
 /// One thread's connections to applications that speak HTTP/2.
 #[derive(Default)]
-pub struct Connections(RefCell<HashMap<SocketAddr, SendRequest<Bytes>>>);
+pub struct Connections(RefCell<HashMap<SocketAddr, Known>>);
+
+#[derive(Clone)]
+struct Known {
+    sender: SendRequest<Bytes>,
+    /// Streams on it now.
+    open: Rc<Cell<usize>>,
+}
+
+impl Known {
+    /// Its next stream.
+    async fn stream(self) -> Result<UpstreamStream, h2::Error> {
+        Ok(UpstreamStream::new(
+            self.sender.ready().await?,
+            Open::one(self.open),
+        ))
+    }
+}
+
+/// A stream that is open.
+struct Open(Rc<Cell<usize>>);
+
+impl Open {
+    fn one(count: Rc<Cell<usize>>) -> Open {
+        count.set(count.get() + 1);
+        Open(count)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
 
 impl Connections {
     /// A stream for one request to the application at `address`, and whether the connection was there before, which it
@@ -28,16 +62,22 @@ impl Connections {
     /// # Errors
     /// When no connection can be made. Not a byte of a request was sent.
     pub async fn open(&self, address: SocketAddr, fresh: bool) -> io::Result<(UpstreamStream, bool)> {
-        let known = self.0.borrow().get(&address).filter(|_| !fresh).cloned();
+        // A connection that has as many streams as the application takes would make this one wait.
+        let has_room = |known: &&Known| !fresh && known.open.get() < known.sender.current_max_send_streams();
+        let known = self.0.borrow().get(&address).filter(has_room).cloned();
         if let Some(known) = known
-            && let Ok(ready) = known.ready().await
+            && let Ok(stream) = known.stream().await
         {
-            return Ok((UpstreamStream::new(ready), true));
+            return Ok((stream, true));
         }
-        let made = sender(address).await?;
+        let made = dial(address).await?;
         self.0.borrow_mut().insert(address, made.clone());
-        let ready = made.ready().await.map_err(broken)?;
-        Ok((UpstreamStream::new(ready), false))
+        Ok((made.stream().await.map_err(broken)?, false))
+    }
+
+    /// Lets go of the one to `address`, which may be dead without anybody having said so. Requests on it go on.
+    pub fn forget(&self, address: SocketAddr) {
+        self.0.borrow_mut().remove(&address);
     }
 
     /// Keeps only those to applications that `stay`. Requests on the others go on.
@@ -51,11 +91,10 @@ impl Connections {
 /// # Errors
 /// When it cannot be made.
 pub async fn connect(address: SocketAddr) -> io::Result<UpstreamStream> {
-    let ready = sender(address).await?.ready().await.map_err(broken)?;
-    Ok(UpstreamStream::new(ready))
+    dial(address).await?.stream().await.map_err(broken)
 }
 
-async fn sender(address: SocketAddr) -> io::Result<SendRequest<Bytes>> {
+async fn dial(address: SocketAddr) -> io::Result<Known> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let (sender, connection) = Builder::new()
@@ -71,12 +110,16 @@ async fn sender(address: SocketAddr) -> io::Result<SendRequest<Bytes>> {
             tracing::debug!(%address, %error, "an HTTP/2 connection to an application broke");
         }
     });
-    Ok(sender)
+    Ok(Known {
+        sender,
+        open: Rc::default(),
+    })
 }
 
 /// A stream to an application, as a connection that carries one HTTP/1.1 request.
 pub struct UpstreamStream {
     sender: SendRequest<Bytes>,
+    _open: Open,
     writing: Writing,
     made: Made,
     reading: Reading,
@@ -102,9 +145,10 @@ enum Reading {
 
 impl UpstreamStream {
     /// The next stream of a connection that is ready for one.
-    fn new(sender: SendRequest<Bytes>) -> UpstreamStream {
+    fn new(sender: SendRequest<Bytes>, open: Open) -> UpstreamStream {
         UpstreamStream {
             sender,
+            _open: open,
             writing: Writing::Head(HeadBytes::default()),
             made: Made::default(),
             reading: Reading::Nothing,
