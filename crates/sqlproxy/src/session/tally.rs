@@ -33,7 +33,10 @@ impl Session {
             What::Execute { id, .. }
             | What::Streamed {
                 statement: Some(id), ..
-            } => self.statements.get(id).and_then(|statement| statement.known.as_ref()),
+            } => self
+                .statements
+                .get(id)
+                .and_then(|statement| statement.known.as_ref()),
             _ => None,
         };
         let text = match (prepared, work.sql, &work.what) {
