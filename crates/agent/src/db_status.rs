@@ -177,6 +177,7 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::PrimaryInSync { .. }
                     | K::PrimaryAlone { .. }
                     | K::DatabaseFenced { .. }
+                    | K::DatabaseSilent { .. }
                     | K::DatabaseFollows { .. }
                     | K::DatabaseStranded { .. }
                     | K::DatabaseNeedsCopy { .. }

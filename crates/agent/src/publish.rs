@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_config::Durability;
-use pontoon_decide::failover::{Mode, Record, State};
+use pontoon_decide::failover::{Mode, Record};
 use pontoon_decide::view::{Observed, ViewInputs, compose};
 use pontoon_fleet::{BootMoment, FleetView, ServerName, TierReport};
 use pontoon_rt::clock;
@@ -48,8 +48,9 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let membership = agent.membership()?;
     let reports = observed(agent);
     let write_until = write_until(agent, &membership.me);
-    let holding = failover::hold::mark(agent);
-    // While it hands over, the mark says what is held.
+    let lease = agent.known().lease.as_ref().map(|lease| lease.epoch);
+    let holding = failover::hold::mark(agent).filter(|(epoch, _)| Some(*epoch) == lease);
+    // While this server hands over, the mark says what is held.
     let opening = holding.is_none() && opening(agent);
     let known = agent.known();
     let active = known.active.as_ref()?;
@@ -70,14 +71,15 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     }))
 }
 
-/// Whether this server leads and its database does not take writes yet, or not at the moment: what comes is held, rather
-/// than refused by a database that is read-only. Not known without a failover task, as right after the agent's start: then
-/// the lease alone says who the primary is.
+/// Whether this server's database does not take writes yet, or not at the moment: if it is the lease's leader, what comes
+/// is held, rather than refused by a database that is read-only. Not known without a failover task, as right after the
+/// agent's start: then the lease alone says who the primary is. The lease may be known before the task has seen it.
 fn opening(agent: &Agent) -> bool {
-    agent
-        .failover
-        .posted()
-        .is_some_and(|posted| matches!(posted.state, State::Promoting | State::Recovering) && !posted.open)
+    agent.failover.posted().is_some_and(|posted| {
+        // An operator who paused failover may have opened it.
+        let seen = posted.facts.is_some_and(|facts| facts.answers && facts.open);
+        !posted.open && !seen
+    })
 }
 
 /// Until when writes may be sent to the primary: where acknowledged writes are on the primary alone, two of them at a

@@ -44,7 +44,7 @@ pub struct ViewInputs<'a> {
     pub unreachable_after: Duration,
     /// No write after this moment, where the lease is limited in time.
     pub write_until: Option<&'a BootMoment>,
-    /// The lease's leader is this server, and its database does not take writes yet.
+    /// This server's database does not take writes; if it is the lease's leader, not yet.
     pub opening: bool,
     /// The leader of this epoch is about to hand over: nothing new is begun until that moment.
     pub holding: Option<(Epoch, &'a BootMoment)>,

@@ -50,6 +50,7 @@ struct Budget {
     jumps: u8,
     failures: u8,
     orders: u8,
+    silences: u8,
     swaps: u64,
 }
 
@@ -245,6 +246,16 @@ fn successors((world, budget): &State) -> Vec<(Act, bool, Option<usize>, Budget)
                 },
             );
         }
+        if b.silences > 0 {
+            push(
+                Act::Silent(at),
+                false,
+                Budget {
+                    silences: b.silences - 1,
+                    ..b
+                },
+            );
+        }
         if b.orders > 0 {
             let to = world.servers[1 - at].setup.me.clone();
             push(
@@ -345,6 +356,7 @@ const NOTHING: Budget = Budget {
     jumps: 0,
     failures: 0,
     orders: 0,
+    silences: 0,
     swaps: 0,
 };
 
@@ -365,6 +377,8 @@ fn scopes() -> Vec<(&'static str, Budget)> {
             },
         ),
         ("database dies", Budget { kills: 1, ..base }),
+        // A database that stands still is one to which nothing happens, for as long as one likes.
+        ("database stands still", Budget { silences: 1, ..base }),
         ("agent dies", Budget { agents: 1, ..base }),
         (
             "hand over",
@@ -398,6 +412,14 @@ fn scopes() -> Vec<(&'static str, Budget)> {
                 "database dies, clocks run",
                 Budget {
                     kills: 1,
+                    jumps: 1,
+                    ..base
+                },
+            ),
+            (
+                "database stands still, clocks run",
+                Budget {
+                    silences: 1,
                     jumps: 1,
                     ..base
                 },

@@ -83,6 +83,7 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
         "{:?}",
         all.0
     );
+    assert!(all.0.silenced > seeds / 100, "{:?}", all.0);
     assert!(all.0.elected > 0 && all.1 < seeds / 4, "{:?} {}", all.0, all.1);
 }
 
@@ -104,6 +105,7 @@ fn every_guard_is_missed() {
         Guard::Deadline,
         Guard::Patience,
         Guard::Fence,
+        Guard::KillSilent,
     ];
     let slips = [
         Slip::DrainBeforeHalt,
@@ -168,6 +170,8 @@ struct Trouble {
     frozen: Duration,
     /// The agent does nothing.
     agent_frozen: Duration,
+    /// The database does nothing, and its agent lives.
+    database_frozen: Duration,
     /// The store is out of reach.
     no_store: Duration,
     /// Nothing comes from this server or goes to it.
@@ -272,8 +276,15 @@ impl Run {
             }
             let count = self.world.servers.len();
             for at in 0..count {
+                if !self.world.servers[at].db.up {
+                    // A process that is started anew does not stand still.
+                    self.troubles[at].database_frozen = Duration::ZERO;
+                }
                 if self.now >= self.ticks[at] {
                     self.ticks[at] = self.now + Duration::from_millis(200);
+                    if self.troubles[at].database_frozen > self.now && self.dice.one_in(30) {
+                        self.act(Act::Silent(at))?;
+                    }
                     self.act(Act::Tick(at))?;
                     self.act(Act::StartAgent(at))?;
                 }
@@ -320,6 +331,9 @@ impl Run {
             2..=3 if !self.gentle => self.act(Act::KillAgent(at))?,
             4 if !self.gentle => self.troubles[at].frozen = until,
             5 if !self.gentle => self.troubles[at].agent_frozen = until,
+            42..=43 => self.troubles[at].database_frozen = until,
+            // A busy machine may look like one whose database stands still.
+            44 => self.act(Act::Silent(at))?,
             6..=7 => self.troubles[at].no_store = until,
             8..=9 => self.troubles[at].cut = until,
             10..=19 => self.act(Act::FailJob(at))?,
@@ -340,8 +354,9 @@ impl Run {
 
     fn act(&mut self, act: Act) -> Result<(), String> {
         let trouble = |at: usize| &self.troubles[at];
-        let frozen = |at: usize| trouble(at).frozen > self.now;
-        let agent = |at: usize| frozen(at) || trouble(at).agent_frozen > self.now;
+        let stands = |at: usize| trouble(at).frozen > self.now;
+        let frozen = |at: usize| stands(at) || trouble(at).database_frozen > self.now;
+        let agent = |at: usize| stands(at) || trouble(at).agent_frozen > self.now;
         let apart =
             |at: usize, of: usize| at != of && (trouble(at).cut > self.now || trouble(of).cut > self.now);
         let source = |at: usize| self.world.servers[at].db.source.map_or(at, |(source, _)| source);
@@ -352,10 +367,12 @@ impl Run {
             Act::Look(at) => agent(at) || no_store(at),
             Act::Answer(at) => agent(at) || no_store(at),
             Act::DoJob(at) => frozen(at) || self.job_is_cut(at),
-            Act::Hear(at, of) => agent(at) || frozen(of) || apart(at, of),
+            Act::Hear(at, of) => agent(at) || stands(of) || apart(at, of),
             Act::Lag(at) => agent(at) || frozen(source(at)) || apart(at, source(at)),
             Act::Message(_) => self.dice.one_in(4),
-            Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) | Act::FailJob(at) => agent(at),
+            Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) | Act::FailJob(at) | Act::Silent(at) => {
+                agent(at)
+            }
             _ => false,
         };
         // Requests that nobody answers come back as a doubt, after the time that they may take.
@@ -372,7 +389,9 @@ impl Run {
             return Ok(());
         }
         let at = match act {
-            Act::Answer(at) | Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) => Some(at),
+            Act::Answer(at) | Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) | Act::Silent(at) => {
+                Some(at)
+            }
             _ => None,
         };
         let dies = self.faults && !self.gentle && at.is_some() && self.dice.one_in(400);
@@ -384,6 +403,7 @@ impl Run {
             | Act::EndJob(at)
             | Act::FailJob(at)
             | Act::TellStopped(at)
+            | Act::Silent(at)
             | Act::StartAgent(at)
             | Act::Tick(at)
             | Act::Hear(at, _)
@@ -402,10 +422,12 @@ impl Run {
     fn job_is_cut(&self, at: usize) -> bool {
         use pontoon_decide::failover::Work;
         let cut = |of: usize| {
-            of != at
-                && [at, of]
-                    .iter()
-                    .any(|at| self.troubles[*at].cut > self.now || self.troubles[*at].frozen > self.now)
+            let stands = |server: usize| {
+                let trouble = &self.troubles[server];
+                let ends = [trouble.cut, trouble.frozen, trouble.database_frozen];
+                ends.iter().any(|until| *until > self.now)
+            };
+            of != at && (stands(at) || stands(of))
         };
         match self.world.servers[at].job.as_ref().map(|job| &job.work) {
             Some(Work::Rejoin(name, _) | Work::Follow(name, _) | Work::Copy(name, _)) => {
@@ -475,4 +497,5 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.lost += seen.lost;
     all.two_writers += seen.two_writers;
     all.handed_over += seen.handed_over;
+    all.silenced += seen.silenced;
 }

@@ -149,6 +149,9 @@ pub enum EventKind {
     PrimaryAlone {
         epoch: Epoch,
     },
+    DatabaseSilent {
+        epoch: Epoch,
+    },
     DatabaseFenced {
         epoch: Epoch,
     },
@@ -208,6 +211,7 @@ impl EventKind {
             | K::LeaseTaken { .. }
             | K::PrimaryAlone { .. }
             | K::DatabaseFenced { .. }
+            | K::DatabaseSilent { .. }
             | K::LeaseStoreSilent { .. }
             | K::FailoverForced { .. }
             | K::FailoverPaused
@@ -283,6 +287,10 @@ impl fmt::Display for EventKind {
                     "no replica is in sync: acknowledged writes are on this server alone"
                 )
             }
+            K::DatabaseSilent { epoch } => write!(
+                f,
+                "the database of the primary of epoch {epoch} stood still: it was killed"
+            ),
             K::DatabaseFenced { epoch } => {
                 write!(f, "database killed: it may take no writes in epoch {epoch}")
             }

@@ -83,6 +83,14 @@ impl ProcessId {
         self.signal(Signal::KILL)
     }
 
+    /// Has it stand still (SIGSTOP), or go on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn freeze(self, frozen: bool) -> Result<(), LabError> {
+        self.signal(if frozen { Signal::STOP } else { Signal::CONT })
+    }
+
     /// Sends a signal; nothing happens when the process has ended or another has its pid.
     ///
     /// # Errors

@@ -24,6 +24,10 @@ const TTL: Duration = Duration::from_secs(6);
 enum Fault {
     /// `kill -9` of the primary's database.
     DatabaseKilled,
+    /// The primary's database stands still, and its agent lives.
+    DatabaseFrozen,
+    /// The replica's database stands still, and its agent lives.
+    ReplicaFrozen,
     /// Every process of the primary's server stands still, and goes on when another leads.
     ServerFrozen,
     /// The primary's server loses its power, and has it again when another leads.
@@ -44,8 +48,10 @@ impl Fault {
     /// Those that need no patience: continuous integration plays them.
     const SHORT: [Fault; 2] = [Fault::DatabaseKilled, Fault::DatabaseKilled];
 
-    const ALL: [Fault; 8] = [
+    const ALL: [Fault; 10] = [
         Fault::DatabaseKilled,
+        Fault::DatabaseFrozen,
+        Fault::ReplicaFrozen,
         Fault::ServerFrozen,
         Fault::ServerLost,
         Fault::PrimaryCutOff,
@@ -212,6 +218,18 @@ async fn one(
         Fault::DatabaseKilled => {
             databases(primary).iter().try_for_each(|id| id.kill_9())?;
             taken_over(replica, before).await?;
+        }
+        Fault::DatabaseFrozen => {
+            databases(primary).iter().try_for_each(|id| id.freeze(true))?;
+            // It is killed, so nobody needs to wake it.
+            taken_over(replica, before).await?;
+        }
+        Fault::ReplicaFrozen => {
+            databases(replica).iter().try_for_each(|id| id.freeze(true))?;
+            alone(primary).await?;
+            nobody_takes_over(replica).await?;
+            databases(replica).iter().try_for_each(|id| id.freeze(false))?;
+            return Ok(false);
         }
         Fault::ServerFrozen => {
             primary.freeze().await?;

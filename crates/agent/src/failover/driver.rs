@@ -81,6 +81,14 @@ pub(crate) struct Driver {
     surprises: u32,
     /// When the last beat that was applied was written, by the own clock.
     beat: Option<Duration>,
+    /// Of the node's timing: how long a database may answer nothing.
+    silence: Duration,
+    /// Of the node's timing: how long a replica that does not answer is waited for.
+    patience: Duration,
+    /// When the database last answered, or was given reason not to.
+    answered: Option<Duration>,
+    /// How long it has not answered, at the last look.
+    silent: Duration,
     /// What came in while the database is killed without the node's word: it must not begin anything meanwhile.
     held: Option<VecDeque<Input>>,
 }
@@ -95,6 +103,7 @@ impl Driver {
     /// A server whose agent has just started, with its database as it was found.
     pub(crate) fn new(setup: Setup, durable: Durable, found: Option<Facts>) -> Driver {
         let me = setup.me.clone();
+        let (silence, patience) = (setup.timing.silence, setup.timing.peer);
         let state = match &found {
             None => Database::Stopped,
             Some(facts) => Database::Running {
@@ -117,6 +126,10 @@ impl Driver {
             leader_position: None,
             surprises: 0,
             beat: None,
+            silence,
+            patience,
+            answered: None,
+            silent: Duration::ZERO,
             held: None,
         }
     }
@@ -253,6 +266,7 @@ impl Driver {
         actions: &mut Vec<Action>,
     ) {
         self.facts = facts;
+        self.listen(now, events);
         if self.work.is_some() || self.killing {
             return; // between two states
         }
@@ -292,6 +306,20 @@ impl Driver {
                     missing: missing.saturating_sub(facts.position),
                 });
             }
+        }
+    }
+
+    /// Notes for how long the database has not answered. While work goes on that starts it, or that it may be busy with,
+    /// silence says nothing: that work has its own end.
+    fn listen(&mut self, now: Duration, events: &mut VecDeque<Event>) {
+        let speaks = self.facts.as_ref().is_none_or(|facts| facts.answers);
+        let busy = !matches!(self.work, None | Some(Work::CaughtUp(_))) || self.killing;
+        if speaks || busy || !self.database.running {
+            self.answered = Some(now);
+        }
+        self.silent = now.saturating_sub(*self.answered.get_or_insert(now));
+        if self.silent >= self.silence && self.database.open {
+            events.push_back(Event::Silent);
         }
     }
 
@@ -361,7 +389,8 @@ impl Driver {
     /// What peers are told.
     pub(crate) fn peer_facts(&self) -> PeerFacts {
         let durable = self.node.durable();
-        let up = self.database.running && self.facts.is_some();
+        // One that stands still acknowledges nothing: the leader must not wait for it.
+        let up = self.database.running && self.facts.is_some() && self.silent < self.patience;
         let near = self.facts.as_ref().is_some_and(|facts| {
             let close = |leader: Position| leader.saturating_sub(facts.position) <= NEAR_TRANSACTIONS;
             let in_time = facts

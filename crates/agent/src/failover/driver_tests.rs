@@ -218,3 +218,68 @@ fn a_replica_is_near_by_its_beat_or_by_its_transactions() {
     facts.answers = false;
     assert!(!bench.driver.peer_facts().near, "one that does not answer is not");
 }
+
+/// One that lives and does not answer.
+fn mute() -> Facts {
+    Facts {
+        answers: false,
+        open: true,
+        ..facts(false)
+    }
+}
+
+#[test]
+fn a_database_that_stands_still_is_reported_only_after_long_and_not_while_it_is_busy() {
+    let silence = Timing::etcd().silence;
+    let mut bench = Bench::new(Some(facts(true)));
+    let listen = |bench: &mut Bench, facts: Facts, after: Duration| {
+        let mut events = VecDeque::new();
+        bench.now += after;
+        bench.driver.facts = Some(facts);
+        bench.driver.listen(bench.now, &mut events);
+        !events.is_empty()
+    };
+    assert!(!listen(&mut bench, facts(true), Duration::ZERO));
+    assert!(!listen(&mut bench, mute(), silence / 2));
+    assert!(!listen(&mut bench, facts(true), silence / 4), "it answers again");
+    assert!(!listen(&mut bench, mute(), silence / 2));
+    assert!(listen(&mut bench, mute(), silence / 2));
+    // Work that may take its time, and has an end of its own.
+    bench.driver.work = Some(Work::Close("b".parse().unwrap()));
+    assert!(!listen(&mut bench, mute(), silence));
+    bench.driver.work = Some(Work::CaughtUp(Default::default()));
+    assert!(
+        listen(&mut bench, mute(), silence),
+        "waiting for replicas keeps nothing busy"
+    );
+    bench.driver.work = None;
+    bench.driver.database.open = false;
+    assert!(
+        !listen(&mut bench, mute(), silence),
+        "only the one that takes writes"
+    );
+}
+
+#[test]
+fn a_replica_that_stands_still_does_not_follow() {
+    let following = Facts {
+        receiving: true,
+        behind_ms: Some(10),
+        ..facts(false)
+    };
+    let durable = Durable {
+        follows: Some(Epoch(1)),
+        ..Durable::default()
+    };
+    let mut driver = Driver::new(setup(), durable, Some(following.clone()));
+    let mut events = VecDeque::new();
+    let mut at = |driver: &mut Driver, facts: &Facts, seconds| {
+        driver.facts = Some(facts.clone());
+        driver.listen(Duration::from_secs(seconds), &mut events);
+        driver.peer_facts().follows
+    };
+    assert_eq!(at(&mut driver, &following, 100), Some(Epoch(1)));
+    assert_eq!(at(&mut driver, &mute(), 103), Some(Epoch(1)), "a short stall");
+    assert_eq!(at(&mut driver, &mute(), 104), None, "the leader waits no longer");
+    assert_eq!(at(&mut driver, &following, 110), Some(Epoch(1)));
+}

@@ -14,7 +14,11 @@ impl Node {
             // Another may lead by now. Without a clock this could not be told; with one, it must not be risked.
             self.fence(out);
         }
+        if self.silent {
+            self.end_silence(seen, now, fresh, out);
+        }
         match self.database {
+            Database::Running { .. } if self.killing => {}
             Database::Stopped => self.revive(seen, now, fresh, out),
             Database::Running { .. } if record.released => {
                 self.swap(seen, now, fresh, out, |next| next.released = false);
@@ -34,8 +38,12 @@ impl Node {
             }
         }
         let renewed = self.held_until + self.setup.timing.fence + self.setup.timing.margin;
-        // A released lease is nobody's to renew, and its age decides when it is taken back.
-        if !record.released && now + self.setup.timing.ttl >= renewed + self.setup.timing.renew {
+        // A released lease is nobody's to renew, and its age decides when it is taken back. Nor is that of a database which
+        // cannot even be killed, because its disk hangs: somebody else may have it when it has run out.
+        if !record.released
+            && !self.killing
+            && now + self.setup.timing.ttl >= renewed + self.setup.timing.renew
+        {
             let policy = self.setup.policy;
             self.swap(seen, now, fresh, out, |next| {
                 next.policy = next_policy(next, policy)
@@ -60,13 +68,8 @@ impl Node {
             }
             return;
         }
-        let successor = record.sync.iter().any(|(name, life)| {
-            self.peers.get(name).is_some_and(|heard| {
-                heard.facts.incarnation == *life && now < heard.at + self.setup.timing.peer
-            })
-        });
         if self.setup.automatic
-            && successor
+            && self.has_successor(record, now)
             && !record.electing
             && self.work.is_none()
             && now >= self.rest_until
@@ -78,6 +81,32 @@ impl Node {
             return;
         }
         self.begin(Work::Recover, now, out);
+    }
+
+    /// Whether a replica in sync is there to take over.
+    fn has_successor(&self, record: &Record, now: Duration) -> bool {
+        record.sync.iter().any(|(name, life)| {
+            self.peers.get(name).is_some_and(|heard| {
+                heard.facts.incarnation == *life
+                    && heard.facts.follows == Some(record.epoch)
+                    && now < heard.at + self.setup.timing.peer
+            })
+        })
+    }
+
+    /// The own database is open and answers nothing. It may go on at any moment, so it is killed before the lease is
+    /// released; that follows from its death. With nobody to take over it is left to its operator, who knows whether a
+    /// recovery is worse than waiting. In `available` its death lets it start anew.
+    fn end_silence(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
+        let open = matches!(self.database, Database::Running { open: true, .. });
+        let helps = self.has_successor(&seen.record, now) || seen.record.policy.mode == Mode::Available;
+        if !open || !helps || !self.setup.automatic || self.is_paused() || self.killing {
+            return;
+        }
+        if !keeps!(self, KillSilent) {
+            return self.swap(seen, now, fresh, out, |next| next.released = true);
+        }
+        self.kill(Notice::KilledSilent, out);
     }
 
     /// Hears what the replicas in sync have, after they stopped receiving; the one that has the most leads.

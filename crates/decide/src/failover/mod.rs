@@ -210,6 +210,8 @@ pub enum Event {
     Worked(Outcome),
     /// The database's process is gone, by itself or killed.
     Stopped,
+    /// The database's process lives and has answered nothing for [`Timing::silence`]: it stands still, or its disk does.
+    Silent,
     /// A peer's facts.
     Peer(ServerName, PeerFacts),
     /// How far behind the leader this replica is, by its heartbeat; not said while nothing comes.
@@ -311,6 +313,8 @@ pub enum Notice {
     HandOverGivenUp(ServerName),
     /// The database was killed because the lease ran out or went to another.
     Fenced,
+    /// The database was killed because it lived and did not answer: another takes over, or it is started anew.
+    KilledSilent,
 }
 
 /// Why a command was not carried out.
@@ -360,4 +364,6 @@ pub enum Guard {
     Patience,
     /// A leader that was replaced is killed.
     Fence,
+    /// A database that does not answer is dead before anybody is told so.
+    KillSilent,
 }

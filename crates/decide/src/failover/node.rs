@@ -66,6 +66,8 @@ pub struct Node {
     /// An operator wants this server to lead, whatever is lost with it.
     pub(super) forced: bool,
     paused: bool,
+    /// Said by the event of this step.
+    pub(super) silent: bool,
     told: Option<Notice>,
 }
 
@@ -163,6 +165,7 @@ impl Node {
             handing: None,
             forced: false,
             paused: false,
+            silent: false,
             told: None,
         }
     }
@@ -173,6 +176,7 @@ impl Node {
         self.born.get_or_insert(now);
         self.take(event, now, &mut out);
         self.drive(now, fresh, &mut out);
+        self.silent = false;
         out
     }
 
@@ -296,6 +300,7 @@ impl Node {
                 (self.acks, self.caught_up, self.halted_at) = (None, None, None);
                 self.handing = None;
             }
+            Event::Silent => self.silent = true,
             Event::Peer(from, facts) => {
                 let rest_until = self
                     .peers
@@ -527,15 +532,15 @@ impl Node {
         let writes = matches!(self.database, Database::Running { open: true, .. })
             || matches!(self.work, Some(Work::Open(_)));
         if writes && !self.killing && keeps!(self, Fence) {
-            self.kill(out);
+            self.kill(Notice::Fenced, out);
         }
     }
 
-    pub(super) fn kill(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn kill(&mut self, why: Notice, out: &mut Vec<Effect>) {
         self.killing = true;
         self.work = None;
         out.push(Effect::Kill);
-        self.tell(Notice::Fenced, out);
+        self.tell(why, out);
     }
 
     /// Says a thing once, until the record changes.

@@ -22,6 +22,9 @@ pub struct Timing {
     pub drift_permille: u32,
     /// How long a replica that does not answer is waited for before the leader goes on without it.
     pub peer: Duration,
+    /// How long a leader's database may answer nothing, while its process lives, before it is killed for another to take
+    /// over. Longer than any stall that a busy machine should see: recovery from a kill takes longer than a short one.
+    pub silence: Duration,
     /// How long a released lease is left for others before the old leader takes it back.
     pub take_back: Duration,
     /// A leader that was promoted by itself and has had no replica in sync since is not followed by another
@@ -41,6 +44,7 @@ impl Timing {
             margin: Duration::from_secs(2),
             drift_permille: 10,
             peer: Duration::from_secs(4),
+            silence: Duration::from_secs(8),
             take_back: Duration::from_secs(15),
             cascade: Duration::from_secs(600),
         }

@@ -66,6 +66,7 @@ pub struct Seen {
     pub lost: u64,
     pub two_writers: u64,
     pub handed_over: u64,
+    pub silenced: u64,
 }
 
 impl PartialEq for Seen {
@@ -141,6 +142,8 @@ pub enum Act {
     EndJob(usize),
     FailJob(usize),
     KillDatabase(usize),
+    /// It has not answered for long, its agent finds.
+    Silent(usize),
     TellStopped(usize),
     KillAgent(usize),
     StartAgent(usize),
@@ -238,6 +241,10 @@ impl World {
                 .as_ref()
                 .is_some_and(|job| job.done.is_none()),
             Act::KillDatabase(at) => self.servers[at].db.up,
+            Act::Silent(at) => {
+                let server = &self.servers[at];
+                server.db.up && server.agent.is_some() && !server.untold
+            }
             Act::TellStopped(at) => self.servers[at].untold && self.servers[at].agent.is_some(),
             Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) => self.servers[at].agent.is_some(),
             Act::StartAgent(at) => self.servers[at].agent.is_none(),
@@ -318,6 +325,7 @@ impl World {
                 self.seen.crashes += 1;
                 self.stop(at);
             }
+            Act::Silent(at) => self.happen(at, Event::Silent, now, crash),
             Act::TellStopped(at) => {
                 self.servers[at].untold = false;
                 // Nothing of the work has an effect after this.
@@ -440,7 +448,10 @@ impl World {
                     },
                 );
             }
-            Effect::Tell(notice) => self.seen.stranded += u64::from(notice == Notice::Stranded),
+            Effect::Tell(notice) => {
+                self.seen.stranded += u64::from(notice == Notice::Stranded);
+                self.seen.silenced += u64::from(notice == Notice::KilledSilent);
+            }
         }
     }
 

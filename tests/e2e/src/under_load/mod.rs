@@ -2,12 +2,14 @@
 //! afterwards. `tests/join_under_load.rs` runs a small one; `script/bench join` the one that is measured.
 
 mod data;
+mod flat_out;
 mod joined;
 mod report;
 mod terminal;
 mod writers;
 
 pub use data::{fill, size_bytes};
+pub use flat_out::FlatOut;
 pub use joined::{Comparison, compare, database_socket};
 pub use report::{Machine, Report};
 pub use terminal::{Screen, on_a_terminal};

@@ -267,7 +267,7 @@ impl Lane {
     }
 }
 
-async fn connect(socket: &std::path::Path) -> Result<Conn, mysql_async::Error> {
+pub(super) async fn connect(socket: &std::path::Path) -> Result<Conn, mysql_async::Error> {
     let options = OptsBuilder::default()
         .socket(Some(socket.to_string_lossy()))
         .prefer_socket(false)
