@@ -325,7 +325,7 @@ pub struct Status {
     /// Show every server, also when there are more than the screen has lines
     #[arg(long)]
     pub all: bool,
-    /// Show where the SQL proxies take reads, too
+    /// Show where the SQL proxies take reads, and the certificates that visitors are shown, too
     #[arg(long)]
     pub wide: bool,
     /// Print JSON; with --watch a line each time

@@ -105,11 +105,16 @@ async fn https_comes_to_both(fleet: &Fleet) -> Result<(), LabError> {
         );
         assert_eq!(server.sh(&ask).await?, "200 https://notes.example.com/");
     }
-    let servers = status(a).await?["servers"].clone();
-    assert!(
-        servers.to_string().contains("/etc/pontoon/chain.pem"),
-        "{servers}"
-    );
+    let mut shown = String::new();
+    for _ in 0..100 {
+        shown = run(a, &["status", "--wide"]).await?;
+        if shown.contains("notes.example.com") && shown.contains("a b") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tell(&shown);
+    assert!(shown.contains("/etc/pontoon/chain.pem"), "{shown}");
     write(config, &before)?;
     run(a, &["apply", "--yes"]).await?;
     wait_until_healthy(a, 2).await

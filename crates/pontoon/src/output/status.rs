@@ -22,7 +22,7 @@ pub struct Frame {
     pub columns: usize,
     /// Lines of the screen; `None` for as many as needed.
     pub lines: Option<usize>,
-    /// With where reads go.
+    /// With where reads go, and certificates.
     pub wide: bool,
 }
 
@@ -52,6 +52,7 @@ pub fn render(status: &Status, frame: Frame) -> String {
     }
     if frame.wide {
         text.push_str(&super::spread::render(status, frame.paint, frame.columns));
+        text.push_str(&super::certificates::render(status, frame.paint));
     }
     text.push_str(&problems);
     text.push_str(&recent);
