@@ -79,10 +79,11 @@ async fn https_comes_to_both(fleet: &Fleet) -> Result<(), LabError> {
     let write = |path: PathBuf, text: &str| std::fs::write(path, text).map_err(LabError::io("write a file"));
     let tls = "[edge.tls]\ncertificates = [{ certificate = \"/etc/pontoon/chain.pem\", key = \"/etc/pontoon/key.pem\" }]\n\n[app]";
     write(config.clone(), &before.replacen("[app]", tls, 1))?;
-    let key = rcgen::KeyPair::generate().unwrap();
+    let failed = |error: rcgen::Error| LabError::App(error.to_string());
+    let key = rcgen::KeyPair::generate().map_err(failed)?;
     let pem = rcgen::CertificateParams::new(["notes.example.com".to_owned()])
         .and_then(|params| params.self_signed(&key))
-        .unwrap()
+        .map_err(failed)?
         .pem();
     for server in [&fleet.a, &fleet.b] {
         write(server.path("/etc/pontoon/chain.pem")?, &pem)?;
