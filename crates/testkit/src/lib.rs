@@ -13,6 +13,7 @@ pub mod database;
 mod demo_app;
 mod enter;
 mod error;
+pub mod history;
 pub mod http;
 mod lab;
 mod lease_store;

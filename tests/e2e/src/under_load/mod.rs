@@ -3,6 +3,7 @@
 
 mod data;
 mod flat_out;
+mod histories;
 mod joined;
 mod report;
 mod terminal;
@@ -10,6 +11,7 @@ mod writers;
 
 pub use data::{fill, size_bytes};
 pub use flat_out::FlatOut;
+pub use histories::Histories;
 pub use joined::{Comparison, compare, database_socket};
 pub use report::{Machine, Report};
 pub use terminal::{Screen, on_a_terminal};

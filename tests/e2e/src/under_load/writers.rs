@@ -298,6 +298,19 @@ impl Span {
         }
     }
 
+    /// The longest time in which nothing was acknowledged.
+    pub fn longest_gap(&self) -> Duration {
+        let mut moments: Vec<Duration> = self
+            .commits
+            .iter()
+            .map(|commit| commit.due + commit.took)
+            .collect();
+        moments.extend([self.begins, self.ends]);
+        moments.sort();
+        let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or_default()
+    }
+
     /// Those that took longer than `limit`, in the order in which they were due; the first of each burst.
     pub fn slow(&self, limit: Duration) -> Vec<Slow> {
         let mut slow: Vec<&Commit> = self.commits.iter().filter(|commit| commit.took > limit).collect();
