@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{failover, heartbeat, host, observe, renew};
+use crate::{compare, failover, heartbeat, host, observe, renew};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -176,6 +176,8 @@ async fn answer(
         (&Method::POST, "/p/v1/change") => Verb::Know,
         (&Method::POST, "/p/v1/renew") => Verb::Renew,
         (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup") => Verb::CopyDatabase,
+        // Who may copy it all may read some of it.
+        (&Method::POST, "/p/v1/db/look") => Verb::CopyDatabase,
         (&Method::POST, "/p/v1/join/finish") => Verb::FinishJoin,
         (&Method::POST, "/p/v1/leave") => Verb::Leave,
         (
@@ -232,6 +234,7 @@ async fn answer(
         }
         "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
         "/p/v1/join/backup" => host::backup(agent, peer).await,
+        "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
         "/p/v1/join/finish" => ok(&host::finish(agent, peer).await?),
         "/p/v1/leave" => ok(&host::farewell(agent, peer).await?),
         "/p/v1/failover/answer" => ok(&failover::here(agent).await?),

@@ -173,6 +173,8 @@ codes! {
         "A copy of the database would not fit, with a tenth more for what is written meanwhile. Nothing was begun.";
     D011 Safety "the database has transactions that its primary lacks"
         "A database that was primary may have transactions that nobody was told of and that the new primary never got. Where it can be proved that they are not committed, they are cut off its binary log and rolled back. Here that cannot be proved; the evidence says why. It does not follow the primary, because the two would differ for good. A new copy helps: the present data directory is kept under another name.";
+    D012 Failed "a replica does not hold what the primary holds"
+        "The rows were compared at equal positions, and what differs stayed so: something was written to the replica, or a write of the primary was skipped there. Whoever reads from it reads something else, and if it were promoted the difference would become the truth. Replication does not mend it, except for rows that are written again. Find out who writes there first. A new copy makes it the same: on that server `pontoon leave` and `pontoon join`, which keep the old data directory under another name.";
 
     T001 Usage "a certificate for visitors cannot be used"
         "The file in the evidence is not there, cannot be read by the group pontoon-tier, is not PEM, has ended, or the key is not the certificate's. An edge that serves an older one goes on with it and looks at the files each second.";

@@ -10,10 +10,11 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "init",
     "db",
     "db-status",
+    "db-check",
     "db-switchover",
     "db-failover",
     "db-pause",

@@ -2,8 +2,8 @@
 //!
 //! **In:** what runs on the machine ([`detect`]), the settings that a role needs ([`Wanted`]), a source's
 //! [`SourceTicket`] and a stream of its data. **Out:** the database moved aside and back, a copy that follows its
-//! source by GTID over TLS, a [`pontoon_fleet::DatabaseReport`] with the lag, checksums by table; the work of a change of
-//! the primary, carried out ([`work`]).
+//! source by GTID over TLS, a [`pontoon_fleet::DatabaseReport`] with the lag; the work of a change of the primary, carried
+//! out ([`work`]); what a replica holds otherwise than its primary ([`check`]).
 //!
 //! The engines differ in words, not in what is done: [`Flavor`] is pure text in and text out, [`Control`] carries it
 //! to the server over its Unix socket, [`Database`] is the order of steps.
@@ -13,6 +13,7 @@
 //!
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
+pub mod check;
 mod checksum;
 mod clone;
 mod control;
