@@ -16,11 +16,11 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
     ActiveConfig, ApplyRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest, LeaveRequest, PlanRequest,
-    Progress, TokenRequest,
+    Progress, TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
-use crate::{apply, compare, db_status, drain, failover, host, joiner, leave, observe, timeline};
+use crate::{apply, compare, db_status, drain, failover, host, joiner, leave, observe, timeline, unstick};
 
 /// The largest request: a configuration of many servers is a few kilobytes.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -82,6 +82,12 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
             let wanted: CheckRequest = read(request).await?;
             Ok(stream(|reporter| async move {
                 compare::run(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::POST, "/v1/db/unstick") => {
+            let wanted: UnstickRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                unstick::run(&agent, wanted, &reporter).await
             }))
         }
         (Method::GET, "/v1/view") => ok(&crate::publish::view(&agent)),

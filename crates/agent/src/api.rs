@@ -15,6 +15,7 @@
 //! | `GET /v1/db` | [`DbStatus`] |
 //! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/check` [`CheckRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/unstick` [`UnstickRequest`] | a stream of [`Progress`] lines |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
 
@@ -288,6 +289,15 @@ pub struct CheckRequest {
     pub chunk_time: Duration,
     /// How many rows of a table are shown.
     pub rows: usize,
+}
+
+/// Asks what stops a replica, and to get it going.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnstickRequest {
+    /// The replica.
+    pub server: ServerName,
+    /// Do it; otherwise only what would be done is said.
+    pub yes: bool,
 }
 
 /// A line of a stream: what a long command is doing.

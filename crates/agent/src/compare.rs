@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_fleet::{Code, Refusal, Role, ServerName};
+use pontoon_replication::Database;
 use pontoon_replication::check::{Answer, Ask, Checked, Options, Side, Told, check};
 use pontoon_replication::work::BoxFuture;
 use pontoon_rt::http::Call;
@@ -130,6 +131,11 @@ fn verdict(primary: &ServerName, names: &str, checked: &Checked) -> Result<Strin
 
 /// The answer to `POST /p/v1/db/look`, and this server's own.
 pub(crate) async fn here(agent: &Agent, ask: &Ask) -> Result<Answer, Refusal> {
+    database(agent).await?.look(ask).await
+}
+
+/// This server's database.
+pub(crate) async fn database(agent: &Agent) -> Result<Arc<Database>, Refusal> {
     let active = agent.config()?;
     let db = active
         .config
@@ -137,7 +143,7 @@ pub(crate) async fn here(agent: &Agent, ask: &Ask) -> Result<Answer, Refusal> {
         .as_ref()
         .filter(|db| db.is_ours())
         .ok_or_else(|| Refusal::new(Code::D009, "the fleet has no database of its own"))?;
-    carry_out::open_database(agent, db).await?.look(ask).await
+    carry_out::open_database(agent, db).await
 }
 
 /// A database of the fleet, by its server's name.
@@ -231,6 +237,7 @@ fn replicas(
                 format!("{name} cannot be compared: it does not get what the primary writes"),
             )
             .because(error.clone())
+            .next("see what stops it", format!("pontoon db unstick {name}"))
             .next("see how the databases stand", "pontoon db status"));
         }
     }

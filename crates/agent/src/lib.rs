@@ -49,6 +49,7 @@ mod testing;
 mod throttle;
 mod ticket_keys;
 mod timeline;
+mod unstick;
 
 use std::path::PathBuf;
 use std::sync::Arc;

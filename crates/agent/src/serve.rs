@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{compare, failover, heartbeat, host, observe, renew};
+use crate::{compare, failover, heartbeat, host, observe, renew, unstick};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +39,9 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The largest body.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The largest with rows of a table in it.
+const MAX_MENDED_BYTES: usize = 64 << 20;
 
 /// The largest of somebody without a certificate.
 const MAX_HELLO_BYTES: usize = 64 << 10;
@@ -187,7 +190,8 @@ async fn answer(
             | "/p/v1/failover/asked"
             | "/p/v1/failover/halted"
             | "/p/v1/failover/hold"
-            | "/p/v1/failover/changed",
+            | "/p/v1/failover/changed"
+            | "/p/v1/db/mend",
         ) => Verb::Failover,
         (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
         (method, path) => {
@@ -235,6 +239,7 @@ async fn answer(
         "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
         "/p/v1/join/backup" => host::backup(agent, peer).await,
         "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
+        "/p/v1/db/mend" => ok(&unstick::here(agent, read(request, MAX_MENDED_BYTES).await?).await?),
         "/p/v1/join/finish" => ok(&host::finish(agent, peer).await?),
         "/p/v1/leave" => ok(&host::farewell(agent, peer).await?),
         "/p/v1/failover/answer" => ok(&failover::here(agent).await?),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pontoon_agent::api::{CheckRequest, DbOrder, DbStatus, Health};
-use pontoon_fleet::ServerName;
+use pontoon_agent::api::{CheckRequest, DbOrder, DbStatus, Health, UnstickRequest};
+use pontoon_fleet::{Code, Refusal, ServerName};
 
 use super::{Context, change};
 use crate::output::db::render;
@@ -21,6 +21,8 @@ pub enum Db {
     Failover(Failover),
     /// Compare the rows of replicas with the primary's while the application writes; exits with 1 when they differ
     Check(Check),
+    /// Show what stops a replica; where it is a row that differs, get it going and put its rows right
+    Unstick(Unstick),
     /// Promote, start and kill no database by itself, until `resume`: for maintenance
     Pause(Word),
     /// Go on after `pause`
@@ -35,6 +37,7 @@ impl Db {
             Db::Switchover(args) => args.json,
             Db::Failover(args) => args.json,
             Db::Check(args) => args.json,
+            Db::Unstick(args) => args.json,
             Db::Pause(args) | Db::Resume(args) => args.json,
         }
     }
@@ -99,6 +102,20 @@ pub struct Check {
     pub json: bool,
 }
 
+/// `pontoon db unstick`
+#[derive(Debug, Args)]
+pub struct Unstick {
+    /// The replica
+    #[arg(value_name = "SERVER")]
+    pub server: ServerName,
+    /// Do it without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn table(text: &str) -> Result<String, String> {
     match text.split_once('.') {
         Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(text.to_owned()),
@@ -128,6 +145,7 @@ pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
     let (order, json, again) = match command {
         Db::Status(args) => return status(context, &args).await,
         Db::Check(args) => return check(context, args).await,
+        Db::Unstick(args) => return unstick(context, args).await,
         Db::Switchover(args) => {
             let again = line("switchover", args.to.as_ref());
             (DbOrder::Switchover { to: args.to }, args.json, again)
@@ -160,6 +178,36 @@ async fn check(context: &Context, args: Check) -> anyhow::Result<u8> {
     };
     let stopped = "\n  The comparison has ended. Nothing was changed.\n";
     change::watch(context, "/v1/db/check", &request, args.json, stopped).await
+}
+
+/// Shows first; does it after a yes.
+async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
+    let again = format!("{} --yes", line("unstick", Some(&args.server)));
+    let mut request = UnstickRequest {
+        server: args.server,
+        yes: args.yes,
+    };
+    let follow = |request: UnstickRequest| {
+        let again = again.clone();
+        async move { change::follow(context, "/v1/db/unstick", &request, args.json, &again).await }
+    };
+    let error = match follow(request.clone()).await {
+        Err(error) if !args.yes => error,
+        other => return other,
+    };
+    let is_question = error
+        .downcast_ref::<Refusal>()
+        .filter(|refusal| refusal.code == Code::P007);
+    let Some(question) = is_question.filter(|_| context.screen.can_ask()) else {
+        return Err(error);
+    };
+    context.screen.refusal(question);
+    if !context.screen.ask("Do it?") {
+        context.screen.remark("  Nothing was changed.\n");
+        return Ok(1);
+    }
+    request.yes = true;
+    follow(request).await
 }
 
 fn line(verb: &str, server: Option<&ServerName>) -> String {

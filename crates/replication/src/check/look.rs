@@ -34,7 +34,11 @@ impl Database {
     pub async fn look(&self, ask: &Ask) -> Result<Answer, Refusal> {
         if let Ask::Wait { reach } = ask {
             let reached = self.wait_for_position(&reach.position, reach.patience).await?;
-            return Ok(Answer::Reached { reached });
+            let error = match reached {
+                true => None,
+                false => self.report().await.error,
+            };
+            return Ok(Answer::Reached { reached, error });
         }
         let mut session = self.reading().await?;
         match ask {
@@ -62,7 +66,7 @@ impl Database {
                     .await
             }
             Ask::Show { table, keys } => show(&mut session, table, keys).await,
-            Ask::Wait { .. } => Ok(Answer::Reached { reached: false }),
+            Ask::Wait { .. } => Err(strange()),
         }
     }
 
@@ -347,9 +351,16 @@ fn column(row: &Row) -> Option<Column> {
         // Shapes, vectors, and what will be invented.
         _ => Form::Bytes,
     };
+    let charset = match kind.as_str() {
+        "json" => Some("utf8mb4"),
+        _ => row.get("cs"),
+    };
     Some(Column {
         name: row.get("c").unwrap_or_default().to_owned(),
         form,
+        charset: charset.map(str::to_owned),
+        // MySQL says DEFAULT_GENERATED of a default that is an expression.
+        generated: extra.contains("STORED GENERATED"),
     })
 }
 

@@ -27,7 +27,7 @@ mod look;
 mod question;
 mod report;
 mod settle;
-mod sql;
+pub(crate) mod sql;
 mod walk;
 
 use std::time::Duration;

@@ -29,6 +29,10 @@ pub struct Column {
     pub name: String,
     /// How it is compared.
     pub form: Form,
+    /// The character set of a text.
+    pub charset: Option<String>,
+    /// Whether it is computed when its row is written.
+    pub generated: bool,
 }
 
 /// How a column of a key is written into a statement.
@@ -239,5 +243,7 @@ pub enum Answer {
     Reached {
         /// Whether it did.
         reached: bool,
+        /// What keeps it from following, if something does.
+        error: Option<String>,
     },
 }

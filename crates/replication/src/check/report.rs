@@ -3,6 +3,8 @@
 use pontoon_fleet::ServerName;
 use serde::{Deserialize, Serialize};
 
+use super::question::{KeyValue, Table};
+
 /// What is said while it goes on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Told {
@@ -94,6 +96,9 @@ pub struct Checked {
     pub rewritten: u64,
     /// What differs: replica, what, and how many rows (0 for a definition).
     pub differing: Vec<(ServerName, String, u64)>,
+    /// The rows of tables with a key that differ, as far as they were looked at.
+    #[serde(skip)]
+    pub found: Vec<(ServerName, Table, Vec<KeyValue>)>,
     /// What was not compared.
     pub unchecked: Vec<Unchecked>,
 }

@@ -1,4 +1,4 @@
-//! The statements of a comparison: from structured questions to text, pure. Names are quoted, values are written as numbers
+//! The statements of a comparison, and of what follows from it: from structured questions to text, pure. Names are quoted, values are written as numbers
 //! or in hexadecimal digits: nothing that was read from a table or a peer becomes part of a statement otherwise.
 
 use pontoon_fleet::{Code, Refusal};
@@ -148,7 +148,7 @@ pub(crate) fn show(table: &Table, keys: &[KeyValue]) -> Result<String, Refusal> 
     })
 }
 
-fn these(table: &Table, keys: &[KeyValue]) -> Result<String, Refusal> {
+pub(crate) fn these(table: &Table, keys: &[KeyValue]) -> Result<String, Refusal> {
     let Some(key) = &table.key else {
         let digests: Result<Vec<String>, Refusal> = keys
             .iter()

@@ -12,10 +12,14 @@ fn table(forms: &[(&str, KeyForm)]) -> Table {
             Column {
                 name: "a".to_owned(),
                 form: Form::Plain,
+                charset: None,
+                generated: false,
             },
             Column {
                 name: "f".to_owned(),
                 form: Form::Float,
+                charset: None,
+                generated: false,
             },
         ],
         key: (!forms.is_empty()).then(|| Key {

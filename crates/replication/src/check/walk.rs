@@ -39,7 +39,7 @@ const MOST_CHUNKS: u64 = 20;
 const QUESTION_BYTES: usize = 128 << 10;
 
 /// How long a replica is waited for in one question.
-const REACH: Duration = Duration::from_secs(10);
+const REACH: Duration = Duration::from_secs(5);
 
 /// How long it is waited for in all, before the check gives up.
 const BEHIND: Duration = Duration::from_secs(600);
@@ -271,7 +271,7 @@ impl Walk<'_> {
             if read.sum.is_some() {
                 return Ok(read);
             }
-            self.behind(side, begun)?;
+            self.wait_again(side, position, begun).await?;
         }
     }
 
@@ -296,7 +296,9 @@ impl Walk<'_> {
             reach,
         };
         let (ours, position) = digests(self.primary.ask(&rows(None)).await?)?;
-        let theirs = self.replica_digests(side, rows(Some(reach(&position)))).await?;
+        let theirs = self
+            .replica_digests(side, &position, rows(Some(reach(&position))))
+            .await?;
         let cut_off = theirs.len() as u64 == most;
         let mut settling = Settling::suspects(&ours.unwrap_or_default(), &theirs);
         let mut or_more = cut_off;
@@ -315,7 +317,10 @@ impl Walk<'_> {
                 };
                 let (rows, position) = digests(self.primary.ask(&find(None)).await?)?;
                 ours.extend(rows.unwrap_or_default());
-                theirs.extend(self.replica_digests(side, find(Some(reach(&position)))).await?);
+                theirs.extend(
+                    self.replica_digests(side, &position, find(Some(reach(&position))))
+                        .await?,
+                );
             }
             settling.round(&ours, &theirs);
             // After two rounds what is left is not what was just being written.
@@ -334,6 +339,12 @@ impl Walk<'_> {
         differing.sort_by(|(one, _), (other, _)| in_order(one, other));
         found.rows += differing.len() as u64;
         found.chunks += 1;
+        if table.key.is_some() {
+            let keys = differing.iter().map(|(key, _)| key.clone()).collect();
+            self.checked
+                .found
+                .push((side.name().clone(), table.clone(), keys));
+        }
         let room = self.options.show.saturating_sub(found.shown).min(differing.len());
         let rows = self.show(side, table, &differing[..room]).await?;
         found.shown += rows.len();
@@ -349,13 +360,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn replica_digests(&mut self, side: &dyn Side, ask: Ask) -> Result<Vec<Digest>, Refusal> {
+    async fn replica_digests(
+        &mut self,
+        side: &dyn Side,
+        position: &str,
+        ask: Ask,
+    ) -> Result<Vec<Digest>, Refusal> {
         let begun = Instant::now();
         loop {
             if let (Some(rows), _) = digests(side.ask(&ask).await?)? {
                 return Ok(rows);
             }
-            self.behind(side, begun)?;
+            self.wait_again(side, position, begun).await?;
         }
     }
 
@@ -428,35 +444,40 @@ impl Walk<'_> {
                 },
             };
             match side.ask(&wait).await? {
-                Answer::Reached { reached: true } => return Ok(()),
-                Answer::Reached { reached: false } => self.behind(side, begun)?,
+                Answer::Reached { reached: true, .. } => return Ok(()),
+                Answer::Reached { error, .. } => self.behind(side, error, begun)?,
                 _ => return Err(strange()),
             }
         }
     }
 
     async fn wait(&mut self, side: &dyn Side, position: &str) -> Result<(), Refusal> {
-        let begun = Instant::now();
+        self.wait_again(side, position, Instant::now()).await
+    }
+
+    async fn wait_again(&mut self, side: &dyn Side, position: &str, begun: Instant) -> Result<(), Refusal> {
         loop {
             let ask = Ask::Wait {
                 reach: reach(position),
             };
             match side.ask(&ask).await? {
-                Answer::Reached { reached: true } => return Ok(()),
-                Answer::Reached { reached: false } => self.behind(side, begun)?,
+                Answer::Reached { reached: true, .. } => return Ok(()),
+                Answer::Reached { error, .. } => self.behind(side, error, begun)?,
                 _ => return Err(strange()),
             }
         }
     }
 
-    fn behind(&mut self, side: &dyn Side, begun: Instant) -> Result<(), Refusal> {
+    /// After a wait that was in vain.
+    fn behind(&mut self, side: &dyn Side, error: Option<String>, begun: Instant) -> Result<(), Refusal> {
         (self.tell)(Told::Waiting(side.name().clone()));
-        if begun.elapsed() < BEHIND {
+        if error.is_none() && begun.elapsed() < BEHIND {
             return Ok(());
         }
         let text = format!("{} does not reach what the primary has", side.name());
+        let waited = format!("it was waited for {} s", begun.elapsed().as_secs());
         Err(Refusal::new(Code::D004, text)
-            .because(format!("it was waited for {} s", begun.elapsed().as_secs()))
+            .because(error.unwrap_or(waited))
             .next("see what it does", "pontoon db status"))
     }
 
