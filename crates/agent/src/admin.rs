@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
-    ActiveConfig, ApplyRequest, DbOrder, DrainRequest, JoinRequest, LeaveRequest, PlanRequest, Progress,
-    TokenRequest,
+    ActiveConfig, ApplyRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest, LeaveRequest, PlanRequest,
+    Progress, TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
-use crate::{apply, db_status, drain, failover, host, joiner, leave, observe, timeline};
+use crate::{apply, compare, db_status, drain, failover, host, joiner, leave, observe, timeline, unstick};
 
 /// The largest request: a configuration of many servers is a few kilobytes.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -76,6 +76,18 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
             let wanted: DbOrder = read(request).await?;
             Ok(stream(|reporter| async move {
                 failover::order(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::POST, "/v1/db/check") => {
+            let wanted: CheckRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                compare::run(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::POST, "/v1/db/unstick") => {
+            let wanted: UnstickRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                unstick::run(&agent, wanted, &reporter).await
             }))
         }
         (Method::GET, "/v1/view") => ok(&crate::publish::view(&agent)),

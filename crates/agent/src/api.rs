@@ -14,6 +14,8 @@
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
 //! | `GET /v1/db` | [`DbStatus`] |
 //! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/check` [`CheckRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/unstick` [`UnstickRequest`] | a stream of [`Progress`] lines |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
 
@@ -27,6 +29,7 @@ use pontoon_fleet::{
     DatabaseReport, Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState,
     UnixMillis,
 };
+use pontoon_replication::check::Differing;
 use serde::{Deserialize, Serialize};
 
 use crate::failover::FailoverReport;
@@ -271,6 +274,32 @@ pub enum DbOrder {
     Resume,
 }
 
+/// Asks whether replicas hold what the primary holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// The replica; `None`: all.
+    pub server: Option<ServerName>,
+    /// The tables, `schema.table`; empty: all.
+    pub tables: Vec<String>,
+    /// A replica that is further behind is waited for.
+    #[serde(with = "millis")]
+    pub max_lag: Duration,
+    /// How long one statement may read.
+    #[serde(with = "millis")]
+    pub chunk_time: Duration,
+    /// How many rows of a table are shown.
+    pub rows: usize,
+}
+
+/// Asks what stops a replica, and to get it going.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnstickRequest {
+    /// The replica.
+    pub server: ServerName,
+    /// Do it; otherwise only what would be done is said.
+    pub yes: bool,
+}
+
 /// A line of a stream: what a long command is doing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "progress", rename_all = "snake_case")]
@@ -289,6 +318,22 @@ pub enum Progress {
         /// In all, as far as it can be told.
         total: Option<u64>,
     },
+    /// The present step moved on, by rows.
+    Rows {
+        /// So far.
+        done: u64,
+        /// In all, by the engine's estimate.
+        total: u64,
+        /// Where it is ("app.users, table 3 of 40").
+        at: String,
+    },
+    /// The present step waits for a server that is behind.
+    Waiting {
+        /// Which.
+        server: ServerName,
+    },
+    /// A replica has something otherwise than its primary.
+    Differs(Differing),
     /// A step ended well.
     Done {
         /// On which server.

@@ -370,7 +370,7 @@ fn replicas(inputs: &Inputs<'_>, leader: Option<&ServerName>, problems: &mut Vec
             add(
                 format!("replication to {name} does not run: {error}"),
                 "the primary goes on; this copy grows old",
-                vec!["pontoon explain D004".to_owned()],
+                vec![format!("pontoon db unstick {name}")],
             );
         } else if let Some(lag) = database.lag_ms.filter(|lag| *lag > LAG_WORTH_A_LINE_MS) {
             add(

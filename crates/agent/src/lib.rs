@@ -17,6 +17,7 @@ mod apply;
 mod authorise;
 mod carry_out;
 mod change;
+mod compare;
 mod core;
 mod db_status;
 pub mod detect;
@@ -48,6 +49,7 @@ mod testing;
 mod throttle;
 mod ticket_keys;
 mod timeline;
+mod unstick;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,6 +65,7 @@ use pontoon_telemetry::events::EventLog;
 pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
 pub use crate::failover::{FailoverReport, Told};
+pub use pontoon_replication::check::{Differing, Kind, RowDifference};
 pub use pontoon_replication::work::Facts;
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.

@@ -11,6 +11,8 @@
 //! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |
 //! | `POST /p/v1/join/source` | joiners | [`Source`] |
 //! | `GET /p/v1/join/backup` | joiners | the backup stream |
+//! | `POST /p/v1/db/look` `Ask` | who may copy the database | `Answer`: what this server's database holds |
+//! | `POST /p/v1/db/mend` `Mend` | members with the role db | what this server's database says to that |
 //! | `POST /p/v1/join/finish` | joiners | [`Done`], once the fleet has the joiner in its configuration |
 //! | `POST /p/v1/failover/answer` | members with the role db | `Answer`: how this server's database stands now |
 //! | `POST /p/v1/failover/acknowledge` [`Acknowledge`] | members with the role db | whether it is so |

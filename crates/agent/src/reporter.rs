@@ -34,6 +34,11 @@ impl Reporter {
         let _ = self.0.try_send(progress);
     }
 
+    /// Returns when nobody listens any more.
+    pub(crate) async fn is_alone(&self) {
+        self.0.closed().await;
+    }
+
     /// A step begins.
     pub(crate) async fn step(&self, server: &ServerName, text: impl Into<String>) {
         self.say(Progress::Step {

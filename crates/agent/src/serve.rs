@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{failover, heartbeat, host, observe, renew};
+use crate::{compare, failover, heartbeat, host, observe, renew, unstick};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +39,9 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The largest body.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The largest with rows of a table in it.
+const MAX_MENDED_BYTES: usize = 64 << 20;
 
 /// The largest of somebody without a certificate.
 const MAX_HELLO_BYTES: usize = 64 << 10;
@@ -176,6 +179,8 @@ async fn answer(
         (&Method::POST, "/p/v1/change") => Verb::Know,
         (&Method::POST, "/p/v1/renew") => Verb::Renew,
         (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup") => Verb::CopyDatabase,
+        // Who may copy it all may read some of it.
+        (&Method::POST, "/p/v1/db/look") => Verb::CopyDatabase,
         (&Method::POST, "/p/v1/join/finish") => Verb::FinishJoin,
         (&Method::POST, "/p/v1/leave") => Verb::Leave,
         (
@@ -185,7 +190,8 @@ async fn answer(
             | "/p/v1/failover/asked"
             | "/p/v1/failover/halted"
             | "/p/v1/failover/hold"
-            | "/p/v1/failover/changed",
+            | "/p/v1/failover/changed"
+            | "/p/v1/db/mend",
         ) => Verb::Failover,
         (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
         (method, path) => {
@@ -232,6 +238,8 @@ async fn answer(
         }
         "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
         "/p/v1/join/backup" => host::backup(agent, peer).await,
+        "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
+        "/p/v1/db/mend" => ok(&unstick::here(agent, read(request, MAX_MENDED_BYTES).await?).await?),
         "/p/v1/join/finish" => ok(&host::finish(agent, peer).await?),
         "/p/v1/leave" => ok(&host::farewell(agent, peer).await?),
         "/p/v1/failover/answer" => ok(&failover::here(agent).await?),

@@ -278,7 +278,7 @@ fn databases(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
                     true => "the primary goes on and answers the reads; this copy grows old".to_owned(),
                     false => "the primary goes on; this copy grows old".to_owned(),
                 }),
-                next: vec!["pontoon explain D004".to_owned()],
+                next: vec![format!("pontoon db unstick {name}")],
             });
         } else if !is_primary && database.lag_ms.is_some_and(|lag| lag > LAG_WORTH_A_LINE_MS) {
             problems.push(Problem {

@@ -245,16 +245,17 @@ pub(crate) fn start_statements(node: &DatabaseNode, password: &str) -> String {
 /// What Pontoon needs of a MariaDB: to copy it (RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, for mariadb-backup), to
 /// set up replication and its accounts (CREATE USER, REPLICATION …, with the option to grant REPLICATION SLAVE), to
 /// see and set who may write (READ_ONLY ADMIN, BINLOG ADMIN, CONNECTION ADMIN), to switch events on and off with the
-/// role (EVENT, and SUPER, which the scheduler asks for), to compare tables (SELECT).
-const MARIADB_RIGHTS: &str = "SELECT, RELOAD, PROCESS, LOCK TABLES, CREATE USER, BINLOG MONITOR, BINLOG ADMIN, \
+/// role (EVENT, and SUPER, which the scheduler asks for), to compare what two servers hold (SELECT, SHOW
+/// VIEW, TRIGGER) and, on an operator's word, to put the rows of a replica right (INSERT, DELETE).
+const MARIADB_RIGHTS: &str = "SELECT, INSERT, DELETE, RELOAD, PROCESS, LOCK TABLES, CREATE USER, BINLOG MONITOR, BINLOG ADMIN, \
     REPLICATION SLAVE, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, REPLICA MONITOR, READ_ONLY ADMIN, \
-    CONNECTION ADMIN, SET USER, EVENT, SUPER";
+    CONNECTION ADMIN, SET USER, EVENT, SUPER, SHOW VIEW, TRIGGER";
 
 /// The same for MySQL; BACKUP_ADMIN and CLONE_ADMIN for CLONE, SYSTEM_VARIABLES_ADMIN because it has no finer right to
 /// set read_only, INSERT for INSTALL PLUGIN (it writes mysql.plugin).
-const MYSQL_RIGHTS: &str = "SELECT, INSERT, RELOAD, PROCESS, LOCK TABLES, CREATE USER, REPLICATION CLIENT, \
+const MYSQL_RIGHTS: &str = "SELECT, INSERT, DELETE, RELOAD, PROCESS, LOCK TABLES, CREATE USER, REPLICATION CLIENT, \
     REPLICATION SLAVE, REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, BINLOG_ADMIN, \
-    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, EVENT, SHUTDOWN";
+    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, EVENT, SHUTDOWN, SHOW VIEW, TRIGGER";
 
 pub(crate) fn init_file(node: &DatabaseNode) -> PathBuf {
     node.files.join("start.sql")

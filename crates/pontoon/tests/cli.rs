@@ -10,10 +10,12 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 32] = [
     "init",
     "db",
     "db-status",
+    "db-check",
+    "db-unstick",
     "db-switchover",
     "db-failover",
     "db-pause",

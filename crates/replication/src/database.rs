@@ -151,7 +151,7 @@ impl Database {
             Some(status) => {
                 report.role = DatabaseRole::Replica;
                 report.lag_ms = self.lag(facts.number("now_us")).await;
-                report.error = replica_error(&status);
+                report.error = replica_error(&status).or_else(|| lenient(&facts));
             }
         }
         Ok(())
@@ -594,6 +594,12 @@ fn replica_error(status: &ReplicaStatus) -> Option<String> {
         (false, true) if status.connecting => Some("connecting to the source".to_owned()),
         (false, true) => Some("it does not receive".to_owned()),
     }
+}
+
+/// A replica that takes whatever comes hides what it lacks.
+fn lenient(facts: &Row) -> Option<String> {
+    (facts.get("exec_mode") == Some("IDEMPOTENT"))
+        .then(|| "it passes over rows that differ (exec_mode is IDEMPOTENT)".to_owned())
 }
 
 pub(crate) fn is_on(value: Option<&str>) -> bool {

@@ -88,7 +88,7 @@ pub trait Flavor: Send + Sync {
     -> (Vec<Setting>, Vec<String>);
 
     /// Asks for version, read-only state and positions, in one row: `version`, `read_only`, `log_bin`, `written`,
-    /// `applied`, `now_us`.
+    /// `applied`, `exec_mode`, `now_us`.
     fn facts(&self) -> &'static str;
 
     /// Asks for the replica's status; no row when it follows nobody.

@@ -2,17 +2,18 @@
 //!
 //! **In:** what runs on the machine ([`detect`]), the settings that a role needs ([`Wanted`]), a source's
 //! [`SourceTicket`] and a stream of its data. **Out:** the database moved aside and back, a copy that follows its
-//! source by GTID over TLS, a [`pontoon_fleet::DatabaseReport`] with the lag, checksums by table; the work of a change of
-//! the primary, carried out ([`work`]).
+//! source by GTID over TLS, a [`pontoon_fleet::DatabaseReport`] with the lag; the work of a change of the primary, carried
+//! out ([`work`]); what a replica holds otherwise than its primary ([`check`]), and a stopped one got going ([`repair`]).
 //!
 //! The engines differ in words, not in what is done: [`Flavor`] is pure text in and text out, [`Control`] carries it
 //! to the server over its Unix socket, [`Database`] is the order of steps.
 //!
-//! **Must never:** write a row of the user's, start a copy or a rename that cannot be repeated after a kill, or wait
+//! **Must never:** write a row of the user's (but where an operator lets [`repair`] put a replica's right), start a copy or a rename that cannot be repeated after a kill, or wait
 //! on a replica while it holds a lock on the source.
 //!
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
+pub mod check;
 mod checksum;
 mod clone;
 mod control;
@@ -21,6 +22,7 @@ pub mod detect;
 mod flavor;
 mod mariadb;
 mod mysql;
+pub mod repair;
 mod secret;
 mod sql_account;
 mod version;

@@ -57,6 +57,7 @@ impl Flavor for MariaDb {
     fn facts(&self) -> &'static str {
         "SELECT @@version AS version, @@global.read_only AS read_only, @@global.log_bin AS log_bin, \
          @@global.gtid_current_pos AS written, @@global.gtid_slave_pos AS applied, \
+         @@global.slave_exec_mode AS exec_mode, \
          TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now_us"
     }
 

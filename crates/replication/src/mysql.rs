@@ -61,6 +61,7 @@ impl Flavor for MySql {
     fn facts(&self) -> &'static str {
         "SELECT @@version AS version, @@global.read_only AS read_only, @@global.log_bin AS log_bin, \
          @@global.gtid_executed AS written, @@global.gtid_executed AS applied, \
+         @@global.replica_exec_mode AS exec_mode, \
          TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now_us"
     }
 

@@ -32,6 +32,20 @@ pub async fn follow<I: Serialize>(
     json: bool,
     again: &str,
 ) -> anyhow::Result<u8> {
+    let goes_on = format!(
+        "\n  The agent goes on with it.\n  to look:        pontoon status\n  to follow again: {again}\n"
+    );
+    watch(context, path, input, json, &goes_on).await
+}
+
+/// The same for what says itself what becomes of it when nobody looks any more.
+pub async fn watch<I: Serialize>(
+    context: &Context,
+    path: &str,
+    input: &I,
+    json: bool,
+    interrupted: &str,
+) -> anyhow::Result<u8> {
     let mut reporter = Reporter::new(context.screen, json);
     let outcome = tokio::select! {
         outcome = context.client.stream(path, input, |progress| reporter.show(progress)) => Some(outcome),
@@ -44,9 +58,7 @@ pub async fn follow<I: Serialize>(
             Ok(0)
         }
         None => {
-            context.screen.remark(&format!(
-                "\n  The agent goes on with it.\n  to look:        pontoon status\n  to follow again: {again}\n"
-            ));
+            context.screen.remark(interrupted);
             Ok(INTERRUPTED)
         }
     }

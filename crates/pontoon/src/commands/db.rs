@@ -1,8 +1,10 @@
 //! `pontoon db`: who leads the databases, and an operator's word on it.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
-use pontoon_agent::api::{DbOrder, DbStatus, Health};
-use pontoon_fleet::ServerName;
+use pontoon_agent::api::{CheckRequest, DbOrder, DbStatus, Health, UnstickRequest};
+use pontoon_fleet::{Code, Refusal, ServerName};
 
 use super::{Context, change};
 use crate::output::db::render;
@@ -17,6 +19,10 @@ pub enum Db {
     Switchover(Switchover),
     /// Make a replica the primary although the old one is lost; refuses to lose more than was accepted
     Failover(Failover),
+    /// Compare the rows of replicas with the primary's while the application writes; exits with 1 when they differ
+    Check(Check),
+    /// Show what stops a replica; where it is a row that differs, get it going and put its rows right
+    Unstick(Unstick),
     /// Promote, start and kill no database by itself, until `resume`: for maintenance
     Pause(Word),
     /// Go on after `pause`
@@ -30,6 +36,8 @@ impl Db {
             Db::Status(args) => args.json,
             Db::Switchover(args) => args.json,
             Db::Failover(args) => args.json,
+            Db::Check(args) => args.json,
+            Db::Unstick(args) => args.json,
             Db::Pause(args) | Db::Resume(args) => args.json,
         }
     }
@@ -71,6 +79,59 @@ pub struct Failover {
     pub json: bool,
 }
 
+/// `pontoon db check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The replica; by default all of them
+    #[arg(value_name = "SERVER")]
+    pub server: Option<ServerName>,
+    /// Only this table; may be given more than once
+    #[arg(long = "table", value_name = "SCHEMA.TABLE", value_parser = table)]
+    pub tables: Vec<String>,
+    /// Wait for a replica that is further behind than this
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = span)]
+    pub max_lag: Duration,
+    /// How long one statement may read: rows are compared in chunks that take about this long
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = span)]
+    pub chunk_time: Duration,
+    /// How many rows of each table are shown
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=200))]
+    pub rows: u16,
+    /// Print the progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pontoon db unstick`
+#[derive(Debug, Args)]
+pub struct Unstick {
+    /// The replica
+    #[arg(value_name = "SERVER")]
+    pub server: ServerName,
+    /// Do it without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn table(text: &str) -> Result<String, String> {
+    match text.split_once('.') {
+        Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(text.to_owned()),
+        _ => Err("a table is named as SCHEMA.TABLE".to_owned()),
+    }
+}
+
+/// A minute is longer than any answer may take.
+fn span(text: &str) -> Result<Duration, String> {
+    let span = pontoon_fleet::units::parse_duration(text)?;
+    match (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&span) {
+        true => Ok(span),
+        false => Err("between 1ms and 60s".to_owned()),
+    }
+}
+
 /// `pontoon db pause` and `pontoon db resume`
 #[derive(Debug, Args)]
 pub struct Word {
@@ -83,6 +144,8 @@ pub struct Word {
 pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
     let (order, json, again) = match command {
         Db::Status(args) => return status(context, &args).await,
+        Db::Check(args) => return check(context, args).await,
+        Db::Unstick(args) => return unstick(context, args).await,
         Db::Switchover(args) => {
             let again = line("switchover", args.to.as_ref());
             (DbOrder::Switchover { to: args.to }, args.json, again)
@@ -103,6 +166,48 @@ pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
         Db::Resume(args) => (DbOrder::Resume, args.json, line("resume", None)),
     };
     change::follow(context, "/v1/db", &order, json, &again).await
+}
+
+async fn check(context: &Context, args: Check) -> anyhow::Result<u8> {
+    let request = CheckRequest {
+        server: args.server,
+        tables: args.tables,
+        max_lag: args.max_lag,
+        chunk_time: args.chunk_time,
+        rows: args.rows.into(),
+    };
+    let stopped = "\n  The comparison has ended. Nothing was changed.\n";
+    change::watch(context, "/v1/db/check", &request, args.json, stopped).await
+}
+
+/// Shows first; does it after a yes.
+async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
+    let again = format!("{} --yes", line("unstick", Some(&args.server)));
+    let mut request = UnstickRequest {
+        server: args.server,
+        yes: args.yes,
+    };
+    let follow = |request: UnstickRequest| {
+        let again = again.clone();
+        async move { change::follow(context, "/v1/db/unstick", &request, args.json, &again).await }
+    };
+    let error = match follow(request.clone()).await {
+        Err(error) if !args.yes => error,
+        other => return other,
+    };
+    let is_question = error
+        .downcast_ref::<Refusal>()
+        .filter(|refusal| refusal.code == Code::P007);
+    let Some(question) = is_question.filter(|_| context.screen.can_ask()) else {
+        return Err(error);
+    };
+    context.screen.refusal(question);
+    if !context.screen.ask("Do it?") {
+        context.screen.remark("  Nothing was changed.\n");
+        return Ok(1);
+    }
+    request.yes = true;
+    follow(request).await
 }
 
 fn line(verb: &str, server: Option<&ServerName>) -> String {

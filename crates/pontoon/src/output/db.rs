@@ -2,10 +2,10 @@
 //! what is wrong, what happened, and the two commands that come next. A pure function of what the agent said.
 
 use pontoon_agent::api::{DbServer, DbStatus, Health};
-use pontoon_agent::{Facts, FailoverReport};
+use pontoon_agent::{Differing, Facts, FailoverReport, Kind};
 use pontoon_fleet::{DatabaseRole, ServerState};
 
-use super::paint::{cut, harmless, width};
+use super::paint::{Paint, cut, harmless, width};
 use super::status::{Frame, render_events, render_problems};
 use super::table::{self, Cell, Tone};
 
@@ -46,6 +46,52 @@ pub fn render(status: &DbStatus, frame: Frame) -> String {
     text.push_str(&render_problems(&status.problems, frame));
     text.push_str(&render_events(&status.recent, frame));
     text + &next(status)
+}
+
+/// A difference in one line.
+pub fn differs(what: &Differing) -> String {
+    let server = &what.server;
+    let text = match what.kind {
+        Kind::Missing => format!("{server} lacks {}", what.what),
+        Kind::Extra => format!("only {server} has {}", what.what),
+        Kind::Definition => format!("{} is defined otherwise on {server}", what.what),
+        Kind::Rows => {
+            let range = what.range.as_ref();
+            let range = range.map_or_else(String::new, |range| format!(", {range}"));
+            let more = if what.or_more { " or more" } else { "" };
+            format!(
+                "{}: {}{more} rows differ on {server}{range}",
+                what.what, what.count
+            )
+        }
+    };
+    harmless(&text)
+}
+
+/// A difference with the rows that are known: the primary's value first.
+pub fn differing(what: &Differing, paint: Paint) -> String {
+    let mut text = format!("  {} {}\n", paint.bad("≠"), differs(what));
+    for row in &what.rows {
+        let told = match row.kind {
+            Kind::Missing => "missing",
+            Kind::Extra => "only there",
+            Kind::Rows | Kind::Definition => "differs",
+        };
+        text.push_str(&format!("      {}  {told}\n", harmless(&row.key)));
+        for (name, primary, replica) in &row.columns {
+            let value = |value: &Option<String>| match value {
+                Some(value) => format!("{:?}", harmless(value)),
+                None => "NULL".to_owned(),
+            };
+            let values = match row.kind {
+                Kind::Missing => value(primary),
+                Kind::Extra => value(replica),
+                Kind::Rows | Kind::Definition => format!("{} ≠ {}", value(primary), value(replica)),
+            };
+            text.push_str(&format!("        {}: {values}\n", harmless(name)));
+        }
+    }
+    text
 }
 
 fn work(server: &DbServer) -> Option<&str> {

@@ -68,10 +68,10 @@ impl Reporter {
                         bar.get_or_insert_with(spinner)
                             .set_message(self.lines.step_text());
                     }
-                    Progress::Bytes { .. } => {
+                    Progress::Bytes { .. } | Progress::Rows { .. } | Progress::Waiting { .. } => {
                         bar.get_or_insert_with(spinner).set_message(self.lines.bar_text());
                     }
-                    Progress::Note { .. } | Progress::Done { .. } => {
+                    Progress::Note { .. } | Progress::Differs(_) | Progress::Done { .. } => {
                         let line = line.unwrap_or_default();
                         match bar {
                             Some(bar) => bar.suspend(|| self.screen.remark(&line)),
@@ -143,17 +143,18 @@ impl Lines {
             }
             Progress::Bytes { done, total } => {
                 self.meter.see(*done, *total, now);
-                if now.saturating_sub(self.last_line) < BETWEEN_LINES {
-                    return None;
-                }
-                self.last_line = now;
-                Some(format!(
-                    "  {} {}  {}\n",
-                    paint.faint("…"),
-                    self.step,
-                    self.meter.text()
-                ))
+                self.line_in_time(now)
             }
+            Progress::Rows { done, total, at } => {
+                self.meter.at = Some(harmless(at));
+                self.meter.see(*done, Some(*total), now);
+                self.line_in_time(now)
+            }
+            Progress::Waiting { server } => {
+                self.meter.at = Some(format!("waiting for {server}, which is behind"));
+                self.line_in_time(now)
+            }
+            Progress::Differs(what) => Some(super::db::differing(what, paint)),
             Progress::Done { server, text } => {
                 Some(format!("  {} {}\n", paint.good("✓"), named(server, text)))
             }
@@ -162,6 +163,20 @@ impl Lines {
             // The refusal itself is printed by whoever ends the command.
             Progress::Refused { .. } => None,
         }
+    }
+
+    /// Now and then a line, in a log.
+    fn line_in_time(&mut self, now: Duration) -> Option<String> {
+        if now.saturating_sub(self.last_line) < BETWEEN_LINES {
+            return None;
+        }
+        self.last_line = now;
+        Some(format!(
+            "  {} {}  {}\n",
+            self.paint.faint("…"),
+            self.step,
+            self.meter.text()
+        ))
     }
 
     fn step_text(&self) -> String {
@@ -190,6 +205,8 @@ struct Meter {
     seen: VecDeque<(Duration, u64)>,
     done: u64,
     total: Option<u64>,
+    /// Where it is, when it counts rows; it counts bytes otherwise.
+    at: Option<String>,
 }
 
 impl Meter {
@@ -224,12 +241,19 @@ impl Meter {
 
     /// `742.0 MiB / 1.2 GiB  88.0 MiB/s  ETA 6 s`
     fn text(&self) -> String {
-        let mut text = human_bytes(self.done);
+        let amount = |value: u64| match self.at {
+            Some(_) => format!("{value} rows"),
+            None => human_bytes(value),
+        };
+        let mut text = amount(self.done);
         if let Some(total) = self.total {
-            text.push_str(&format!(" / {}", human_bytes(total)));
+            text.push_str(&format!(" / {}", amount(total)));
+        }
+        if let Some(at) = &self.at {
+            text.push_str(&format!("  {at}"));
         }
         if let Some(rate) = self.rate() {
-            text.push_str(&format!("  {}/s", human_bytes(rate as u64)));
+            text.push_str(&format!("  {}/s", amount(rate as u64)));
             if let Some(left) = self
                 .total
                 .and_then(|total| total.checked_sub(self.done))

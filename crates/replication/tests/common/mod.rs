@@ -11,6 +11,7 @@
 
 pub mod fleet;
 pub mod load;
+pub mod pair;
 
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixStream;

@@ -148,6 +148,9 @@ impl Show {
             }
             Progress::Done { server, text } => self.fact(&format!("{server}: {text}")),
             Progress::Note { text } | Progress::Finished { text } => self.fact(text),
+            Progress::Rows { at, .. } => self.detail(at),
+            Progress::Waiting { server } => self.detail(&format!("waiting for {server}")),
+            Progress::Differs(what) => self.fact(&crate::output::db::differs(what)),
             // Whoever runs the command tells why it failed.
             Progress::Refused { .. } => {}
         }
