@@ -117,6 +117,52 @@ fn an_application_on_loopback_is_reached_through_the_relay_of_its_server() {
 }
 
 #[test]
+fn what_an_h2c_application_says_last_comes_through_a_relay_too() {
+    let authority = authority();
+    let net = Net::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(net.app(1)))
+        .unwrap();
+    runtime.spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(tcp).await else {
+                    return;
+                };
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                    stream
+                        .send_data(bytes::Bytes::from_static(b"said"), false)
+                        .unwrap();
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", http::HeaderValue::from_static("5"));
+                    stream.send_trailers(trailers).unwrap();
+                }
+            });
+        }
+    });
+    let mut fleet = fleet(net.port, net.listen, false);
+    fleet.app.as_mut().unwrap().protocol = pontoon_fleet::AppProtocol::H2c;
+    let _relay = start("b", 2, &fleet, &authority);
+    let edge = start("a", 1, &fleet, &authority);
+    edge.wait_health("b", true);
+    let mut client = edge.client();
+    for _ in 0..3 {
+        client.send(
+            "POST / HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nConnection: TE\r\nContent-Length: 0\r\n\r\n",
+        );
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+        let (content, trailers) = client.chunks().unwrap();
+        assert_eq!(
+            (&content[..], trailers.as_str()),
+            (&b"said"[..], "grpc-status: 5\r\n")
+        );
+    }
+}
+
+#[test]
 fn a_relay_whose_application_is_gone_sends_even_a_post_elsewhere() {
     let authority = authority();
     let net = Net::new();
