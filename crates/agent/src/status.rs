@@ -9,6 +9,7 @@ use pontoon_fleet::{
 };
 
 use crate::api::{API_VERSION, Health, Problem, ServerStatus, Status};
+use crate::status_dns;
 
 /// Everything that the verdict is made of.
 pub(crate) struct StatusInputs<'a> {
@@ -48,6 +49,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
     problems.extend(inputs.failover);
+    status_dns::name_servers(&inputs, &mut problems);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems
         .iter()
