@@ -138,12 +138,13 @@ impl Server {
     fn addresses(&self, name: &str) -> Option<Vec<u8>> {
         let query = query(name);
         let response = self.ask([127, 0, 0, 1], &query)?;
-        let mut lasts: Vec<u8> = response[query.len()..]
-            .chunks(16)
-            .map(|record| record[15])
-            .collect();
+        if response[3] & 15 != 0 {
+            return None;
+        }
+        let records = response[query.len()..].chunks_exact(16);
+        let mut lasts: Vec<u8> = records.map(|record| record[15]).collect();
         lasts.sort_unstable();
-        (response[3] & 15 == 0).then_some(lasts)
+        Some(lasts)
     }
 }
 

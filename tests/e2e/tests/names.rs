@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Fleet, attempt, end_program, expect, kill_agent, refused, run, start_agent, status, wait_until_healthy,
+    Fleet, attempt, end_program, expect, kill_agent, logs, refused, run, start_agent, status, tell,
+    wait_until_healthy,
 };
 use pontoon_testkit::{LabError, Server, in_lab, wait_until};
 
@@ -33,10 +34,20 @@ async fn lookup(from: &Server, to: &Server, name: &str) -> Option<Vec<u8>> {
 
 async fn until(from: &Server, to: &Server, name: &str, wanted: Vec<u8>) -> Result<(), LabError> {
     let what = format!("{} says {wanted:?} for {name}", to.name());
-    wait_until(&what, Duration::from_secs(60), || async {
-        lookup(from, to, name).await == Some(wanted.clone())
+    let outcome = wait_until(&what, Duration::from_secs(60), || {
+        let (said, wanted) = (lookup(from, to, name), Some(wanted.clone()));
+        async move {
+            let said = said.await;
+            (said == wanted).then_some(())
+        }
     })
-    .await
+    .await;
+    if outcome.is_err() {
+        let last = lookup(from, to, name).await;
+        let why = run(to, &["dns", "explain", name]).await.unwrap_or_default();
+        tell(&format!("{what}; it said {last:?}\n{why}{}", logs(to, 30)));
+    }
+    outcome
 }
 
 #[test]
@@ -49,6 +60,8 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
             let (a, b) = (&fleet.a, &fleet.b);
             fleet.found().await?;
             fleet.join().await?;
+            // It writes down what the join has changed.
+            run(a, &["plan"]).await?;
             let last = |server: &Server| server.public().octets()[3];
             let both = {
                 let mut both = vec![last(a), last(b)];
@@ -83,9 +96,8 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
             // A zone that is wrong on one server: it answers as before, and the status says where the mistake is.
             b.sh(&format!("printf 'mail A 192.0.2.256\\n' >>{ZONE}")).await?;
             wait_until("the status names the line", Duration::from_secs(60), || async {
-                status(a)
-                    .await
-                    .is_ok_and(|status| status.to_string().contains("example.zone:6: A: "))
+                let status = status(a).await.ok()?.to_string();
+                status.contains("example.zone:6: A: ").then_some(())
             })
             .await?;
             until(a, b, "mail.example.com", vec![25]).await?;
@@ -98,7 +110,9 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
                 until(a, server, "notes.example.com", vec![last(a)]).await?;
             }
             run(a, &["undrain", "b"]).await?;
-            until(a, a, "notes.example.com", both.clone()).await?;
+            for server in [a, b] {
+                until(a, server, "notes.example.com", both.clone()).await?;
+            }
 
             // Agents die: names stay, and name servers too.
             kill_agent(a).await?;
