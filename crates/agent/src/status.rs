@@ -48,8 +48,8 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     databases(&inputs, &mut problems);
     reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
-    problems.extend(inputs.failover);
     status_dns::name_servers(&inputs, &mut problems);
+    problems.extend(inputs.failover);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems
         .iter()

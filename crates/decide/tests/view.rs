@@ -362,6 +362,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
             lease: Some(&lease),
             unreachable_after: LIMIT,
             write_until: None,
+            addresses: &Default::default(),
             opening,
             holding: Some((Epoch(held), &until)),
         });
