@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use pontoon_config::Config;
+use pontoon_decide::addresses::Addresses;
 use pontoon_decide::change::Committed;
 use pontoon_fleet::{
     Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, Role, ServerName,
@@ -79,6 +80,8 @@ pub(crate) struct Agent {
     pub(crate) deadlines: Deadlines,
     /// Whether this server's SQL proxy is to begin nothing new.
     pub(crate) hold: Mark,
+    /// Which public addresses visitors are sent to. Never held across an await.
+    pub(crate) addresses: Mutex<Addresses>,
 }
 
 /// Who this server is.
@@ -117,6 +120,10 @@ pub(crate) struct Known {
     pub(crate) settled: Revision,
     /// What stands between this server and its configuration, until it is mended.
     pub(crate) trouble: Option<Refusal>,
+    /// The servers that nothing was heard of for a moment.
+    pub(crate) unheard: Vec<ServerName>,
+    /// When the opinion on the public addresses last changed.
+    pub(crate) addresses_changed: UnixMillis,
 }
 
 /// What a peer last said, and when it was heard.
@@ -178,6 +185,7 @@ impl Agent {
             works: RwLock::new(None),
             deadlines: Deadlines::default(),
             hold: Mark::default(),
+            addresses: Mutex::default(),
         })
     }
 
@@ -366,6 +374,8 @@ impl Agent {
             load_percent: known.load_percent,
             drains: known.drains.clone(),
             lease: known.lease.clone(),
+            unheard: known.unheard.clone(),
+            addresses_changed: known.addresses_changed,
         })
     }
 

@@ -144,7 +144,7 @@ pub(crate) fn in_flight(agent: &Agent, subject: &ServerName) -> u64 {
         .chain(theirs)
         .filter_map(|report| match &report.detail {
             TierDetail::Edge(edge) => edge.upstreams.iter().find(|upstream| &upstream.server == subject),
-            TierDetail::Sql(_) => None,
+            _ => None,
         })
         .map(|upstream| upstream.in_flight)
         .fold(0, u64::saturating_add)

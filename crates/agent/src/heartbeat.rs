@@ -152,7 +152,7 @@ fn edge_total(report: &ServerReport) -> Option<(u32, u64)> {
     let tier = report.tier(Tier::Edge)?;
     match &tier.detail {
         TierDetail::Edge(edge) => Some((tier.pid, edge.requests_total)),
-        TierDetail::Sql(_) => None,
+        _ => None,
     }
 }
 

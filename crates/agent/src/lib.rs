@@ -11,6 +11,7 @@
 //! **Must never:** stand in the way of traffic. Kill it, and edge and SQL proxy go on with the last view (P5). It
 //! decides nothing that `decide` can decide, and believes no peer's word about what its certificate does not prove.
 
+mod addresses;
 mod admin;
 pub mod api;
 mod apply;
@@ -42,6 +43,7 @@ mod reporter;
 mod revive;
 mod serve;
 mod status;
+mod status_dns;
 mod store;
 mod supervise;
 #[cfg(test)]
@@ -131,6 +133,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(heartbeat::run(agent.clone())));
     tasks.spawn(infallible(health::run(agent.clone())));
     tasks.spawn(infallible(observe::run(agent.clone())));
+    tasks.spawn(infallible(addresses::run(agent.clone())));
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));

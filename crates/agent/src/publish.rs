@@ -12,6 +12,7 @@ use pontoon_rt::clock;
 use pontoon_rt::view::ViewPublisher;
 use tokio::sync::mpsc;
 
+use crate::addresses;
 use crate::core::Agent;
 use crate::failover::{self, is_shared};
 use crate::heartbeat::SILENCE;
@@ -52,6 +53,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let holding = failover::hold::mark(agent).filter(|(epoch, _)| Some(*epoch) == lease);
     // While this server hands over, the mark says what is held.
     let opening = holding.is_none() && opening(agent);
+    let addresses = addresses::decided(agent);
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -65,6 +67,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         drains: &known.drains,
         lease: known.lease.as_ref(),
         unreachable_after: SILENCE,
+        addresses: &addresses,
         write_until: write_until.as_ref(),
         opening,
         holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),

@@ -9,6 +9,7 @@ use pontoon_fleet::{
 };
 
 use crate::api::{API_VERSION, Health, Problem, ServerStatus, Status};
+use crate::status_dns;
 
 /// Everything that the verdict is made of.
 pub(crate) struct StatusInputs<'a> {
@@ -47,6 +48,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     databases(&inputs, &mut problems);
     reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
+    status_dns::name_servers(&inputs, &mut problems);
     problems.extend(inputs.failover);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems

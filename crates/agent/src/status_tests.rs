@@ -74,6 +74,8 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             load_percent: 10,
             drains: DrainBook::default(),
             lease: None,
+            unheard: Vec::new(),
+            addresses_changed: pontoon_fleet::UnixMillis::default(),
         },
         age: Duration::from_millis(100),
     }
@@ -90,7 +92,7 @@ fn healthy() -> BTreeMap<ServerName, Observed> {
 fn edge_of<'a>(reports: &'a mut BTreeMap<ServerName, Observed>, server: &str) -> &'a mut EdgeReport {
     match &mut reports.get_mut(&name(server)).unwrap().report.tiers[0].detail {
         TierDetail::Edge(edge) => edge,
-        TierDetail::Sql(_) => unreachable!("the fixture has an edge there"),
+        _ => unreachable!("the fixture has an edge there"),
     }
 }
 
@@ -113,6 +115,7 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         write_until: None,
         opening: false,
         holding: None,
+        addresses: &Default::default(),
     });
     status(StatusInputs {
         me: &name("a"),

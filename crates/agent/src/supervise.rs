@@ -12,7 +12,7 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is.
-const TIERS: [Tier; 2] = [Tier::Edge, Tier::Sql];
+const TIERS: [Tier; 3] = [Tier::Edge, Tier::Sql, Tier::Dns];
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -71,6 +71,9 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     }
     if active.config.runs_sql(server) {
         tiers.push(Tier::Sql);
+    }
+    if active.config.runs_dns(server) {
+        tiers.push(Tier::Dns);
     }
     Some((me, tiers))
 }

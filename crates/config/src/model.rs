@@ -1,7 +1,7 @@
 //! What a configuration means: checked, typed, defaults filled in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -295,8 +295,25 @@ pub enum AddressMethod {
 pub struct Dns {
     /// The zone that is answered for.
     pub zone: String,
-    /// How long others may remember an answer.
+    /// Its records; `None`: a zone of `names` and nothing else.
+    pub file: Option<PathBuf>,
+    /// The names that stand for the edges' public addresses.
+    pub names: Vec<String>,
+    /// How long others may remember an address.
     pub ttl: Duration,
+    /// Where the name servers listen; empty means port 53 of all addresses.
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Dns {
+    /// Where the name servers listen.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        if !self.listen.is_empty() {
+            return self.listen.clone();
+        }
+        let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        all.map(|ip| SocketAddr::new(ip, 53)).to_vec()
+    }
 }
 
 /// `[capacity]`
@@ -397,6 +414,11 @@ impl Config {
             db.proxy
                 && (server.roles.contains(&Role::App) || (server.roles.contains(&Role::Db) && db.is_ours()))
         })
+    }
+
+    /// Whether `server` runs a name server.
+    pub fn runs_dns(&self, server: &Server) -> bool {
+        self.dns.is_some() && server.roles.contains(&Role::Dns)
     }
 
     /// Where `server`'s SQL proxy listens for applications: everywhere in `db.listen` on servers with the role

@@ -86,9 +86,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
         Some(AddressMethod::Exec(_)) => add("ip.method", "calling a program to move an address"),
         Some(AddressMethod::None) | None => {}
     }
-    if config.dns.is_some() {
-        add("dns", "answering DNS");
-    }
     if config.capacity.is_some() {
         add("capacity", "measuring limits");
     }

@@ -94,7 +94,14 @@ impl Config {
         if let Some(dns) = &self.dns {
             out.section("[dns]");
             out.text("zone", &dns.zone);
+            if let Some(file) = &dns.file {
+                out.text("file", &file.to_string_lossy());
+            }
+            out.list("names", &dns.names);
             out.text("ttl", &format_duration(dns.ttl));
+            if !dns.listen.is_empty() {
+                out.list("listen", &dns.listen);
+            }
         }
         if let Some(capacity) = &self.capacity {
             out.section("[capacity]");

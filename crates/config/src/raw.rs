@@ -383,8 +383,14 @@ pub(crate) struct Ip {
 pub(crate) struct Dns {
     /// The zone that is answered for.
     pub zone: Text,
-    /// How long others may remember an answer. Default "30s".
+    /// Its records, a zone file at the same place on every server. Default: a zone of the names below and nothing else.
+    pub file: Option<Text>,
+    /// The names that stand for the edges' public addresses. Default: those of fleet.domains that are in the zone.
+    pub names: Option<At<Vec<Text>>>,
+    /// How long others may remember an address. Default "60s".
     pub ttl: Option<Text>,
+    /// Addresses with port, UDP and TCP. Default: port 53 of all addresses.
+    pub listen: Option<At<Vec<Text>>>,
 }
 
 /// Measured limits.

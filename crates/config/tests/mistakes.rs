@@ -546,3 +546,45 @@ fn https_without_what_it_needs() {
     );
     more("cipher = \"x\"", Code::C004, "cipher");
 }
+
+#[test]
+fn what_stands_for_the_edges_is_in_the_zone() {
+    let with = |lines: &str| {
+        let dns = format!("[dns]\nzone = \"example.com\"\n{lines}\n");
+        let plain = TWO.split("[dns]").next().unwrap_or(TWO);
+        format!("{plain}{dns}")
+    };
+    for (lines, code, said) in [
+        (
+            "names = [\"www.example.org\"]",
+            Code::C002,
+            "is not in the zone example.com",
+        ),
+        (
+            "names = [\"xexample.com\"]",
+            Code::C002,
+            "is not in the zone example.com",
+        ),
+        (
+            "names = [\"https://example.com\"]",
+            Code::C002,
+            "is not a host name",
+        ),
+        ("names = \"example.com\"", Code::C002, "names"),
+        ("file = \"example.zone\"", Code::C002, "is not an absolute path"),
+        ("file = \"/etc/../zone\"", Code::C002, "is not an absolute path"),
+        ("listen = [\"everywhere\"]", Code::C002, "dns.listen"),
+        ("ttl = \"1500ms\"", Code::C002, "whole seconds"),
+        ("name = [\"example.com\"]", Code::C004, "name"),
+    ] {
+        let found = errors(&with(lines));
+        let right = |error: &pontoon_config::ConfigError| error.code == code && error.message.contains(said);
+        assert!(found.iter().any(right), "{lines}: {found:?}");
+    }
+    let config = Config::parse(&with("")).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let dns = config.dns.as_ref().unwrap();
+    assert!(!dns.names.is_empty());
+    assert_eq!((dns.ttl.as_secs(), dns.listeners().len()), (60, 2));
+    let config = Config::parse(&with("names = [\"*.example.com\", \"example.com\"]")).unwrap();
+    assert_eq!(config.dns.unwrap().names.len(), 2);
+}

@@ -509,7 +509,13 @@ fn configs() -> impl Strategy<Value = Config> {
     ];
     let dns = (1u64..=604_800).prop_map(|s| Dns {
         zone: "notes.example.com".to_owned(),
+        file: (s % 2 == 0).then(|| "/etc/zone".into()),
+        names: vec!["notes.example.com".to_owned(), "*.a.notes.example.com".to_owned()],
         ttl: Duration::from_secs(s),
+        listen: match s % 3 {
+            0 => vec!["198.51.100.9:53".parse().unwrap()],
+            _ => Vec::new(),
+        },
     });
     let capacity = (millis(1..=3_600_000), 0u32..=100_000, 0u32..=100_000)
         .prop_map(|(p99, errors, warn_at)| Capacity { p99, errors, warn_at });

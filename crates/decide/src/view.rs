@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use pontoon_config::{App, Config, Db, Tls};
+use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, DatabaseServerView, DrainBook, Engine, Epoch, FleetView, HttpsView,
-    LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView, Tier,
-    TierDetail,
+    AfterWrite, AppView, BootMoment, DatabaseServerView, DnsView, DrainBook, Engine, Epoch, FleetView,
+    HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
+    SqlView, Tier, TierDetail,
 };
 use pontoon_gtid::{Dialect, Floor};
+
+use crate::addresses::Addresses;
 
 /// The latest report of a server, and how long ago it came in by the receiver's own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct ViewInputs<'a> {
     pub lease: Option<&'a LeaseRecord>,
     /// A server whose report is older is unreachable.
     pub unreachable_after: Duration,
+    /// The edges' public addresses, as decided.
+    pub addresses: &'a Addresses,
     /// No write after this moment, where the lease is limited in time.
     pub write_until: Option<&'a BootMoment>,
     /// This server's database does not take writes; if it is the lease's leader, not yet.
@@ -91,6 +95,9 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             .filter(|db| db.proxy && db.is_ours())
             .map(|db| sql_view(inputs, db, epoch)),
         https: config.edge.tls.as_ref().map(|tls| https_view(config, tls)),
+        dns: config.dns.as_ref().map(dns_view),
+        addresses: inputs.addresses.views().to_vec(),
+        addresses_changed: inputs.addresses.changed(),
     }
 }
 
@@ -131,6 +138,22 @@ fn app_view(app: &App) -> AppView {
         health: app.health.clone(),
         retries: app.retries.clone(),
         drain: app.drain,
+    }
+}
+
+/// While not all addresses are up others may remember them only for so long: what is not up may be soon, and what is up
+/// may follow.
+const DEGRADED_TTL_SECONDS: u32 = 20;
+
+fn dns_view(dns: &Dns) -> DnsView {
+    let ttl_seconds = u32::try_from(dns.ttl.as_secs()).unwrap_or(u32::MAX);
+    DnsView {
+        zone: dns.zone.clone(),
+        file: dns.file.clone(),
+        names: dns.names.clone(),
+        ttl_seconds,
+        ttl_degraded_seconds: ttl_seconds.min(DEGRADED_TTL_SECONDS),
+        listen: dns.listeners(),
     }
 }
 

@@ -208,7 +208,7 @@ fn what_a_plan_refuses() {
         check(&|facts| facts.listeners.push(listener("127.0.0.1:3307", ""))),
         [Code::P006]
     );
-    let later = config(&ONE.replace("[db]", "[dns]\nzone = \"notes.example.com\"\n[db]"));
+    let later = config(&ONE.replace("[db]", "[capacity]\nobjective = { p99 = \"1s\" }\n[db]"));
     assert_eq!(codes(&plan(None, &later, &all([("a", facts())]))), [Code::C010]);
 }
 

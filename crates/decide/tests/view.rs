@@ -43,6 +43,8 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
         load_percent: 0,
         drains: DrainBook::default(),
         lease: None,
+        unheard: Vec::new(),
+        addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }
 
@@ -142,6 +144,7 @@ fn view(case: &Case) -> FleetView {
         write_until: None,
         opening: false,
         holding: None,
+        addresses: &Default::default(),
     })
 }
 
@@ -207,6 +210,7 @@ fn a_report_under_another_servers_name_is_not_believed() {
         write_until: None,
         opening: false,
         holding: None,
+        addresses: &Default::default(),
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
     assert_eq!(view.sql.unwrap().primary, None);
@@ -251,6 +255,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
             write_until: None,
             opening: false,
             holding: None,
+            addresses: &Default::default(),
         });
         let reads = view.sql.unwrap().reads.unwrap();
         assert_eq!((reads.split, reads.max_lag), (true, Duration::from_secs(2)));
@@ -313,6 +318,7 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             write_until: None,
             opening: false,
             holding: None,
+            addresses: &Default::default(),
             unreachable_after: LIMIT,
         });
         view.sql.unwrap().reads.unwrap().after_write
@@ -356,6 +362,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
             lease: Some(&lease),
             unreachable_after: LIMIT,
             write_until: None,
+            addresses: &Default::default(),
             opening,
             holding: Some((Epoch(held), &until)),
         });

@@ -23,6 +23,7 @@ impl TierReport {
         match self.detail {
             TierDetail::Edge(_) => Tier::Edge,
             TierDetail::Sql(_) => Tier::Sql,
+            TierDetail::Dns(_) => Tier::Dns,
         }
     }
 }
@@ -35,6 +36,26 @@ pub enum TierDetail {
     Edge(EdgeReport),
     /// From `pontoon sql`.
     Sql(SqlReport),
+    /// From `pontoon dns`.
+    Dns(DnsReport),
+}
+
+/// What a name server saw since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsReport {
+    /// Queries that came.
+    pub queries_total: u64,
+    /// Responses that were cut down or not sent, because a network had its share.
+    pub limited_total: u64,
+    /// The serial of the zone that is served; `None` while there is none.
+    pub serial: Option<u32>,
+    /// Of the zone file that is served, in hexadecimal; `None` when the zone is made from the configuration alone.
+    /// Servers with different files answer differently.
+    pub file_digest: Option<String>,
+    /// Why the zone file, as it is now, is not served: file, line and reason. What was served before still is.
+    pub refused: Option<String>,
+    /// Listening addresses that could not be bound, with the reason.
+    pub not_listening: Vec<String>,
 }
 
 /// What an edge saw since it started.
@@ -232,6 +253,12 @@ pub struct ServerReport {
     pub drains: DrainBook,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
+    /// The servers that it has heard nothing of for a moment: its word on whether they are lost.
+    #[serde(default)]
+    pub unheard: Vec<ServerName>,
+    /// When, as far as it knows, the fleet's opinion on a public address last changed.
+    #[serde(default)]
+    pub addresses_changed: UnixMillis,
 }
 
 impl ServerReport {

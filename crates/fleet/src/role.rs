@@ -51,6 +51,8 @@ pub enum Tier {
     Edge,
     /// `pontoon sql`
     Sql,
+    /// `pontoon dns`
+    Dns,
 }
 
 impl Tier {
@@ -59,6 +61,7 @@ impl Tier {
         match self {
             Tier::Edge => "edge",
             Tier::Sql => "sql",
+            Tier::Dns => "dns",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
-use crate::{Engine, Epoch, FleetName, Revision, Role, ServerName};
+use crate::{Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
 
 /// What the fleet is, as one agent sees it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,15 @@ pub struct FleetView {
     /// HTTPS for visitors; `None` when the configuration has none.
     #[serde(default)]
     pub https: Option<HttpsView>,
+    /// The zone; `None` when the configuration has none.
+    #[serde(default)]
+    pub dns: Option<DnsView>,
+    /// Every public address of an edge, and whether visitors are served there.
+    #[serde(default)]
+    pub addresses: Vec<AddressView>,
+    /// When that last changed, as far as the agents have told each other.
+    #[serde(default)]
+    pub addresses_changed: UnixMillis,
 }
 
 impl FleetView {
@@ -45,6 +54,73 @@ impl FleetView {
         self.servers
             .iter()
             .filter(move |server| server.roles.contains(&role))
+    }
+}
+
+/// The zone that the servers with the role `dns` answer for. What is in it follows from this, the addresses of the
+/// view, and the zone file: so every server answers the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsView {
+    /// Its name.
+    pub zone: String,
+    /// The file with its records, the same on every server; `None`: made from the configuration alone.
+    pub file: Option<PathBuf>,
+    /// The names that stand for the edges.
+    pub names: Vec<String>,
+    /// How long others may remember an address, in seconds.
+    pub ttl_seconds: u32,
+    /// How long while not all addresses are up, in seconds.
+    pub ttl_degraded_seconds: u32,
+    /// Where the name servers listen, UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// A public address of an edge: whether a visitor who uses it is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressView {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is by the configuration.
+    pub home: ServerName,
+    /// Who has it now, as far as the agents know; `None`: nobody.
+    pub holder: Option<ServerName>,
+    /// Whether visitors are served there.
+    pub state: AddressState,
+    /// Why, in a few words.
+    pub reason: String,
+}
+
+/// Whether visitors are served at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressState {
+    /// They are, by its own server or by the one that took it over.
+    Up,
+    /// It is about to be taken over: for the moment it stays published.
+    Moving,
+    /// Nobody serves there.
+    Down,
+    /// An operator took its server out.
+    Draining,
+    /// It belongs to an edge that waits until another is lost.
+    Standby,
+}
+
+impl AddressState {
+    /// Whether others are sent there.
+    pub fn is_published(self) -> bool {
+        matches!(self, AddressState::Up | AddressState::Moving)
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AddressState::Up => "up",
+            AddressState::Moving => "moving",
+            AddressState::Down => "down",
+            AddressState::Draining => "draining",
+            AddressState::Standby => "standby",
+        }
     }
 }
 

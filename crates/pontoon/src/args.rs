@@ -145,6 +145,8 @@ pub enum Command {
     Edge(Edge),
     /// Run the SQL proxy of this server (the agent starts it), or ask about it
     Sql(Sql),
+    /// Run the name server of this server (the agent starts it), or ask about it
+    Dns(Dns),
     /// Run the demo's small application (the demo starts it)
     #[command(hide = true)]
     DemoApp,
@@ -171,6 +173,10 @@ impl Command {
             Command::Sql(args) => match &args.command {
                 Some(SqlCommand::Explain(args)) => args.json,
                 Some(SqlCommand::Top(args)) => args.json,
+                None => false,
+            },
+            Command::Dns(args) => match &args.command {
+                Some(DnsCommand::Explain(args)) => args.json,
                 None => false,
             },
             Command::Db(args) => args.wants_json(),
@@ -513,6 +519,38 @@ pub enum SqlCommand {
     Explain(SqlExplain),
     /// Show which statements take the time of this server's SQL proxy, since it began
     Top(SqlTop),
+}
+
+/// `pontoon dns`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Dns {
+    /// What to ask; without it, the name server runs.
+    #[command(subcommand)]
+    pub command: Option<DnsCommand>,
+    /// How it runs.
+    #[command(flatten)]
+    pub tier: Tier,
+    /// Responses of a kind to one network (/24, /56) in a second, over UDP; 0 means no limit
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub responses_per_second: u32,
+}
+
+/// A question about DNS.
+#[derive(Debug, Subcommand)]
+pub enum DnsCommand {
+    /// Say what a name of the zone stands for, and why each address is in or out; asks no server
+    Explain(DnsExplain),
+}
+
+/// `pontoon dns explain`
+#[derive(Debug, Args)]
+pub struct DnsExplain {
+    /// The name, such as www.example.com
+    pub name: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `pontoon sql top`

@@ -340,6 +340,9 @@ pub(crate) mod tests {
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,
+            dns: None,
+            addresses: Vec::new(),
+            addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: Engine::Mariadb,
                 listen: vec![ListenAddress::Tcp("127.0.0.1:3306".parse().unwrap())],

@@ -102,6 +102,15 @@ impl Zone {
         }
     }
 
+    /// Where, at or above `owner` and below the apex, the zone hands over to another (by NS or DNAME records), if it
+    /// does.
+    pub fn delegated_at(&self, owner: &Name) -> Option<Name> {
+        let redirected = std::iter::successors(owner.parent(), Name::parent)
+            .take_while(|name| name.is_in(&self.apex))
+            .find(|name| self.get(name, rtype::DNAME).is_some());
+        self.cut_above(owner).or(redirected)
+    }
+
     /// The place where another zone begins at or above `owner`, below the apex: a name with NS records.
     pub(crate) fn cut_above(&self, owner: &Name) -> Option<Name> {
         let mut found = None;

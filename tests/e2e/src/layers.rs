@@ -35,6 +35,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-pki", Layer::Runtime),
     ("pontoon-rt", Layer::Runtime),
     ("pontoon-telemetry", Layer::Runtime),
+    ("pontoon-dns", Layer::Tier),
     ("pontoon-edge", Layer::Tier),
     ("pontoon-replication", Layer::Tier),
     ("pontoon-sqlproxy", Layer::Tier),

@@ -17,6 +17,7 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-agent.service", 2.0),
     ("pontoon-edge.service", 2.0),
     ("pontoon-sql.service", 2.0),
+    ("pontoon-dns.service", 2.0),
     ("pontoon-helper.service", 3.2),
 ];
 
@@ -68,7 +69,11 @@ fn the_units_are_correct_and_hardened() {
 
 #[test]
 fn no_tier_is_bound_to_the_agent() {
-    for name in ["pontoon-edge.service", "pontoon-sql.service"] {
+    for name in [
+        "pontoon-edge.service",
+        "pontoon-sql.service",
+        "pontoon-dns.service",
+    ] {
         let text = unit(name);
         for bond in [
             "PartOf=",
@@ -110,7 +115,11 @@ fn the_tiers_are_not_the_agents_user() {
         line.map(str::to_owned)
     };
     assert_eq!(user("pontoon-agent.service").as_deref(), Some("pontoon"));
-    for tier in ["pontoon-edge.service", "pontoon-sql.service"] {
+    for tier in [
+        "pontoon-edge.service",
+        "pontoon-sql.service",
+        "pontoon-dns.service",
+    ] {
         assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");
     }
     // The directories' group is the tiers', so that they read the view and the certificate; secrets are mode 0600.

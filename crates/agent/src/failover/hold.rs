@@ -156,7 +156,7 @@ fn reported(agent: &Agent) -> Option<Option<HoldReport>> {
     let report = agent.tier_report(Tier::Sql)?;
     match report.detail {
         TierDetail::Sql(sql) => Some(sql.holding),
-        TierDetail::Edge(_) => None,
+        _ => None,
     }
 }
 

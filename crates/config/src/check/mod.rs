@@ -106,7 +106,7 @@ impl Check<'_> {
         let cache = file.cache.as_ref().map(|cache| self.cache(cache));
         let assets = file.assets.as_ref().map(|assets| self.assets(assets));
         let ip = file.ip.as_ref().map(|ip| self.ip(ip));
-        let dns = file.dns.as_ref().map(|dns| self.dns(dns));
+        let dns = file.dns.as_ref().map(|dns| self.dns(dns, &file.fleet));
         let capacity = file.capacity.as_ref().map(|capacity| self.capacity(capacity));
         let config = Config {
             fleet: fleet?,

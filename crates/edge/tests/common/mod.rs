@@ -95,6 +95,9 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         }),
         https: None,
         sql: None,
+        dns: None,
+        addresses: Vec::new(),
+        addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }
 

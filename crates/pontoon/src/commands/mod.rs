@@ -3,6 +3,7 @@
 pub mod change;
 pub mod config;
 pub mod db;
+mod dns;
 mod events;
 mod explain;
 mod file;
@@ -63,6 +64,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Agent(args) => process::agent(context, &args),
         Command::Edge(args) => process::edge(context, args),
         Command::Sql(args) => sql::sql(context, args),
+        Command::Dns(args) => dns::dns(context, args),
         Command::Helper(args) => process::helper(context, &args),
     }
 }

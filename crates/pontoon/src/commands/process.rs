@@ -1,10 +1,11 @@
-//! The long-running processes: `pontoon agent`, `edge`, `sql` and `helper`.
+//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns` and `helper`.
 //!
 //! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
 //! after what they began is finished, and with a refusal on standard error when they cannot run.
 
 use anyhow::Context as _;
 use pontoon_agent::{AgentOptions, Supervision};
+use pontoon_dns::DnsOptions;
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_helper::HelperOptions;
@@ -12,7 +13,7 @@ use pontoon_pki::Identity;
 use pontoon_sqlproxy::SqlOptions;
 
 use super::Context;
-use crate::args::{self, Edge, LogFormat, Process, Tier};
+use crate::args::{self, Dns, Edge, LogFormat, Process, Tier};
 use crate::start;
 
 /// `pontoon agent`
@@ -69,6 +70,17 @@ pub fn sql(context: &Context, args: Tier) -> anyhow::Result<u8> {
         threads,
     };
     pontoon_sqlproxy::run(options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon dns`
+pub fn dns(context: &Context, args: Dns) -> anyhow::Result<u8> {
+    log("dns", args.tier.log_format)?;
+    let mut options = DnsOptions::new(server(context, args.tier.server)?, context.paths.clone());
+    options.threads = args.tier.threads.unwrap_or(0).into();
+    options.responses_per_second = args.responses_per_second;
+    pontoon_dns::run(options)
+        .map_err(|error| Refusal::new(Code::N007, "the name server cannot run").because(error.to_string()))?;
     Ok(0)
 }
 

@@ -217,6 +217,7 @@ impl Stage {
                         }
                     }
                     TierDetail::Edge(edge) => counts.retried += edge.retried_total,
+                    TierDetail::Dns(_) => {}
                 }
             }
         }

@@ -46,7 +46,7 @@ pub fn render(status: &Status, paint: Paint, columns: usize) -> String {
 fn spread(server: &ServerStatus) -> Option<&SpreadReport> {
     match &server.report.as_ref()?.tier(Tier::Sql)?.detail {
         TierDetail::Sql(sql) => sql.spread.as_ref(),
-        TierDetail::Edge(_) => None,
+        _ => None,
     }
 }
 

@@ -59,6 +59,8 @@ fn server(name: &str, last: u8, role: Option<DatabaseRole>) -> ServerStatus {
             load_percent: 30 + last,
             drains: DrainBook::default(),
             lease: None,
+            unheard: Vec::new(),
+            addresses_changed: pontoon_fleet::UnixMillis::default(),
         }),
         edge_millirequests_per_second: Some(200_400 + u64::from(last)),
         app_healthy: Some(true),

@@ -19,6 +19,9 @@ fn view(revision: u64) -> FleetView {
         app: None,
         https: None,
         sql: None,
+        dns: None,
+        addresses: Vec::new(),
+        addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }
 

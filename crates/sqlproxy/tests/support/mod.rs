@@ -114,6 +114,9 @@ impl View {
             ],
             app: None,
             https: None,
+            dns: None,
+            addresses: Vec::new(),
+            addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: self.engine,
                 listen: self.listen.clone(),

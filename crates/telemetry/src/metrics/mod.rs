@@ -4,6 +4,7 @@
 //! atomic: no lock stands in the hot path.
 
 mod agent;
+mod dns;
 mod edge;
 mod histogram;
 mod serve;
@@ -20,6 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
 pub use agent::AgentMetrics;
+pub use dns::{DnsMetrics, DnsThread};
 pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
 pub use serve::{Page, json_page, serve, serve_with};

@@ -123,6 +123,9 @@ fn the_agents_numbers_follow_the_view() {
         app: None,
         https: None,
         sql: None,
+        dns: None,
+        addresses: Vec::new(),
+        addresses_changed: pontoon_fleet::UnixMillis::default(),
     };
     agent.view(&view);
     let lease = LeaseRecord {

@@ -1,0 +1,80 @@
+//! What is wrong with the name servers and with the addresses that they publish. Pure.
+
+use std::collections::BTreeSet;
+
+use pontoon_fleet::{AddressState, DnsReport, Role, ServerState, Tier, TierDetail};
+
+use crate::api::{Health, Problem};
+use crate::status::StatusInputs;
+
+/// Adds what is wrong.
+pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
+    let Some(dns) = &inputs.view.dns else { return };
+    let mut add = |what: String, done: &str, next: String| {
+        problems.push(Problem {
+            health: Health::Degraded,
+            what,
+            done: Some(done.to_owned()),
+            next: vec![next],
+        });
+    };
+    let mut digests = BTreeSet::new();
+    for server in inputs.view.with_role(Role::Dns) {
+        if server.state == ServerState::Unreachable {
+            continue;
+        }
+        let name = &server.name;
+        let Some(report) = report(inputs, name) else {
+            let done = format!("the agent on {name} starts it again by itself");
+            add(
+                format!("the name server on {name} does not report"),
+                &done,
+                "pontoon events".to_owned(),
+            );
+            continue;
+        };
+        if let Some(reason) = &report.refused {
+            let done = match report.serial {
+                Some(serial) => format!("it answers as before, serial {serial}"),
+                None => format!("it answers nothing for {}", dns.zone),
+            };
+            add(
+                format!("the name server on {name} refuses the zone: {reason}"),
+                &done,
+                format!("correct the file on {name}: it is read again by itself"),
+            );
+        }
+        for address in &report.not_listening {
+            add(
+                format!("the name server on {name} cannot listen: {address}"),
+                "it tries again every second",
+                "ss -lnup".to_owned(),
+            );
+        }
+        digests.extend(report.file_digest.clone());
+    }
+    if digests.len() > 1 {
+        add(
+            format!("the zone file of {} differs from server to server", dns.zone),
+            "each answers from its own",
+            "copy the same file to every server with the role dns".to_owned(),
+        );
+    }
+    for view in &inputs.view.addresses {
+        if view.state == AddressState::Down {
+            add(
+                format!("{} is out of DNS: {}", view.address, view.reason),
+                "it comes back by itself",
+                format!("pontoon dns explain {}", dns.names.first().unwrap_or(&dns.zone)),
+            );
+        }
+    }
+}
+
+fn report<'a>(inputs: &StatusInputs<'a>, server: &pontoon_fleet::ServerName) -> Option<&'a DnsReport> {
+    let heard = inputs.reports.get(server)?;
+    match &heard.report.tier(Tier::Dns)?.detail {
+        TierDetail::Dns(report) => Some(report),
+        _ => None,
+    }
+}

@@ -1,0 +1,113 @@
+use pontoon_fleet::AddressState::{self, Down, Draining, Moving, Standby, Up};
+use pontoon_fleet::{Revision, UnixMillis};
+
+use super::*;
+
+/// A view of two servers, whose addresses are in these states.
+fn view(states: &[(&str, AddressState)]) -> FleetView {
+    let server = |name: &str, n: u8| {
+        serde_json::json!({
+            "name": name, "private": format!("10.0.0.{n}"), "public": [format!("192.0.2.{n}")],
+            "roles": ["edge", "dns"], "zone": null, "standby": false, "state": "up",
+            "ports": {"agent": 7400, "edge_relay": 7401, "sql_relay": 7402}, "edge_listen": [],
+        })
+    };
+    let addresses: Vec<_> = states
+        .iter()
+        .map(|(address, state)| {
+            serde_json::json!({
+                "address": address, "home": "a", "holder": null, "state": state.as_str(), "reason": "",
+            })
+        })
+        .collect();
+    serde_json::from_value(serde_json::json!({
+        "fleet": "notes", "revision": 3, "epoch": 1, "serial": 9, "servers": [server("a", 1), server("b", 2)],
+        "app": null, "sql": null, "addresses": addresses, "addresses_changed": BEGIN + 5000,
+        "dns": {
+            "zone": "example.com", "file": null, "names": ["example.com", "*.example.com"], "ttl_seconds": 60,
+            "ttl_degraded_seconds": 20, "listen": [],
+        },
+    }))
+    .unwrap()
+}
+
+fn made(view: &FleetView, base: Option<&Zone>) -> Result<Zone, String> {
+    zone(view, view.dns.as_ref().unwrap(), base)
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+#[test]
+fn without_a_file_there_are_name_servers_and_the_edges() {
+    let zone = made(
+        &view(&[("192.0.2.1", Up), ("192.0.2.2", Up), ("2001:db8::1", Up)]),
+        None,
+    )
+    .unwrap();
+    let apex = name("example.com");
+    assert_eq!(zone.get(&apex, rtype::NS).unwrap().data.len(), 2);
+    assert_eq!(
+        zone.get(&name("ns2.example.com"), rtype::A).unwrap().data,
+        [Box::from([192, 0, 2, 2])]
+    );
+    let set = zone.get(&name("*.example.com"), rtype::A).unwrap();
+    assert_eq!((set.ttl, set.data.len()), (60, 2));
+    assert_eq!(zone.get(&apex, rtype::AAAA).unwrap().data.len(), 1);
+    assert_eq!(zone.serial(), Some(1 + 50 + 3));
+}
+
+#[test]
+fn what_is_down_is_left_out_and_never_everything() {
+    let set = |states: &[(&str, AddressState)]| {
+        let zone = made(&view(states), None).unwrap();
+        let set = zone.get(&name("example.com"), rtype::A).unwrap();
+        let lasts: Vec<u8> = set.data.iter().map(|data| data[3]).collect();
+        (set.ttl, lasts)
+    };
+    assert_eq!(set(&[("192.0.2.1", Up), ("192.0.2.2", Down)]), (20, vec![1]));
+    assert_eq!(set(&[("192.0.2.1", Up), ("192.0.2.2", Moving)]), (20, vec![1, 2]));
+    assert_eq!(set(&[("192.0.2.1", Up), ("192.0.2.2", Standby)]), (60, vec![1]));
+    assert_eq!(set(&[("192.0.2.1", Down), ("192.0.2.2", Down)]), (20, vec![1, 2]));
+    assert_eq!(
+        set(&[("192.0.2.1", Draining), ("192.0.2.2", Down)]),
+        (20, vec![2])
+    );
+    assert_eq!(
+        set(&[("192.0.2.1", Draining), ("192.0.2.2", Standby)]),
+        (20, vec![1, 2])
+    );
+}
+
+#[test]
+fn the_files_records_stay_and_its_addresses_of_the_edges_do_not() {
+    let load = |text: &str| {
+        pontoon_zone::load(&name("example.com"), "test", text.as_bytes(), &mut |_| {
+            Err(String::new())
+        })
+        .unwrap()
+    };
+    let head = "@ SOA ns h 100 2 3 4 5\n@ NS ns.example.org.\n@ A 198.51.100.1\n@ MX 1 mail\n";
+    let view = view(&[("192.0.2.1", Up)]);
+    let zone = made(&view, Some(&load(head))).unwrap();
+    let apex = name("example.com");
+    assert_eq!(
+        zone.get(&apex, rtype::A).unwrap().data,
+        [Box::from([192, 0, 2, 1])]
+    );
+    assert!(zone.get(&apex, rtype::MX).is_some());
+    assert_eq!(zone.serial(), Some(100 + 50 + 3));
+    let error = made(&view, Some(&load(&format!("{head}* CNAME a\n")))).unwrap_err();
+    assert!(error.contains("has a CNAME there"), "{error}");
+}
+
+#[test]
+fn the_serial_grows_with_every_change() {
+    let mut view = view(&[("192.0.2.1", Up)]);
+    let before = version(&view);
+    view.revision = Revision(view.revision.0 + 1);
+    let between = version(&view);
+    view.addresses_changed = UnixMillis(view.addresses_changed.0 + 100);
+    assert!(before < between && between < version(&view));
+}
