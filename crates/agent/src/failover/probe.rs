@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use pontoon_config::Config;
 use pontoon_fleet::{Code, Refusal, Role, ServerName};
-use pontoon_lease::Place;
 use pontoon_lease::probe::{Effort, probe};
+use pontoon_lease::{Kept, LeaseStore, Place};
 
-use super::run::store;
 use super::{line, setup};
 use crate::core::{Agent, parse};
 use crate::peer::Probe;
@@ -81,14 +80,17 @@ async fn is_empty(wanted: &Config) -> Result<(), Refusal> {
     let Some(place) = Place::of(Some(lease), &wanted.fleet.name) else {
         return Ok(());
     };
-    let found = store(wanted, lease)?.read().await.map_err(|error| {
+    let cell = pontoon_lease::open(&place, setup::timing(lease).request)?;
+    let object = cell.place();
+    let store = Kept::new(cell);
+    let found = store.read().await.map_err(|error| {
         Refusal::new(Code::N002, "the lease store does not answer").because(error.to_string())
     })?;
     let Some((record, _)) = found else { return Ok(()) };
     Err(
         Refusal::new(Code::F001, "the lease store has a lease already that this fleet does not know")
             .because(format!(
-                "{place}: {} leads the fleet {}, epoch {}",
+                "{object}: {} leads the fleet {}, epoch {}",
                 record.leader, record.fleet, record.epoch
             ))
             .because("another fleet of that name uses it, or one did that is gone")

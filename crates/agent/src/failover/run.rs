@@ -169,7 +169,7 @@ pub(crate) async fn at_rest(agent: &Agent) -> Result<(), Refusal> {
 }
 
 /// The store of the configuration, opened.
-pub(super) fn store(config: &Config, lease: &Lease) -> Result<super::task::Store, Refusal> {
+fn store(config: &Config, lease: &Lease) -> Result<super::task::Store, Refusal> {
     let place = Place::of(Some(lease), &config.fleet.name)
         .ok_or_else(|| Refusal::new(Code::L001, "the lease is in no store that servers share"))?;
     let cell = pontoon_lease::open(&place, setup::timing(lease).request)?;
