@@ -326,6 +326,34 @@ fn what_cannot_change_under_way_is_refused() {
 }
 
 #[test]
+fn where_it_stands_who_is_primary_does_not_move_under_way() {
+    let with = |lease: &str| config(&format!("{ONE}\n[lease]\n{lease}\n"));
+    let etcd = "store = \"etcd\"\nendpoints = [\"10.0.0.8:2379\", \"10.0.0.9:2379\"]";
+    let bucket = "store = \"s3\"\nbucket = \"notes-fleet\"";
+    let codes_of =
+        |from: &Config, to: &Config| codes(&plan(Some((from, Revision(1))), to, &all([("a", settled())])));
+    assert_eq!(
+        codes_of(&config(ONE), &with(etcd)),
+        [],
+        "given to a running fleet"
+    );
+    assert_eq!(
+        codes_of(&with(etcd), &config(ONE)),
+        [Code::C010],
+        "and not taken away"
+    );
+    assert_eq!(codes_of(&with(etcd), &with(bucket)), [Code::C010]);
+    assert_eq!(
+        codes_of(&with(bucket), &with("store = \"s3\"\nbucket = \"other-fleet\"")),
+        [Code::C010]
+    );
+    let grown = "store = \"etcd\"\nendpoints = [\"10.0.0.9:2379\", \"10.0.0.7:2379\"]";
+    assert_eq!(codes_of(&with(etcd), &with(grown)), [], "a member is replaced");
+    let keys = format!("{bucket}\ncredentials = {{ file = \"/etc/pontoon/s3\" }}");
+    assert_eq!(codes_of(&with(bucket), &with(&keys)), []);
+}
+
+#[test]
 fn a_change_that_touches_no_process_is_still_a_change() {
     let one = config(ONE);
     let more = config(&ONE.replace(

@@ -1,5 +1,6 @@
 //! The whole name server on loopback, obeying a view that the test publishes.
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::disallowed_methods)] // the test has a thread of its own, which may sleep
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -13,8 +13,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::node::{DatabaseNode, Run};
-use crate::settings;
-use crate::{find, foreign};
+use crate::{find, foreign, prestart, settings};
 
 /// How long a start may take: recovery after a crash reads the whole redo log.
 const START_PATIENCE: Duration = Duration::from_secs(600);
@@ -82,7 +81,12 @@ pub(crate) async fn start(
                 .because(format!("{} does not exist", node.datadir.display())));
         }
         match &node.run {
-            Run::Systemd { unit, .. } => systemctl("start", unit).await?,
+            Run::Systemd { unit, .. } => {
+                prestart::permit(paths)?;
+                let started = systemctl("start", unit).await;
+                prestart::withdraw(paths)?;
+                started?;
+            }
             Run::Process { argv, log } => {
                 release_socket(paths, node).await?;
                 // Reaps the one that died, when it was our own child: the pid file will name the next.

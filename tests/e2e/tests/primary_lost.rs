@@ -54,12 +54,13 @@ impl Fault {
         Fault::DatabaseFrozen,
         Fault::ReplicaFrozen,
         Fault::ServerFrozen,
-        Fault::ServerLost,
         Fault::PrimaryCutOff,
         Fault::ReplicaCutOff,
         Fault::Divided,
         Fault::StoreSilent,
         Fault::StoreSilentAndDivided,
+        // The writers of that server end with it.
+        Fault::ServerLost,
     ];
 }
 
@@ -92,6 +93,53 @@ fn table(pauses: BTreeMap<String, Vec<Duration>>) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// One server with a lease in a store; another joins, leaves and joins again.
+#[test]
+fn servers_join_and_leave_a_fleet_that_has_failover() -> Result<(), LabError> {
+    if !long() {
+        tell("SKIPPED: joining a fleet with failover is in the long form only: PONTOON_LONG=1");
+        return Ok(());
+    }
+    in_lab(
+        "servers_join_and_leave_a_fleet_that_has_failover",
+        Duration::from_secs(600),
+        async |lab| {
+            let mut fleet = Fleet::new(lab).await?;
+            store().available()?;
+            fill(&fleet.a, 1).await?;
+            fleet.found().await?;
+            let lease = fleet.share_lease(store()).await?;
+            let writers = Writers::start(&fleet.a, RATE).await?;
+            lease.hand_keys_to(&fleet.b)?;
+            let played = async {
+                fleet.join().await?;
+                in_sync(&[&fleet.a, &fleet.b]).await?;
+                run(&fleet.b, &["leave", "--yes"]).await?;
+                let token = fleet.token().await?;
+                fleet.join_with(&token).await?;
+                let before = in_sync(&[&fleet.a, &fleet.b]).await?;
+                databases(&fleet.a).iter().try_for_each(|id| id.kill_9())?;
+                taken_over(&fleet.b, &before).await?;
+                in_sync(&[&fleet.a, &fleet.b]).await
+            };
+            let outcome = played.await;
+            if outcome.is_err() {
+                for server in [&fleet.a, &fleet.b] {
+                    tell(&attempt(server, &["db", "status"]).await?.1);
+                    tell(&attempt(server, &["events"]).await?.1);
+                    tell(&logs(server, 80));
+                }
+            }
+            outcome?;
+            let ledger = writers.stop().await;
+            let comparison = compare(&fleet.b, &fleet.a, fleet.engine, &ledger).await?;
+            expect(comparison.holds(), || {
+                format!("lost or different: {comparison:?}")
+            })
+        },
+    )
 }
 
 #[test]

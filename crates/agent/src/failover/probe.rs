@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_config::Config;
-use pontoon_fleet::{Refusal, Role, ServerName};
-use pontoon_lease::Place;
+use pontoon_fleet::{Code, Refusal, Role, ServerName};
 use pontoon_lease::probe::{Effort, probe};
+use pontoon_lease::{Kept, LeaseStore, Place};
 
 use super::{line, setup};
 use crate::core::{Agent, parse};
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// [`Code::F005`](pontoon_fleet::Code::F005) or [`Code::F006`](pontoon_fleet::Code::F006) with the evidence and the server
-/// that saw it; [`Code::N002`](pontoon_fleet::Code::N002) when one cannot ask the store.
+/// that saw it; [`Code::N002`](pontoon_fleet::Code::N002) when one cannot ask the store; [`Code::F001`] when a fleet that
+/// begins to use it finds a lease there.
 pub(crate) async fn everywhere(
     agent: &Arc<Agent>,
     wanted: &Config,
@@ -68,7 +69,36 @@ pub(crate) async fn everywhere(
             Err(refusal) => return Err(refusal.because(format!("seen from {name}"))),
         }
     }
-    Ok(())
+    let begins = active.is_none_or(|active| !setup::is_shared(&active.config));
+    if begins { is_empty(wanted).await } else { Ok(()) }
+}
+
+/// A record of a fleet of this name says who leads, and for which data. To a fleet that begins it would be a lie: its
+/// primary would be killed, and its replica not promoted.
+async fn is_empty(wanted: &Config) -> Result<(), Refusal> {
+    let Some(lease) = &wanted.lease else { return Ok(()) };
+    let Some(place) = Place::of(Some(lease), &wanted.fleet.name) else {
+        return Ok(());
+    };
+    let cell = pontoon_lease::open(&place, setup::timing(lease).request)?;
+    let object = cell.place();
+    let store = Kept::new(cell);
+    let found = store.read().await.map_err(|error| {
+        Refusal::new(Code::N002, "the lease store does not answer").because(error.to_string())
+    })?;
+    let Some((record, _)) = found else { return Ok(()) };
+    Err(
+        Refusal::new(Code::F001, "the lease store has a lease already that this fleet does not know")
+            .because(format!(
+                "{object}: {} leads the fleet {}, epoch {}",
+                record.leader, record.fleet, record.epoch
+            ))
+            .because("another fleet of that name uses it, or one did that is gone")
+            .next(
+                "write another bucket, cluster or name of the fleet; or remove that object if its fleet is gone for good, and repeat",
+                "pontoon apply",
+            ),
+    )
 }
 
 /// The race of this server, for the store of that configuration.

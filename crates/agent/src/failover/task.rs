@@ -165,9 +165,13 @@ impl Task {
                     Input::Event(Event::Stopped)
                 }
                 () = ready(&mut self.gone) => {
-                    (self.gone, self.work, self.look) = (None, None, None);
-                    // Work that was dropped must not start it again behind the node's back.
-                    self.outfit.works.kill().await;
+                    let worked = self.work.take().is_some();
+                    (self.gone, self.look) = (None, None);
+                    // Work that was dropped must not start it again behind the node's back. Without any, and paused, it is
+                    // an operator who stops it, and who may be starting it already.
+                    if worked || !self.driver.is_paused() {
+                        self.outfit.works.kill().await;
+                    }
                     Input::Event(Event::Stopped)
                 }
                 worked = ready(&mut self.work) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pontoon_config::{Config, Server, not_yet};
+use pontoon_config::{Config, LeaseStore, Server, not_yet};
 use pontoon_fleet::{Code, Engine, ListenAddress, Refusal, Role, ServerName, units};
 
 use super::version::{Release, is_supported};
@@ -85,7 +85,49 @@ fn unchangeable(active: &Config, wanted: &Config) -> Vec<Refusal> {
             after.engine.to_string(),
         );
     }
+    let (before, after) = (active.lease_store(), wanted.lease_store());
+    if before != LeaseStore::Single && !is_same_store(&before, &after) {
+        // Another one knows nothing of the present epoch: it would begin with one that is long past.
+        no(
+            "the lease store, where it stands who is primary,".to_owned(),
+            place_of(&before),
+            place_of(&after),
+        );
+    }
     found
+}
+
+/// Whether both mean the same record: keys may change, and members of an etcd cluster, not all at once.
+fn is_same_store(before: &LeaseStore, after: &LeaseStore) -> bool {
+    match (before, after) {
+        (LeaseStore::Single, LeaseStore::Single) => true,
+        (
+            LeaseStore::S3 { bucket, endpoint, .. },
+            LeaseStore::S3 {
+                bucket: other,
+                endpoint: there,
+                ..
+            },
+        ) => bucket == other && endpoint == there,
+        (
+            LeaseStore::Etcd { endpoints, .. },
+            LeaseStore::Etcd {
+                endpoints: others, ..
+            },
+        ) => endpoints.iter().any(|endpoint| others.contains(endpoint)),
+        _ => false,
+    }
+}
+
+fn place_of(store: &LeaseStore) -> String {
+    match store {
+        LeaseStore::Single => "one server".to_owned(),
+        LeaseStore::S3 { bucket, endpoint, .. } => match endpoint {
+            Some(endpoint) => format!("{bucket} at {endpoint}"),
+            None => bucket.clone(),
+        },
+        LeaseStore::Etcd { endpoints, .. } => endpoints.join(", "),
+    }
 }
 
 /// A server of which nothing is known.

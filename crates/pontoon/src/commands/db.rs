@@ -27,6 +27,9 @@ pub enum Db {
     Pause(Word),
     /// Go on after `pause`
     Resume(Word),
+    /// Wait until the database of this machine may start (its systemd unit asks)
+    #[command(hide = true)]
+    PreStart,
 }
 
 impl Db {
@@ -39,6 +42,7 @@ impl Db {
             Db::Check(args) => args.json,
             Db::Unstick(args) => args.json,
             Db::Pause(args) | Db::Resume(args) => args.json,
+            Db::PreStart => false,
         }
     }
 }
@@ -164,6 +168,10 @@ pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
         }
         Db::Pause(args) => (DbOrder::Pause, args.json, line("pause", None)),
         Db::Resume(args) => (DbOrder::Resume, args.json, line("resume", None)),
+        Db::PreStart => {
+            pontoon_helper::may_start(&context.paths).await?;
+            return Ok(0);
+        }
     };
     change::follow(context, "/v1/db", &order, json, &again).await
 }

@@ -159,7 +159,14 @@ impl Worker {
     pub(super) async fn set_acknowledgements(&self, acks: &Acks, peers: &Peers) -> Result<(), Refusal> {
         let words = &self.database.flavor;
         let (members, needed) = match acks {
-            Acks::Alone => return self.run(&words.acknowledge(0)).await,
+            Acks::Alone => {
+                // In a session of its own: a statement before it may wait for the very acknowledgement that will not come.
+                let mut session = self.database.control.session().await?;
+                for statement in words.acknowledge(0) {
+                    session.query(&statement, SQL_PATIENCE).await?;
+                }
+                return Ok(());
+            }
             Acks::Of { members, needed } => (members, *needed),
         };
         if self.dialect() == Dialect::MariaDb && needed > 1 {
