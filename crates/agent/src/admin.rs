@@ -15,12 +15,14 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
-    ActiveConfig, ApplyRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest, LeaveRequest, PlanRequest,
-    Progress, TokenRequest, UnstickRequest,
+    ActiveConfig, ApplyRequest, BackupRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest,
+    LeaveRequest, PlanRequest, Progress, TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
-use crate::{apply, compare, db_status, drain, failover, host, joiner, leave, observe, timeline, unstick};
+use crate::{
+    apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, timeline, unstick,
+};
 
 /// The largest request: a configuration of many servers is a few kilobytes.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -88,6 +90,13 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
             let wanted: UnstickRequest = read(request).await?;
             Ok(stream(|reporter| async move {
                 unstick::run(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::GET, "/v1/db/backups") => ok(&backup::list(&agent).await?),
+        (Method::POST, "/v1/db/backup") => {
+            let wanted: BackupRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                backup::order(&agent, wanted.on, &reporter).await
             }))
         }
         (Method::GET, "/v1/view") => ok(&crate::publish::view(&agent)),

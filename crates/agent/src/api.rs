@@ -16,6 +16,8 @@
 //! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/check` [`CheckRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/unstick` [`UnstickRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/backup` [`BackupRequest`] | a stream of [`Progress`] lines |
+//! | `GET /v1/db/backups` | [`Backups`] |
 //!
 //! A refusal is an answer with status 409 and a `Refusal` as its body; in a stream it is the last line.
 
@@ -23,6 +25,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use pontoon_backup::{Catalog, CopyLine, Store};
 use pontoon_decide::plan::Plan;
 use pontoon_fleet::units::millis;
 use pontoon_fleet::{
@@ -229,6 +232,9 @@ pub struct DbStatus {
     pub write_ms: Option<u64>,
     /// Every database server, in the configuration's order.
     pub servers: Vec<DbServer>,
+    /// How copies in an object store stand; `None` without `[db.backup]`.
+    #[serde(default)]
+    pub backup: Option<BackupStatus>,
     /// What happened to the databases lately, oldest first.
     pub recent: Vec<Event>,
     /// The next commands, most useful first.
@@ -250,6 +256,58 @@ pub struct DbServer {
     pub database: Option<DatabaseReport>,
     /// How failover stands there; `None` when it does not run.
     pub failover: Option<FailoverReport>,
+}
+
+/// How copies in an object store stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Where they are.
+    pub place: String,
+    /// The newest whole one.
+    pub last: Option<CopyLine>,
+    /// Up to when the archive of the binary log has everything.
+    pub archived_to: Option<UnixMillis>,
+    /// Why that is not known, or why the archive does not go on.
+    pub trouble: Option<String>,
+}
+
+/// What `pontoon db backups` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backups {
+    /// [`API_VERSION`].
+    pub version: u32,
+    /// Where they are.
+    pub place: String,
+    /// Whole copies, newest first.
+    pub copies: Vec<CopyLine>,
+    /// What looks like a copy and cannot be used, and why.
+    pub flawed: Vec<String>,
+    /// Up to when the archive of the binary log has everything.
+    pub archived_to: Option<UnixMillis>,
+    /// The clock of who looked.
+    pub now: UnixMillis,
+}
+
+impl Backups {
+    /// What a store has.
+    pub fn of(catalog: &Catalog, store: &Store, now: UnixMillis) -> Backups {
+        Backups {
+            version: API_VERSION,
+            place: store.place().to_owned(),
+            copies: catalog.lines(),
+            flawed: catalog.flawed.clone(),
+            archived_to: catalog.archived_to(),
+            now,
+        }
+    }
+}
+
+/// Asks for a copy in the object store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupRequest {
+    /// Of this server's database; `None`: of a replica that is well, else of the primary.
+    #[serde(default)]
+    pub on: Option<ServerName>,
 }
 
 /// What an operator may ask of the databases.

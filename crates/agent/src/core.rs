@@ -74,6 +74,8 @@ pub(crate) struct Agent {
     pub(crate) database: tokio::sync::RwLock<Option<Arc<Database>>>,
     /// Where the failover task is met.
     pub(crate) failover: Arc<Desk>,
+    /// Where those who make copies for the object store are met.
+    pub(crate) backups: crate::backup::Desk,
     /// What carries out its work, while it runs.
     works: RwLock<Option<Arc<dyn Works>>>,
     /// Until when primaries may be written to, where that is limited.
@@ -182,6 +184,7 @@ impl Agent {
             throttle: Throttle::default(),
             database: tokio::sync::RwLock::new(None),
             failover: Arc::default(),
+            backups: crate::backup::Desk::default(),
             works: RwLock::new(None),
             deadlines: Deadlines::default(),
             hold: Mark::default(),

@@ -10,7 +10,7 @@ use pontoon_fleet::{DatabaseRole, Event, EventKind, LeaseRecord, Role, ServerNam
 
 use crate::api::{API_VERSION, DbServer, DbStatus, Health, Problem};
 use crate::core::Agent;
-use crate::{failover, heartbeat, timeline};
+use crate::{backup, failover, heartbeat, timeline};
 
 /// A replica that is further behind than this is named as a problem.
 const LAG_WORTH_A_LINE_MS: u64 = 10_000;
@@ -44,11 +44,13 @@ pub(crate) async fn of(agent: &Arc<Agent>) -> DbStatus {
     };
     let events = timeline::of_the_fleet(agent, LOOK_BACK).await;
     let trouble = agent.failover.trouble();
-    status(Inputs {
+    let mut status = status(Inputs {
         recent: recent(events),
         trouble: trouble.as_ref(),
         ..inputs(agent, &active.config, &membership.me)
-    })
+    });
+    backup::add_to(agent, &mut status).await;
+    status
 }
 
 /// What is wrong with failover, for the status of the whole fleet.
@@ -117,6 +119,7 @@ fn nothing(agent: &Agent, now: UnixMillis) -> DbStatus {
         since_ms: None,
         write_ms: None,
         servers: Vec::new(),
+        backup: None,
         recent: Vec::new(),
         next: vec!["pontoon plan".to_owned(), "pontoon apply".to_owned()],
         now,
@@ -191,6 +194,8 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::FailoverResumed
                     | K::FailoverRefused { .. }
                     | K::FailoverStopped { .. }
+                    | K::BackupMade { .. }
+                    | K::BackupFailed { .. }
             )
         })
         .collect();
@@ -248,6 +253,7 @@ fn status(inputs: Inputs<'_>) -> DbStatus {
         write_ms: inputs
             .write_left
             .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        backup: None,
         servers: inputs.servers,
         recent: inputs.recent,
         next,

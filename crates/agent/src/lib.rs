@@ -16,6 +16,7 @@ mod admin;
 pub mod api;
 mod apply;
 mod authorise;
+mod backup;
 mod carry_out;
 mod change;
 mod compare;
@@ -68,7 +69,7 @@ pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
 pub use crate::failover::{FailoverReport, Told};
 pub use pontoon_replication::check::{Differing, Kind, RowDifference};
-pub use pontoon_replication::work::Facts;
+pub use pontoon_replication::{new_server_id, work::Facts};
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -138,6 +139,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
+    tasks.spawn(infallible(backup::run(agent.clone())));
     tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));
     tasks.spawn(change::run(agent.clone(), change_inputs));
     let mut outcome = Ok(());

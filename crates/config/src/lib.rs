@@ -26,7 +26,7 @@ mod starter;
 
 pub use error::{ConfigError, Origin};
 pub use model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Config, Credentials, Db, Dns,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, Config, Credentials, Db, Dns,
     Durability, Edge, Failover, Fleet, Lease, LeaseStore, Place, Places, Reads, Server, Tls, WhenAlone,
 };
 pub use not_yet::{NotYet, not_yet};

@@ -141,6 +141,29 @@ pub struct Db {
     pub reads: Option<Reads>,
     /// How long a new connection waits for a primary before it is refused.
     pub hold_writes: Duration,
+    /// Copies in an object store.
+    pub backup: Option<Backup>,
+}
+
+/// `[db.backup]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// The bucket.
+    pub bucket: String,
+    /// What the names of the objects begin with; `None` means the fleet's name.
+    pub prefix: Option<String>,
+    /// The store's URL; `None` means that of the lease store, or AWS.
+    pub endpoint: Option<String>,
+    /// Where the keys are; `None` means those of the lease store, or the machine's own role.
+    pub credentials: Option<Credentials>,
+    /// How often a whole copy is made.
+    pub every: Duration,
+    /// For how long any moment can be restored.
+    pub keep: Duration,
+    /// How often the growing binary log is archived.
+    pub archive_every: Duration,
+    /// The most bytes a second that a copy may take.
+    pub rate: Option<u64>,
 }
 
 /// `db.failover`

@@ -227,6 +227,17 @@ fn print_db(out: &mut String, db: &Db) {
         };
         out.text("after_write", after_write);
     }
+    if let Some(backup) = &db.backup {
+        out.section("[db.backup]");
+        out.text("bucket", &backup.bucket);
+        out.optional("prefix", backup.prefix.as_deref());
+        out.optional("endpoint", backup.endpoint.as_deref());
+        out.credentials(backup.credentials.as_ref());
+        out.text("every", &format_duration(backup.every));
+        out.text("keep", &format_duration(backup.keep));
+        out.text("archive_every", &format_duration(backup.archive_every));
+        out.optional("rate", backup.rate.map(format_bytes).as_deref());
+    }
 }
 
 /// A string as TOML writes it, quotes included.

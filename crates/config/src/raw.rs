@@ -274,6 +274,30 @@ pub(crate) struct Db {
     pub reads: Option<Reads>,
     /// How long a new connection waits for a primary before it is refused. Default "10s".
     pub hold_writes: Option<Text>,
+    /// Copies of the database in an object store.
+    pub backup: Option<At<Backup>>,
+}
+
+/// Copies of the database in an object store.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Backup {
+    /// The bucket.
+    pub bucket: Text,
+    /// What the names of the objects begin with. Default: the fleet's name.
+    pub prefix: Option<Text>,
+    /// The object store's URL. Default: that of the lease.
+    pub endpoint: Option<Text>,
+    /// Where the keys are. Default: those of the lease.
+    pub credentials: Option<At<Secret>>,
+    /// How often a whole copy is made. Default "1d".
+    pub every: Option<Text>,
+    /// For how long any moment can be restored. Default "14d".
+    pub keep: Option<Text>,
+    /// How often the growing binary log is archived. Default "5s".
+    pub archive_every: Option<Text>,
+    /// The most bytes a second that a copy may take, such as "50MiB". Default: no limit.
+    pub rate: Option<Text>,
 }
 
 /// Reads on replicas.

@@ -588,3 +588,38 @@ fn what_stands_for_the_edges_is_in_the_zone() {
     let config = Config::parse(&with("names = [\"*.example.com\", \"example.com\"]")).unwrap();
     assert_eq!(config.dns.unwrap().names.len(), 2);
 }
+
+#[test]
+fn backups_that_cannot_be_are_named() {
+    let with = |lines: &str| format!("{ONE}\n[db.backup]\n{lines}\n");
+    let good = Config::parse(&with("bucket = \"copies\"")).unwrap();
+    let backup = good.db.unwrap().backup.unwrap();
+    assert_eq!(
+        (
+            backup.every.as_secs(),
+            backup.keep.as_secs(),
+            backup.archive_every.as_secs()
+        ),
+        (86_400, 14 * 86_400, 5)
+    );
+    for (lines, path) in [
+        ("", "bucket"),
+        ("bucket = \"co pies\"", "db.backup.bucket"),
+        ("bucket = \"copies\"\nprefix = \"../x\"", "db.backup.prefix"),
+        ("bucket = \"copies\"\nprefix = \"x/\"", "db.backup.prefix"),
+        ("bucket = \"copies\"\nevery = \"1s\"", "db.backup.every"),
+        ("bucket = \"copies\"\nkeep = \"0s\"", "db.backup.keep"),
+        (
+            "bucket = \"copies\"\narchive_every = \"1ms\"",
+            "db.backup.archive_every",
+        ),
+        ("bucket = \"copies\"\nrate = \"1KiB\"", "db.backup.rate"),
+        (
+            "bucket = \"copies\"\nendpoint = \"copies.example.com\"",
+            "db.backup.endpoint",
+        ),
+    ] {
+        let found = errors(&with(lines));
+        assert!(found[0].message.contains(path), "{lines}: {found:?}");
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Config, Credentials, Db, Dns,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, Config, Credentials, Db, Dns,
     Durability, Edge, Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
     not_yet, render_all,
 };
@@ -375,7 +375,7 @@ fn dbs() -> impl Strategy<Value = Db> {
         (3310u16..4000, prop::option::of(4001u16..5000)),
         socket,
         choices,
-        millis(0..=3_600_000),
+        (millis(0..=3_600_000), prop::option::of(backups())),
     )
         .prop_map(
             |(
@@ -385,7 +385,7 @@ fn dbs() -> impl Strategy<Value = Db> {
                 (server_port, health_port),
                 socket,
                 (failover, durability, when_alone, reads),
-                hold_writes,
+                (hold_writes, backup),
             )| {
                 let external = engine == Engine::External;
                 let proxy = proxy || external;
@@ -420,7 +420,36 @@ fn dbs() -> impl Strategy<Value = Db> {
                         ..reads
                     }),
                     hold_writes,
+                    backup: backup.filter(|_| !external),
                 }
+            },
+        )
+}
+
+fn backups() -> impl Strategy<Value = Backup> {
+    let endpoint = prop::option::of(Just("https://s3.example.com".to_owned()));
+    (
+        "[a-z0-9-]{3,20}",
+        prop::option::of("[a-zA-Z0-9_-]{1,9}(/[a-zA-Z0-9_-]{1,9})?"),
+        endpoint,
+        secrets(),
+        (
+            millis(60_000..=86_400_000),
+            millis(3_600_000..=86_400_000),
+            millis(1_000..=60_000),
+        ),
+        prop::option::of(65_536u64..1 << 40),
+    )
+        .prop_map(
+            |(bucket, prefix, endpoint, credentials, (every, keep, archive_every), rate)| Backup {
+                bucket,
+                prefix,
+                endpoint,
+                credentials,
+                every,
+                keep,
+                archive_every,
+                rate,
             },
         )
 }

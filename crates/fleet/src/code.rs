@@ -177,6 +177,14 @@ codes! {
         "The rows were compared at equal positions, and what differs stayed so: something was written to the replica, or a write of the primary was skipped there. Whoever reads from it reads something else, and if it were promoted the difference would become the truth. Replication does not mend it, except for rows that are written again. Find out who writes there first. A new copy makes it the same: on that server `pontoon leave` and `pontoon join`, which keep the old data directory under another name.";
     D013 Safety "the replica's stop cannot be mended row by row"
         "`pontoon db unstick` gets a replica going that stopped because a row is there already (1062) or is not there (1032): that transaction is applied, the tables that it touches are compared, and rows that differ are fetched from the primary. This stop is another, or the table cannot be put right so; the evidence says which. A replica that was stopped by hand is started by hand. A missing table is made again from the primary's definition, empty, with sql_log_bin = 0; then `pontoon db unstick` again. Where the primary no longer has what the replica needs (1236), and where too much differs, a new copy helps: on that server `pontoon leave` and `pontoon join`, which keep the old data directory under another name.";
+    D020 Failed "the copy in the object store could not be made"
+        "Nothing that looks like a whole copy was left there: the manifest, which makes it one, is written last. The tool's or the store's own words are in the evidence.";
+    D021 Safety "what is in the object store cannot be restored"
+        "A part of the copy or of the archived binary log is missing, or its digest is another than the one that was written down. Nothing was put into the data directory's place.";
+    D022 Safety "that moment cannot be restored"
+        "A moment can be restored when there is a whole copy from before it and an archive of the binary log from there on without a gap. `pontoon db backups` shows from when to when that is so.";
+    D023 Safety "a database is not restored over one that is in use"
+        "`db restore` makes a data directory and puts it into place by renames. It does not do so while a server works in the directory, or where a fleet has its database: its primary is the truth, whatever a copy says.";
 
     T001 Usage "a certificate for visitors cannot be used"
         "The file in the evidence is not there, cannot be read by the group pontoon-tier, is not PEM, has ended, or the key is not the certificate's. An edge that serves an older one goes on with it and looks at the files each second.";

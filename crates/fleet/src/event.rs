@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::human_bytes;
 use crate::{Code, Epoch, Revision, ServerName, Tier, UnixMillis};
 
 /// Something that happened, worth a line on the timeline.
@@ -188,6 +189,14 @@ pub enum EventKind {
         code: Code,
         reason: String,
     },
+    BackupMade {
+        id: String,
+        bytes: u64,
+    },
+    BackupFailed {
+        code: Code,
+        reason: String,
+    },
 }
 
 impl EventKind {
@@ -216,6 +225,7 @@ impl EventKind {
             | K::FailoverForced { .. }
             | K::FailoverPaused
             | K::FailoverRefused { .. }
+            | K::BackupFailed { .. }
             | K::UpstreamDown { .. } => Severity::Warning,
             _ => Severity::Info,
         }
@@ -327,6 +337,16 @@ impl fmt::Display for EventKind {
             K::FailoverResumed => write!(f, "failover goes on"),
             K::FailoverRefused { reason } => write!(f, "failover refused a command: {reason}"),
             K::FailoverStopped { code, reason } => write!(f, "failover does not run [{code}]: {reason}"),
+            K::BackupMade { id, bytes } => {
+                write!(
+                    f,
+                    "copied the database to the object store: {id}, {}",
+                    human_bytes(*bytes)
+                )
+            }
+            K::BackupFailed { code, reason } => {
+                write!(f, "no copy of the database was made [{code}]: {reason}")
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The source's side of a copy: mariadb-backup's stream in frames whose last one can be trusted.
+//! The source's side of a copy: mariadb-backup's stream, or that of tar over what MySQL's CLONE wrote, in frames whose
+//! last one can be trusted.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,17 +18,20 @@ use tokio::time::Instant;
 use crate::frame::{self, End, Frame, Progress};
 use crate::node::{DatabaseNode, Run};
 use crate::protocol::BackupOptions;
-use crate::settings;
 use crate::unit::User;
+use crate::{dirs, settings};
 
-const TOOL: &str = "mariadb-backup";
+const MARIADB_TOOL: &str = "mariadb-backup";
 
 /// How much is read at once; also the payload of a frame.
 const CHUNK: usize = 256 * 1024;
 
 /// A backup that runs.
 pub(crate) struct Backup {
+    tool: &'static str,
     child: Child,
+    /// Whether its messages must end with its word that it is done.
+    must_say_so: bool,
     total: u64,
     bytes_per_second: Option<u64>,
     scratch: std::path::PathBuf,
@@ -36,10 +40,7 @@ pub(crate) struct Backup {
 /// Starts the tool. What can be said no to is said here, before the first frame.
 pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Backup, Refusal> {
     if !node.is_mariadb() {
-        return Err(Refusal::new(
-            Code::D002,
-            "only MariaDB is copied as a stream; MySQL has CLONE",
-        ));
+        return start_tar(node, options);
     }
     if settings::admin_file(node).symlink_metadata().is_err() {
         return Err(
@@ -59,7 +60,7 @@ pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Back
         std::os::unix::fs::chown(&scratch, Some(user.uid), Some(user.gid))
             .map_err(|error| files::FileError::new(&scratch, "give away", error))?;
     }
-    let mut command = Command::new(TOOL);
+    let mut command = Command::new(MARIADB_TOOL);
     command
         .arg(format!("--defaults-file={}", defaults.display()))
         // Under its locks the tool waits for its redo log thread, which looks once a second by default: the one second
@@ -73,10 +74,46 @@ pub(crate) fn start(node: &DatabaseNode, options: &BackupOptions) -> Result<Back
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     user.run_as(&mut command);
-    let child = command.spawn().map_err(|error| tool_missing(TOOL, &error))?;
+    let child = command
+        .spawn()
+        .map_err(|error| tool_missing(MARIADB_TOOL, &error))?;
     Ok(Backup {
+        tool: MARIADB_TOOL,
         child,
+        must_say_so: true,
         total: size_of(node),
+        bytes_per_second: options.bytes_per_second,
+        scratch,
+    })
+}
+
+/// MySQL: the files that its CLONE wrote into the place of [`dirs::make_cloning`], without what a server starts itself.
+fn start_tar(node: &DatabaseNode, options: &BackupOptions) -> Result<Backup, Refusal> {
+    let (scratch, data) = dirs::cloning(node)?;
+    let mut command = Command::new("tar");
+    command
+        .args([
+            "--create",
+            "--sparse",
+            "--numeric-owner",
+            "--exclude=./auto.cnf",
+            "--file=-",
+        ])
+        .arg("--directory")
+        .arg(&data)
+        .arg(".")
+        .current_dir(&scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    User::of(node)?.run_as(&mut command);
+    let child = command.spawn().map_err(|error| tool_missing("tar", &error))?;
+    Ok(Backup {
+        tool: "tar",
+        child,
+        must_say_so: false,
+        total: size_in(&data),
         bytes_per_second: options.bytes_per_second,
         scratch,
     })
@@ -145,12 +182,16 @@ impl Backup {
         let status = self.child.wait().await?;
         let words = words.await.unwrap_or_default();
         let last = match read {
-            Ok(()) if status.success() && words.completed => Frame::End(End {
+            Ok(()) if status.success() && (words.completed || !self.must_say_so) => Frame::End(End {
                 bytes,
                 sha256: hex(&digest.finalize()),
+                position: words.position,
             }),
             Ok(()) => {
-                let mut refusal = Refusal::new(Code::D003, format!("{TOOL} failed on the source ({status})"));
+                let mut refusal = Refusal::new(
+                    Code::D003,
+                    format!("{} failed on the source ({status})", self.tool),
+                );
                 refusal.evidence.extend(words.last);
                 Frame::Failed(refusal)
             }
@@ -296,6 +337,20 @@ pub(crate) struct Words {
     pub last: Vec<String>,
     /// Whether it said that it is done.
     pub completed: bool,
+    /// The GTID position of its copy.
+    pub position: Option<String>,
+}
+
+/// Before the position, in what mariadb-backup says.
+const POSITION: &str = "GTID of the last change '";
+
+fn position_in(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(POSITION)?;
+    let position = rest.split('\'').next()?;
+    let plain = position
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b',');
+    plain.then(|| position.to_owned())
 }
 
 /// Reads the tool's messages; notes when it takes its locks.
@@ -313,6 +368,7 @@ pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(mut errors: R, sp
             spool.locked.store(true, Ordering::Relaxed);
         }
         words.completed = text.ends_with("completed OK!");
+        words.position = position_in(&text).or(words.position);
         tracing::debug!(target: "mariadb_backup", "{text}");
         if words.last.len() == 12 {
             words.last.remove(0);
@@ -354,6 +410,10 @@ impl Pace {
 
 /// The size of the data directory without logs that are not copied: an estimate of the stream.
 pub(crate) fn size_of(node: &DatabaseNode) -> u64 {
+    size_in(&node.datadir)
+}
+
+fn size_in(data: &std::path::Path) -> u64 {
     fn walk(dir: &std::path::Path, depth: u32) -> u64 {
         let Ok(entries) = std::fs::read_dir(dir) else {
             return 0;
@@ -369,7 +429,7 @@ pub(crate) fn size_of(node: &DatabaseNode) -> u64 {
             })
             .sum()
     }
-    walk(&node.datadir, 0)
+    walk(data, 0)
 }
 
 /// Binary, relay and redo logs and temporary tables do not travel (as whole files).
@@ -418,6 +478,9 @@ mod tests {
         let words = listen(&b"completed OK!\nERROR: no\n"[..], spool).await;
         assert!(!words.completed, "only the last line counts");
         assert_eq!(words.last.len(), 2);
+        let text = "MySQL binlog position: filename 'a.000002', position '392', GTID of the last change '0-1-7,1-2-3'";
+        assert_eq!(position_in(text).as_deref(), Some("0-1-7,1-2-3"));
+        assert_eq!(position_in("GTID of the last change 'x; DROP'"), None);
     }
 
     #[tokio::test(start_paused = true)]

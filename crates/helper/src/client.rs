@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 
 use crate::cut::Cut;
 use crate::frame::{self, Frame};
-use crate::protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};
+use crate::protocol::{BackupOptions, BinlogFile, DatabaseState, Moved, Reply, Request};
 use crate::settings::DatabaseSettings;
 
 /// Calls the helper; a connection for each call.
@@ -130,6 +130,57 @@ impl HelperClient {
         match reply {
             Reply::Done => Ok(stream),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// See [`Request::MakeCloning`].
+    ///
+    /// # Errors
+    /// [`Code::D003`] when the disk is too small, [`Code::D006`].
+    pub async fn make_cloning(&self, expected_bytes: u64) -> Result<PathBuf, Refusal> {
+        match self.call(&Request::MakeCloning { expected_bytes }).await? {
+            Reply::Place { path } => Ok(path),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The binary log's files; see [`Request::Binlogs`].
+    ///
+    /// # Errors
+    /// [`Code::N006`] when its index cannot be read, [`Code::N003`].
+    pub async fn binlogs(&self) -> Result<Vec<BinlogFile>, Refusal> {
+        match self.call(&Request::Binlogs).await? {
+            Reply::Binlogs { files } => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A part of a file of the binary log: fewer bytes than `most` when it ends there. See [`Request::ReadBinlog`].
+    ///
+    /// # Errors
+    /// [`Code::N006`] when the file is gone, [`Code::N003`].
+    pub async fn read_binlog(&self, file: &str, from: u64, most: u64) -> Result<Vec<u8>, Refusal> {
+        let request = Request::ReadBinlog {
+            file: file.to_owned(),
+            from,
+            most,
+        };
+        let (reply, mut stream) = self.open(&request).await?;
+        if reply != Reply::Done {
+            return Err(unexpected(&reply));
+        }
+        let broken = |error: std::io::Error| {
+            Refusal::new(Code::N003, "the helper ended in the middle of a file").because(error.to_string())
+        };
+        let mut bytes = Vec::new();
+        loop {
+            match frame::read(&mut stream).await.map_err(broken)? {
+                Frame::Data(more) => bytes.extend_from_slice(&more),
+                Frame::Progress(_) => {}
+                Frame::Failed(refusal) => return Err(refusal),
+                Frame::End(end) if end.bytes == bytes.len() as u64 => return Ok(bytes),
+                Frame::End(_) => return Err(broken(std::io::ErrorKind::UnexpectedEof.into())),
+            }
         }
     }
 

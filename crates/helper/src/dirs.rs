@@ -98,6 +98,49 @@ pub(crate) fn make_incoming(
     Ok(data_of(&incoming))
 }
 
+/// Makes the place where MySQL's CLONE writes a copy that goes to an object store: `DIR.pontoon-backup/data`. What an
+/// earlier one of ours left is removed, anything else of that name renamed.
+pub(crate) fn make_cloning(
+    node: &DatabaseNode,
+    owner: (u32, u32),
+    expected_bytes: u64,
+) -> Result<PathBuf, Refusal> {
+    let place = suffixed(&node.datadir, "pontoon-backup");
+    if std::fs::symlink_metadata(&place).is_ok() {
+        if is_cloning(&place)? {
+            std::fs::remove_dir_all(&place).map_err(|error| FileError::new(&place, "remove", error))?;
+        } else {
+            let moved = aside_of(&place);
+            tracing::warn!(from = %moved.from.display(), to = %moved.to.display(), "not ours: renamed");
+            rename(&moved.from, &moved.to)?;
+        }
+    }
+    check_space(node, expected_bytes)?;
+    files::create_dir(&place, 0o700)?;
+    files::write_atomic(&place.join(CLONING_MARK), b"", 0o600)?;
+    foreign::give_directory(&place, owner, 0o700)?;
+    Ok(data_of(&place))
+}
+
+/// That place and what is in it, once something is.
+pub(crate) fn cloning(node: &DatabaseNode) -> Result<(PathBuf, PathBuf), Refusal> {
+    let place = suffixed(&node.datadir, "pontoon-backup");
+    let data = data_of(&place);
+    match is_cloning(&place)? && foreign::is_directory(&data) {
+        true => Ok((place, data)),
+        false => Err(Refusal::new(Code::D003, "there is no clone that could be sent")
+            .because(format!("{} is not there", data.display()))),
+    }
+}
+
+/// That it is ours.
+const CLONING_MARK: &str = "made-by-pontoon";
+
+fn is_cloning(place: &Path) -> Result<bool, Refusal> {
+    let mark = foreign::open(&place.join(CLONING_MARK))?;
+    Ok(mark.is_some_and(|(_, metadata)| metadata.uid() == rustix::process::geteuid().as_raw()))
+}
+
 /// The copy is complete: from here on it can be activated.
 pub(crate) fn seal(node: &DatabaseNode, position: &str) -> Result<(), Refusal> {
     let data = data_of(&node.incoming());
@@ -215,7 +258,7 @@ pub(crate) fn discard(node: &DatabaseNode) -> Result<(), Refusal> {
 }
 
 /// `PATH` → `PATH.pontoon-aside-20261122T200701Z`, a name that is free.
-pub(crate) fn aside_of(path: &Path) -> Moved {
+pub fn aside_of(path: &Path) -> Moved {
     let stamp = stamp();
     let mut to = suffixed(path, &format!("pontoon-aside-{stamp}"));
     let mut number = 2;

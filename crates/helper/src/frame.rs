@@ -41,6 +41,9 @@ pub struct End {
     pub bytes: u64,
     /// Their sha256, in hexadecimal.
     pub sha256: String,
+    /// The copy's GTID position, where the tool says it before the copy is prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
 }
 
 const DATA: u8 = b'D';
@@ -127,6 +130,7 @@ mod tests {
             Frame::End(End {
                 bytes: 3,
                 sha256: "ab".to_owned(),
+                position: Some("0-1-7".to_owned()),
             }),
             Frame::Failed(Refusal::new(Code::D003, "no").because("why")),
         ];

@@ -10,6 +10,7 @@
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
 mod backup;
+mod binlogs;
 mod client;
 mod cut;
 mod dirs;
@@ -29,9 +30,9 @@ mod unit;
 
 pub use client::{HelperClient, RestoreSession};
 pub use cut::Cut;
-pub use dirs::{Incoming, IncomingState};
+pub use dirs::{Incoming, IncomingState, aside_of};
 pub use node::{DatabaseNode, Node, Run};
 pub use prestart::may_start;
-pub use protocol::{BackupOptions, DatabaseState, Moved, Reply, Request};
+pub use protocol::{BackupOptions, BinlogFile, DatabaseState, Moved, Reply, Request};
 pub use server::{HelperOptions, run, serve};
 pub use settings::{DatabaseSettings, Setting, TlsFiles};

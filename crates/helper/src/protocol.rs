@@ -44,8 +44,25 @@ pub enum Request {
     RemoveSettings,
     /// Copy the fleet certificate to where the database reads it. Answer: `Done`.
     RefreshTls,
-    /// Stream a copy of the running MariaDB. Answer: `Done`, then frames until the last one.
+    /// Stream a copy of the running MariaDB, or of what MySQL's CLONE wrote at the place of `MakeCloning`, which is
+    /// removed afterwards. Answer: `Done`, then frames until the last one.
     Backup(BackupOptions),
+    /// Make the empty place where MySQL's CLONE may write a copy for an object store. Answer: [`Reply::Place`].
+    MakeCloning {
+        /// The size of the data, for the check of free space.
+        expected_bytes: u64,
+    },
+    /// The binary log's files. Answer: [`Reply::Binlogs`].
+    Binlogs,
+    /// Stream a part of a file that [`Request::Binlogs`] names. Answer: `Done`, then frames until the last one.
+    ReadBinlog {
+        /// The file, as it was named.
+        file: String,
+        /// From which byte on.
+        from: u64,
+        /// How many bytes at the most.
+        most: u64,
+    },
     /// Take such a stream (frames follow on this connection after the answer `Done`), prepare it. Answer after the
     /// last frame: [`Reply::Ready`].
     Restore {
@@ -113,11 +130,25 @@ pub enum Reply {
         /// The directory.
         path: PathBuf,
     },
+    /// To [`Request::Binlogs`]: oldest first; empty when the binary log is off.
+    Binlogs {
+        /// The files.
+        files: Vec<BinlogFile>,
+    },
     /// No.
     Refused {
         /// Why.
         refusal: Refusal,
     },
+}
+
+/// A file of the binary log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinlogFile {
+    /// Its name, without its directory.
+    pub name: String,
+    /// Its size now.
+    pub bytes: u64,
 }
 
 /// A rename: what moved aside, and where it is now.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{backup, cut, dirs, find, recovery, restore, settings, unit};
+use crate::{backup, binlogs, cut, dirs, find, recovery, restore, settings, unit};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,6 +64,7 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
         paths,
         busy: Mutex::new(()),
         copying: Mutex::new(()),
+        binlogs: binlogs::Base::default(),
         kills: AtomicU64::new(0),
     });
     loop {
@@ -111,6 +112,7 @@ struct Helper {
     paths: Paths,
     busy: Mutex<()>,
     copying: Mutex<()>,
+    binlogs: binlogs::Base,
     /// Counts the kills: a verb that was asked before one does nothing after it.
     kills: AtomicU64,
 }
@@ -157,6 +159,20 @@ impl Helper {
         if *request == Request::State {
             return Ok(Some(Reply::State(state(&self.node()?).await?)));
         }
+        // Looks only: in nobody's way.
+        if *request == Request::Binlogs {
+            let files = binlogs::list(&self.node()?, &self.binlogs).await?;
+            return Ok(Some(Reply::Binlogs { files }));
+        }
+        if let Request::ReadBinlog { file, from, most } = request {
+            let opened = binlogs::open(&self.node()?, &self.binlogs, file).await?;
+            if say(stream, &Reply::Done).await.is_ok()
+                && let Err(error) = binlogs::send(opened, *from, *most, stream).await
+            {
+                tracing::debug!(%error, "the reader of a binary log is gone");
+            }
+            return Ok(None);
+        }
         if let Request::TierUnit { tier, start } = request {
             // Not about the database: an edge alone has none, and nothing has to wait.
             unit::control_tier(*tier, *start).await?;
@@ -174,7 +190,7 @@ impl Helper {
         let asked = self.kills.load(Ordering::Relaxed);
         let called_off = || self.kills.load(Ordering::Relaxed) != asked;
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
-        let lock = if matches!(request, Request::Backup(_)) {
+        let lock = if matches!(request, Request::Backup(_) | Request::MakeCloning { .. }) {
             &self.copying
         } else {
             &self.busy
@@ -193,6 +209,13 @@ impl Helper {
         let node = self.node()?;
         let reply = match request {
             Request::State => Reply::State(state(&node).await?),
+            Request::Binlogs | Request::ReadBinlog { .. } => Reply::Done,
+            Request::MakeCloning { expected_bytes } => {
+                let user = unit::User::of(&node)?;
+                Reply::Place {
+                    path: dirs::make_cloning(&node, (user.uid, user.gid), *expected_bytes)?,
+                }
+            }
             Request::Kill => Reply::Done,
             Request::CutBinlog { keep, leader } => {
                 let keep = History::parse(cut::dialect(&node), keep).map_err(|error| {

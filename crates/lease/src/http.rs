@@ -39,6 +39,8 @@ pub(crate) enum Fault {
 pub(crate) struct Client {
     /// How long one may take, from connecting to the last byte.
     patience: Duration,
+    /// The longest answer that is read, in bytes.
+    limit: usize,
     tls: Arc<ClientConfig>,
 }
 
@@ -56,8 +58,15 @@ impl Client {
             .with_no_client_auth();
         Ok(Client {
             patience,
+            limit: ANSWER_LIMIT,
             tls: Arc::new(tls),
         })
+    }
+
+    /// For answers of up to `limit` bytes.
+    pub(crate) fn reading_up_to(mut self, limit: usize) -> Client {
+        self.limit = limit;
+        self
     }
 
     /// Sends one request, whose URI is whole, and reads the answer.
@@ -82,9 +91,7 @@ impl Client {
                 .await
                 .map_err(|error| chain(&error))?;
             let (head, body) = answer.into_parts();
-            let body = read_body(body, ANSWER_LIMIT)
-                .await
-                .map_err(|error| chain(&error))?;
+            let body = read_body(body, self.limit).await.map_err(|error| chain(&error))?;
             Ok(Response::from_parts(head, body.to_vec()))
         };
         tokio::time::timeout_at(deadline, exchange)

@@ -31,7 +31,7 @@ pub use etcd::{EtcdCell, EtcdSettings};
 pub use kept::Kept;
 pub use place::{Place, open};
 pub use probe::probe;
-pub use s3::{S3Cell, S3Settings};
+pub use s3::{S3Cell, S3Settings, bucket};
 pub use secret::Secret;
 pub use single::Single;
 

@@ -61,36 +61,8 @@ impl S3Cell {
             client: Client::new(settings.patience)?,
             bare_etags: Arc::clone(&bare_etags),
         };
-        // Its environment is read only where no secret was named.
-        let mut builder = match &settings.secret {
-            Some(_) => AmazonS3Builder::new(),
-            None => AmazonS3Builder::from_env(),
-        };
-        builder = builder
-            .with_bucket_name(&settings.bucket)
-            .with_http_connector(connector)
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..RetryConfig::default()
-            });
-        if let Some(endpoint) = &settings.endpoint {
-            builder = builder
-                .with_endpoint(endpoint)
-                .with_allow_http(endpoint.starts_with("http://"));
-        }
-        if let Some(secret) = &settings.secret {
-            builder = builder
-                .with_access_key_id(secret.need("access_key_id")?)
-                .with_secret_access_key(secret.need("secret_access_key")?);
-            if let Some(token) = secret.get("session_token") {
-                builder = builder.with_token(token);
-            }
-            if let Some(region) = secret.get("region") {
-                builder = builder.with_region(region);
-            }
-        }
         Ok(S3Cell {
-            store: Arc::new(builder.build().map_err(|error| chain(&error))?),
+            store: Arc::new(connect(settings, connector, 0)?),
             bucket: settings.bucket.clone(),
             key: settings.key.clone(),
             endpoint: settings.endpoint.clone().unwrap_or_else(|| "AWS".to_owned()),
@@ -199,6 +171,51 @@ impl Cell for S3Cell {
         }
         .boxed()
     }
+}
+
+/// A bucket for what is large and may be written twice, such as copies of a database: requests are tried `retries` times
+/// more, and answers may have `limit` bytes. Not for a lease.
+///
+/// # Errors
+/// When the settings are no such thing, in words.
+pub fn bucket(settings: &S3Settings, retries: usize, limit: usize) -> Result<Arc<AmazonS3>, String> {
+    let connector = Connector {
+        client: Client::new(settings.patience)?.reading_up_to(limit),
+        bare_etags: Arc::new(AtomicBool::new(false)),
+    };
+    connect(settings, connector, retries).map(Arc::new)
+}
+
+fn connect(settings: &S3Settings, connector: Connector, max_retries: usize) -> Result<AmazonS3, String> {
+    // Its environment is read only where no secret was named.
+    let mut builder = match &settings.secret {
+        Some(_) => AmazonS3Builder::new(),
+        None => AmazonS3Builder::from_env(),
+    };
+    builder = builder
+        .with_bucket_name(&settings.bucket)
+        .with_http_connector(connector)
+        .with_retry(RetryConfig {
+            max_retries,
+            ..RetryConfig::default()
+        });
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    if let Some(secret) = &settings.secret {
+        builder = builder
+            .with_access_key_id(secret.need("access_key_id")?)
+            .with_secret_access_key(secret.need("secret_access_key")?);
+        if let Some(token) = secret.get("session_token") {
+            builder = builder.with_token(token);
+        }
+        if let Some(region) = secret.get("region") {
+            builder = builder.with_region(region);
+        }
+    }
+    builder.build().map_err(|error| chain(&error))
 }
 
 /// What an error says about whether the request was carried out.

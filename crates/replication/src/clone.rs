@@ -140,11 +140,7 @@ impl Database {
 
         let account = self.replication_account(&joiner.server, joiner.address);
         self.control.run(&self.flavor.create_account(&account)).await?;
-        let inherited = self.control.query(self.flavor.inherited()).await?;
-        let inherited = inherited
-            .iter()
-            .filter_map(|row| Some(Setting::new(row.get("name")?, row.get("value")?)))
-            .collect();
+        let inherited = self.shared_settings().await?;
         let method = match self.node.engine {
             Engine::Mysql => {
                 self.install_clone_plugin().await?;
@@ -162,6 +158,15 @@ impl Database {
             inherited,
             method,
         })
+    }
+
+    /// Settings that a copy of this server's files must share.
+    pub(crate) async fn shared_settings(&self) -> Result<Vec<Setting>, Refusal> {
+        let rows = self.control.query(self.flavor.inherited()).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| Some(Setting::new(row.get("name")?, row.get("value")?)))
+            .collect())
     }
 
     /// Takes a joiner's account away: when it leaves. Repeatable.
@@ -564,7 +569,7 @@ impl Database {
         }
     }
 
-    async fn install_clone_plugin(&self) -> Result<(), Refusal> {
+    pub(crate) async fn install_clone_plugin(&self) -> Result<(), Refusal> {
         let there = "SELECT 1 FROM information_schema.plugins WHERE plugin_name = 'clone' AND plugin_status = 'ACTIVE'";
         if !self.control.query(there).await?.is_empty() {
             return Ok(());
@@ -581,7 +586,7 @@ impl Database {
     }
 
     /// The size of the tables' files; 0 when the server does not say.
-    async fn data_bytes(&self) -> u64 {
+    pub(crate) async fn data_bytes(&self) -> u64 {
         let table = match self.node.engine {
             Engine::Mysql => "INNODB_TABLESPACES",
             _ => "INNODB_SYS_TABLESPACES",

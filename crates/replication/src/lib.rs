@@ -13,6 +13,7 @@
 //!
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
+mod backup;
 pub mod check;
 mod checksum;
 mod clone;
@@ -28,11 +29,13 @@ mod sql_account;
 mod version;
 pub mod work;
 
+pub use backup::OpenBackup;
 pub use checksum::{Checksums, Difference, differences};
 pub use clone::{CloneProgress, CloneState, CloneStep, Joiner, Method, SourceTicket};
 pub use control::{Control, Row, Session};
 pub use database::{Database, MovedAside, Place};
 pub use detect::{Detected, detect};
 pub use flavor::{Account, Flavor, ReplicaStatus, Source, Wanted, flavor_of};
+pub use secret::new_server_id;
 pub use sql_account::SqlAccount;
 pub use version::Version;

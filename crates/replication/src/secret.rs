@@ -16,7 +16,7 @@ pub(crate) fn new_password() -> Result<String, Refusal> {
 }
 
 /// A new replication id. With 32 random bits two of fifty servers share one once in three million fleets.
-pub(crate) fn new_server_id() -> Result<u32, Refusal> {
+pub fn new_server_id() -> Result<u32, Refusal> {
     Ok(u32::from_ne_bytes(random::<4>()?).max(2))
 }
 

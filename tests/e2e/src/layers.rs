@@ -35,6 +35,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-pki", Layer::Runtime),
     ("pontoon-rt", Layer::Runtime),
     ("pontoon-telemetry", Layer::Runtime),
+    ("pontoon-backup", Layer::Tier),
     ("pontoon-dns", Layer::Tier),
     ("pontoon-edge", Layer::Tier),
     ("pontoon-replication", Layer::Tier),

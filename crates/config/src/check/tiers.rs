@@ -9,7 +9,7 @@ use pontoon_fleet::{AppProtocol, Code, Engine, HealthCheck, ListenAddress, Retry
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Cache, Capacity, Db, Dns, Durability, Lease,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, Db, Dns, Durability, Lease,
     LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
@@ -186,6 +186,10 @@ impl Check<'_> {
             10 * SECOND,
             Duration::ZERO..=HOUR,
         );
+        let backup = match &typed.backup {
+            Some(backup) => self.backup(backup, engine).map(Some),
+            None => Some(None),
+        };
         let durability = typed.durability.as_ref().map(|value| *value.get());
         let (acks, max_lag) = self.worth(typed, durability);
         let listen = listen?;
@@ -205,6 +209,68 @@ impl Check<'_> {
             when_alone: typed.when_alone.as_ref().map(|value| *value.get()),
             reads: reads?,
             hold_writes: hold_writes?,
+            backup: backup?,
+        })
+    }
+
+    fn backup(&mut self, typed: &At<raw::Backup>, engine: Engine) -> Option<Backup> {
+        let span = self.first_line(typed.span());
+        let typed = typed.get();
+        if engine == Engine::External {
+            let message =
+                "`db.backup` is for databases that Pontoon looks after, and this one is \"external\"";
+            self.wrong(
+                Code::C006,
+                message,
+                span,
+                "whoever runs that database backs it up",
+            );
+            return None;
+        }
+        let bucket = self.bucket("db.backup.bucket", &typed.bucket);
+        let prefix = match &typed.prefix {
+            Some(prefix) if !is_prefix(prefix.get()) => self.none(
+                "db.backup.prefix",
+                prefix,
+                "must be words of letters, digits, '.', '-' and '_', with '/' between them",
+            ),
+            Some(prefix) => Some(Some(prefix.get().clone())),
+            None => Some(None),
+        };
+        let endpoint = match &typed.endpoint {
+            Some(endpoint) => self.url("db.backup.endpoint", endpoint).map(Some),
+            None => Some(None),
+        };
+        let credentials = match &typed.credentials {
+            Some(secret) => self.credentials("db.backup.credentials", secret).map(Some),
+            None => Some(None),
+        };
+        let every = self.duration(
+            "db.backup.every",
+            typed.every.as_ref(),
+            DAY,
+            60 * SECOND..=30 * DAY,
+        );
+        let keep = self.duration("db.backup.keep", typed.keep.as_ref(), 14 * DAY, HOUR..=3650 * DAY);
+        let archive_every = self.duration(
+            "db.backup.archive_every",
+            typed.archive_every.as_ref(),
+            5 * SECOND,
+            SECOND..=HOUR,
+        );
+        let rate = match &typed.rate {
+            Some(rate) => self.bytes("db.backup.rate", rate, 64 << 10).map(Some),
+            None => Some(None),
+        };
+        Some(Backup {
+            bucket: bucket?,
+            prefix: prefix?,
+            endpoint: endpoint?,
+            credentials: credentials?,
+            every: every?,
+            keep: keep?,
+            archive_every: archive_every?,
+            rate: rate?,
         })
     }
 
@@ -594,4 +660,15 @@ fn beside(path: &Path) -> PathBuf {
         .map(|end| format!(".{}", end.to_string_lossy()))
         .unwrap_or_default();
     path.with_file_name(format!("{stem}-server{end}"))
+}
+
+/// Words with `/` between them: nothing that an object store or a URL would write in another way.
+fn is_prefix(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !matches!(word, "" | "." | "..")
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
+    text.split('/').all(is_word)
 }

@@ -7,6 +7,7 @@
 //! **Must never:** take a transaction for complete whose end is not there; trust a length.
 
 mod event;
+mod feed;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use crate::history::{Gtid, History};
 use crate::{Dialect, PositionError};
 
 pub use event::{HEADER_BYTES, Header};
+pub use feed::{Committed, Feed};
 
 /// What a binary log file begins with.
 pub const MAGIC: [u8; 4] = *b"\xfebin";

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use pontoon_agent::api::{CheckRequest, DbOrder, DbStatus, Health, UnstickRequest};
 use pontoon_fleet::{Code, Refusal, ServerName};
 
+use super::backup::{self, Backup, Backups, Restore};
 use super::{Context, change};
 use crate::output::db::render;
 use crate::output::status::Frame;
@@ -30,6 +31,12 @@ pub enum Db {
     /// Wait until the database of this machine may start (its systemd unit asks)
     #[command(hide = true)]
     PreStart,
+    /// Copy the database to the object store now
+    Backup(Backup),
+    /// Show the copies in the object store, and to which moments each leads
+    Backups(Backups),
+    /// Make a data directory from a copy and the archive, as the database was at a moment
+    Restore(Restore),
 }
 
 impl Db {
@@ -43,6 +50,9 @@ impl Db {
             Db::Unstick(args) => args.json,
             Db::Pause(args) | Db::Resume(args) => args.json,
             Db::PreStart => false,
+            Db::Backup(args) => args.json,
+            Db::Backups(args) => args.json,
+            Db::Restore(args) => args.json,
         }
     }
 }
@@ -166,6 +176,9 @@ pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
             };
             (order, args.json, again)
         }
+        Db::Backup(args) => return backup::backup(context, args).await,
+        Db::Backups(args) => return backup::backups(context, &args).await,
+        Db::Restore(args) => return backup::restore(context, args).await,
         Db::Pause(args) => (DbOrder::Pause, args.json, line("pause", None)),
         Db::Resume(args) => (DbOrder::Resume, args.json, line("resume", None)),
         Db::PreStart => {

@@ -105,7 +105,7 @@ fn summary(report: &Report) -> String {
 }
 
 /// What cannot be read may be the secret itself: it is not repeated.
-fn credentials(text: &str) -> Result<Credentials, Refusal> {
+pub(super) fn credentials(text: &str) -> Result<Credentials, Refusal> {
     match text.split_once(':') {
         Some(("file", path)) if path.starts_with('/') => Ok(Credentials::File(PathBuf::from(path))),
         Some(("env", name)) if !name.is_empty() => Ok(Credentials::Env(name.to_owned())),

@@ -1,5 +1,6 @@
 //! One file for each command, or for a few that belong together. Each returns the exit status.
 
+pub mod backup;
 pub mod change;
 pub mod config;
 pub mod db;

@@ -1,9 +1,9 @@
 //! The databases in one screen: who leads and since when, whether anything is lost if it dies, every copy with its place,
 //! what is wrong, what happened, and the two commands that come next. A pure function of what the agent said.
 
-use pontoon_agent::api::{DbServer, DbStatus, Health};
+use pontoon_agent::api::{BackupStatus, DbServer, DbStatus, Health};
 use pontoon_agent::{Differing, Facts, FailoverReport, Kind};
-use pontoon_fleet::{DatabaseRole, ServerState};
+use pontoon_fleet::{DatabaseRole, ServerState, UnixMillis};
 
 use super::paint::{Paint, cut, harmless, width};
 use super::status::{Frame, render_events, render_problems};
@@ -42,6 +42,9 @@ pub fn render(status: &DbStatus, frame: Frame) -> String {
         .filter_map(|server| Some((server, work(server)?)))
     {
         text.push_str(&format!("{}: {}\n", server.name, harmless(work)));
+    }
+    if let Some(backup) = &status.backup {
+        text.push_str(&format!("{}\n", cut(&copies(backup, status.now), frame.columns)));
     }
     text.push_str(&render_problems(&status.problems, frame));
     text.push_str(&render_events(&status.recent, frame));
@@ -92,6 +95,22 @@ pub fn differing(what: &Differing, paint: Paint) -> String {
         }
     }
     text
+}
+
+fn copies(backup: &BackupStatus, now: UnixMillis) -> String {
+    let ago = |at: UnixMillis| format!("{} ago", span(ms(now.since(at))));
+    let last = backup
+        .last
+        .as_ref()
+        .map_or_else(|| "none yet".to_owned(), |last| ago(last.from));
+    let archived = backup
+        .archived_to
+        .map_or_else(|| "none yet".to_owned(), |at| format!("up to {}", ago(at)));
+    format!("backup: {last}; archive of the binary log: {archived}")
+}
+
+fn ms(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn work(server: &DbServer) -> Option<&str> {

@@ -43,6 +43,7 @@ fn status() -> DbStatus {
             server("a", DatabaseRole::Primary, None),
             server("b", DatabaseRole::Replica, Some(12)),
         ],
+        backup: None,
         recent: Vec::new(),
         next: vec!["pontoon db switchover b".to_owned(), "pontoon events".to_owned()],
         now: UnixMillis(1_800_000_000_000),
