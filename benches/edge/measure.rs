@@ -167,7 +167,7 @@ pub async fn throughput(wanted: &Wanted, workload: &Workload) -> Result<bool, La
     // The first is not counted.
     for round in 0..=wanted.rounds {
         let said = stand.take_turns(wanted, workload, None, round).await?;
-        print_round(round, &said);
+        print_round(round, &said, One::is_valid);
         let [ours, first, second] = &said[..] else {
             continue;
         };
@@ -187,12 +187,12 @@ pub async fn throughput(wanted: &Wanted, workload: &Workload) -> Result<bool, La
     Ok(good && nginx.min(haproxy) >= workload.least)
 }
 
-fn print_round(round: usize, said: &[One]) {
+fn print_round(round: usize, said: &[One], is_valid: impl Fn(&One) -> bool) {
     for one in said {
         println!(
             "round {round}{}: {one}{}",
             if round == 0 { " (not counted)" } else { "" },
-            if one.is_valid() { "" } else { " INVALID" }
+            if is_valid(one) { "" } else { " INVALID" }
         );
     }
 }
@@ -201,7 +201,7 @@ fn print_round(round: usize, said: &[One]) {
 fn verdict(invalid: usize, rounds: usize) -> bool {
     if invalid > 0 {
         println!(
-            "{invalid} of {rounds} rounds are invalid and not counted: a proxy was not the limit, or requests failed"
+            "{invalid} of {rounds} rounds are invalid and not counted: not the proxy was the limit, or requests failed"
         );
     }
     invalid * 3 <= rounds
@@ -215,20 +215,18 @@ pub async fn latency(wanted: &Wanted, workload: &Workload) -> Result<bool, LabEr
     let dir = tempfile::tempdir().map_err(LabError::io("folder"))?;
     let stand = Stand::new(workload, dir.path()).await?;
     let full = stand.take_turns(wanted, workload, None, 0).await?;
-    print_round(0, &full);
+    print_round(0, &full, One::is_valid);
     let rate = full.get(1).map_or(0.0, |nginx| nginx.done.per_second()) * SHARE;
     println!("rate: {rate:.0}/s");
     let (mut nginx, mut haproxy, mut invalid) = (Vec::new(), Vec::new(), 0);
     for round in 1..=wanted.rounds {
         let said = stand.take_turns(wanted, workload, Some(rate), round).await?;
-        print_round(round, &said);
+        let kept_up = |one: &One| one.done.failed == 0 && one.done.per_second() >= rate * 0.98;
+        print_round(round, &said, kept_up);
         let [ours, first, second] = &said[..] else {
             continue;
         };
-        if said
-            .iter()
-            .any(|one| one.done.failed > 0 || one.done.per_second() < rate * 0.98)
-        {
+        if !said.iter().all(kept_up) {
             invalid += 1;
             continue;
         }
