@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use pontoon_benches::machine::{describe, median};
 use pontoon_mysql_wire::{Command, encode_packet};
 use pontoon_sql_tests::client::Client;
 use pontoon_testkit::LabError;
@@ -327,19 +328,7 @@ fn read_all(stream: &mut TcpStream) -> Result<u64, LabError> {
     }
 }
 
-fn median(numbers: &mut [f64]) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn machine(wanted: &Wanted, cores: &Cores) -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or("");
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
     let pinned = match cores.proxy.is_empty() {
         true => "nothing pinned".to_owned(),
         false => format!(
@@ -348,9 +337,8 @@ fn machine(wanted: &Wanted, cores: &Cores) -> String {
         ),
     };
     format!(
-        "{count} ×{}; load before {}; {pinned}; {}, {}",
-        model.trim_start_matches(['\t', ' ', ':']),
-        load.split(' ').next().unwrap_or("?"),
+        "{}; {pinned}; {}, {}",
+        describe(),
         wanted.engine.tag(),
         if wanted.prepared {
             "prepared statements"

@@ -1,13 +1,13 @@
 //! What is measured, on which cores: databases, and programs before them.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
+use pontoon_benches::program::list;
+pub use pontoon_benches::program::{Proxy, start};
 use pontoon_sql_tests::servers::{Engine, Pair};
-use pontoon_testkit::{LabError, wait_until};
-use tokio::process::{Child, Command};
+use pontoon_testkit::LabError;
+use tokio::process::Command;
 
 use crate::load::ROWS;
 
@@ -37,57 +37,6 @@ impl Cores {
                 load: vec![3],
             },
         }
-    }
-}
-
-/// A program that is measured.
-pub struct Proxy {
-    /// Its name.
-    pub name: &'static str,
-    /// Where it listens.
-    pub address: SocketAddr,
-    child: Child,
-}
-
-/// Processor time and memory of a process.
-#[derive(Clone, Copy, Debug)]
-pub struct Used {
-    /// User and system time.
-    pub cpu: Duration,
-    /// Resident memory in KiB.
-    pub resident_kib: u64,
-}
-
-impl Proxy {
-    /// What it has used so far.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn used(&self) -> Result<Used, LabError> {
-        let pid = self
-            .child
-            .id()
-            .ok_or_else(|| LabError::Unknown(format!("{} has ended", self.name)))?;
-        let read = |file: &str| {
-            std::fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(LabError::io(self.name))
-        };
-        let stat = read("stat")?;
-        // After the name in brackets: state is the first field, utime and stime the 12th and 13th (proc(5)).
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |index: usize| {
-            fields
-                .get(index)
-                .and_then(|field| field.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        let status = read("status")?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|rest| rest.split_whitespace().next());
-        Ok(Used {
-            // A tick is 10 ms on every Linux that Debian builds.
-            cpu: Duration::from_millis((ticks(11) + ticks(12)) * 10),
-            resident_kib: resident.and_then(|kib| kib.parse().ok()).unwrap_or(0),
-        })
     }
 }
 
@@ -129,41 +78,4 @@ async fn pin(pid: i32, cores: &[usize]) -> Result<(), LabError> {
         .status()
         .await;
     status.map_err(LabError::io("taskset")).map(drop)
-}
-
-fn list(cores: &[usize]) -> String {
-    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// Starts a program on those cores and waits until it listens.
-///
-/// # Errors
-/// When it does not.
-pub async fn start(
-    name: &'static str,
-    program: &Path,
-    arguments: &[String],
-    log: &Path,
-    address: SocketAddr,
-    cores: &[usize],
-) -> Result<Proxy, LabError> {
-    let out = std::fs::File::create(log).map_err(LabError::io("log file"))?;
-    let err = out.try_clone().map_err(LabError::io("log file"))?;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]);
-    if !cores.is_empty() {
-        command.args(["taskset", "-c", &list(cores)]);
-    }
-    command
-        .arg(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err);
-    let child = command.kill_on_drop(true).spawn().map_err(LabError::io(name))?;
-    wait_until(name, Duration::from_secs(20), || async {
-        tokio::net::TcpStream::connect(address).await.ok()
-    })
-    .await?;
-    Ok(Proxy { name, address, child })
 }

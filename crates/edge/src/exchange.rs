@@ -75,6 +75,8 @@ pub struct Exchange<'e> {
     pub may_keep_alive: &'e dyn Fn() -> bool,
     /// Whether the server is a relay, whose word on a request counts.
     pub relay: bool,
+    /// Whether the server's connection carried requests before.
+    pub kept: bool,
     /// Times and sizes.
     pub tuning: &'e Tuning,
     /// Where the answer is.
@@ -344,6 +346,12 @@ impl Exchange<'_> {
             }
             return Ok(());
         }
+        // What a server says on an idle connection before it closes it, and no answer to what was sent since
+        // (RFC 9110 section 15.5.9).
+        if self.kept && !self.relay && response.status == 408 && !response.keep_alive && self.up.can_rewind()
+        {
+            return Err(Failure::ClosedEarly);
+        }
         match response.relay_word.filter(|_| self.relay) {
             Some(RelayWord::NotSent) => return Err(Failure::NotSent),
             Some(RelayWord::Closed) => return Err(Failure::RelayedClose),
@@ -546,6 +554,7 @@ mod tests {
             request: &request,
             may_keep_alive: &|| true,
             relay: false,
+            kept: false,
             tuning: &tuning,
             state: State::default(),
             floor: None,

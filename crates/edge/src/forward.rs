@@ -178,7 +178,7 @@ impl Attempt<'_> {
                     return None;
                 }
             };
-            let (result, state, down) = self.exchange(upstream, &mut stream, floor).await;
+            let (result, state, down) = self.exchange(upstream, &mut stream, kept, floor).await;
             let written = down.written();
             self.client.scratch = down.into_staged();
             let failure = match result {
@@ -312,6 +312,7 @@ impl Attempt<'_> {
         &mut self,
         upstream: &Arc<Upstream>,
         stream: &mut Stream,
+        kept: bool,
         floor: Option<Leaving>,
     ) -> (Result<Done, Failure>, State, Pipe) {
         let worker = self.worker;
@@ -339,6 +340,7 @@ impl Attempt<'_> {
             request: self.request,
             may_keep_alive: &|| !worker.draining.get() && !worker.is_crowded(),
             relay: matches!(upstream.way, Way::Relay(_)),
+            kept,
             tuning: &worker.shared.tuning,
             state: State::default(),
             floor,

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -84,14 +83,13 @@ impl Stream {
     /// Whether an unused connection is still good: open, and nothing has come that nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         match self {
-            // Asked from the kernel, because tokio learns of a close only when it polls next.
-            Stream::Tcp(tcp) => {
-                let mut byte = [MaybeUninit::uninit()];
-                match socket2::SockRef::from(&*tcp).peek(&mut byte) {
-                    Ok(_) => false,
-                    Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-                }
-            }
+            // Asks the kernel only when the last poll said that something came, be it bytes or a close. What has come
+            // since that poll is not seen; what a question just before the use would not see either is no less real
+            // and only rarer, and who uses a kept connection is ready for its close.
+            Stream::Tcp(tcp) => match tcp.try_read(&mut [0u8; 1]) {
+                Ok(_) => false,
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            },
             // The bytes may be session tickets: only TLS itself can tell them from an answer.
             Stream::Tls(tls) => {
                 let mut byte = [0u8; 1];

@@ -56,6 +56,40 @@ fn a_kept_connection_that_closes_as_it_is_used_costs_a_get_nothing() {
 }
 
 #[test]
+fn a_408_on_an_idle_connection_is_nobodys_answer() {
+    // What a server says that has lost its patience with an idle connection, come in the moment it is used again.
+    let net = Net::new();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let _app = App::by_connection(net.app(1), move |client| {
+        if client.request().is_none() {
+            return;
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        reply(client, "x");
+        if client.request().is_some() {
+            client.send("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let edge = Edge::start(net.view(1));
+    let mut client = edge.client();
+    for _ in 0..5 {
+        client.send(GET);
+        assert_eq!(client.answer().text(), "x");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 5);
+}
+
+#[test]
+fn a_408_on_a_new_connection_is_passed_on() {
+    let (edge, _app) = one(|client, _, _| {
+        client.send("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        false
+    });
+    assert_eq!(edge.get("/").status, 408);
+}
+
+#[test]
 fn a_kept_connection_that_was_closed_while_idle_is_not_used() {
     let (edge, _app) = one(|client, _, _| {
         reply(client, "x");

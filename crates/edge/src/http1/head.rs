@@ -106,6 +106,7 @@ struct Span {
     name_end: u16,
     value: u16,
     value_end: u16,
+    known: Known,
 }
 
 /// The fields of a head. Values are without the spaces around them.
@@ -139,11 +140,12 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Name and value of each field, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'h [u8], &'h [u8])> + '_ {
+    /// Each field in order: what it is, its name and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (Known, &'h [u8], &'h [u8])> + '_ {
         let head = self.head;
         self.spans[..self.count].iter().map(move |span| {
             (
+                span.known,
                 &head[usize::from(span.name)..usize::from(span.name_end)],
                 &head[usize::from(span.value)..usize::from(span.value_end)],
             )
@@ -168,11 +170,11 @@ impl<'h> Fields<'h> {
             _ => return Err(Reject::BadFieldName),
         }
         let raw = &line[colon + 1..];
-        if let Some(bad) = raw.iter().find(|b| !syntax::is_value_byte(**b)) {
-            return Err(if *bad == b'\r' {
-                Reject::BareCr
-            } else {
-                Reject::BadFieldValue
+        if !syntax::is_value(raw) {
+            let bad = raw.iter().find(|b| !syntax::is_value_byte(**b));
+            return Err(match bad {
+                Some(b'\r') => Reject::BareCr,
+                _ => Reject::BadFieldValue,
             });
         }
         let value = syntax::trim(raw);
@@ -187,6 +189,7 @@ impl<'h> Fields<'h> {
             name_end: offset(start + colon)?,
             value: offset(value_start)?,
             value_end: offset(value_start + value.len())?,
+            known: known(&line[..colon]),
         };
         self.count += 1;
         Ok(())
@@ -208,9 +211,10 @@ fn line_end(head: &[u8], start: usize) -> Result<usize, Reject> {
 }
 
 /// The header fields that mean something to the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Known {
     /// Passed on as it is.
+    #[default]
     Other,
     /// `Host`
     Host,
@@ -308,7 +312,7 @@ mod tests {
         );
         let (line, fields) = Fields::parse(&bytes[..extent.end]).unwrap();
         assert_eq!(line, b"GET / HTTP/1.1");
-        let cut: Vec<_> = fields.iter().collect();
+        let cut: Vec<_> = fields.iter().map(|(_, name, value)| (name, value)).collect();
         assert_eq!(cut, [(&b"Host"[..], &b"a"[..]), (b"X", b""), (b"Y", b"")]);
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::body::Length;
-use super::head::{Fields, Known, known};
+use super::head::{Fields, Known};
 use super::reject::Reject;
 use super::syntax;
 use crate::cookie;
@@ -268,8 +268,8 @@ impl<'h> Facts<'h> {
             expect: false,
         };
         let mut framing = Framing::default();
-        for (name, value) in fields.iter() {
-            match known(name) {
+        for (known, _, value) in fields.iter() {
+            match known {
                 Known::Host => facts.host(value)?,
                 Known::ContentLength => framing.content_length(value)?,
                 Known::TransferEncoding => framing.transfer_encoding(value, version)?,
@@ -381,8 +381,7 @@ struct Passed {
 /// Writes the fields that are passed on; gives the places of `User-Agent` and `Referer`.
 fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mut Vec<u8>) -> Passed {
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
-    for (name, value) in fields.iter() {
-        let known = known(name);
+    for (known, name, value) in fields.iter() {
         match known {
             Known::Host
             | Known::Connection
@@ -445,8 +444,8 @@ pub(super) fn is_nominated(fields: &Fields<'_>, name: &[u8]) -> bool {
     ];
     fields
         .iter()
-        .filter(|(field, _)| known(field) == Known::Connection)
-        .any(|(_, value)| options(value).any(|option| option.eq_ignore_ascii_case(name)))
+        .filter(|(known, ..)| *known == Known::Connection)
+        .any(|(_, _, value)| options(value).any(|option| option.eq_ignore_ascii_case(name)))
         && !END_TO_END.iter().any(|kept| kept.eq_ignore_ascii_case(name))
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::body::Length;
-use super::head::{Fields, Known, known};
+use super::head::{Fields, Known};
 use super::reject::Reject;
 use super::request::{Framing, Version, is_nominated, options, write_field};
 use super::syntax;
@@ -103,8 +103,8 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
     let (version, status, reason) = status_line(line)?;
     let mut framing = Framing::default();
     let (mut close, mut keep_alive, mut nominates, mut relay_word) = (false, false, false, None);
-    for (name, value) in fields.iter() {
-        match known(name) {
+    for (known, _, value) in fields.iter() {
+        match known {
             Known::ContentLength => framing.content_length(value)?,
             Known::TransferEncoding => framing.transfer_encoding(value, version)?,
             Known::Connection => {
@@ -157,7 +157,7 @@ impl Parsed<'_> {
     pub fn has(&self, name: &[u8]) -> bool {
         self.fields
             .iter()
-            .any(|(field, _)| field.eq_ignore_ascii_case(name))
+            .any(|(_, field, _)| field.eq_ignore_ascii_case(name))
     }
 
     /// Appends to `out` the head that is passed on.
@@ -168,8 +168,8 @@ impl Parsed<'_> {
         out.extend_from_slice(b"\r\n");
         let keeps_upgrade = matches!(status, 101 | 426);
         let without_length = status < 200 || status == 204;
-        for (name, value) in self.fields.iter() {
-            match known(name) {
+        for (known, name, value) in self.fields.iter() {
+            match known {
                 Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::RelayWord => continue,
                 Known::ContentLength if without_length => continue,
                 Known::Upgrade if !keeps_upgrade => continue,

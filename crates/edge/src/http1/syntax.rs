@@ -60,9 +60,11 @@ pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|b| is_token_byte(*b))
 }
 
-/// All characters may stand in a field value.
+/// All characters may stand in a field value: the same as [`is_value_byte`] of each, without a branch in the loop, so
+/// that many bytes are looked at together.
 pub fn is_value(text: &[u8]) -> bool {
-    text.iter().all(|b| is_value_byte(*b))
+    text.iter()
+        .fold(true, |good, &b| good & ((b >= 0x20) & (b != 0x7f) | (b == b'\t')))
 }
 
 /// Not empty, and all characters may stand in a request target.
@@ -146,6 +148,13 @@ mod tests {
             "a[::1]", "[[::1]]", "a:123456", "a\\b", "a#", "a?b", "a]:1", "[a]:1]",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_are_their_bytes() {
+        for byte in 0..=255u8 {
+            assert_eq!(is_value(&[b'a', byte]), is_value_byte(byte), "{byte:#x}");
         }
     }
 

@@ -71,8 +71,8 @@ pub fn request(head: &[u8]) -> Option<(Request<()>, Body)> {
     let (method, target) = (words.next()?, words.next()?);
     let (mut host, mut body) = (&b"localhost"[..], Body::Finished);
     let mut headers = HeaderMap::new();
-    for (name, value) in fields.iter() {
-        match known(name) {
+    for (known, name, value) in fields.iter() {
+        match known {
             Known::Host => host = value,
             Known::ContentLength => {
                 body = Body::Counted(std::str::from_utf8(value).ok()?.parse().ok()?);
@@ -134,8 +134,8 @@ pub fn response(head: &[u8], to_head: bool) -> Option<(Response<()>, Body)> {
     let status = StatusCode::from_bytes(line.get(9..12)?).ok()?;
     let mut body = Body::UntilClose;
     let mut response = Response::new(());
-    for (name, value) in fields.iter() {
-        match known(name) {
+    for (known, name, value) in fields.iter() {
+        match known {
             Known::TransferEncoding => body = Length::Chunked.into(),
             Known::Connection | Known::HopByHop | Known::Upgrade => {}
             is => {
@@ -160,7 +160,7 @@ pub fn trailers(framing: &[u8]) -> Option<HeaderMap> {
     // The size of the last chunk is a line of its own, as the first line of a head is.
     let (_, fields) = Fields::parse(framing).ok()?;
     let mut trailers = HeaderMap::new();
-    for (name, value) in fields.iter() {
+    for (_, name, value) in fields.iter() {
         add(&mut trailers, name, value)?;
     }
     Some(trailers)

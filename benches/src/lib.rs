@@ -1,0 +1,4 @@
+//! What several measurements share: programs that are started, pinned and looked at, and the words for the machine.
+
+pub mod machine;
+pub mod program;
