@@ -2,12 +2,14 @@
 //! `decide::addresses`; here it is fed and its word is passed on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 use pontoon_decide::addresses::{Addresses, INTERVAL, Look, unheard};
-use pontoon_fleet::FleetView;
+use pontoon_fleet::{FleetView, ServerName};
 
 use crate::core::Agent;
+use crate::heartbeat::SILENCE;
 use crate::publish;
 
 /// Runs until shutdown.
@@ -48,6 +50,17 @@ fn look(agent: &Agent) {
     };
     let reports = publish::observed(agent);
     let drains = agent.known().drains.clone();
+    // What the address tiers say of themselves, as long as they are heard.
+    let heard = || {
+        reports
+            .values()
+            .filter(|observed| observed.age <= SILENCE)
+            .map(|observed| &observed.report)
+    };
+    let taken: BTreeMap<IpAddr, ServerName> = heard()
+        .flat_map(|report| report.holds().into_iter().map(|ip| (ip, report.server.clone())))
+        .collect();
+    let moving: BTreeSet<IpAddr> = heard().flat_map(|report| report.moving()).collect();
     let (changed, since) = {
         let mut addresses = agent.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = addresses.look(&Look {
@@ -55,8 +68,8 @@ fn look(agent: &Agent) {
             me: &membership.me,
             reports: &reports,
             drains: &drains,
-            taken: &BTreeMap::new(),
-            moving: &BTreeSet::new(),
+            taken: &taken,
+            moving: &moving,
             now: agent.clock.now(),
             unix: agent.clock.unix(),
         });

@@ -5,6 +5,7 @@
 //! asks the primary instead. Nor can who steals it do harm: a floor is held against the primary's own position.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_rt::files;
@@ -25,7 +26,7 @@ pub(crate) fn to_tell(agent: &Agent) -> Option<String> {
     if membership.keeper != membership.me || !spread {
         return None;
     }
-    match known_or_made(agent) {
+    match known_or_made(&agent.paths.floor_key_file()) {
         Ok(key) => Some(hex(&key)),
         Err(refusal) => {
             tracing::warn!(%refusal, "there is no key for the edges' cookies");
@@ -40,16 +41,20 @@ pub(crate) fn hear(agent: &Agent, from: &ServerName, said: Option<&str>) {
     let (Some(key), true) = (said.and_then(unhex), keeper.as_ref() == Some(from)) else {
         return;
     };
-    let path = agent.paths.floor_key_file();
-    let same = files::read_limited(&path, MAX_FILE).is_ok_and(|known| known.as_deref() == Some(&key[..]));
-    if !same && let Err(error) = files::write_atomic(&path, &key, MODE) {
-        tracing::warn!(%error, "the key for the edges' cookies was not kept");
+    keep(&agent.paths.floor_key_file(), key);
+}
+
+/// Writes a key down, if it is not there already.
+pub(crate) fn keep(path: &Path, key: [u8; LENGTH]) {
+    let same = files::read_limited(path, MAX_FILE).is_ok_and(|known| known.as_deref() == Some(&key[..]));
+    if !same && let Err(error) = files::write_atomic(path, &key, MODE) {
+        tracing::warn!(%error, path = %path.display(), "a key of the fleet was not kept");
     }
 }
 
-fn known_or_made(agent: &Agent) -> Result<[u8; LENGTH], Refusal> {
-    let path = agent.paths.floor_key_file();
-    if let Some(known) = files::read_limited(&path, MAX_FILE)?
+/// The key in `path`, made if there is none.
+pub(crate) fn known_or_made(path: &Path) -> Result<[u8; LENGTH], Refusal> {
+    if let Some(known) = files::read_limited(path, MAX_FILE)?
         && let Ok(key) = known.try_into()
     {
         return Ok(key);
@@ -57,11 +62,12 @@ fn known_or_made(agent: &Agent) -> Result<[u8; LENGTH], Refusal> {
     let mut key = [0; LENGTH];
     aws_lc_rs::rand::fill(&mut key)
         .map_err(|_| Refusal::new(Code::N006, "the system gives no random numbers"))?;
-    files::write_atomic(&path, &key, MODE)?;
+    files::write_atomic(path, &key, MODE)?;
     Ok(key)
 }
 
-fn hex(key: &[u8]) -> String {
+/// As it travels.
+pub(crate) fn hex(key: &[u8]) -> String {
     key.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -69,7 +75,8 @@ fn hex(key: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<[u8; LENGTH]> {
+/// [`hex`] again; `None` when it is not the text of a key.
+pub(crate) fn unhex(text: &str) -> Option<[u8; LENGTH]> {
     if text.len() != 2 * LENGTH || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }

@@ -20,10 +20,9 @@ use crate::authorise::Peer;
 use crate::core::{Agent, Heard};
 use crate::dial;
 use crate::failover::FailoverReport;
-use crate::floor_key;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
-use crate::ticket_keys;
+use crate::{address_key, floor_key, ticket_keys};
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -85,6 +84,7 @@ pub(crate) fn hear(
     }
     floor_key::hear(agent, &report.server, said.floor_key.as_deref());
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
+    address_key::hear(agent, &report.server, said.address_key.as_deref());
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
@@ -274,11 +274,13 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     // Before the lock that the next lines take.
     let floor_key = floor_key::to_tell(agent);
     let ticket_keys = ticket_keys::to_tell(agent);
+    let address_key = address_key::to_tell(agent);
     Ok(Heartbeat {
         report,
         joiners: agent.known().joiners.clone(),
         floor_key,
         ticket_keys,
+        address_key,
         failover: agent.failover.report(agent.clock.now()),
     })
 }

@@ -11,6 +11,7 @@
 //! **Must never:** stand in the way of traffic. Kill it, and edge and SQL proxy go on with the last view (P5). It
 //! decides nothing that `decide` can decide, and believes no peer's word about what its certificate does not prove.
 
+mod address_key;
 mod addresses;
 mod admin;
 pub mod api;

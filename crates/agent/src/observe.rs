@@ -146,6 +146,9 @@ pub(crate) async fn database_facts(agent: &Agent) -> Result<Option<DatabaseFacts
 }
 
 /// Notes what a tier of this server reported, and what changed since its last report.
+/// A move that is older than this was told by an agent that is gone.
+const TOLD_ALREADY_MS: u64 = 10_000;
+
 pub(crate) fn heard_from_tier(agent: &Agent, report: TierReport) {
     let mut events = Vec::new();
     let mut known = agent.known();
@@ -183,6 +186,34 @@ pub(crate) fn heard_from_tier(agent: &Agent, report: TierReport) {
             report.pid,
             now.requests_total,
         ));
+    }
+    if let TierDetail::Address(now) = &report.detail {
+        let before = match known.tiers.get(&Tier::Address) {
+            Some((before, _)) if before.pid == report.pid => match &before.detail {
+                TierDetail::Address(before) => before.moves.last().map_or(0, |last| last.number),
+                _ => 0,
+            },
+            // What an agent before this one has told is not told again.
+            Some(_) => 0,
+            None => now
+                .moves
+                .iter()
+                .rev()
+                .find(|told| told.at.0 + TOLD_ALREADY_MS < agent.clock.unix().0)
+                .map_or(0, |last| last.number),
+        };
+        for new in now.moves.iter().filter(|new| new.number > before) {
+            events.push(match new.taken {
+                true => EventKind::AddressesTaken {
+                    home: new.home.clone(),
+                    reason: new.why.clone(),
+                },
+                false => EventKind::AddressesDropped {
+                    home: new.home.clone(),
+                    reason: new.why.clone(),
+                },
+            });
+        }
     }
     known.tiers.insert(report.tier(), (report, Instant::now()));
     drop(known);

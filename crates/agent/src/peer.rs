@@ -51,6 +51,9 @@ pub(crate) struct Heartbeat {
     /// What the edges seal session tickets with, from the keeper; see `ticket_keys`.
     #[serde(default)]
     pub(crate) ticket_keys: Option<String>,
+    /// What heartbeats about addresses are signed with, from the keeper; see `address_key`.
+    #[serde(default)]
+    pub(crate) address_key: Option<String>,
     /// How failover stands on the sender; `None` when it takes no part.
     #[serde(default)]
     pub(crate) failover: Option<FailoverReport>,

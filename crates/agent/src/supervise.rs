@@ -12,7 +12,7 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is.
-const TIERS: [Tier; 3] = [Tier::Edge, Tier::Sql, Tier::Dns];
+const TIERS: [Tier; 4] = [Tier::Edge, Tier::Sql, Tier::Dns, Tier::Address];
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -43,6 +43,9 @@ pub(crate) async fn run(agent: Arc<Agent>) {
     loop {
         let wanted = wanted(&agent);
         for tier in TIERS {
+            if tier == Tier::Address {
+                tell_whether_addresses_stay(&agent, &wanted);
+            }
             let result = match &wanted {
                 Some((me, tiers)) if tiers.contains(&tier) => {
                     keep_running(&agent, me, tier, &mut minded).await
@@ -75,7 +78,28 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     if active.config.runs_dns(server) {
         tiers.push(Tier::Dns);
     }
+    // Servers without an edge vote.
+    if active.config.takeover().is_some() {
+        tiers.push(Tier::Address);
+    }
     Some((me, tiers))
+}
+
+/// An address process that is ended because addresses move no longer leaves this server its own for good; one that is
+/// ended to be started again leaves them as they are.
+fn tell_whether_addresses_stay(agent: &Agent, wanted: &Option<(ServerName, Vec<Tier>)>) {
+    let file = agent.paths.addresses_stay_file();
+    let moves = wanted
+        .as_ref()
+        .is_some_and(|(_, tiers)| tiers.contains(&Tier::Address));
+    let told = match (moves, file.exists()) {
+        (true, true) => std::fs::remove_file(&file),
+        (false, false) => std::fs::write(&file, ""),
+        _ => Ok(()),
+    };
+    if let Err(error) = told {
+        tracing::warn!(%error, "the address process was not told whether addresses stay");
+    }
 }
 
 async fn keep_running(

@@ -300,6 +300,14 @@ pub struct Assets {
 pub struct Addresses {
     /// How the addresses of a lost server move.
     pub method: AddressMethod,
+    /// Heartbeats each 50 ms in place of 100.
+    pub fast: bool,
+    /// How long a server must have been well before its addresses go home.
+    pub home_after: Duration,
+    /// The router of the public network; `None` for that of the default route.
+    pub gateway: Option<IpAddr>,
+    /// The network interface of the public addresses; `None` for the one in whose network they are.
+    pub interface: Option<String>,
 }
 
 /// `ip.method` and what belongs to it.
@@ -380,8 +388,15 @@ impl Config {
             .map_or(LeaseStore::Single, |lease| lease.store.clone())
     }
 
+    /// How addresses move, when Pontoon's own tier moves them: not at all in a fleet of one.
+    pub fn takeover(&self) -> Option<&Addresses> {
+        let ip = self.ip.as_ref().filter(|ip| ip.method == AddressMethod::Arp);
+        ip.filter(|_| self.servers.len() > 1)
+    }
+
     /// Where `server`'s edge listens for visitors. An address in `edge.listen` that is another server's is not
-    /// for this one. The default is port 80 of its public addresses; without any, port 80 of all addresses.
+    /// for this one, unless addresses move. The default is port 80 of its public addresses, and where addresses move of
+    /// those of every edge; without any, port 80 of all addresses.
     /// Empty without the role `edge`.
     pub fn edge_listen(&self, server: &Server) -> Vec<SocketAddr> {
         self.visitors_listen(server, &self.edge.listen, 80)
@@ -399,11 +414,14 @@ impl Config {
         if !server.roles.contains(&Role::Edge) {
             return Vec::new();
         }
+        let moves = self.takeover().is_some();
         if !listen.is_empty() {
             let of_another = |ip: IpAddr| {
-                self.servers
-                    .iter()
-                    .any(|other| other.name != server.name && other.has_address(ip))
+                !moves
+                    && self
+                        .servers
+                        .iter()
+                        .any(|other| other.name != server.name && other.has_address(ip))
             };
             return listen
                 .iter()
@@ -414,11 +432,16 @@ impl Config {
         if server.public.is_empty() {
             return vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)];
         }
-        server
-            .public
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, port))
-            .collect()
+        let servers = self.with_role(Role::Edge);
+        let here = servers.filter(|other| moves || other.name == server.name);
+        let mut all: Vec<SocketAddr> = Vec::new();
+        for ip in here.flat_map(|other| &other.public) {
+            let address = SocketAddr::new(*ip, port);
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
     }
 
     /// Whether `server` runs an edge process: for visitors, or to hand its loopback application to the edges of

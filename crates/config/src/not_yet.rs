@@ -39,7 +39,8 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
             origin: place.and_then(|place| place.origin.clone()),
         });
     };
-    for server in config.servers.iter().filter(|server| server.standby) {
+    let moves = config.takeover().is_some();
+    for server in config.servers.iter().filter(|server| server.standby && !moves) {
         add(
             &format!("server.{}.standby", server.name),
             "an edge that waits until another is lost",
@@ -82,7 +83,19 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
         add("assets", "keeping uploads in an object store");
     }
     match config.ip.as_ref().map(|ip| &ip.method) {
-        Some(AddressMethod::Arp) => add("ip.method", "taking over the address of a lost server"),
+        // The gateway is asked over IPv4 whose an address is.
+        Some(AddressMethod::Arp) => {
+            let only_v6 = |server: &&crate::model::Server| {
+                !server.public.is_empty() && !server.public.iter().any(std::net::IpAddr::is_ipv4)
+            };
+            for server in config.with_role(Role::Edge).filter(only_v6) {
+                let path = format!("server.{}.public", server.name);
+                add(
+                    &path,
+                    "taking over the addresses of a server that has none of IPv4",
+                );
+            }
+        }
         Some(AddressMethod::Exec(_)) => add("ip.method", "calling a program to move an address"),
         Some(AddressMethod::None) | None => {}
     }

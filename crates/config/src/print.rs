@@ -90,6 +90,15 @@ impl Config {
                     out.text("exec", &program.to_string_lossy());
                 }
             }
+            if ip.method == AddressMethod::Arp {
+                out.raw("fast", ip.fast);
+                out.text("home_after", &format_duration(ip.home_after));
+                out.optional(
+                    "gateway",
+                    ip.gateway.map(|gateway| gateway.to_string()).as_deref(),
+                );
+                out.optional("interface", ip.interface.as_deref());
+            }
         }
         if let Some(dns) = &self.dns {
             out.section("[dns]");

@@ -399,6 +399,14 @@ pub(crate) struct Ip {
     pub method: At<IpMethod>,
     /// The program, with method = "exec".
     pub exec: Option<Text>,
+    /// Whether servers are watched twice as closely: their addresses move within 0.2 s in place of 0.5 s.
+    pub fast: Option<At<bool>>,
+    /// How long a server must have been well before its addresses go home. Default "60s".
+    pub home_after: Option<Text>,
+    /// The router of the public network, which is asked whose an address is. Default: that of the default route.
+    pub gateway: Option<Text>,
+    /// The network interface of the public addresses. Default: the one in whose network they are.
+    pub interface: Option<Text>,
 }
 
 /// DNS.

@@ -191,6 +191,29 @@ fn what_is_the_same_and_must_differ() {
 
 #[test]
 fn what_contradicts_itself() {
+    let arp = "method = \"arp\"";
+    for (key, value) in [
+        ("fast", "true"),
+        ("home_after", "\"1m\""),
+        ("gateway", "\"198.51.100.1\""),
+        ("interface", "\"eth0\""),
+    ] {
+        let none = format!("method = \"none\"\n{key} = {value}");
+        one(TWO, arp, &none, Code::C006, value);
+        let good = TWO.replacen(arp, &format!("{arp}\n{key} = {value}"), 1);
+        Config::parse(&good).unwrap();
+    }
+    for (key, value) in [
+        ("home_after", "\"0s\""),
+        ("home_after", "\"2h\""),
+        ("gateway", "\"2001:db8::1\""),
+        ("gateway", "\"gate\""),
+        ("interface", "\"\""),
+        ("interface", "\"eth 0\""),
+        ("interface", "\"../../../../etc\""),
+    ] {
+        one(TWO, arp, &format!("{arp}\n{key} = {value}"), Code::C002, value);
+    }
     one(TWO, "[ip]", "[ip]\nexec = \"/x\"", Code::C006, "\"/x\"");
     one(
         TWO,

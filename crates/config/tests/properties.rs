@@ -590,7 +590,16 @@ fn configs() -> impl Strategy<Value = Config> {
                     lease,
                     cache,
                     assets,
-                    ip: ip.map(|method| Addresses { method }),
+                    ip: ip.map(|method| {
+                        let arp = method == AddressMethod::Arp;
+                        Addresses {
+                            method,
+                            fast: arp && capacity.is_some(),
+                            home_after: Duration::from_secs(if arp { 90 } else { 60 }),
+                            gateway: (arp && dns.is_some()).then(|| [198, 51, 100, 1].into()),
+                            interface: arp.then(|| "eth0".to_owned()),
+                        }
+                    }),
                     dns,
                     capacity,
                     places: Places::default(),

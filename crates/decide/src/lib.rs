@@ -2,12 +2,14 @@
 //!
 //! **In:** configurations, observations, the present moment. **Out:** the [`FleetView`](pontoon_fleet::FleetView)
 //! that tiers obey ([`view`]), the [`Plan`](plan::Plan) of what a new configuration would change on which server
-//! ([`plan`]), whether a thing that is checked again and again counts as healthy ([`health`]), which addresses visitors are sent to ([`addresses`]), and how all servers
-//! take up a new configuration or none ([`change`]), and who may be primary when servers die ([`failover`]).
+//! ([`plan`]), whether a thing that is checked again and again counts as healthy ([`health`]), which addresses visitors are sent to ([`addresses`]), how all servers
+//! take up a new configuration or none ([`change`]), who may be primary when servers die ([`failover`]), and who holds
+//! their public addresses ([`address`]).
 //!
 //! **Must never:** do I/O, read a clock, start a thread or draw a random number. What is needed is an argument; so
 //! every decision can be simulated, and a failing case replayed from its seed.
 
+pub mod address;
 pub mod addresses;
 pub mod change;
 pub mod facts;

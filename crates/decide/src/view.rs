@@ -8,7 +8,7 @@ use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
     AfterWrite, AppView, BootMoment, DatabaseServerView, DnsView, DrainBook, Engine, Epoch, FleetView,
     HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
-    SqlView, Tier, TierDetail,
+    SqlView, TakeoverView, Tier, TierDetail,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -98,6 +98,12 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),
+        takeover: config.takeover().map(|ip| TakeoverView {
+            fast: ip.fast,
+            home_after: ip.home_after,
+            gateway: ip.gateway,
+            interface: ip.interface.clone(),
+        }),
     }
 }
 

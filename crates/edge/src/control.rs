@@ -284,7 +284,8 @@ impl Control {
             .any(|(_, other)| other.is_ipv4() && other.port() == address.port());
         let options = ListenOptions {
             reuse_port: true,
-            freebind: false,
+            // An address of another server is bound before it moves here.
+            freebind: self.view.as_ref().is_some_and(|view| view.takeover.is_some()) && door != Door::Relay,
             v6only: v4_is_wanted,
         };
         let sockets: io::Result<Vec<TcpListener>> = self

@@ -36,7 +36,7 @@ impl Category {
 macro_rules! codes {
     ($($code:ident $category:ident $title:literal $text:literal;)*) => {
         /// A stable code. The letter says the area: `C` configuration, `J` joining and identity, `P` plan and
-        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `N` network and processes.
+        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `A` addresses, `N` network and processes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
             $(#[doc = $title] $code,)*
@@ -188,6 +188,9 @@ codes! {
 
     T001 Usage "a certificate for visitors cannot be used"
         "The file in the evidence is not there, cannot be read by the group pontoon-tier, is not PEM, has ended, or the key is not the certificate's. An edge that serves an older one goes on with it and looks at the files each second.";
+
+    A001 Usage "public addresses do not move in this fleet"
+        "Addresses move from a server that died to one that lives only where fleet.toml has [ip] with method = \"arp\" and there are two servers at least, on one local network.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

@@ -107,6 +107,14 @@ pub enum EventKind {
     UpstreamUp {
         upstream: ServerName,
     },
+    AddressesTaken {
+        home: ServerName,
+        reason: String,
+    },
+    AddressesDropped {
+        home: ServerName,
+        reason: String,
+    },
     DrainChanged {
         subject: ServerName,
         drained: bool,
@@ -216,6 +224,8 @@ impl EventKind {
             | K::PeerUnreachable { .. }
             | K::PeerRefused { .. }
             | K::TierDied { .. }
+            | K::AddressesTaken { .. }
+            | K::AddressesDropped { .. }
             | K::DatabaseRestarted { .. }
             | K::LeaseTaken { .. }
             | K::PrimaryAlone { .. }
@@ -269,6 +279,8 @@ impl fmt::Display for EventKind {
             K::TierAdopted { tier, pid } => write!(f, "{tier} (pid {pid}) went on without an agent, adopted"),
             K::UpstreamDown { upstream, reason } => write!(f, "application on {upstream} is out: {reason}"),
             K::UpstreamUp { upstream } => write!(f, "application on {upstream} is in again"),
+            K::AddressesTaken { home, reason } => write!(f, "took the addresses of {home}: {reason}"),
+            K::AddressesDropped { home, reason } => write!(f, "dropped the addresses of {home}: {reason}"),
             K::DrainChanged {
                 subject,
                 drained: true,

@@ -23,13 +23,13 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook, DrainMark, EdgeReport, HoldReport,
-    LeaseRecord, PoolReport, ReplicaReport, ServerReport, SpreadReport, SqlReport, TierDetail, TierReport,
-    UpstreamReport,
+    AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,
+    DrainMark, EdgeReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport, ServerReport, ShareReport,
+    SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
     AddressState, AddressView, AfterWrite, AppProtocol, AppView, BootMoment, CertificateFiles,
     DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports, ReadsView,
-    RetryPolicy, ServerState, ServerView, SqlView, TlsVersion,
+    RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion,
 };

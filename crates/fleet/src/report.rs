@@ -1,6 +1,7 @@
 //! What flows back: tiers report to their agent, agents report to each other. Observations only, never orders.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ impl TierReport {
             TierDetail::Edge(_) => Tier::Edge,
             TierDetail::Sql(_) => Tier::Sql,
             TierDetail::Dns(_) => Tier::Dns,
+            TierDetail::Address(_) => Tier::Address,
         }
     }
 }
@@ -38,6 +40,8 @@ pub enum TierDetail {
     Sql(SqlReport),
     /// From `pontoon dns`.
     Dns(DnsReport),
+    /// From `pontoon address`.
+    Address(AddressReport),
 }
 
 /// What a name server saw since it started.
@@ -193,6 +197,55 @@ pub struct PoolReport {
     pub waiting: u64,
 }
 
+/// The public addresses as a server's address tier sees them. All addresses of one home move together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressReport {
+    /// Whether this server's edge serves.
+    pub fit: bool,
+    /// Which servers it hears.
+    pub hears: Vec<ServerName>,
+    /// The gateway that it asks.
+    pub gateway: Option<IpAddr>,
+    /// Whether the gateway returns what is sent to it, so that it can say whose an address is.
+    pub gateway_returns: bool,
+    /// Every home.
+    pub shares: Vec<ShareReport>,
+    /// What was taken and dropped since it started, the latest last; at most a few dozen.
+    pub moves: Vec<AddressMove>,
+    /// What it could not do, in words.
+    pub trouble: Vec<String>,
+}
+
+/// The addresses of one home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareReport {
+    /// Whose they are.
+    pub home: ServerName,
+    /// Who holds them, as far as the reporter knows.
+    pub holder: Option<ServerName>,
+    /// Counts who took them.
+    pub epoch: Epoch,
+    /// Whether the reporter is about to take them, or to hand them over.
+    pub moving: bool,
+    /// Which.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One time that the reporter took or dropped addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressMove {
+    /// Counts the moves of this process.
+    pub number: u64,
+    /// When, by the reporter's clock.
+    pub at: UnixMillis,
+    /// Whose they are.
+    pub home: ServerName,
+    /// Taken, or dropped.
+    pub taken: bool,
+    /// Why, in a few words.
+    pub why: String,
+}
+
 /// What a database server is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -265,6 +318,31 @@ impl ServerReport {
     /// The report of one tier.
     pub fn tier(&self, tier: Tier) -> Option<&TierReport> {
         self.tiers.iter().find(|report| report.tier() == tier)
+    }
+
+    /// How public addresses stand there; `None` where they do not move.
+    pub fn addresses(&self) -> Option<&AddressReport> {
+        match &self.tier(Tier::Address)?.detail {
+            TierDetail::Address(report) => Some(report),
+            _ => None,
+        }
+    }
+
+    /// The public addresses that it holds now, its own and taken-over ones; none where addresses do not move.
+    pub fn holds(&self) -> Vec<IpAddr> {
+        let shares = self.addresses().into_iter().flat_map(|report| &report.shares);
+        let held = shares.filter(|share| share.holder.as_ref() == Some(&self.server));
+        held.flat_map(|share| &share.addresses).copied().collect()
+    }
+
+    /// The public addresses that it is about to take, or to hand over.
+    pub fn moving(&self) -> Vec<IpAddr> {
+        let shares = self.addresses().into_iter().flat_map(|report| &report.shares);
+        shares
+            .filter(|share| share.moving)
+            .flat_map(|share| &share.addresses)
+            .copied()
+            .collect()
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Tier {
     Sql,
     /// `pontoon dns`
     Dns,
+    /// `pontoon address`
+    Address,
 }
 
 impl Tier {
@@ -62,6 +64,7 @@ impl Tier {
             Tier::Edge => "edge",
             Tier::Sql => "sql",
             Tier::Dns => "dns",
+            Tier::Address => "address",
         }
     }
 }

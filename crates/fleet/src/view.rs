@@ -41,6 +41,9 @@ pub struct FleetView {
     /// When that last changed, as far as the agents have told each other.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// How public addresses move; `None` when they do not.
+    #[serde(default)]
+    pub takeover: Option<TakeoverView>,
 }
 
 impl FleetView {
@@ -122,6 +125,20 @@ impl AddressState {
             AddressState::Standby => "standby",
         }
     }
+}
+
+/// How the public addresses of a lost server move to a live one. Those of the edges do, all of a server together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverView {
+    /// Heartbeats each 50 ms in place of 100.
+    pub fast: bool,
+    /// How long a server must have been well before its addresses go home.
+    #[serde(with = "millis")]
+    pub home_after: Duration,
+    /// The router to ask; `None` for that of the default route.
+    pub gateway: Option<IpAddr>,
+    /// The network interface of the public addresses; `None` for the one in whose network they are.
+    pub interface: Option<String>,
 }
 
 /// One server of the fleet.

@@ -147,6 +147,8 @@ pub enum Command {
     Sql(Sql),
     /// Run the name server of this server (the agent starts it), or ask about it
     Dns(Dns),
+    /// Run the process that holds this server's public addresses (the agent starts it), or ask about them
+    Address(crate::commands::address::Address),
     /// Run the demo's small application (the demo starts it)
     #[command(hide = true)]
     DemoApp,
@@ -179,6 +181,7 @@ impl Command {
                 Some(DnsCommand::Explain(args)) => args.json,
                 None => false,
             },
+            Command::Address(args) => args.wants_json(),
             Command::Db(args) => args.wants_json(),
             Command::Lease(args) => args.wants_json(),
             Command::Schema

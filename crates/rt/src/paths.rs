@@ -71,6 +71,16 @@ impl Paths {
         self.state_dir.join("ticket.keys")
     }
 
+    /// What the servers of the fleet sign their heartbeats about addresses with.
+    pub fn address_key_file(&self) -> PathBuf {
+        self.state_dir.join("address.key")
+    }
+
+    /// There while public addresses are not to move: an address process that ends leaves this server its own for good.
+    pub fn addresses_stay_file(&self) -> PathBuf {
+        self.run_dir.join("addresses-stay")
+    }
+
     /// Where the agent answers the command line.
     pub fn admin_socket(&self) -> PathBuf {
         self.run_dir.join("admin.sock")

@@ -337,6 +337,7 @@ pub(crate) mod tests {
             revision: Revision(1),
             epoch: Epoch(epoch),
             serial: 1,
+            takeover: None,
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,

@@ -27,6 +27,8 @@ impl Lab {
         ip(&["link", "set", "lo", "up"]).await?;
         ip(&["link", "add", BRIDGE, "type", "bridge"]).await?;
         ip(&["addr", "add", &format!("{}/24", Lab::VISITOR), "dev", BRIDGE]).await?;
+        // Left to itself a bridge has the lowest of its ports' addresses, and another one when that server is switched off.
+        ip(&["link", "set", BRIDGE, "address", "02:00:00:00:00:01"]).await?;
         ip(&["link", "set", BRIDGE, "up"]).await?;
         if Path::new("/proc/sys/net/ipv6").is_dir() {
             // A kernel without IPv6 still makes a lab.

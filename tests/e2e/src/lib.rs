@@ -7,6 +7,7 @@
 //! They live in a library, so that each check is itself tested with made-up input: a check that never fails
 //! proves nothing.
 
+pub mod addresses;
 pub mod documents;
 pub mod fleet;
 pub mod layers;

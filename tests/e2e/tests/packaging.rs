@@ -18,6 +18,7 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-edge.service", 2.0),
     ("pontoon-sql.service", 2.0),
     ("pontoon-dns.service", 2.0),
+    ("pontoon-address.service", 2.6),
     ("pontoon-helper.service", 3.2),
 ];
 
@@ -73,6 +74,7 @@ fn no_tier_is_bound_to_the_agent() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-address.service",
     ] {
         let text = unit(name);
         for bond in [
@@ -119,6 +121,7 @@ fn the_tiers_are_not_the_agents_user() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-address.service",
     ] {
         assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");
     }

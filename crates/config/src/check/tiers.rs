@@ -575,7 +575,59 @@ impl Check<'_> {
                 return None;
             }
         };
-        Some(Addresses { method })
+        if method != AddressMethod::Arp {
+            let only_arp = [
+                ("fast", ip.fast.as_ref().map(At::span)),
+                ("home_after", ip.home_after.as_ref().map(At::span)),
+                ("gateway", ip.gateway.as_ref().map(At::span)),
+                ("interface", ip.interface.as_ref().map(At::span)),
+            ];
+            for (key, place) in only_arp {
+                if let Some(place) = place {
+                    let message = format!("`ip.{key}` is only for method = \"arp\"");
+                    self.wrong(Code::C006, message, place, "leave it out");
+                }
+            }
+        }
+        let home_after = self.duration(
+            "ip.home_after",
+            ip.home_after.as_ref(),
+            60 * SECOND,
+            SECOND..=HOUR,
+        );
+        let gateway = match &ip.gateway {
+            Some(text) => {
+                let gateway = self.address("ip.gateway", text)?;
+                if !gateway.is_ipv4() {
+                    return self.none("ip.gateway", text, "is not an IPv4 address");
+                }
+                Some(gateway)
+            }
+            None => None,
+        };
+        let interface = match &ip.interface {
+            Some(text) => {
+                // What the kernel allows (dev_valid_name).
+                let name = text.get();
+                let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
+                if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) {
+                    return self.none(
+                        "ip.interface",
+                        text,
+                        "is not the name of a network interface, such as eth0",
+                    );
+                }
+                Some(name.clone())
+            }
+            None => None,
+        };
+        Some(Addresses {
+            method,
+            fast: ip.fast.as_ref().is_some_and(|fast| *fast.get()),
+            home_after: home_after?,
+            gateway,
+            interface,
+        })
     }
 
     pub(super) fn dns(&mut self, dns: &raw::Dns, fleet: &raw::Fleet) -> Option<Dns> {

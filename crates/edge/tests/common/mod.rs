@@ -74,6 +74,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         revision: Revision(1),
         epoch: Epoch(1),
         serial: 1,
+        takeover: None,
         servers,
         app: Some(AppView {
             upstream: app,

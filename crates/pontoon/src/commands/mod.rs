@@ -1,5 +1,6 @@
 //! One file for each command, or for a few that belong together. Each returns the exit status.
 
+pub mod address;
 pub mod backup;
 pub mod change;
 pub mod config;
@@ -66,6 +67,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Edge(args) => process::edge(context, args),
         Command::Sql(args) => sql::sql(context, args),
         Command::Dns(args) => dns::dns(context, args),
+        Command::Address(args) => address::address(context, args),
         Command::Helper(args) => process::helper(context, &args),
     }
 }

@@ -1,9 +1,10 @@
-//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns` and `helper`.
+//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns`, `address` and `helper`.
 //!
 //! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
 //! after what they began is finished, and with a refusal on standard error when they cannot run.
 
 use anyhow::Context as _;
+use pontoon_address::AddressOptions;
 use pontoon_agent::{AgentOptions, Supervision};
 use pontoon_dns::DnsOptions;
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
@@ -12,7 +13,7 @@ use pontoon_helper::HelperOptions;
 use pontoon_pki::Identity;
 use pontoon_sqlproxy::SqlOptions;
 
-use super::Context;
+use super::{Context, address};
 use crate::args::{self, Dns, Edge, LogFormat, Process, Tier};
 use crate::start;
 
@@ -81,6 +82,17 @@ pub fn dns(context: &Context, args: Dns) -> anyhow::Result<u8> {
     options.responses_per_second = args.responses_per_second;
     pontoon_dns::run(options)
         .map_err(|error| Refusal::new(Code::N007, "the name server cannot run").because(error.to_string()))?;
+    Ok(0)
+}
+
+/// `pontoon address`
+pub fn address(context: &Context, args: &address::Run) -> anyhow::Result<u8> {
+    log("address", args.log_format)?;
+    let options = AddressOptions {
+        server: server(context, args.server.clone())?,
+        paths: context.paths.clone(),
+    };
+    pontoon_address::run(options).map_err(Refusal::from)?;
     Ok(0)
 }
 

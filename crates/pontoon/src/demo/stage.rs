@@ -218,6 +218,7 @@ impl Stage {
                     }
                     TierDetail::Edge(edge) => counts.retried += edge.retried_total,
                     TierDetail::Dns(_) => {}
+                    TierDetail::Address(_) => {}
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! then written here. Answers go to standard output, so that they can be piped; questions, progress and
 //! refusals go to standard error.
 
+pub mod addresses;
 pub mod backups;
 pub mod certificates;
 pub mod db;

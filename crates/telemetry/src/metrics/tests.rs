@@ -116,6 +116,7 @@ fn the_agents_numbers_follow_the_view() {
         revision: Revision(4),
         epoch: Epoch(1),
         serial: 1,
+        takeover: None,
         servers: vec![
             server("a", ServerState::Draining),
             server("b", ServerState::Unreachable),

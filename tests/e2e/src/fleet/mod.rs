@@ -308,7 +308,11 @@ fn build() -> Result<PathBuf, LabError> {
 }
 
 /// A program that cargo put beside the tests.
-fn sibling(name: &str) -> Result<PathBuf, LabError> {
+/// A program of the same build.
+///
+/// # Errors
+/// When this one is not in a target folder.
+pub fn sibling(name: &str) -> Result<PathBuf, LabError> {
     let me = std::env::current_exe().map_err(|error| LabError::App(error.to_string()))?;
     let dir = me.ancestors().find(|dir| dir.join("deps").is_dir());
     dir.map(|dir| dir.join(name))

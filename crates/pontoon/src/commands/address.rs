@@ -1,0 +1,172 @@
+//! `pontoon address`: the process that holds public addresses, and who holds which.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use pontoon_agent::api::{ServerStatus, Status};
+use pontoon_fleet::{AddressReport, Code, Refusal, ServerName, ServerState};
+use serde::Serialize;
+
+use super::{Context, process};
+use crate::args::LogFormat;
+use crate::output::addresses;
+
+/// `pontoon address`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Address {
+    /// What to ask; without it, the process runs.
+    #[command(subcommand)]
+    pub command: Option<AddressCommand>,
+    /// How it runs.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// How the process runs.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// This server's name in the fleet; by default that of its identity
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<ServerName>,
+    /// How log lines look
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "PONTOON_LOG_FORMAT"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// A question about addresses.
+#[derive(Debug, Subcommand)]
+pub enum AddressCommand {
+    /// Show who holds which public address, and what stands in the way of a takeover
+    Status(AddressStatus),
+}
+
+/// `pontoon address status`
+#[derive(Debug, Args)]
+pub struct AddressStatus {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Address {
+    /// Whether the answer is for machines.
+    pub fn wants_json(&self) -> bool {
+        matches!(&self.command, Some(AddressCommand::Status(args)) if args.json)
+    }
+}
+
+/// Runs the process, or answers a question.
+pub fn address(context: &Context, args: Address) -> anyhow::Result<u8> {
+    match args.command {
+        None => process::address(context, &args.run),
+        Some(AddressCommand::Status(args)) => super::block_on(status(context, &args)),
+    }
+}
+
+async fn status(context: &Context, args: &AddressStatus) -> anyhow::Result<u8> {
+    let status: Status = context.client.get("/v1/status").await?;
+    let standing = Standing::of(&status)?;
+    if args.json {
+        context.screen.json(&standing)?;
+    } else {
+        context
+            .screen
+            .answer(&addresses::render(&standing, context.screen.out))?;
+    }
+    Ok(0)
+}
+
+/// How the public addresses of a fleet stand.
+#[derive(Debug, Serialize)]
+pub struct Standing {
+    /// Every edge's addresses, in the order of the servers.
+    pub homes: Vec<Home>,
+    /// What each server's address process says.
+    pub servers: Vec<Voice>,
+}
+
+/// The addresses of one server.
+#[derive(Debug, Serialize)]
+pub struct Home {
+    /// Whose.
+    pub home: ServerName,
+    /// Which.
+    pub addresses: Vec<IpAddr>,
+    /// Who says of itself that it holds them.
+    pub holders: Vec<ServerName>,
+    /// How often they were taken.
+    pub epoch: u64,
+    /// Whether somebody is about to take them or to hand them over.
+    pub moving: bool,
+}
+
+/// One server's address process.
+#[derive(Debug, Serialize)]
+pub struct Voice {
+    /// Which.
+    pub server: ServerName,
+    /// Whether its agent answers.
+    pub reachable: bool,
+    /// What it said; `None` while the process does not run.
+    pub report: Option<AddressReport>,
+}
+
+impl Standing {
+    fn of(status: &Status) -> Result<Standing, Refusal> {
+        let report = |server: &ServerStatus| {
+            let report = server
+                .report
+                .as_ref()
+                .filter(|_| server.state != ServerState::Unreachable);
+            report.and_then(|report| report.addresses()).cloned()
+        };
+        let servers: Vec<Voice> = status
+            .servers
+            .iter()
+            .map(|server| Voice {
+                server: server.name.clone(),
+                reachable: server.state != ServerState::Unreachable,
+                report: report(server),
+            })
+            .collect();
+        let mut homes: BTreeMap<&ServerName, Home> = BTreeMap::new();
+        for (voice, report) in servers
+            .iter()
+            .filter_map(|voice| Some((voice, voice.report.as_ref()?)))
+        {
+            for share in &report.shares {
+                let home = homes.entry(&share.home).or_insert_with(|| Home {
+                    home: share.home.clone(),
+                    addresses: share.addresses.clone(),
+                    holders: Vec::new(),
+                    epoch: 0,
+                    moving: false,
+                });
+                home.epoch = home.epoch.max(share.epoch.0);
+                home.moving |= share.moving;
+                if share.holder.as_ref() == Some(&voice.server) {
+                    home.holders.push(voice.server.clone());
+                }
+            }
+        }
+        if homes.is_empty() && servers.iter().all(|voice| voice.report.is_none()) {
+            return Err(
+                Refusal::new(Code::A001, "public addresses do not move in this fleet")
+                    .because("the configuration has no [ip] with method = \"arp\", or fewer than two servers")
+                    .next("say so in fleet.toml, then", "pontoon apply"),
+            );
+        }
+        let mut homes: Vec<Home> = homes.into_values().collect();
+        let place = |home: &Home| status.servers.iter().position(|server| server.name == home.home);
+        homes.sort_by_key(place);
+        Ok(Standing { homes, servers })
+    }
+}
