@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pontoon_benches::program::{Proxy, start};
-use pontoon_fleet::{
-    AppView, Epoch, FleetView, HealthCheck, Ports, RetryPolicy, Revision, Role, ServerState, ServerView,
-};
+use pontoon_fleet::Ports;
 use pontoon_rt::paths::Paths;
 use pontoon_testkit::{LabError, Skip, find_program, free_port};
+use serde_json::json;
 
 /// What a proxy is started for.
 pub struct Setting<'s> {
@@ -145,8 +144,7 @@ pub async fn pontoon(setting: &Setting<'_>) -> Result<Proxy, LabError> {
     let paths = Paths::under(&setting.dir.join("pontoon"));
     paths.create_dirs().map_err(|error| odd(&error))?;
     let view = view(setting.origin, address)?;
-    let view = serde_json::to_string(&view).map_err(|error| odd(&error))?;
-    std::fs::write(paths.state_dir.join("view.json"), view).map_err(LabError::io("view"))?;
+    std::fs::write(paths.state_dir.join("view.json"), view.to_string()).map_err(LabError::io("view"))?;
     let arguments = [
         "edge".to_owned(),
         "--server=a".to_owned(),
@@ -158,45 +156,20 @@ pub async fn pontoon(setting: &Setting<'_>) -> Result<Proxy, LabError> {
     start("pontoon", &program, &arguments, &log, address, setting.cores).await
 }
 
-fn view(origin: SocketAddr, listen: SocketAddr) -> Result<FleetView, LabError> {
-    let server = ServerView {
-        name: "a".parse().map_err(|error| odd(&error))?,
-        private: listen.ip(),
-        public: Vec::new(),
-        roles: [Role::Edge, Role::App].into(),
-        zone: None,
-        standby: false,
-        state: ServerState::Up,
-        ports: Ports::from_base(free_port()?),
-        edge_listen: vec![listen],
-    };
-    Ok(FleetView {
-        fleet: "bench".parse().map_err(|error| odd(&error))?,
-        revision: Revision(1),
-        epoch: Epoch(1),
-        serial: 1,
-        servers: vec![server],
-        app: Some(AppView {
-            upstream: origin,
-            protocol: Default::default(),
-            health: HealthCheck {
-                path: Some("/".to_owned()),
-                expect: None,
-                interval: std::time::Duration::from_secs(1),
-                timeout: std::time::Duration::from_secs(1),
-                fall: 2,
-                rise: 2,
-            },
-            retries: RetryPolicy {
-                methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
-                max: 1,
-                budget: 20_000,
-            },
-            drain: std::time::Duration::from_secs(30),
-        }),
-        sql: None,
-        https: None,
-    })
+fn view(origin: SocketAddr, listen: SocketAddr) -> Result<serde_json::Value, LabError> {
+    let ports = Ports::from_base(free_port()?);
+    Ok(json!({
+        "fleet": "bench", "revision": 1, "epoch": 1, "serial": 1, "sql": null,
+        "servers": [{
+            "name": "a", "private": listen.ip(), "public": [], "roles": ["edge", "app"], "zone": null,
+            "standby": false, "state": "up", "ports": ports, "edge_listen": [listen],
+        }],
+        "app": {
+            "upstream": origin, "drain": 30_000,
+            "health": {"path": "/", "expect": null, "interval": 1000, "timeout": 1000, "fall": 2, "rise": 2},
+            "retries": {"methods": ["GET", "HEAD", "OPTIONS"], "max": 1, "budget": 20_000},
+        },
+    }))
 }
 
 fn odd(error: &dyn std::fmt::Display) -> LabError {
