@@ -171,7 +171,11 @@ fn a_power_cut_kills_everything_and_keeps_the_disk() -> Result<(), LabError> {
                 a.sh("cat /var/lib/pontoon/x; test ! -e /run/pontoon/x").await?,
                 "kept\n"
             );
-            assert!(reaches(&b, &a.private().to_string()).await);
+            // Its neighbour asks once a second who has that address, since it asked in vain.
+            wait_until("a server that was switched on again", LIMIT, async || {
+                reaches(&b, &a.private().to_string()).await.then_some(())
+            })
+            .await?;
             assert!(a.power_on().await.is_err());
             Ok(())
         },
