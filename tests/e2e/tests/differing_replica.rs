@@ -22,6 +22,11 @@ fn what_a_replica_has_otherwise_is_found_named_and_put_right() -> Result<(), Lab
 
         // The same, while visitors write; asked on either server.
         let load = fleet.visitors(&[a, b], 20.0, "compared")?;
+        wait_until("something is written", Duration::from_secs(60), async || {
+            let count = ask(a, "SELECT COUNT(*) FROM notes.notes").await.ok()?;
+            (count.first()?.parse::<u32>().ok()? >= 10).then_some(())
+        })
+        .await?;
         for server in [a, b] {
             let (status, out, err) = attempt(server, &["db", "check", "--max-lag", "500ms"]).await?;
             expect(status == 0 && err.contains("b holds what a holds"), || {
