@@ -16,12 +16,13 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
     ActiveConfig, ApplyRequest, BackupRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest,
-    LeaveRequest, PlanRequest, Progress, TokenRequest, UnstickRequest,
+    LeaveRequest, PlanRequest, Progress, RejoinRequest, ReseedRequest, TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{
-    apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, timeline, unstick,
+    apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, timeline,
+    unstick,
 };
 
 /// The largest request: a configuration of many servers is a few kilobytes.
@@ -90,6 +91,18 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
             let wanted: UnstickRequest = read(request).await?;
             Ok(stream(|reporter| async move {
                 unstick::run(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::POST, "/v1/db/reseed") => {
+            let wanted: ReseedRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                reseed::order(&agent, wanted, &reporter).await
+            }))
+        }
+        (Method::POST, "/v1/db/rejoin") => {
+            let wanted: RejoinRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                reseed::rejoin(&agent, wanted.server, &reporter).await
             }))
         }
         (Method::GET, "/v1/db/backups") => ok(&backup::list(&agent).await?),

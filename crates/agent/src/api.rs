@@ -16,6 +16,8 @@
 //! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/check` [`CheckRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/unstick` [`UnstickRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/reseed` [`ReseedRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/db/rejoin` [`RejoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/backup` [`BackupRequest`] | a stream of [`Progress`] lines |
 //! | `GET /v1/db/backups` | [`Backups`] |
 //!
@@ -32,6 +34,7 @@ use pontoon_fleet::{
     DatabaseReport, Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState,
     UnixMillis,
 };
+use pontoon_replication::Errant;
 use pontoon_replication::check::Differing;
 use serde::{Deserialize, Serialize};
 
@@ -256,6 +259,9 @@ pub struct DbServer {
     pub database: Option<DatabaseReport>,
     /// How failover stands there; `None` when it does not run.
     pub failover: Option<FailoverReport>,
+    /// Transactions that it has and the primary lacks.
+    #[serde(default)]
+    pub errant: Option<Errant>,
 }
 
 /// How copies in an object store stand.
@@ -356,6 +362,22 @@ pub struct UnstickRequest {
     pub server: ServerName,
     /// Do it; otherwise only what would be done is said.
     pub yes: bool,
+}
+
+/// Asks for a new copy of the primary's database on a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReseedRequest {
+    /// Which.
+    pub server: ServerName,
+    /// Do it; otherwise only what would be done is said.
+    pub yes: bool,
+}
+
+/// Asks a server to follow the primary again with what it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RejoinRequest {
+    /// Which.
+    pub server: ServerName,
 }
 
 /// A line of a stream: what a long command is doing.

@@ -14,8 +14,8 @@ use pontoon_fleet::{
     ServerReport, Tier, TierReport, UnixMillis,
 };
 use pontoon_pki::SharedIdentity;
-use pontoon_replication::Database;
 use pontoon_replication::work::Works;
+use pontoon_replication::{Database, Errant};
 use pontoon_rt::clock::Clock;
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
@@ -122,6 +122,8 @@ pub(crate) struct Known {
     pub(crate) settled: Revision,
     /// What stands between this server and its configuration, until it is mended.
     pub(crate) trouble: Option<Refusal>,
+    /// Transactions that this server's database has and the primary lacks.
+    pub(crate) errant: Option<Errant>,
     /// The servers that nothing was heard of for a moment.
     pub(crate) unheard: Vec<ServerName>,
     /// When the opinion on the public addresses last changed.
@@ -138,6 +140,8 @@ pub(crate) struct Heard {
     pub(crate) silent: bool,
     /// How failover stands there.
     pub(crate) failover: Option<FailoverReport>,
+    /// Transactions that its database has and the primary lacks.
+    pub(crate) errant: Option<Errant>,
 }
 
 impl Known {

@@ -10,7 +10,7 @@ use pontoon_fleet::{DatabaseRole, Event, EventKind, LeaseRecord, Role, ServerNam
 
 use crate::api::{API_VERSION, DbServer, DbStatus, Health, Problem};
 use crate::core::Agent;
-use crate::{backup, failover, heartbeat, timeline};
+use crate::{backup, failover, heartbeat, reseed, timeline};
 
 /// A replica that is further behind than this is named as a problem.
 const LAG_WORTH_A_LINE_MS: u64 = 10_000;
@@ -142,6 +142,7 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                     heard_ms_ago: Some(0),
                     database: mine.as_ref().and_then(|report| report.database.clone()),
                     failover: own_failover.clone(),
+                    errant: known.errant.clone(),
                 };
             }
             let heard = known.peers.get(&name);
@@ -154,6 +155,7 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                 heard_ms_ago: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 database: heard.and_then(|heard| heard.report.database.clone()),
                 failover: heard.and_then(|heard| heard.failover.clone()),
+                errant: heard.and_then(|heard| heard.errant.clone()),
                 name,
             }
         })
@@ -184,6 +186,7 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::DatabaseFollows { .. }
                     | K::DatabaseStranded { .. }
                     | K::DatabaseNeedsCopy { .. }
+                    | K::DatabaseErrant { .. }
                     | K::LeaseStoreSilent { .. }
                     | K::LeaseStoreAnswers
                     | K::LeaseStoreWentBack
@@ -343,6 +346,14 @@ fn replicas(inputs: &Inputs<'_>, leader: Option<&ServerName>, problems: &mut Vec
                 format!("the agent on {name} does not answer"),
                 "its copy may go on growing; it cannot be promoted meanwhile",
                 vec![format!("on {name}: systemctl status pontoon-agent")],
+            );
+            continue;
+        }
+        if let (Some(errant), Some(leader)) = (&server.errant, leader) {
+            add(
+                reseed::words(name, leader, errant).join("\n"),
+                "it is not promoted: what it has alone would become everybody's",
+                vec![format!("pontoon db reseed {name}")],
             );
             continue;
         }

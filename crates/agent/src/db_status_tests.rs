@@ -91,6 +91,7 @@ fn server(text: &str, role: DatabaseRole, failover: FailoverReport) -> DbServer 
             error: None,
         }),
         failover: Some(failover),
+        errant: None,
     }
 }
 

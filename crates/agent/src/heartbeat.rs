@@ -90,7 +90,8 @@ pub(crate) fn hear(
         agent.hear_lease(peer, lease);
     }
     // What a server without a database says of failover is nothing.
-    let failover = said.failover.filter(|_| roles.contains(&Role::Db));
+    let has_database = roles.contains(&Role::Db);
+    let failover = said.failover.filter(|_| has_database);
     if let Some(failover) = &failover {
         hear_failover(agent, &report.server, failover, asked);
     }
@@ -121,6 +122,7 @@ pub(crate) fn hear(
             edge_rate,
             silent: false,
             failover,
+            errant: said.errant.filter(|_| has_database),
         },
     );
     drop(known);
@@ -282,5 +284,6 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         ticket_keys,
         address_key,
         failover: agent.failover.report(agent.clock.now()),
+        errant: agent.known().errant.clone(),
     })
 }

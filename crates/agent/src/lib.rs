@@ -26,6 +26,7 @@ mod db_status;
 pub mod detect;
 mod dial;
 mod drain;
+mod errant;
 mod failover;
 #[cfg(test)]
 mod fleet_tests;
@@ -42,6 +43,7 @@ mod peer;
 mod publish;
 mod renew;
 mod reporter;
+mod reseed;
 mod revive;
 mod serve;
 mod status;
@@ -70,7 +72,7 @@ pub use crate::core::Supervision;
 use crate::core::{Agent, Membership, Parts};
 pub use crate::failover::{FailoverReport, Told};
 pub use pontoon_replication::check::{Differing, Kind, RowDifference};
-pub use pontoon_replication::{new_server_id, work::Facts};
+pub use pontoon_replication::{Errant, new_server_id, work::Facts};
 
 /// The agent's port when no configuration is known yet; `[fleet] port` sets another.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -139,6 +141,8 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));
+    tasks.spawn(infallible(errant::run(agent.clone())));
+    tasks.spawn(infallible(reseed::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
     tasks.spawn(infallible(backup::run(agent.clone())));
     tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));

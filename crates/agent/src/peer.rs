@@ -13,6 +13,7 @@
 //! | `GET /p/v1/join/backup` | joiners | the backup stream |
 //! | `POST /p/v1/db/look` `Ask` | who may copy the database | `Answer`: what this server's database holds |
 //! | `POST /p/v1/db/mend` `Mend` | members with the role db | what this server's database says to that |
+//! | `POST /p/v1/db/reseed` `Ask` | control servers | how this server's database stands, and whether it is copied anew |
 //! | `POST /p/v1/join/finish` | joiners | [`Done`], once the fleet has the joiner in its configuration |
 //! | `POST /p/v1/failover/answer` | members with the role db | `Answer`: how this server's database stands now |
 //! | `POST /p/v1/failover/acknowledge` [`Acknowledge`] | members with the role db | whether it is so |
@@ -32,7 +33,7 @@ use pontoon_decide::change::{Committed, Message};
 use pontoon_decide::facts::ServerFacts;
 use pontoon_decide::failover::{Incarnation, Position};
 use pontoon_fleet::{DrainBook, Epoch, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
-use pontoon_replication::SqlAccount;
+use pontoon_replication::{Errant, SqlAccount};
 use serde::{Deserialize, Serialize};
 
 use crate::failover::FailoverReport;
@@ -57,6 +58,9 @@ pub(crate) struct Heartbeat {
     /// How failover stands on the sender; `None` when it takes no part.
     #[serde(default)]
     pub(crate) failover: Option<FailoverReport>,
+    /// Transactions that the sender's database has and the primary lacks.
+    #[serde(default)]
+    pub(crate) errant: Option<Errant>,
 }
 
 /// The leader's word to a replica: whether its acknowledgements shall count.

@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{backup, compare, failover, heartbeat, host, observe, renew, unstick};
+use crate::{backup, compare, failover, heartbeat, host, observe, renew, reseed, unstick};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -193,7 +193,7 @@ async fn answer(
             | "/p/v1/failover/changed"
             | "/p/v1/db/mend",
         ) => Verb::Failover,
-        (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe") => Verb::Steer,
+        (&Method::POST, "/p/v1/failover/order" | "/p/v1/failover/probe" | "/p/v1/db/reseed") => Verb::Steer,
         (method, path) => {
             return Err(
                 Refusal::new(Code::N005, format!("this agent does not answer {method} {path}"))
@@ -241,6 +241,7 @@ async fn answer(
         "/p/v1/join/backup" => host::backup(agent, peer).await,
         "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
         "/p/v1/db/mend" => ok(&unstick::here(agent, read(request, MAX_MENDED_BYTES).await?).await?),
+        "/p/v1/db/reseed" => ok(&reseed::here(agent, read(request, MAX_BODY_BYTES).await?).await?),
         "/p/v1/join/finish" => ok(&host::finish(agent, peer).await?),
         "/p/v1/leave" => ok(&host::farewell(agent, peer).await?),
         "/p/v1/failover/answer" => ok(&failover::here(agent).await?),

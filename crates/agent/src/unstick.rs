@@ -45,6 +45,8 @@ pub(crate) enum Mend {
     },
     /// A replica: past the transaction that it stopped at. Answer: [`LogPlace`].
     StepOver,
+    /// A primary: which transactions it has. Answer: a text.
+    History,
     /// A primary: these rows. Answer: rows.
     Fetch { table: Table, keys: Vec<KeyValue> },
     /// A replica: makes these rows so. Answer: nothing.
@@ -192,7 +194,11 @@ fn repairable(replica: &ServerName, stop: &Stop) -> Result<(), Refusal> {
     };
     Err(refusal
         .next("see how the databases stand", "pontoon db status")
-        .next("what can be done", "pontoon explain D013"))
+        .next("what can be done", "pontoon explain D013")
+        .next(
+            "a new copy helps in any case",
+            format!("pontoon db reseed {replica}"),
+        ))
 }
 
 /// Past this stop and those that follow at once. Gives the tables that were touched meanwhile.
@@ -316,7 +322,7 @@ pub(crate) async fn here(agent: &Agent, mend: Mend) -> Result<serde_json::Value,
     let leads = agent
         .member()
         .is_ok_and(|member| leader(agent).is_ok_and(|leader| leader == member.me));
-    let on_primary = matches!(mend, Mend::Events { .. } | Mend::Fetch { .. });
+    let on_primary = matches!(mend, Mend::Events { .. } | Mend::Fetch { .. } | Mend::History);
     if leads != on_primary {
         return Err(Refusal::new(Code::F001, "the primary is another server by now")
             .next("see who it is", "pontoon db status"));
@@ -332,6 +338,7 @@ pub(crate) async fn here(agent: &Agent, mend: Mend) -> Result<serde_json::Value,
             let events = database.events(&from, transaction.as_deref(), until.as_ref());
             serde_json::to_value(events.await?)
         }
+        Mend::History => serde_json::to_value(database.history().await?),
         Mend::StepOver => serde_json::to_value(database.step_over().await?),
         Mend::Fetch { table, keys } => serde_json::to_value(database.rows_of(&table, &keys).await?),
         Mend::Put { table, keys, rows } => {
@@ -341,7 +348,7 @@ pub(crate) async fn here(agent: &Agent, mend: Mend) -> Result<serde_json::Value,
     .map_err(json)
 }
 
-async fn ask<T: DeserializeOwned>(
+pub(crate) async fn ask<T: DeserializeOwned>(
     agent: &Arc<Agent>,
     server: &ServerName,
     mend: &Mend,

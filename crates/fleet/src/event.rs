@@ -174,6 +174,9 @@ pub enum EventKind {
     DatabaseNeedsCopy {
         epoch: Epoch,
     },
+    DatabaseErrant {
+        transactions: String,
+    },
     LeaseStoreSilent {
         reason: String,
     },
@@ -216,6 +219,7 @@ impl EventKind {
             | K::ReplicationBroken { .. }
             | K::DatabaseStranded { .. }
             | K::DatabaseNeedsCopy { .. }
+            | K::DatabaseErrant { .. }
             | K::LeaseStoreWentBack
             | K::LeaseForeign { .. }
             | K::FailoverStopped { .. } => Severity::Error,
@@ -328,6 +332,9 @@ impl fmt::Display for EventKind {
                     f,
                     "this copy has transactions that the primary lacks: it must be copied anew"
                 )
+            }
+            K::DatabaseErrant { transactions } => {
+                write!(f, "has transactions that the primary lacks: {transactions}")
             }
             K::LeaseStoreSilent { reason } => write!(f, "the lease store does not answer: {reason}"),
             K::LeaseStoreAnswers => write!(f, "the lease store answers again"),

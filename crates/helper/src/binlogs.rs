@@ -30,7 +30,7 @@ const MOST: u64 = 64 << 20;
 pub(crate) struct Base(Mutex<Option<(Option<u32>, PathBuf)>>);
 
 impl Base {
-    async fn of(&self, node: &DatabaseNode) -> Result<PathBuf, Refusal> {
+    pub(crate) async fn of(&self, node: &DatabaseNode) -> Result<PathBuf, Refusal> {
         let pid = find::server_in(&node.datadir);
         let mut known = self.0.lock().await;
         if let Some((of, base)) = known.as_ref()
@@ -118,7 +118,7 @@ pub(crate) async fn send<W: AsyncWrite + Unpin>(
 }
 
 /// The paths that the index of the log at `base` names, below the directory of `base`.
-fn index(base: &std::path::Path) -> Result<Vec<PathBuf>, Refusal> {
+pub(crate) fn index(base: &std::path::Path) -> Result<Vec<PathBuf>, Refusal> {
     let (Some(dir), Some(stem)) = (base.parent(), base.file_name().and_then(|name| name.to_str())) else {
         return Ok(Vec::new());
     };

@@ -6,6 +6,7 @@ use pontoon_fleet::{Code, Refusal, ServerName, Tier};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::frame::{self, Frame};
 use crate::protocol::{BackupOptions, BinlogFile, DatabaseState, Moved, Reply, Request};
@@ -85,6 +86,22 @@ impl HelperClient {
         };
         match self.call(&request).await? {
             Reply::Cut { cut } => Ok(cut),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Looks what the binary log has and `keep`, the history of `leader`, has not; see [`Request::Alone`].
+    ///
+    /// # Errors
+    /// [`Code::N006`] when the binary log cannot be read, [`Code::N003`] when nobody knows where it is.
+    pub async fn alone(&self, keep: &str, leader: &ServerName, export: bool) -> Result<Alone, Refusal> {
+        let request = Request::Alone {
+            keep: keep.to_owned(),
+            leader: leader.clone(),
+            export,
+        };
+        match self.call(&request).await? {
+            Reply::Alone { alone } => Ok(alone),
             other => Err(unexpected(&other)),
         }
     }

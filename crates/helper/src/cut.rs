@@ -9,18 +9,18 @@
 //! What is cut off is kept in a file of its own beside the log, which mysqlbinlog and mariadb-binlog read.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pontoon_fleet::{Code, Engine, Refusal, ServerName};
-use pontoon_gtid::binlog::{HEADER_BYTES, Header, Transaction, Walk};
+use pontoon_gtid::binlog::Transaction;
 use pontoon_gtid::{Dialect, History, Position};
 use pontoon_rt::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 
 use crate::node::DatabaseNode;
-use crate::{dirs, find, foreign};
+use crate::{dirs, find, foreign, walk};
 
 /// The largest index of binary logs.
 const INDEX_BYTES: u64 = 16 << 20;
@@ -170,22 +170,6 @@ struct Tail {
 }
 
 fn read(path: &Path, dialect: Dialect, keep: &History) -> Result<Tail, Refusal> {
-    let Some((file, metadata)) = foreign::open(path)? else {
-        return Err(uncertain(path, "it is in the index and not there".to_owned()));
-    };
-    let length = metadata.len();
-    let broken = |error: io::Error| Refusal::from(FileError::new(path, "read", error));
-    let odd = |error: pontoon_gtid::binlog::BinlogError| uncertain(path, error.to_string());
-    let mut file = BufReader::with_capacity(1 << 16, file);
-    let mut magic = [0; 4];
-    if length < 4 {
-        return Err(uncertain(
-            path,
-            "it is empty: what the new primary lacks may be in the file before".to_owned(),
-        ));
-    }
-    file.read_exact(&mut magic).map_err(broken)?;
-    let mut walk = Walk::new(dialect, magic).map_err(odd)?;
     let mut tail = Tail {
         format_end: 0,
         first: None,
@@ -193,43 +177,18 @@ fn read(path: &Path, dialect: Dialect, keep: &History) -> Result<Tail, Refusal> 
         count: 0,
     };
     let mut staying = Vec::new();
-    while walk.at() < length {
-        let mut bytes = [0; HEADER_BYTES];
-        let left = length - walk.at();
-        if left < HEADER_BYTES as u64 {
-            break;
-        }
-        file.read_exact(&mut bytes).map_err(broken)?;
-        let header = Header::parse(&bytes).filter(|_| bytes[4] != 0);
-        let Some(header) = header else {
-            // What was not on the disk yet when the power went.
-            if bytes == [0; HEADER_BYTES] && only_zeros(&mut file).map_err(broken)? {
-                break;
-            }
-            return Err(uncertain(path, format!("what is at {} is no event", walk.at())));
-        };
-        if header.event_bytes() > left {
-            break;
-        }
-        let wants = walk.wants(&header).map_err(odd)?;
-        let mut body = vec![0; wants];
-        file.read_exact(&mut body).map_err(broken)?;
-        let skip = i64::try_from(header.body_bytes() - wants).unwrap_or(i64::MAX);
-        file.seek_relative(skip).map_err(broken)?;
-        let Some(transaction) = walk.event(&header, &body).map_err(odd)? else {
-            continue;
-        };
+    let walk = walk::each(path, dialect, uncertain, &mut |transaction| {
         if keep.has(&transaction.gtid) {
-            if let Some(first) = &tail.first {
-                return Err(uncertain(
+            return match &tail.first {
+                Some(first) => Err(uncertain(
                     path,
                     format!(
                         "the new primary lacks {} and has {}",
                         first.gtid, transaction.gtid
                     ),
-                ));
-            }
-            continue;
+                )),
+                None => Ok(()),
+            };
         }
         if let Some(why) = transaction.stays
             && staying.len() < NAMED
@@ -239,7 +198,8 @@ fn read(path: &Path, dialect: Dialect, keep: &History) -> Result<Tail, Refusal> 
         tail.count += 1;
         tail.last = transaction.gtid.to_string();
         tail.first.get_or_insert(transaction);
-    }
+        Ok(())
+    })?;
     tail.format_end = walk.format_end();
     if walk.in_use().is_none() || walk.before().is_none() {
         return Err(uncertain(
@@ -266,19 +226,6 @@ fn read(path: &Path, dialect: Dialect, keep: &History) -> Result<Tail, Refusal> 
         ));
     }
     Ok(tail)
-}
-
-fn only_zeros(file: &mut impl Read) -> io::Result<bool> {
-    let mut bytes = [0; 4096];
-    loop {
-        let count = file.read(&mut bytes)?;
-        if count == 0 {
-            return Ok(true);
-        }
-        if bytes[..count].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-    }
 }
 
 /// Copies the file's begin and its end from `from` on, so that the result is a binary log too, and syncs it.

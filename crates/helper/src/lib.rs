@@ -9,6 +9,7 @@
 //!
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
+mod alone;
 mod backup;
 mod binlogs;
 mod client;
@@ -27,7 +28,9 @@ mod settings;
 #[cfg(test)]
 mod testing;
 mod unit;
+mod walk;
 
+pub use alone::{Alone, AloneAt};
 pub use client::{HelperClient, RestoreSession};
 pub use cut::Cut;
 pub use dirs::{Incoming, IncomingState, aside_of};

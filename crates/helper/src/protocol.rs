@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pontoon_fleet::{Refusal, ServerName, Tier};
 use serde::{Deserialize, Serialize};
 
+use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::dirs::Incoming;
 use crate::settings::DatabaseSettings;
@@ -37,6 +38,15 @@ pub enum Request {
     },
     /// Check that nothing of what was cut off is committed in the engine, after the database has started. Answer: `Done`.
     CheckRecovery,
+    /// Look which transactions of the binary log another server does not have. Answer: [`Reply::Alone`].
+    Alone {
+        /// What that server has, as for [`Request::CutBinlog`].
+        keep: String,
+        /// Its name.
+        leader: ServerName,
+        /// Whether they are written down in files beside the data directory.
+        export: bool,
+    },
     /// Write Pontoon's settings, TLS files and start-up statements; effective at the next start. Answer: `Done`.
     WriteSettings(DatabaseSettings),
     /// Rename Pontoon's settings so that the user's own hold again; effective at the next start. Answer:
@@ -119,6 +129,11 @@ pub enum Reply {
     Cut {
         /// What was cut off; `None` when nothing had to be.
         cut: Option<Cut>,
+    },
+    /// To [`Request::Alone`].
+    Alone {
+        /// What it has alone.
+        alone: Alone,
     },
     /// To [`Request::Restore`] and [`Request::SealIncoming`]: the copy is complete and prepared.
     Ready {

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{backup, binlogs, cut, dirs, find, recovery, restore, settings, unit};
+use crate::{alone, backup, binlogs, cut, dirs, find, recovery, restore, settings, unit};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -173,6 +173,13 @@ impl Helper {
             }
             return Ok(None);
         }
+        if let Request::Alone { keep, leader, export } = request {
+            let node = self.node()?;
+            let keep = history(&node, keep)?;
+            let base = self.binlogs.of(&node).await?;
+            let alone = alone::alone(&node, &base, keep, leader, *export).await?;
+            return Ok(Some(Reply::Alone { alone }));
+        }
         if let Request::TierUnit { tier, start } = request {
             // Not about the database: an edge alone has none, and nothing has to wait.
             unit::control_tier(*tier, *start).await?;
@@ -209,7 +216,7 @@ impl Helper {
         let node = self.node()?;
         let reply = match request {
             Request::State => Reply::State(state(&node).await?),
-            Request::Binlogs | Request::ReadBinlog { .. } => Reply::Done,
+            Request::Binlogs | Request::ReadBinlog { .. } | Request::Alone { .. } => Reply::Done,
             Request::MakeCloning { expected_bytes } => {
                 let user = unit::User::of(&node)?;
                 Reply::Place {
@@ -218,9 +225,7 @@ impl Helper {
             }
             Request::Kill => Reply::Done,
             Request::CutBinlog { keep, leader } => {
-                let keep = History::parse(cut::dialect(&node), keep).map_err(|error| {
-                    Refusal::new(Code::N005, "that is not a list of transactions").because(error.to_string())
-                })?;
+                let keep = history(&node, keep)?;
                 let Some(base) = unit::binlog_base(&node).await? else {
                     return Err(
                         Refusal::new(Code::D011, "nobody knows where the binary log is").because(
@@ -319,6 +324,12 @@ impl Helper {
                 .because(format!("{} has no [database]", file.display()))
         })
     }
+}
+
+fn history(node: &DatabaseNode, text: &str) -> Result<History, Refusal> {
+    History::parse(cut::dialect(node), text).map_err(|error| {
+        Refusal::new(Code::N005, "that is not a list of transactions").because(error.to_string())
+    })
 }
 
 async fn state(node: &DatabaseNode) -> Result<DatabaseState, Refusal> {

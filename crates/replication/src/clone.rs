@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Code, Engine, Refusal, ServerName};
@@ -17,6 +18,7 @@ use crate::database::{Database, STOP_PATIENCE, check_position, replication_user}
 use crate::flavor::{Account, Source, Wanted};
 use crate::secret;
 use crate::version::Version;
+use crate::work::FATAL_READING;
 
 /// A source that sends nothing for this long is gone; one that lives sends its progress every second.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(30);
@@ -118,6 +120,9 @@ pub struct CloneState {
     /// What it shares with its source, for as long as it is a replica.
     #[serde(default)]
     pub inherited: Vec<Setting>,
+    /// Where the data directory went that was there before.
+    #[serde(default)]
+    pub aside: Option<PathBuf>,
 }
 
 impl Database {
@@ -279,6 +284,26 @@ impl Database {
         R: AsyncRead + Unpin,
         F: Future<Output = Result<R, Refusal>>,
     {
+        let mut noted = |now: CloneProgress| {
+            self.reseed.note(now);
+            progress(now);
+        };
+        let copied = self.copy_from(ticket, wanted, open, &mut noted).await;
+        self.reseed.ended(copied.as_ref().err());
+        copied
+    }
+
+    async fn copy_from<R, F>(
+        &self,
+        ticket: &SourceTicket,
+        wanted: &Wanted,
+        open: impl FnOnce() -> F,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<(), Refusal>
+    where
+        R: AsyncRead + Unpin,
+        F: Future<Output = Result<R, Refusal>>,
+    {
         let source_version = Version::parse(&ticket.version)
             .ok_or_else(|| Refusal::new(Code::N005, format!("{:?} is not a version", ticket.version)))?;
         self.version()?.check_supported(self.node.engine)?;
@@ -286,7 +311,19 @@ impl Database {
             .check_may_follow(self.node.engine, (ticket.engine, source_version))?;
         let mut state = self.clone_state(ticket)?;
 
-        let mark = self.helper.state().await?.incoming;
+        let mut mark = self.helper.state().await?.incoming;
+        let of_another = self
+            .last_clone()?
+            .is_some_and(|last| last.source != ticket.address);
+        if of_another
+            && mark
+                .as_ref()
+                .is_some_and(|mark| mark.state == IncomingState::Ready)
+        {
+            // The primary has changed since: what the old one had last may not be in the history of this one.
+            self.helper.discard_incoming().await?;
+            mark = None;
+        }
         if mark
             .as_ref()
             .is_none_or(|mark| mark.state == IncomingState::Receiving)
@@ -313,7 +350,14 @@ impl Database {
             bytes: total,
             total,
         });
-        self.follow(ticket).await?;
+        if let Err(refusal) = self.follow(ticket).await {
+            if refusal.code == Code::D011 {
+                // This copy never will: the next attempt makes another.
+                self.helper.discard_incoming().await?;
+            }
+            return Err(refusal);
+        }
+        self.order_is_done()?;
         self.helper.discard_incoming().await?;
         self.note(&mut state, CloneStep::Done)?;
         progress(CloneProgress {
@@ -344,7 +388,9 @@ impl Database {
             };
             let (settings, _) = self.settings(&wanted, state.server_id)?;
             self.helper.write_settings(&settings).await?;
-            self.helper.activate_incoming().await?;
+            let moved = self.helper.activate_incoming().await?;
+            state.aside = moved.map(|moved| moved.to);
+            self.note(state, CloneStep::Activating)?;
         }
         self.helper.start().await?;
         self.login().await
@@ -383,6 +429,13 @@ impl Database {
             let status = self.replica_status().await?.unwrap_or_default();
             if status.receiving && status.applying {
                 return Ok(());
+            }
+            if status.receiving_error == FATAL_READING {
+                return Err(Refusal::new(
+                    Code::D011,
+                    "the source's binary log does not go on where this copy ends",
+                )
+                .because(status.error.unwrap_or_default()));
             }
             let given_up =
                 status.error.is_some() && !status.connecting && begun.elapsed() > Duration::from_secs(2);
@@ -430,6 +483,7 @@ impl Database {
                 step: CloneStep::Copying,
                 server_id: secret::new_server_id()?,
                 inherited: ticket.inherited.clone(),
+                aside: None,
             }),
         }
     }
@@ -450,13 +504,15 @@ impl Database {
     ) -> Result<(), Refusal> {
         // Our account and our certificate first, on the data that is still there; writable, or no plugin can be
         // installed.
+        // A replica that is copied anew goes on following, and takes no writes of clients.
+        let follows = matches!(self.replica_status().await, Ok(Some(_)));
         self.move_aside(&Wanted {
-            replica: false,
+            replica: follows,
             inherited: Vec::new(),
             ..wanted.clone()
         })
         .await?;
-        if wanted.failover {
+        if wanted.failover || follows {
             // Clients stay out: `read_only` holds for them.
             self.helper.start().await?;
             self.login().await?;

@@ -10,6 +10,7 @@ use pontoon_rt::paths::Paths;
 
 use crate::control::{Control, Row};
 use crate::flavor::{Account, Flavor, ReplicaStatus, Wanted, flavor_of};
+use crate::reseed;
 use crate::secret;
 use crate::sql_account;
 use crate::version::Version;
@@ -54,6 +55,7 @@ pub struct Database {
     pub(crate) flavor: Box<dyn Flavor>,
     pub(crate) control: Control,
     pub(crate) password: String,
+    pub(crate) reseed: reseed::Going,
 }
 
 impl Database {
@@ -77,6 +79,7 @@ impl Database {
             flavor,
             control,
             password,
+            reseed: reseed::Going::default(),
         }))
     }
 

@@ -347,6 +347,14 @@ impl Works for Hands {
         self.do_it(work).boxed()
     }
 
+    fn order_copy(&self, _: bool) -> BoxFuture<'_, Result<(), Refusal>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn copy_ordered(&self) -> bool {
+        false
+    }
+
     fn kill(&self) -> BoxFuture<'_, ()> {
         lock(&self.world).die(self.at);
         sleep(ms(5)).boxed()

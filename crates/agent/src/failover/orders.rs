@@ -178,6 +178,16 @@ fn refusal(why: Why, server: &ServerName) -> Refusal {
                 "if it cannot: how much is lost is not known, and the number says that you accept it",
                 format!("pontoon db failover {server} --accept-loss {}", u64::MAX),
             ),
+        Why::Diverged => base
+            .next("see which transactions those are", "pontoon db status")
+            .next(
+                "while the primary lives: a new copy of its database",
+                format!("pontoon db reseed {server}"),
+            )
+            .next(
+                "if it is lost for good: the number says that you accept what this copy has otherwise",
+                format!("pontoon db failover {server} --accept-loss {}", u64::MAX),
+            ),
         Why::NotTheLeader | Why::AlreadyTheLeader | Why::NotReady => {
             base.next("see who leads and who follows closely", "pontoon db status")
         }
@@ -195,6 +205,7 @@ pub(crate) fn words(why: Why) -> String {
             format!("its copy lacks {loss} transactions that the primary had when it was last heard")
         }
         Why::Loss(None) => "how many transactions its copy lacks is not known".to_owned(),
+        Why::Diverged => "its copy has transactions that the primary lacks".to_owned(),
         Why::Busy => "something is under way there, or failover is paused".to_owned(),
     }
 }
@@ -311,6 +322,7 @@ mod tests {
             Why::NotReady,
             Why::Loss(Some(3412)),
             Why::Loss(None),
+            Why::Diverged,
             Why::Busy,
         ] {
             let refusal = refusal(why, &b);

@@ -152,6 +152,12 @@ impl Task {
                 return end;
             }
         }
+        if self.outfit.works.copy_ordered() {
+            let again = Input::Event(Event::Command(Command::CopyAnew(true)));
+            if let Err(end) = self.step(again).await {
+                return end;
+            }
+        }
         loop {
             self.watch();
             let input = tokio::select! {
@@ -235,7 +241,24 @@ impl Task {
                 .keep_paused(paused)
                 .map_err(|refusal| End::Again(Some(refusal)))?;
         }
+        let copy = match command {
+            Command::CopyAnew(yes) => Some(yes),
+            // Who becomes the primary is not copied over.
+            Command::Force { .. } => Some(false),
+            _ => None,
+        };
+        if let Some(yes) = copy
+            && let Err(refusal) = self.outfit.works.order_copy(yes).await
+        {
+            tracing::error!(%refusal, "an order to copy the database anew was not kept");
+            let _ = answer.send(Err(pontoon_decide::failover::Why::Busy));
+            return Ok(());
+        }
         let actions = self.take(Input::Event(Event::Command(command)));
+        if copy == Some(true) && refused(&actions).is_some() {
+            let taken_back = self.outfit.works.order_copy(false).await;
+            taken_back.map_err(|refusal| End::Again(Some(refusal)))?;
+        }
         // Whoever asked may be gone.
         let _ = answer.send(refused(&actions).map_or(Ok(()), Err));
         self.act(actions).await

@@ -65,6 +65,10 @@ impl Node {
         if self.leads(&seen.record) {
             return self.refuse(Why::AlreadyTheLeader, out);
         }
+        if self.diverged && accept_loss != u64::MAX {
+            // What it has alone would become everybody's, and what it lacks nobody can count.
+            return self.refuse(Why::Diverged, out);
+        }
         let in_sync = seen.record.in_sync(&self.setup.me, self.durable.incarnation);
         let loss = if in_sync {
             Some(0)
@@ -73,7 +77,7 @@ impl Node {
         };
         // What is not known must be named all the same: by a number that no loss can be over.
         match loss.unwrap_or(u64::MAX) <= accept_loss {
-            true => self.forced = true,
+            true => (self.forced, self.copy_wanted) = (true, false),
             false => self.refuse(Why::Loss(loss), out),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::node::Seen;
-use super::{Database, Effect, Node, Nonce, Notice, Work};
+use super::{Database, Effect, Node, Nonce, Notice, Why, Work};
 
 impl Node {
     pub(super) fn follow(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
@@ -14,6 +14,8 @@ impl Node {
         match self.database {
             _ if self.killing || self.is_paused() => {}
             Database::Running { open: true, .. } => {}
+            // A copy comes from who leads and is open; while that is not decided this one may be needed.
+            _ if self.copy_wanted && !record.electing && !record.released => self.copy(seen, now, out),
             // Its word is needed, so nothing that it received may get lost: no other source yet.
             Database::Running { .. } if record.electing && member => {
                 if self.halted_at.is_none() {
@@ -51,7 +53,7 @@ impl Node {
     }
 
     fn copy(&mut self, seen: &Seen, now: Duration, out: &mut Vec<Effect>) {
-        if !self.setup.copy_anew {
+        if !self.setup.copy_anew && !self.copy_wanted {
             return self.tell(Notice::NeedsCopy, out);
         }
         if self.free(now) {
@@ -61,6 +63,45 @@ impl Node {
                 now,
                 out,
             );
+        }
+    }
+
+    /// The copy has transactions that the leader lacks: it is not promoted any more, whoever acknowledged what to whom. It
+    /// may go on receiving; what it has alone stays until it is copied anew.
+    pub(super) fn has_diverged(&mut self, out: &mut Vec<Effect>) {
+        let follows = self.seen.as_ref().is_some_and(|seen| {
+            seen.record.leader != self.setup.me && self.durable.follows == Some(seen.record.epoch)
+        });
+        if follows && self.work.is_none() && !self.diverged {
+            self.diverged = true;
+            self.new_life(out);
+        }
+    }
+
+    /// An operator's word: what it was on that it gave up on may be mended.
+    pub(super) fn try_again(&mut self, out: &mut Vec<Effect>) {
+        let may = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.record.leader != self.setup.me);
+        match (may, self.is_paused()) {
+            (true, false) => (self.diverged, self.rest_until) = (false, Duration::ZERO),
+            (false, _) if self.seen.is_some() => self.refuse(Why::AlreadyTheLeader, out),
+            _ => self.refuse(Why::Busy, out),
+        }
+    }
+
+    /// An operator's word.
+    pub(super) fn copy_anew(&mut self, yes: bool, out: &mut Vec<Effect>) {
+        let may = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.record.leader != self.setup.me);
+        match (yes, may, self.is_paused()) {
+            (false, ..) => self.copy_wanted = false,
+            (true, true, false) => self.copy_wanted = true,
+            (true, false, _) if self.seen.is_some() => self.refuse(Why::AlreadyTheLeader, out),
+            (true, ..) => self.refuse(Why::Busy, out),
         }
     }
 }

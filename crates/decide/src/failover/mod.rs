@@ -236,6 +236,8 @@ pub enum Event {
         /// How far its copy goes.
         position: Position,
     },
+    /// A replica has transactions that its leader lacks, which is sure: it was read again.
+    Diverged,
     /// An operator's word.
     Command(Command),
 }
@@ -250,6 +252,10 @@ pub enum Command {
         /// How many transactions the operator accepts to lose.
         accept_loss: u64,
     },
+    /// To a follower: give the data directory up for a copy of the leader's; or, with false, do not after all.
+    CopyAnew(bool),
+    /// To a follower that diverged: try once more with what is there.
+    Rejoin,
     /// Start, stop and promote nothing by itself.
     Pause,
     /// Go on.
@@ -328,6 +334,8 @@ pub enum Why {
     NotReady,
     /// It would lose so many transactions, as far as is known (`None`: not known), and fewer were accepted.
     Loss(Option<u64>),
+    /// It has transactions that the leader lacks.
+    Diverged,
     /// Something is under way.
     Busy,
 }

@@ -55,6 +55,8 @@ pub struct Node {
     pub(super) rest_until: Duration,
     pub(super) killing: bool,
     pub(super) diverged: bool,
+    /// An operator wants the database copied anew.
+    pub(super) copy_wanted: bool,
     /// Where the own copy stood when it stopped receiving.
     pub(super) halted_at: Option<Position>,
     /// How far behind, when it was last known.
@@ -158,6 +160,7 @@ impl Node {
             rest_until: Duration::ZERO,
             killing: false,
             diverged: false,
+            copy_wanted: false,
             halted_at: None,
             lag: None,
             peers: BTreeMap::new(),
@@ -330,6 +333,9 @@ impl Node {
                 }
                 self.ballot.1.insert(from, (incarnation, position));
             }
+            Event::Diverged => self.has_diverged(out),
+            Event::Command(Command::Rejoin) => self.try_again(out),
+            Event::Command(Command::CopyAnew(yes)) => self.copy_anew(yes, out),
             Event::Command(Command::Pause) => self.paused = true,
             Event::Command(Command::Resume) => self.paused = false,
             Event::Command(Command::Switchover(to)) => self.switchover(to, now, out),

@@ -11,6 +11,7 @@ impl Node {
         if !done {
             self.rest_until = now + self.setup.timing.peer / 8;
         }
+        let is_copy = matches!(work, Work::Copy(..));
         let running = |open, receiving| Database::Running { open, receiving };
         match (work, done) {
             (Work::Recover, true) => self.database = running(false, false),
@@ -52,6 +53,7 @@ impl Node {
             (Work::Rejoin(_, epoch) | Work::Follow(_, epoch) | Work::Copy(_, epoch), true) => {
                 self.database = running(false, true);
                 (self.diverged, self.halted_at, self.acks) = (false, None, None);
+                self.copy_wanted &= !is_copy;
                 self.remember(
                     Durable {
                         follows: Some(epoch),

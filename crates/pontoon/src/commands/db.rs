@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pontoon_agent::api::{CheckRequest, DbOrder, DbStatus, Health, UnstickRequest};
+use pontoon_agent::api::{
+    CheckRequest, DbOrder, DbStatus, Health, RejoinRequest, ReseedRequest, UnstickRequest,
+};
 use pontoon_fleet::{Code, Refusal, ServerName};
 
 use super::backup::{self, Backup, Backups, Restore};
@@ -24,6 +26,10 @@ pub enum Db {
     Check(Check),
     /// Show what stops a replica; where it is a row that differs, get it going and put its rows right
     Unstick(Unstick),
+    /// Give a server that cannot follow any more a new copy of the primary's database; its old data directory is renamed
+    Reseed(Reseed),
+    /// Try again to let a server follow the primary with what it has, and say what was found
+    Rejoin(Rejoin),
     /// Promote, start and kill no database by itself, until `resume`: for maintenance
     Pause(Word),
     /// Go on after `pause`
@@ -48,6 +54,8 @@ impl Db {
             Db::Failover(args) => args.json,
             Db::Check(args) => args.json,
             Db::Unstick(args) => args.json,
+            Db::Reseed(args) => args.json,
+            Db::Rejoin(args) => args.json,
             Db::Pause(args) | Db::Resume(args) => args.json,
             Db::PreStart => false,
             Db::Backup(args) => args.json,
@@ -130,6 +138,31 @@ pub struct Unstick {
     pub json: bool,
 }
 
+/// `pontoon db reseed`
+#[derive(Debug, Args)]
+pub struct Reseed {
+    /// The server that gets a new copy
+    #[arg(value_name = "SERVER")]
+    pub server: ServerName,
+    /// Do it without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pontoon db rejoin`
+#[derive(Debug, Args)]
+pub struct Rejoin {
+    /// The server that is to follow again
+    #[arg(value_name = "SERVER")]
+    pub server: ServerName,
+    /// Print the progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn table(text: &str) -> Result<String, String> {
     match text.split_once('.') {
         Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(text.to_owned()),
@@ -160,6 +193,12 @@ pub async fn db(context: &Context, command: Db) -> anyhow::Result<u8> {
         Db::Status(args) => return status(context, &args).await,
         Db::Check(args) => return check(context, args).await,
         Db::Unstick(args) => return unstick(context, args).await,
+        Db::Reseed(args) => return reseed(context, args).await,
+        Db::Rejoin(args) => {
+            let again = line("rejoin", Some(&args.server));
+            let request = RejoinRequest { server: args.server };
+            return change::follow(context, "/v1/db/rejoin", &request, args.json, &again).await;
+        }
         Db::Switchover(args) => {
             let again = line("switchover", args.to.as_ref());
             (DbOrder::Switchover { to: args.to }, args.json, again)
@@ -204,16 +243,33 @@ async fn check(context: &Context, args: Check) -> anyhow::Result<u8> {
 /// Shows first; does it after a yes.
 async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
     let again = format!("{} --yes", line("unstick", Some(&args.server)));
-    let mut request = UnstickRequest {
-        server: args.server,
-        yes: args.yes,
+    let request = |yes| UnstickRequest {
+        server: args.server.clone(),
+        yes,
     };
-    let follow = |request: UnstickRequest| {
-        let again = again.clone();
-        async move { change::follow(context, "/v1/db/unstick", &request, args.json, &again).await }
+    after_a_yes(context, "/v1/db/unstick", request, (args.yes, args.json), &again).await
+}
+
+/// The same.
+async fn reseed(context: &Context, args: Reseed) -> anyhow::Result<u8> {
+    let again = format!("{} --yes", line("reseed", Some(&args.server)));
+    let request = |yes| ReseedRequest {
+        server: args.server.clone(),
+        yes,
     };
-    let error = match follow(request.clone()).await {
-        Err(error) if !args.yes => error,
+    after_a_yes(context, "/v1/db/reseed", request, (args.yes, args.json), &again).await
+}
+
+/// Asks the agent without a yes, which only shows; then the operator; then the agent with it.
+async fn after_a_yes<R: serde::Serialize>(
+    context: &Context,
+    path: &str,
+    request: impl Fn(bool) -> R,
+    (yes, json): (bool, bool),
+    again: &str,
+) -> anyhow::Result<u8> {
+    let error = match change::follow(context, path, &request(yes), json, again).await {
+        Err(error) if !yes => error,
         other => return other,
     };
     let is_question = error
@@ -227,8 +283,7 @@ async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
         context.screen.remark("  Nothing was changed.\n");
         return Ok(1);
     }
-    request.yes = true;
-    follow(request).await
+    change::follow(context, path, &request(true), json, again).await
 }
 
 fn line(verb: &str, server: Option<&ServerName>) -> String {

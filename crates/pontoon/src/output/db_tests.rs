@@ -19,6 +19,7 @@ fn server(name: &str, role: DatabaseRole, lag_ms: Option<u64>) -> DbServer {
             error: None,
         }),
         failover: None,
+        errant: None,
     }
 }
 

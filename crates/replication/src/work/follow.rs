@@ -22,7 +22,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The source's word that the replica has what it does not have (`ER_MASTER_FATAL_ERROR_READING_BINLOG`), or that what
 /// comes next is gone.
-const FATAL_READING: u64 = 1236;
+pub(crate) const FATAL_READING: u64 = 1236;
 
 impl Worker {
     /// After a crash: cuts what the leader lacks, starts, follows.
@@ -97,13 +97,25 @@ impl Worker {
             session.query(&appliers, SQL_PATIENCE).await?;
         }
         session.query(words.start_replica(), SQL_PATIENCE).await?;
-        self.wait_following().await
+        self.wait_following().await?;
+        if self.database.helper.state().await?.incoming.is_some() && !self.database.copy_ordered() {
+            // Of a copy that was not finished and is not needed: a later one must not take it for its own.
+            self.database.helper.discard_incoming().await?;
+        }
+        Ok(())
     }
 
     /// Copies that leader's data; the present data directory is renamed.
     pub(super) async fn copy(&self, leader: &ServerName, epoch: Epoch, peers: &Peers) -> Result<(), Ended> {
-        self.ask_leader(leader, epoch, peers).await?;
-        let ticket = peers.ask.ticket(leader).await?;
+        let prepared = async {
+            let facts = self.ask_leader(leader, epoch, peers).await?;
+            let ticket = peers.ask.ticket(leader).await?;
+            self.database.export_alone(&facts.received, leader).await?;
+            Ok::<_, Refusal>(ticket)
+        };
+        let ticket = prepared
+            .await
+            .inspect_err(|refusal| self.database.note_failure(refusal))?;
         let from = leader.clone();
         let open = || async move { peers.ask.copy(&from).await };
         let mut progress = |now: CloneProgress| {

@@ -22,6 +22,7 @@ use tokio::io::AsyncRead;
 
 use crate::clone::SourceTicket;
 
+pub(crate) use follow::FATAL_READING;
 pub use worker::Worker;
 
 /// Something that comes later.
@@ -55,6 +56,16 @@ pub trait Works: Send + Sync {
 
     /// Why the last work failed or diverged, for people: evidence and next commands.
     fn reason(&self) -> Option<Refusal>;
+
+    /// Keeps on the disk that an operator wants the database copied anew, or takes that back. What an earlier copy left is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// The helper's, [`Code::N006`](pontoon_fleet::Code::N006).
+    fn order_copy(&self, yes: bool) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Whether that was ordered and is not done yet.
+    fn copy_ordered(&self) -> bool;
 
     /// For [`Setup::relay_survives`](pontoon_decide::failover::Setup).
     fn relay_survives(&self) -> bool;

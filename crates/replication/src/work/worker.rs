@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pontoon_decide::failover::{Outcome, Work};
-use pontoon_fleet::{Code, Engine, Refusal};
+use pontoon_fleet::{Code, Refusal};
 use pontoon_gtid::{Dialect, History, Position as GtidPosition};
 use pontoon_rt::files;
 
@@ -95,10 +95,7 @@ impl Worker {
     }
 
     pub(super) fn dialect(&self) -> Dialect {
-        match self.database.node().engine {
-            Engine::Mysql => Dialect::MySql,
-            _ => Dialect::MariaDb,
-        }
+        self.database.dialect()
     }
 
     pub(super) async fn run<S: AsRef<str>>(&self, statements: &[S]) -> Result<(), Refusal> {
@@ -383,6 +380,14 @@ impl Works for Worker {
 
     fn reason(&self) -> Option<Refusal> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn order_copy(&self, yes: bool) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.database.order_copy(yes))
+    }
+
+    fn copy_ordered(&self) -> bool {
+        self.database.copy_ordered()
     }
 
     fn relay_survives(&self) -> bool {
