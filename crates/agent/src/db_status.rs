@@ -351,7 +351,7 @@ fn replicas(inputs: &Inputs<'_>, leader: Option<&ServerName>, problems: &mut Vec
         }
         if let (Some(errant), Some(leader)) = (&server.errant, leader) {
             add(
-                reseed::words(name, leader, errant).join("\n"),
+                reseed::words(name, leader, errant).join("; "),
                 "it is not promoted: what it has alone would become everybody's",
                 vec![format!("pontoon db reseed {name}")],
             );

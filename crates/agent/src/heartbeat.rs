@@ -277,13 +277,17 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     let floor_key = floor_key::to_tell(agent);
     let ticket_keys = ticket_keys::to_tell(agent);
     let address_key = address_key::to_tell(agent);
+    let (joiners, errant) = {
+        let known = agent.known();
+        (known.joiners.clone(), known.errant.clone())
+    };
     Ok(Heartbeat {
         report,
-        joiners: agent.known().joiners.clone(),
+        joiners,
         floor_key,
         ticket_keys,
         address_key,
         failover: agent.failover.report(agent.clock.now()),
-        errant: agent.known().errant.clone(),
+        errant,
     })
 }

@@ -117,6 +117,7 @@ pub(crate) async fn rejoin(
 ) -> Result<String, Refusal> {
     let primary = leader(agent)?;
     must_be_another(agent, &primary, &server)?;
+    // What the primary writes from now on is not looked for.
     let keep = errant::history_of(agent, &primary).await?;
     let stand: Stand = ask(agent, &server, &Ask::Look { keep: keep.clone() }).await?;
     show(&server, &primary, &stand, reporter).await;
@@ -138,30 +139,45 @@ pub(crate) async fn rejoin(
             }
             told.clone_from(&going.work);
         }
-        let why = going.why.filter(|_| going.work.is_none());
-        if going.follows && why.is_none() {
-            let stand: Stand = ask(agent, &server, &Ask::Look { keep: keep.clone() }).await?;
-            if stand.errant.is_none() {
-                return Ok(format!("{server} follows {primary} again, without a new copy"));
-            }
+        if going.work.is_some() {
+            continue;
         }
-        let hopeless = why.as_ref().filter(|why| why.code == Code::D011);
-        if hopeless.is_some() || begun.elapsed() > PATIENCE {
-            let stand: Stand = ask(agent, &server, &Ask::Look { keep }).await?;
+        let stand: Stand = ask(agent, &server, &Ask::Look { keep: keep.clone() }).await?;
+        if stand.follows && stand.errant.is_none() {
+            return Ok(format!("{server} follows {primary} again, without a new copy"));
+        }
+        // What a running database has alone is committed there: nothing can be cut off any more.
+        let parted = stand.runs && stand.errant.is_some();
+        let refused = going.why.as_ref().is_some_and(|why| why.code == Code::D011);
+        if parted || refused || begun.elapsed() > PATIENCE {
             show(&server, &primary, &stand, reporter).await;
-            let why = why
-                .or(stand.why)
-                .unwrap_or_else(|| Refusal::new(Code::D004, format!("{server} does not follow {primary}")));
-            return Err(Refusal {
-                next: Vec::new(),
-                ..why
-            }
-            .next(
-                "only a new copy helps; the present data is kept under another name",
-                format!("pontoon db reseed {server}"),
-            ));
+            return Err(hopeless(&server, &primary, going.why.or(stand.why), stand.errant));
         }
     }
+}
+
+/// What it found, and what helps.
+fn hopeless(
+    server: &ServerName,
+    primary: &ServerName,
+    why: Option<Refusal>,
+    errant: Option<Errant>,
+) -> Refusal {
+    let mut refusal = match (why, errant) {
+        (Some(why), _) if why.code == Code::D011 => why,
+        (_, Some(errant)) => Refusal::new(
+            Code::D011,
+            format!("{server} has transactions that {primary} lacks"),
+        )
+        .because(errant.transactions),
+        (Some(why), None) => why,
+        (None, None) => Refusal::new(Code::D004, format!("{server} does not follow {primary}")),
+    };
+    refusal.next.clear();
+    refusal.next(
+        "a new copy helps; the present data is kept under another name",
+        format!("pontoon db reseed {server}"),
+    )
 }
 
 fn must_be_another(agent: &Agent, primary: &ServerName, server: &ServerName) -> Result<(), Refusal> {
@@ -227,11 +243,12 @@ async fn show(server: &ServerName, primary: &ServerName, stand: &Stand, reporter
 /// What a server has alone, for people.
 pub(crate) fn words(server: &ServerName, primary: &ServerName, errant: &Errant) -> Vec<String> {
     let count = match errant.count {
-        0 => String::new(),
-        count => format!("{count} "),
+        0 => "transactions".to_owned(),
+        1 => "1 transaction".to_owned(),
+        count => format!("{count} transactions"),
     };
     let mut lines = vec![format!(
-        "{server} has {count}transactions that {primary} lacks: {}",
+        "{server} has {count} that {primary} lacks: {}",
         errant.transactions
     )];
     for one in &errant.first {
@@ -240,7 +257,7 @@ pub(crate) fn words(server: &ServerName, primary: &ServerName, errant: &Errant) 
             (None, false) => format!("writes to {}", one.tables.join(", ")),
             (None, true) => "(not readable)".to_owned(),
         };
-        lines.push(format!("    {}  {what}", one.gtid));
+        lines.push(format!("{}: {what}", one.gtid));
     }
     lines
 }
@@ -432,6 +449,12 @@ async fn going(agent: &Agent, database: &Database) -> Result<Going, Refusal> {
 async fn begin(agent: &Arc<Agent>, database: &Database, yes: bool) -> Result<(), Refusal> {
     let me = agent.member()?.me;
     if takes_part(agent, &me)? {
+        let report = agent.failover.report(agent.clock.now());
+        if yes && report.is_some_and(|report| report.paused) {
+            return Err(Refusal::new(Code::D014, format!("failover is paused on {me}"))
+                .because("nothing is started or stopped there by itself meanwhile")
+                .next("go on first", "pontoon db resume"));
+        }
         return match agent.failover.command(Command::CopyAnew(yes)).await? {
             Ok(()) => Ok(()),
             Err(why) => Err(refused(&me, why)),
@@ -570,8 +593,8 @@ mod tests {
             words(&name("b"), &name("a"), &errant),
             [
                 "b has 2 transactions that a lacks: 0-7-9",
-                "    0-7-8  INSERT INTO t VALUES (1)",
-                "    0-7-9  writes to app.t"
+                "0-7-8: INSERT INTO t VALUES (1)",
+                "0-7-9: writes to app.t"
             ]
         );
     }

@@ -226,7 +226,9 @@ async fn write_out(node: &DatabaseNode, kept: &Path) -> Result<Option<PathBuf>, 
         .stdout(Stdio::from(file))
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let written = match tokio::time::timeout(PATIENCE, command.output()).await {
+    // Not `output()`, which would take the file's place.
+    let running = async { command.spawn()?.wait_with_output().await };
+    let written = match tokio::time::timeout(PATIENCE, running).await {
         Ok(Ok(output)) if output.status.success() => return Ok(Some(text)),
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Ok(Err(error)) => error.to_string(),

@@ -123,6 +123,26 @@ impl Database {
         })
     }
 
+    /// Whether one of these was written on this server, and not received from another.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn wrote(&self, transactions: &str) -> Result<bool, Refusal> {
+        let (id, separator) = match self.node.engine {
+            Engine::Mysql => ("SELECT @@global.server_uuid", ':'),
+            _ => ("SELECT @@global.server_id", '-'),
+        };
+        let rows = self.control.query(id).await?;
+        let id = rows.first().and_then(|row| row.first()).unwrap_or_default();
+        Ok(transactions.split(',').any(|one| {
+            let writer = match separator {
+                '-' => one.split('-').nth(1),
+                _ => one.split(':').next(),
+            };
+            writer.is_some_and(|writer| writer.trim().eq_ignore_ascii_case(id))
+        }))
+    }
+
     /// Where this server stands: everything that it wrote or applied.
     ///
     /// # Errors

@@ -91,17 +91,15 @@ impl Node {
         }
     }
 
-    /// An operator's word.
+    /// An operator's word, also from before this agent's life: it is obeyed once the record is known and nobody paused this.
     pub(super) fn copy_anew(&mut self, yes: bool, out: &mut Vec<Effect>) {
-        let may = self
+        let leads = self
             .seen
             .as_ref()
-            .is_some_and(|seen| seen.record.leader != self.setup.me);
-        match (yes, may, self.is_paused()) {
-            (false, ..) => self.copy_wanted = false,
-            (true, true, false) => self.copy_wanted = true,
-            (true, false, _) if self.seen.is_some() => self.refuse(Why::AlreadyTheLeader, out),
-            (true, ..) => self.refuse(Why::Busy, out),
+            .is_some_and(|seen| seen.record.leader == self.setup.me);
+        match yes && leads {
+            true => self.refuse(Why::AlreadyTheLeader, out),
+            false => self.copy_wanted = yes,
         }
     }
 }

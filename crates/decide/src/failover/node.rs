@@ -394,8 +394,10 @@ impl Node {
                 seen.epoch_since = now;
                 (self.diverged, self.forced) = (false, false);
                 self.handing = None;
+                self.told = None;
             }
             seen.since = now;
+            self.copy_wanted &= record.leader != self.setup.me;
             seen.record = record;
         } else {
             self.seen = Some(Seen {
@@ -404,7 +406,10 @@ impl Node {
                 epoch_since: now,
             });
         }
-        self.told = None;
+        // A lease that is renewed changes nothing about that.
+        if self.told != Some(Notice::NeedsCopy) {
+            self.told = None;
+        }
     }
 
     /// Decides what comes next from what is known now. Asked after every event, so nothing depends on which came last.

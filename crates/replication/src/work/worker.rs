@@ -272,6 +272,9 @@ impl Worker {
 
     async fn carry(&self, work: &Work, peers: &Peers) -> Outcome {
         let begun = Instant::now();
+        if matches!(work, Work::Rejoin(..) | Work::Follow(..) | Work::Copy(..)) {
+            *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         let ended = match self.do_work(work, peers).await {
             Ok(outcome) => {
                 tracing::info!(?work, ?outcome, took = ?begun.elapsed(), "done");
