@@ -242,11 +242,7 @@ async fn show(server: &ServerName, primary: &ServerName, stand: &Stand, reporter
 
 /// What a server has alone, for people.
 pub(crate) fn words(server: &ServerName, primary: &ServerName, errant: &Errant) -> Vec<String> {
-    let count = match errant.count {
-        0 => "transactions".to_owned(),
-        1 => "1 transaction".to_owned(),
-        count => format!("{count} transactions"),
-    };
+    let count = transactions(errant.count);
     let mut lines = vec![format!(
         "{server} has {count} that {primary} lacks: {}",
         errant.transactions
@@ -260,6 +256,14 @@ pub(crate) fn words(server: &ServerName, primary: &ServerName, errant: &Errant) 
         lines.push(format!("{}: {what}", one.gtid));
     }
     lines
+}
+
+fn transactions(count: u64) -> String {
+    match count {
+        0 => "transactions".to_owned(),
+        1 => "1 transaction".to_owned(),
+        count => format!("{count} transactions"),
+    }
 }
 
 /// Watches until it follows, or cannot be done.
@@ -341,9 +345,9 @@ fn export_words(server: &ServerName, exported: &pontoon_replication::Exported) -
     let Some(kept) = &exported.kept else {
         return vec![format!("{server} had nothing that the primary lacks")];
     };
+    let count = transactions(exported.count);
     let mut lines = vec![format!(
-        "{} transactions that only {server} had are kept on {server} in {}",
-        exported.count,
+        "{count} that only {server} had: kept on {server} in {}",
         kept.display()
     )];
     if let Some(text) = &exported.text {

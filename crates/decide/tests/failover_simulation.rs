@@ -343,6 +343,10 @@ impl Run {
                 let to = self.world.servers[to].setup.me.clone();
                 self.act(Act::Order(at, Command::Switchover(to)))?;
             }
+            // An operator wants a copy; somebody wrote on a replica, and it is copied or tries again.
+            45 if self.dice.one_in(6) => self.act(Act::Order(at, Command::CopyAnew(true)))?,
+            46 if self.dice.one_in(6) => self.act(Act::Diverged(at))?,
+            47 => self.act(Act::Order(at, Command::Rejoin))?,
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;
@@ -408,6 +412,7 @@ impl Run {
             | Act::Tick(at)
             | Act::Hear(at, _)
             | Act::Lag(at)
+            | Act::Diverged(at)
             | Act::Order(at, _) => at,
             Act::Message(which) => self.world.messages[which].0,
             _ => 0,

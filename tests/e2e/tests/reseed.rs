@@ -77,12 +77,17 @@ async fn alone_on_a_replica(fleet: &Fleet) -> Result<(), LabError> {
     })?;
 
     write_by_hand(fleet, b, "written on b").await?;
-    named(a, "written on b").await?;
+    // MySQL does not write statements down beside their rows.
+    let shown = |text: &'static str| match fleet.engine {
+        Engine::Mysql => "writes to notes.by_hand",
+        _ => text,
+    };
+    named(a, shown("written on b")).await?;
     let said = refused(a, &["db", "rejoin", "b"], "D011", 3).await?;
     expect(said.contains("pontoon db reseed b"), || said.clone())?;
     let said = refused(b, &["db", "reseed", "b"], "P007", 2).await?;
     expect(
-        said.contains("written on b") && said.contains("would be renamed and kept"),
+        said.contains(shown("written on b")) && said.contains("would be renamed and kept"),
         || said.clone(),
     )?;
 
@@ -99,7 +104,7 @@ async fn never_promoted(fleet: &Fleet) -> Result<(), LabError> {
     let before = standing(a).await?;
     expect(before.leader == "a", || format!("{before:?}"))?;
     write_by_hand(fleet, b, "written again on b").await?;
-    named(a, "written again on b").await?;
+    named(a, "notes.by_hand").await?;
     let said = refused(a, &["db", "failover", "b"], "L002", 3).await?;
     expect(said.contains("transactions that the primary lacks"), || {
         said.clone()

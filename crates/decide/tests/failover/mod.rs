@@ -153,6 +153,8 @@ pub enum Act {
     Lag(usize),
     Message(usize),
     Order(usize, Command),
+    /// Its agent finds transactions that the leader lacks.
+    Diverged(usize),
 }
 
 /// When the agent of the acting server dies: after so many of the effects of this act.
@@ -246,7 +248,9 @@ impl World {
                 server.db.up && server.agent.is_some() && !server.untold
             }
             Act::TellStopped(at) => self.servers[at].untold && self.servers[at].agent.is_some(),
-            Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) => self.servers[at].agent.is_some(),
+            Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) | Act::Diverged(at) => {
+                self.servers[at].agent.is_some()
+            }
             Act::StartAgent(at) => self.servers[at].agent.is_none(),
             Act::Hear(at, of) => {
                 at != of && self.servers[at].agent.is_some() && self.servers[of].agent.is_some()
@@ -367,6 +371,7 @@ impl World {
                     self.happen(to, event, now, crash);
                 }
             }
+            Act::Diverged(at) => self.happen(at, Event::Diverged, now, crash),
             Act::Order(at, command) => self.happen(at, Event::Command(command), now, crash),
         }
         Ok(())
