@@ -79,6 +79,11 @@ impl Writers {
         Ok(writers)
     }
 
+    /// Whether any server wrote in that domain.
+    pub fn has_domain(&self, domain: u32) -> bool {
+        self.0.keys().any(|(one, _)| *one == domain)
+    }
+
     /// Takes a transaction in, and with it all lower ones of its server.
     pub(crate) fn raise(&mut self, domain: u32, server: u32, sequence: u64) {
         let here = self.0.entry((domain, server)).or_default();

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use pontoon_fleet::{Code, Refusal, ServerName};
-use pontoon_gtid::Dialect;
-use pontoon_gtid::History;
 use pontoon_gtid::binlog::{MAGIC, Transaction};
+use pontoon_gtid::{Dialect, Gtid, History};
 use pontoon_rt::files::FileError;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -66,18 +65,39 @@ struct Found {
     stretches: Vec<Stretch>,
 }
 
-/// Those that `keep` does not have, read from the files at `base`. Looks only.
-fn find(node: &DatabaseNode, base: &Path, keep: &History) -> Result<Vec<Found>, Refusal> {
+/// Which transactions are looked for.
+pub(crate) struct Sought {
+    /// Not those.
+    pub(crate) keep: History,
+    /// Only those (MySQL), or only in their domains (MariaDB).
+    pub(crate) only: Option<History>,
+}
+
+impl Sought {
+    fn has(&self, gtid: &Gtid) -> bool {
+        if self.keep.has(gtid) {
+            return false;
+        }
+        match (&self.only, gtid) {
+            (Some(only @ History::MySql(_)), _) => only.has(gtid),
+            (Some(History::MariaDb(only)), Gtid::MariaDb { domain, .. }) => only.has_domain(*domain),
+            _ => true,
+        }
+    }
+}
+
+/// Those that are sought, read from the files at `base`. Looks only.
+fn find(node: &DatabaseNode, base: &Path, sought: &Sought) -> Result<Vec<Found>, Refusal> {
     let dialect = cut::dialect(node);
     let mut domains: BTreeMap<u32, Found> = BTreeMap::new();
     for path in binlogs::index(base)? {
         let mut here: Vec<(u32, usize)> = Vec::new();
         let walked = walk::each(&path, dialect, unreadable, &mut |transaction| {
             let found = domains.entry(domain(&transaction.gtid)).or_default();
-            if !keep.has(&transaction.gtid) {
+            if sought.has(&transaction.gtid) {
                 take(found, &path, &transaction);
                 here.push((domain(&transaction.gtid), found.stretches.len() - 1));
-            } else if dialect == Dialect::MariaDb {
+            } else if dialect == Dialect::MariaDb && sought.keep.has(&transaction.gtid) {
                 // A primary that was itself copied knows the last transaction of a domain, and not who wrote before. What a
                 // database has alone comes after everything that it has in common (gtid_strict_mode).
                 *found = Found::default();
@@ -97,10 +117,10 @@ fn find(node: &DatabaseNode, base: &Path, keep: &History) -> Result<Vec<Found>, 
     Ok(domains.into_values().filter(|found| found.count > 0).collect())
 }
 
-fn domain(gtid: &pontoon_gtid::Gtid) -> u32 {
+fn domain(gtid: &Gtid) -> u32 {
     match gtid {
-        pontoon_gtid::Gtid::MariaDb { domain, .. } => *domain,
-        pontoon_gtid::Gtid::MySql { .. } => 0,
+        Gtid::MariaDb { domain, .. } => *domain,
+        Gtid::MySql { .. } => 0,
     }
 }
 
@@ -128,16 +148,16 @@ fn take(found: &mut Found, path: &Path, transaction: &Transaction) {
     }
 }
 
-/// Looks what `keep`, the history of `leader`, does not have; with `export` writes it down beside the data directory.
+/// Looks what `leader` does not have; with `export` writes it down beside the data directory.
 pub(crate) async fn alone(
     node: &DatabaseNode,
     base: &Path,
-    keep: History,
+    sought: Sought,
     leader: &ServerName,
     export: bool,
 ) -> Result<Alone, Refusal> {
     let (of, at) = (node.clone(), base.to_owned());
-    let looking = tokio::task::spawn_blocking(move || find(&of, &at, &keep));
+    let looking = tokio::task::spawn_blocking(move || find(&of, &at, &sought));
     let found = looking
         .await
         .map_err(|error| Refusal::new(Code::N007, error.to_string()))??;

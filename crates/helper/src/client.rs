@@ -94,9 +94,16 @@ impl HelperClient {
     ///
     /// # Errors
     /// [`Code::N006`] when the binary log cannot be read, [`Code::N003`] when nobody knows where it is.
-    pub async fn alone(&self, keep: &str, leader: &ServerName, export: bool) -> Result<Alone, Refusal> {
+    pub async fn alone(
+        &self,
+        keep: &str,
+        only: Option<&str>,
+        leader: &ServerName,
+        export: bool,
+    ) -> Result<Alone, Refusal> {
         let request = Request::Alone {
             keep: keep.to_owned(),
+            only: only.map(str::to_owned),
             leader: leader.clone(),
             export,
         };

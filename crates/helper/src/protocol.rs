@@ -42,6 +42,9 @@ pub enum Request {
     Alone {
         /// What that server has, as for [`Request::CutBinlog`].
         keep: String,
+        /// Of a database that runs: those that were found out to be so. What it received since `keep` was asked for is in its
+        /// binary log too.
+        only: Option<String>,
         /// Its name.
         leader: ServerName,
         /// Whether they are written down in files beside the data directory.

@@ -173,11 +173,20 @@ impl Helper {
             }
             return Ok(None);
         }
-        if let Request::Alone { keep, leader, export } = request {
+        if let Request::Alone {
+            keep,
+            only,
+            leader,
+            export,
+        } = request
+        {
             let node = self.node()?;
-            let keep = history(&node, keep)?;
+            let sought = alone::Sought {
+                keep: history(&node, keep)?,
+                only: only.as_ref().map(|only| history(&node, only)).transpose()?,
+            };
             let base = self.binlogs.of(&node).await?;
-            let alone = alone::alone(&node, &base, keep, leader, *export).await?;
+            let alone = alone::alone(&node, &base, sought, leader, *export).await?;
             return Ok(Some(Reply::Alone { alone }));
         }
         if let Request::TierUnit { tier, start } = request {

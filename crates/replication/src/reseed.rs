@@ -18,7 +18,7 @@ use crate::repair::LogPlace;
 /// Transactions that only one server has, and so nobody may follow it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errant {
-    /// Those that the primary lacks: a GTID set (MySQL), or where this server stands (MariaDB).
+    /// Those that the primary lacks: a GTID set (MySQL), or the last one in each domain (MariaDB).
     pub transactions: String,
     /// How many the binary log has of them; 0 when it does not have them, or cannot be read.
     pub count: u64,
@@ -119,6 +119,14 @@ impl Database {
         }
         Ok(match (&position, &history) {
             (Position::MySql(here), History::MySql(there)) => here.without(there).to_string(),
+            (Position::MariaDb(here), _) => {
+                let names: Vec<String> = here
+                    .gtids()
+                    .filter(|gtid| !history.has(gtid))
+                    .map(|gtid| gtid.to_string())
+                    .collect();
+                names.join(",")
+            }
             (position, _) => position.to_string(),
         })
     }
@@ -170,7 +178,8 @@ impl Database {
             transactions,
             ..Errant::default()
         };
-        let alone = match self.helper.alone(keep, leader, false).await {
+        let only = Some(errant.transactions.as_str()).filter(|only| !only.is_empty());
+        let alone = match self.helper.alone(keep, only, leader, false).await {
             Ok(alone) => alone,
             Err(refusal) => {
                 tracing::info!(%refusal, "what this server has alone cannot be read from its binary log");
@@ -207,7 +216,16 @@ impl Database {
         if in_place || files::read_limited(&path, MAX_BYTES)?.is_some() {
             return Ok(());
         }
-        let exported = match self.helper.alone(keep, leader, true).await {
+        let beyond = match self.stands().await {
+            Ok(own) => Some(self.beyond(&own, keep).await?),
+            // It does not run: its binary log holds nothing newer than what its primary was asked for.
+            Err(_) => None,
+        };
+        let found = match beyond.as_deref() {
+            Some("") => Ok(Alone::default()),
+            only => self.helper.alone(keep, only, leader, true).await,
+        };
+        let exported = match found {
             Ok(Alone {
                 count, kept, text, ..
             }) => Exported {
