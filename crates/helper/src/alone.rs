@@ -266,3 +266,7 @@ async fn write_out(node: &DatabaseNode, kept: &Path) -> Result<Option<PathBuf>, 
 fn unreadable(path: &Path, why: String) -> Refusal {
     Refusal::new(Code::N006, "the binary log cannot be read").because(format!("{}: {why}", path.display()))
 }
+
+#[cfg(test)]
+#[path = "alone_tests.rs"]
+mod tests;

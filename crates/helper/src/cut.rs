@@ -274,4 +274,4 @@ fn uncertain(path: &Path, why: String) -> Refusal {
 
 #[cfg(test)]
 #[path = "cut_tests.rs"]
-mod tests;
+pub(crate) mod tests;

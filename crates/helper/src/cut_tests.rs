@@ -16,7 +16,7 @@ fn event(kind: u8, server: u32, flags: u16, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn begin(in_use: bool, before: &[(u32, u64)]) -> Vec<u8> {
+pub(crate) fn begin(in_use: bool, before: &[(u32, u64)]) -> Vec<u8> {
     let mut format = vec![4, 0];
     format.extend([b'x'; 54]);
     format.push(19);
@@ -34,7 +34,7 @@ fn begin(in_use: bool, before: &[(u32, u64)]) -> Vec<u8> {
     bytes
 }
 
-fn transaction(server: u32, sequence: u64, flags: u8) -> Vec<u8> {
+pub(crate) fn transaction(server: u32, sequence: u64, flags: u8) -> Vec<u8> {
     let mut body = sequence.to_le_bytes().to_vec();
     body.extend(0u32.to_le_bytes());
     body.push(flags);
@@ -45,15 +45,15 @@ fn transaction(server: u32, sequence: u64, flags: u8) -> Vec<u8> {
     bytes
 }
 
-const ROWS: u8 = 0x0c;
+pub(crate) const ROWS: u8 = 0x0c;
 
-struct Logs {
-    dir: tempfile::TempDir,
-    node: DatabaseNode,
+pub(crate) struct Logs {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) node: DatabaseNode,
 }
 
 impl Logs {
-    fn of(files: &[Vec<u8>]) -> Logs {
+    pub(crate) fn of(files: &[Vec<u8>]) -> Logs {
         let dir = tempfile::tempdir().unwrap();
         let node = process_node(dir.path(), &[]);
         std::fs::create_dir_all(&node.datadir).unwrap();

@@ -10,12 +10,14 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 34] = [
     "init",
     "db",
     "db-status",
     "db-check",
     "db-unstick",
+    "db-reseed",
+    "db-rejoin",
     "db-switchover",
     "db-failover",
     "db-pause",
