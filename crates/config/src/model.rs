@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role,
-    ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports,
+    RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -101,6 +101,8 @@ pub struct App {
     pub upstream: SocketAddr,
     /// What it speaks.
     pub protocol: AppProtocol,
+    /// Which server gets a request.
+    pub balance: BalanceRule,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.

@@ -167,6 +167,7 @@ fn print_app(out: &mut String, app: &App) {
     out.section("[app]");
     out.text("upstream", &app.upstream.to_string());
     out.text("protocol", app.protocol.as_str());
+    out.text("balance", app.balance.as_str());
     out.text("drain", &format_duration(app.drain));
     let health = &app.health;
     out.section("[app.health]");

@@ -199,6 +199,9 @@ pub(crate) struct App {
     pub upstream: Text,
     /// What it speaks: "http/1.1", or "h2c" for HTTP/2 without TLS, as gRPC servers do. Default "http/1.1".
     pub protocol: Option<Text>,
+    /// Which server gets a request: "ewma" for the one where the wait is likely to be the shortest,
+    /// "least-connections", or "round-robin". Default "ewma".
+    pub balance: Option<Text>,
     /// How to tell that it works.
     pub health: Option<Health>,
     /// When a request may be tried on another server.

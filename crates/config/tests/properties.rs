@@ -14,7 +14,8 @@ use pontoon_config::{
     not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role,
+    TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -330,6 +331,7 @@ fn apps() -> impl Strategy<Value = App> {
                 } else {
                     AppProtocol::H2c
                 },
+                balance: BalanceRule::ALL[max as usize % 3],
                 health: HealthCheck {
                     expect: expect.filter(|_| path.is_some()),
                     path,

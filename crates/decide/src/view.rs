@@ -141,6 +141,7 @@ fn app_view(app: &App) -> AppView {
     AppView {
         upstream: app.upstream,
         protocol: app.protocol,
+        balance: app.balance,
         health: app.health.clone(),
         retries: app.retries.clone(),
         drain: app.drain,

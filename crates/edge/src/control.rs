@@ -27,7 +27,7 @@ use crate::http1::reject::Reject;
 use crate::https::Site;
 use crate::options::{EdgeError, EdgeOptions};
 use crate::upstream::Upstreams;
-use crate::worker::{Command, Door, Shared, Worker};
+use crate::worker::{AnswerClock, Command, Door, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
 ///
@@ -67,6 +67,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         held: AtomicUsize::new(0),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
+        clock: AnswerClock::start(),
         https: https_seen,
     });
     let tickets = Tickets::new(options.paths.ticket_keys_file());

@@ -98,6 +98,9 @@ pub struct State {
     cookie: Option<String>,
     /// The final answer's head, once it was read.
     pub response: Option<Response>,
+    /// How long that took.
+    pub answered_after: Option<Duration>,
+    begun: Instant,
     /// The request was sent, or the server takes nothing more of it.
     up_done: bool,
     up_broken: bool,
@@ -129,6 +132,8 @@ impl Default for State {
             head: None,
             cookie: None,
             response: None,
+            answered_after: None,
+            begun: Instant::now(),
             up_done: false,
             up_broken: false,
             client_ended: false,
@@ -408,6 +413,7 @@ impl Exchange<'_> {
             head.extend_from_slice(b"\r\n");
         }
         self.down.set_body(body, form);
+        self.state.answered_after = Some(self.state.begun.elapsed());
         self.state.response = Some(response);
         self.state.phase = Phase::Body;
         Ok(())

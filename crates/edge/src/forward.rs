@@ -350,6 +350,27 @@ impl Attempt<'_> {
             },
         };
         let result = exchange.run().await;
+        let now = worker.shared.clock.millis();
+        match (&exchange.state.response, &result) {
+            (Some(response), _) => {
+                if let Some(took) = exchange.state.answered_after {
+                    upstream.health.answered(response.status, took, now);
+                }
+            }
+            // A kept connection may be closed at any time.
+            (None, Err(Failure::ClosedEarly)) if kept => {}
+            (
+                None,
+                Err(
+                    Failure::ClosedEarly
+                    | Failure::RelayedClose
+                    | Failure::Timeout
+                    | Failure::ServerOut
+                    | Failure::BadAnswer(_),
+                ),
+            ) => upstream.health.failed(now),
+            (None, _) => {}
+        }
         (result, exchange.state, exchange.down)
     }
 

@@ -2,7 +2,7 @@
 //! before it.
 //!
 //! **In:** visitors' connections, the fleet view. **Out:** each request to one application server (chosen by
-//! `pontoon_balance::round_robin`), its answer back, a report a second to the agent.
+//! `pontoon_balance::balancer`), its answer back, a report a second to the agent.
 //!
 //! One thread a core, each with its own listeners (`SO_REUSEPORT`), connections and pools; one control thread that
 //! follows the view and checks the servers. The way of a request:

@@ -88,7 +88,7 @@ pub struct Tuning {
     pub tunnel_timeout: Duration,
     /// How long an unused connection to an application server is kept.
     pub pool_idle: Duration,
-    /// Unused connections kept, for each application server and thread.
+    /// Unused connections kept for all of that time, for each application server and thread; those beyond, for less.
     pub pool_size: usize,
     /// How long a request is held while no application server can be reached (P4).
     pub hold: Duration,

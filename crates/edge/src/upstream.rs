@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pontoon_balance::Standing;
+use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{AppProtocol, AppView, FleetView, Role, ServerName, ServerState, ServerView};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -41,7 +41,16 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// How it stands, for the choice.
+    /// What the choice needs to know.
+    pub fn for_choice(&self) -> pontoon_balance::Server {
+        pontoon_balance::Server {
+            standing: self.standing(),
+            in_flight: self.health.in_flight.load(Ordering::Relaxed),
+            latency: self.health.latency(),
+        }
+    }
+
+    /// How it stands.
     pub fn standing(&self) -> Standing {
         match (self.draining, self.health.is_healthy()) {
             (true, _) => Standing::Draining,
@@ -61,6 +70,8 @@ pub struct Health {
     healthy: AtomicBool,
     /// Requests on it now.
     pub in_flight: AtomicU64,
+    /// How long it takes to answer, as of [`Latency::to_bits`].
+    latency: AtomicU64,
     reason: Mutex<Option<String>>,
     /// A connection could not be made: checked again at once.
     pub doubted: Notify,
@@ -74,11 +85,34 @@ impl Health {
             // Until the first check, a server is believed to work: a refused connection says otherwise at once.
             healthy: AtomicBool::new(true),
             in_flight: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
             reason: Mutex::new(None),
             doubted: Notify::new(),
             doubts: AtomicU64::new(0),
             changes,
         }
+    }
+
+    /// How long it takes to answer.
+    pub fn latency(&self) -> Latency {
+        Latency::from_bits(self.latency.load(Ordering::Relaxed))
+    }
+
+    /// The head of an answer with this status came after `took`, at `now` (milliseconds, the clock of all threads).
+    pub fn answered(&self, status: u16, took: Duration, now: u32) {
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let before = self.latency();
+        let after = match status {
+            500.. => before.with_error(micros, now),
+            _ => before.with(micros, now),
+        };
+        self.latency.store(after.to_bits(), Ordering::Relaxed);
+    }
+
+    /// A request that was sent got no answer, at `now`.
+    pub fn failed(&self, now: u32) {
+        let after = self.latency().with_failure(now);
+        self.latency.store(after.to_bits(), Ordering::Relaxed);
     }
 
     /// Whether new requests go there.
@@ -255,24 +289,24 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for later.
-    pub fn put(&mut self, stream: Stream, size: usize) {
-        if self.idle.len() >= size {
-            self.idle.pop_front();
-        }
+    /// Keeps a connection for later. There were never more than requests at the same time, so their number follows
+    /// the traffic by itself: upwards at once, and downwards by [`Pool::tidy`].
+    pub fn put(&mut self, stream: Stream) {
         self.idle.push_back((stream, Instant::now()));
     }
 
-    /// Closes those that were unused for too long, and all of a server that is out.
-    pub fn tidy(&mut self, max_idle: Duration) {
+    /// Closes those that were unused for too long, and all of a server that is out. Those beyond `size` may be unused
+    /// for a fifth of the time: they are from a peak, and for many applications each costs a process.
+    pub fn tidy(&mut self, max_idle: Duration, size: usize) {
         if !self.upstream.health.is_healthy() {
             self.idle.clear();
         }
-        while self
-            .idle
-            .front()
-            .is_some_and(|(_, since)| since.elapsed() >= max_idle)
-        {
+        while let Some((_, since)) = self.idle.front() {
+            let surplus = self.idle.len() > size;
+            let limit = if surplus { max_idle / SURPLUS_AGE } else { max_idle };
+            if since.elapsed() < limit {
+                break;
+            }
             self.idle.pop_front();
         }
     }
@@ -282,6 +316,8 @@ impl Pool {
         self.upstream.is_same(upstream)
     }
 }
+
+const SURPLUS_AGE: u32 = 5;
 
 /// Retries that may be made: a share of the requests, and a few more so that a quiet site has some too.
 #[derive(Debug)]
@@ -341,6 +377,35 @@ mod tests {
         assert_eq!(here("0.0.0.0:8080"), Way::Direct(address("127.0.0.1:8080")));
         assert_eq!(here("[::]:8080"), Way::Direct(address("[::1]:8080")));
         assert_eq!(here("172.17.0.2:80"), Way::Direct(address("172.17.0.2:80")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kept_connections_follow_the_traffic() {
+        let (changes, _) = watch::channel(0);
+        let upstream = Upstream {
+            server: "a".parse().unwrap(),
+            way: Way::Direct("127.0.0.1:80".parse().unwrap()),
+            h2c: false,
+            here: true,
+            draining: false,
+            health: Arc::new(Health::new(changes)),
+        };
+        let mut pool = Pool::new(Arc::new(upstream));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for _ in 0..20 {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            pool.put(Stream::Tcp(stream));
+        }
+        let (max_idle, size) = (Duration::from_secs(15), 8);
+        pool.tidy(max_idle, size);
+        assert_eq!(pool.idle.len(), 20, "a peak is kept");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        pool.tidy(max_idle, size);
+        assert_eq!(pool.idle.len(), 8, "the peak is over");
+        tokio::time::advance(Duration::from_secs(12)).await;
+        pool.tidy(max_idle, size);
+        assert_eq!(pool.idle.len(), 0);
     }
 
     #[test]

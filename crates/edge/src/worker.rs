@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pontoon_balance::{RoundRobin, Tried};
+use pontoon_balance::{Balancer, Tried};
 use pontoon_fleet::{RetryPolicy, ServerName};
 use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
@@ -48,8 +48,26 @@ pub struct Shared {
     pub floor_socket: PathBuf,
     /// What the fleet's edges sign floors with.
     pub floor_key: Arc<SharedKey>,
+    /// What answers are timed by.
+    pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+}
+
+/// Milliseconds that all threads share.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerClock(Instant);
+
+impl AnswerClock {
+    /// From now.
+    pub fn start() -> AnswerClock {
+        AnswerClock(Instant::now())
+    }
+
+    /// Since it began; wraps round after 49 days.
+    pub fn millis(&self) -> u32 {
+        self.0.elapsed().as_millis() as u32
+    }
 }
 
 /// What comes in at a listener.
@@ -119,7 +137,7 @@ struct Fleet {
     now: Arc<Upstreams>,
     pools: Vec<Pool>,
     local: Option<Pool>,
-    robin: RoundRobin,
+    balancer: Balancer,
     budget: RetryBudget,
 }
 
@@ -146,7 +164,7 @@ impl Worker {
             now: Arc::new(Upstreams::none()),
             pools: Vec::new(),
             local: None,
-            robin: RoundRobin::new(index),
+            balancer: Balancer::new(index),
             budget: RetryBudget::default(),
         };
         Rc::new(Worker {
@@ -393,9 +411,14 @@ impl Worker {
             }
             Route::Visitors => {
                 let servers = &fleet.now.servers;
-                let choice = fleet
-                    .robin
-                    .choose(servers.len(), |at| servers[at].standing(), tried)?;
+                let rule = fleet.now.app.as_ref().map(|app| app.balance).unwrap_or_default();
+                let choice = fleet.balancer.choose(
+                    rule,
+                    servers.len(),
+                    |at| servers[at].for_choice(),
+                    tried,
+                    self.shared.clock.millis(),
+                )?;
                 Some(Pick {
                     upstream: Arc::clone(&servers[choice.index]),
                     index: choice.index,
@@ -420,7 +443,7 @@ impl Worker {
     /// Keeps a connection to `upstream`.
     pub fn keep(&self, upstream: &Upstream, stream: Stream) {
         if let Some(pool) = self.fleet.borrow_mut().pool(upstream) {
-            pool.put(stream, self.shared.tuning.pool_size);
+            pool.put(stream);
         }
     }
 
@@ -433,13 +456,13 @@ impl Worker {
 
     fn tidy(&self) {
         let mut fleet = self.fleet.borrow_mut();
-        let max_idle = self.shared.tuning.pool_idle;
+        let (max_idle, size) = (self.shared.tuning.pool_idle, self.shared.tuning.pool_size);
         let fleet = fleet.refreshed();
         fleet
             .pools
             .iter_mut()
             .chain(&mut fleet.local)
-            .for_each(|pool| pool.tidy(max_idle));
+            .for_each(|pool| pool.tidy(max_idle, size));
         let now = &fleet.now;
         self.h2c.retain(|address| {
             let mut all = now.servers.iter().chain(&now.local);

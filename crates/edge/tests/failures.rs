@@ -217,6 +217,24 @@ fn a_post_is_never_sent_again_after_it_was_sent() {
     assert_eq!((broken.count(), good.count()), (5, 5));
 }
 
+/// By the default rule a server that fails at once must not look like the fastest of all.
+#[test]
+fn a_server_that_closes_without_an_answer_is_asked_less_and_less() {
+    let net = Net::new();
+    let broken = App::start(net.app(1), |_, _, _| false);
+    let good = App::start(net.app(2), |client, _, _| reply(client, "good"));
+    let mut view = net.view(2);
+    let app = view.app.as_mut().unwrap();
+    app.health.interval = Duration::from_secs(60);
+    app.balance = pontoon_fleet::BalanceRule::Ewma;
+    let edge = Edge::start(view);
+    for _ in 0..50 {
+        assert_eq!(edge.get("/").text(), "good");
+    }
+    assert!(broken.count() <= 5, "{}", broken.count());
+    assert_eq!(good.count(), 50);
+}
+
 #[test]
 fn nothing_is_sent_again_once_part_of_an_answer_came() {
     let (edge, broken, good) = two(

@@ -29,7 +29,7 @@ pub use report::{
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AddressState, AddressView, AfterWrite, AppProtocol, AppView, BootMoment, CertificateFiles,
+    AddressState, AddressView, AfterWrite, AppProtocol, AppView, BalanceRule, BootMoment, CertificateFiles,
     DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports, ReadsView,
     RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion,
 };

@@ -224,6 +224,9 @@ pub struct AppView {
     /// What it speaks.
     #[serde(default)]
     pub protocol: AppProtocol,
+    /// Which server gets a request.
+    #[serde(default)]
+    pub balance: BalanceRule,
     /// How to tell that it works.
     pub health: HealthCheck,
     /// When a request may be tried on another server.
@@ -231,6 +234,38 @@ pub struct AppView {
     /// How long a draining server may finish what it began.
     #[serde(with = "millis")]
     pub drain: Duration,
+}
+
+/// Which application server gets a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceRule {
+    /// Of two picked at random, the one where the wait is likely to be shorter: requests under way, times how long
+    /// they took lately (an exponentially weighted moving average).
+    #[default]
+    Ewma,
+    /// The one with the fewest requests under way.
+    LeastConnections,
+    /// Servers take turns.
+    RoundRobin,
+}
+
+impl BalanceRule {
+    /// All of them.
+    pub const ALL: [BalanceRule; 3] = [
+        BalanceRule::Ewma,
+        BalanceRule::LeastConnections,
+        BalanceRule::RoundRobin,
+    ];
+
+    /// As the configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BalanceRule::Ewma => "ewma",
+            BalanceRule::LeastConnections => "least-connections",
+            BalanceRule::RoundRobin => "round-robin",
+        }
+    }
 }
 
 /// What an application speaks.

@@ -12,7 +12,7 @@ use pontoon_e2e::{documents, repository};
 
 /// The file that decides which application server gets a request. Somebody who has read only README.md and
 /// ARCHITECTURE.md must be able to name it.
-const BALANCING: &str = "crates/balance/src/round_robin.rs";
+const BALANCING: &str = "crates/balance/src/balancer.rs";
 
 #[test]
 fn what_the_documents_name_exists() {

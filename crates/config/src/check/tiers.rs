@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{AppProtocol, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
+use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
@@ -32,6 +32,22 @@ impl Check<'_> {
         if let (None, Some(text)) = (protocol, &app.protocol) {
             self.bad("app.protocol", text, "is neither \"http/1.1\" nor \"h2c\"");
         }
+        let balance = match &app.balance {
+            None => Some(BalanceRule::default()),
+            Some(text) => {
+                let rule = BalanceRule::ALL
+                    .into_iter()
+                    .find(|rule| rule.as_str() == text.get());
+                if rule.is_none() {
+                    self.bad(
+                        "app.balance",
+                        text,
+                        "is none of \"ewma\", \"least-connections\", \"round-robin\"",
+                    );
+                }
+                rule
+            }
+        };
         let health = self.health(app.health.as_ref());
         let retries = self.retries(app.retries.as_ref());
         let drain = self.duration(
@@ -47,6 +63,7 @@ impl Check<'_> {
         Some(App {
             upstream: upstream?,
             protocol: protocol?,
+            balance: balance?,
             health: health?,
             retries: retries?,
             drain: drain?,

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use pontoon_edge::{EdgeError, EdgeOptions, Tuning};
 use pontoon_fleet::{
-    AppView, EdgeReport, Epoch, FleetView, HealthCheck, Ports, RetryPolicy, Revision, Role, ServerState,
-    ServerView, TierDetail,
+    AppView, BalanceRule, EdgeReport, Epoch, FleetView, HealthCheck, Ports, RetryPolicy, Revision, Role,
+    ServerState, ServerView, TierDetail,
 };
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
@@ -79,6 +79,8 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         app: Some(AppView {
             upstream: app,
             protocol: Default::default(),
+            // Tests count turns.
+            balance: BalanceRule::RoundRobin,
             health: HealthCheck {
                 path: None,
                 expect: None,

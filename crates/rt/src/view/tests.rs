@@ -249,6 +249,7 @@ async fn a_view_over_the_limit_is_refused_and_the_last_one_stays() {
     huge.app = Some(pontoon_fleet::AppView {
         upstream: "127.0.0.1:8080".parse().unwrap(),
         protocol: Default::default(),
+        balance: Default::default(),
         health: pontoon_fleet::HealthCheck {
             path: Some("/".repeat(MAX_VIEW_BYTES)),
             expect: None,
