@@ -362,6 +362,9 @@ pub struct UnstickRequest {
     pub server: ServerName,
     /// Do it; otherwise only what would be done is said.
     pub yes: bool,
+    /// Leave the transaction out, whatever it did.
+    #[serde(default)]
+    pub accept_drift: bool,
 }
 
 /// Asks for a new copy of the primary's database on a server.

@@ -45,6 +45,8 @@ pub(crate) enum Mend {
     },
     /// A replica: past the transaction that it stopped at. Answer: [`LogPlace`].
     StepOver,
+    /// A replica: past the transaction that it stopped at, without it. Answer: nothing.
+    Skip,
     /// A primary: which transactions it has. Answer: a text.
     History,
     /// A primary: these rows. Answer: rows.
@@ -76,7 +78,17 @@ pub(crate) async fn run(
         return strict_again(agent, (&primary, &replica), request.yes, reporter).await;
     }
     let events = show(agent, (&primary, &replica), &stop, reporter).await?;
-    repairable(&replica, &stop)?;
+    if request.accept_drift && stop.error != 0 {
+        return skip(
+            agent,
+            (&primary, &replica),
+            &stop,
+            &events,
+            (request.yes, reporter),
+        )
+        .await;
+    }
+    repairable(&replica, &stop).map_err(|refusal| offer_skip(refusal, &replica, &stop))?;
     if !request.yes {
         let would = format!(
             "it would apply this transaction and go on; {} would be compared, and put right from {primary}",
@@ -106,6 +118,74 @@ async fn strict_again(
     }
     ask::<LogPlace>(agent, replica, &Mend::StepOver).await?;
     put_right(agent, (primary, replica), None, reporter).await
+}
+
+/// What stands between a replica and its next transaction can be left out: that is offered where nothing better helps.
+fn offer_skip(refusal: Refusal, replica: &ServerName, stop: &Stop) -> Refusal {
+    match stop.error {
+        0 | 1032 | 1062 | 1950 => refusal,
+        _ => refusal.next(
+            "or leave that transaction out, and have its tables compared",
+            format!("pontoon db unstick {replica} --accept-drift"),
+        ),
+    }
+}
+
+/// Leaves one transaction out, compares what it touches, and puts right what can be.
+async fn skip(
+    agent: &Arc<Agent>,
+    (primary, replica): (&ServerName, &ServerName),
+    stop: &Stop,
+    events: &Events,
+    (yes, reporter): (bool, &Reporter),
+) -> Result<String, Refusal> {
+    let name = events.transaction.as_deref().unwrap_or("without a number");
+    // Without rows nobody knows what it would have changed.
+    let tables: Option<BTreeSet<String>> =
+        Some(events.tables.iter().cloned().collect()).filter(|tables: &BTreeSet<String>| !tables.is_empty());
+    let named = tables.as_ref().map_or_else(
+        || "all tables".to_owned(),
+        |tables| tables.iter().cloned().collect::<Vec<_>>().join(", "),
+    );
+    if !yes {
+        return Err(
+            Refusal::new(Code::P007, format!("nothing was changed on {replica}"))
+                .because(format!(
+                    "transaction {name} would be left out, and {replica} would differ by it; {named} would be compared with \
+                     {primary}, and rows put right where that is possible"
+                ))
+                .next(
+                    "to do it",
+                    format!("pontoon db unstick {replica} --accept-drift --yes"),
+                ),
+        );
+    }
+    {
+        let _changing = agent.changing.lock().await;
+        ask::<()>(agent, replica, &Mend::Skip).await?;
+    }
+    reporter
+        .done(
+            replica,
+            format!("transaction {name} was left out ({})", stop.message),
+        )
+        .await;
+    tokio::time::sleep(WATCHED).await;
+    let now: Stop = ask(agent, replica, &Mend::Stop).await?;
+    if !now.applying {
+        return Err(Refusal::new(
+            Code::D013,
+            format!("{replica} has left out transaction {name} and stopped again"),
+        )
+        .because(now.message)
+        .because(format!("{named} may differ from {primary}"))
+        .next("see the next one", format!("pontoon db unstick {replica}"))
+        .next(
+            "a new copy helps in any case",
+            format!("pontoon db reseed {replica}"),
+        ));
+    }
+    put_right(agent, (primary, replica), tables, reporter).await
 }
 
 /// P007: the command line asks, or says how to say yes.
@@ -339,6 +419,7 @@ pub(crate) async fn here(agent: &Agent, mend: Mend) -> Result<serde_json::Value,
             serde_json::to_value(events.await?)
         }
         Mend::History => serde_json::to_value(database.history().await?),
+        Mend::Skip => serde_json::to_value(database.skip().await?),
         Mend::StepOver => serde_json::to_value(database.step_over().await?),
         Mend::Fetch { table, keys } => serde_json::to_value(database.rows_of(&table, &keys).await?),
         Mend::Put { table, keys, rows } => {

@@ -10,7 +10,7 @@ use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::frame::{self, Frame};
 use crate::protocol::{BackupOptions, BinlogFile, DatabaseState, Moved, Reply, Request};
-use crate::settings::DatabaseSettings;
+use crate::settings::{DatabaseSettings, Setting};
 
 /// Calls the helper; a connection for each call.
 #[derive(Clone, Debug)]
@@ -253,6 +253,17 @@ impl HelperClient {
     /// [`Code::D006`] when the database runs or something is in the way, [`Code::D003`] when there is no copy.
     pub async fn activate_incoming(&self) -> Result<Option<Moved>, Refusal> {
         self.moved(&Request::ActivateIncoming).await
+    }
+
+    /// See [`Request::MakeEmpty`].
+    ///
+    /// # Errors
+    /// [`Code::D005`] when the server cannot make it, [`Code::D006`] when the database runs.
+    pub async fn make_empty(&self, settings: &[Setting]) -> Result<Option<Moved>, Refusal> {
+        self.moved(&Request::MakeEmpty {
+            settings: settings.to_vec(),
+        })
+        .await
     }
 
     /// See [`Request::DiscardIncoming`].

@@ -15,6 +15,7 @@ mod binlogs;
 mod client;
 mod cut;
 mod dirs;
+mod empty;
 pub mod find;
 mod foreign;
 pub mod frame;

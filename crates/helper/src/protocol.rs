@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::dirs::Incoming;
-use crate::settings::DatabaseSettings;
+use crate::settings::{DatabaseSettings, Setting};
 
 /// A verb. Paths are not among the arguments: they come from the node file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,12 @@ pub enum Request {
     SealIncoming {
         /// Its GTID position.
         position: String,
+    },
+    /// Put an empty data directory into the place of one that MySQL does not start on, so that CLONE has a server; the
+    /// database must be stopped. Answer: [`Reply::Moved`].
+    MakeEmpty {
+        /// What the copy will share with its source.
+        settings: Vec<Setting>,
     },
     /// Rename the data directory aside and the complete copy into its place; the database must be stopped. Answer:
     /// [`Reply::Moved`]. Repeatable: done twice it answers the same.

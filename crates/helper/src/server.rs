@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{alone, backup, binlogs, cut, dirs, find, recovery, restore, settings, unit};
+use crate::{alone, backup, binlogs, cut, dirs, empty, find, recovery, restore, settings, unit};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -305,6 +305,9 @@ impl Helper {
                     position: position.clone(),
                 }
             }
+            Request::MakeEmpty { settings } => Reply::Moved {
+                moved: empty::make(&node, settings).await?,
+            },
             Request::ActivateIncoming => Reply::Moved {
                 moved: dirs::activate(&node)?,
             },

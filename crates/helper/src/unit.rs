@@ -230,7 +230,8 @@ pub(crate) async fn binlog_base(node: &DatabaseNode) -> Result<Option<PathBuf>, 
 }
 
 /// MySQL keeps its pid in `SOCKET.lock` and does not start while a process of that pid exists; after a kill that may
-/// be a zombie, dead and not yet waited for by its parent, which in a container may be never.
+/// be a zombie, dead and not yet waited for by its parent, which in a container may be never. Or another program has got
+/// that number since.
 async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusal> {
     let mut lock = settings::effective_socket(node).into_os_string();
     lock.push(".lock");
@@ -246,6 +247,14 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
         stat.rsplit_once(')')
             .is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
     };
+    if is_another_program(pid) {
+        tracing::info!(
+            pid,
+            "the database's last process is dead, and another program has its number"
+        );
+        pontoon_rt::files::remove_optional(lock)?;
+        return Ok(());
+    }
     let begun = Instant::now();
     while is_zombie() {
         // Waits for it when it is our own child.
@@ -261,6 +270,14 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Whether a process of that number lives and is no database server, by its command line (proc_pid_cmdline(5): empty for
+/// a zombie).
+fn is_another_program(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    !line.is_empty() && !line.contains("mysqld") && !line.contains("mariadbd")
 }
 
 /// Whether systemd is starting the database at this moment, as it does at boot.
@@ -469,4 +486,15 @@ async fn systemctl(verb: &str, unit: &str) -> Result<(), Refusal> {
         }
     }
     Err(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_went_to_another_program_is_no_database() {
+        assert!(is_another_program(std::process::id()));
+        assert!(!is_another_program(u32::MAX), "nobody");
+    }
 }

@@ -335,7 +335,7 @@ impl Database {
                     self.receive_backup(&mut stream, ticket.expected_bytes, progress)
                         .await?;
                 }
-                Method::Clone => self.fetch_clone(ticket, wanted, progress).await?,
+                Method::Clone => self.fetch_clone(ticket, wanted, &mut state, progress).await?,
             }
         }
         let total = ticket.expected_bytes;
@@ -389,7 +389,8 @@ impl Database {
             let (settings, _) = self.settings(&wanted, state.server_id)?;
             self.helper.write_settings(&settings).await?;
             let moved = self.helper.activate_incoming().await?;
-            state.aside = moved.map(|moved| moved.to);
+            // Of two the first one is the user's.
+            state.aside = state.aside.take().or(moved.map(|moved| moved.to));
             self.note(state, CloneStep::Activating)?;
         }
         self.helper.start().await?;
@@ -500,18 +501,32 @@ impl Database {
         &self,
         ticket: &SourceTicket,
         wanted: &Wanted,
+        state: &mut CloneState,
         progress: &mut (dyn FnMut(CloneProgress) + Send),
     ) -> Result<(), Refusal> {
         // Our account and our certificate first, on the data that is still there; writable, or no plugin can be
         // installed.
         // A replica that is copied anew goes on following, and takes no writes of clients.
         let follows = matches!(self.replica_status().await, Ok(Some(_)));
-        self.move_aside(&Wanted {
+        let wanted = Wanted {
             replica: follows,
             inherited: Vec::new(),
             ..wanted.clone()
-        })
-        .await?;
+        };
+        if let Err(refusal) = self.move_aside(&wanted).await {
+            if refusal.code != Code::D005 || !self.copy_ordered() {
+                return Err(refusal);
+            }
+            // It does not start on what is there, and an operator gave that up: CLONE needs a server that runs.
+            tracing::warn!(%refusal, "the database does not start; an empty one takes its place until the copy is there");
+            self.helper.stop(STOP_PATIENCE, true).await?;
+            let moved = self.helper.make_empty(&ticket.inherited).await?;
+            if let Some(moved) = moved {
+                state.aside.get_or_insert(moved.to);
+                self.note(state, CloneStep::Copying)?;
+            }
+            self.move_aside(&wanted).await?;
+        }
         if wanted.failover || follows {
             // Clients stay out: `read_only` holds for them.
             self.helper.start().await?;

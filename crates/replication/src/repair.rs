@@ -9,6 +9,9 @@
 //! transactions applied are noted, compared afterwards ([`check`](crate::check)), and rows that differ are fetched from the
 //! primary by their key. Nothing is skipped by counting.
 //!
+//! **The way past everything else** is [`Database::skip`]: the whole transaction is left out, whatever it did. What it touches
+//! is compared afterwards too, and only an operator who accepts that it may differ asks for it.
+//!
 //! **Never both threads.** Only applying is stopped and started: a MariaDB whose threads are both stopped throws away what it
 //! received, which may be what a dead primary acknowledged.
 
@@ -33,6 +36,9 @@ const STEP: Duration = Duration::from_secs(60);
 
 /// Events that are read at a time.
 const PAGE: usize = 1_000;
+
+/// A replica has a transaction of its own where its source's next one belongs (`ER_GTID_STRICT_OUT_OF_ORDER`).
+const OUT_OF_ORDER: u64 = 1950;
 
 /// More are not looked through.
 const MOST_EVENTS: usize = 200_000;
@@ -225,6 +231,47 @@ impl Database {
         passed?;
         self.control.query(self.flavor.start_applying()).await?;
         Ok(until)
+    }
+
+    /// Leaves out the one transaction that a replica stopped at, and lets it go on. On MariaDB by
+    /// `sql_slave_skip_counter`, on MySQL by an empty transaction of that name.
+    ///
+    /// # Errors
+    /// [`Code::D013`] when it did not stop at a transaction, or that cannot be left out; [`Code::D008`] with the database's
+    /// own word against it.
+    pub async fn skip(&self) -> Result<(), Refusal> {
+        let stop = self.stop_of().await?;
+        let no = |why: String| {
+            Refusal::new(Code::D013, "there is no transaction that could be skipped").because(why)
+        };
+        if stop.applying || stop.error == 0 {
+            return Err(no("the replica did not stop at one".to_owned()));
+        }
+        if stop.error == OUT_OF_ORDER {
+            return Err(no(stop.message));
+        }
+        let mut session = self.control.session().await?;
+        match self.node.engine {
+            Engine::Mysql => {
+                let Some(name) = &stop.transaction else {
+                    return Err(no("the database does not name it".to_owned()));
+                };
+                crate::database::check_position(name)?;
+                for statement in [
+                    format!("SET SESSION gtid_next = '{name}'"),
+                    "BEGIN".to_owned(),
+                    "COMMIT".to_owned(),
+                    "SET SESSION gtid_next = 'AUTOMATIC'".to_owned(),
+                ] {
+                    session.query(&statement, PATIENCE).await?;
+                }
+            }
+            _ => {
+                let skip = "SET GLOBAL sql_slave_skip_counter = 1";
+                session.query(skip, PATIENCE).await?;
+            }
+        }
+        self.pass(&stop).await
     }
 
     async fn pass(&self, stop: &Stop) -> Result<(), Refusal> {

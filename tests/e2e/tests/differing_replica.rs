@@ -112,6 +112,27 @@ fn what_a_replica_has_otherwise_is_found_named_and_put_right() -> Result<(), Lab
         let (status, out, err) = attempt(a, &["db", "check"]).await?;
         expect(status == 0, || format!("exit {status}: {out}{err}"))?;
 
+        // It stops at a statement: only leaving that out gets it on, and that has to be asked for.
+        behind_its_back(b, "ALTER TABLE notes.notes ADD COLUMN extra INT").await?;
+        ask(a, "ALTER TABLE notes.notes ADD COLUMN extra INT").await?;
+        wait_until("the stop is noticed", Duration::from_secs(60), async || {
+            let (_, out, _) = attempt(a, &["db", "status"]).await.ok()?;
+            out.contains("pontoon db unstick b").then_some(())
+        })
+        .await?;
+        let said = refused(a, &["db", "unstick", "b", "--yes"], "D013", 3).await?;
+        expect(said.contains("--accept-drift"), || said.clone())?;
+        refused(a, &["db", "unstick", "b", "--accept-drift"], "P007", 2).await?;
+        let (status, out, err) = attempt(a, &["db", "unstick", "b", "--accept-drift", "--yes"]).await?;
+        expect(status == 0 && err.contains("was left out"), || {
+            format!("exit {status}: {out}{err}")
+        })?;
+        wait_until_healthy(a, 2).await?;
+        let (status, _, err) = attempt(a, &["db", "unstick", "b", "--accept-drift"]).await?;
+        expect(status == 0 && err.contains("not stuck"), || {
+            format!("exit {status}: {err}")
+        })?;
+
         // Ctrl-C ends it: the agent goes on with its work, not with this.
         let asked = Following::start(a, &["db", "check", "--chunk-time", "1ms", "--json"])?;
         asked.interrupt(a, "check").await?;

@@ -130,6 +130,9 @@ pub struct Unstick {
     /// The replica
     #[arg(value_name = "SERVER")]
     pub server: ServerName,
+    /// Leave the transaction out that it stopped at, whatever it did: the last resort before a new copy
+    #[arg(long)]
+    pub accept_drift: bool,
     /// Do it without asking
     #[arg(long)]
     pub yes: bool,
@@ -242,10 +245,12 @@ async fn check(context: &Context, args: Check) -> anyhow::Result<u8> {
 
 /// Shows first; does it after a yes.
 async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
-    let again = format!("{} --yes", line("unstick", Some(&args.server)));
+    let drift = if args.accept_drift { " --accept-drift" } else { "" };
+    let again = format!("{}{drift} --yes", line("unstick", Some(&args.server)));
     let request = |yes| UnstickRequest {
         server: args.server.clone(),
         yes,
+        accept_drift: args.accept_drift,
     };
     after_a_yes(context, "/v1/db/unstick", request, (args.yes, args.json), &again).await
 }
