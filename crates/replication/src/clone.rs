@@ -131,7 +131,7 @@ impl Database {
     /// Repeatable: the same joiner gets the same password.
     ///
     /// # Errors
-    /// [`Code::D001`], [`Code::D002`]; [`Code::D008`].
+    /// [`Code::D001`], [`Code::D002`], [`Code::D015`]; [`Code::D008`].
     pub async fn prepare_source(
         &self,
         joiner: &Joiner,
@@ -143,6 +143,7 @@ impl Database {
             .ok_or_else(|| Refusal::new(Code::D002, format!("{:?} is not a version", joiner.version)))?;
         theirs.check_may_follow(joiner.engine, (self.node.engine, own))?;
 
+        self.check_unfiltered().await?;
         let account = self.replication_account(&joiner.server, joiner.address);
         self.control.run(&self.flavor.create_account(&account)).await?;
         let inherited = self.shared_settings().await?;

@@ -10,6 +10,7 @@ use pontoon_helper::find::{self, ServerProcess};
 use pontoon_helper::{DatabaseNode, Run};
 use tokio::process::Command;
 
+use crate::recipe::Recipe;
 use crate::secret;
 use crate::version::Version;
 
@@ -24,6 +25,8 @@ pub struct Detected {
     pub schemas: usize,
     /// The size of its data directory.
     pub bytes: u64,
+    /// What was set up by hand.
+    pub recipe: Recipe,
 }
 
 impl Detected {
@@ -176,6 +179,7 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         run,
     };
     Ok(Detected {
+        recipe: Recipe::find(&options.0, &node.datadir),
         node,
         pid: server.pid,
         schemas,

@@ -89,6 +89,7 @@ const X_PROTOCOL: u16 = 33060;
 mod tests {
     use super::*;
     use pontoon_fleet::Engine;
+    use pontoon_replication::Recipe;
 
     fn node() -> DatabaseNode {
         DatabaseNode {
@@ -124,6 +125,7 @@ mod tests {
             on("/run/mysqld/pontoon.sock", Some(9)),
         ];
         let detected = Detected {
+            recipe: Recipe::default(),
             node: node(),
             pid: 9,
             schemas: 2,

@@ -29,17 +29,23 @@ pub async fn make_dirs(paths: &Paths) {
 /// Writes down how the database of this machine is run, unless that is known: the helper believes nobody but root, and
 /// the agent may not look into the process of another user.
 ///
+/// Gives what there is to know about what was set up by hand before.
+///
 /// # Errors
-/// D009 and D001 as [`database::detect`] says, N006 when it cannot be written; with `again` to be run as root.
-pub async fn know_database(paths: &Paths, again: &str) -> Result<(), Refusal> {
+/// D009 and D001 as [`database::detect`] says, D015 when a filter leaves databases out, N006 when it cannot be written; with `again` to be run as root.
+pub async fn know_database(paths: &Paths, again: &str) -> Result<Vec<String>, Refusal> {
     let known = async {
         if Node::load(&paths.node_file())?.database.is_some() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         match database::detect().await? {
-            Some(detected) => keep_database(paths, &detected.node),
+            Some(detected) => {
+                detected.recipe.check()?;
+                keep_database(paths, &detected.node)?;
+                Ok(detected.recipe.notes())
+            }
             // No database: the fleet says whether one is needed.
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     };
     known.await.map_err(|refusal: Refusal| {

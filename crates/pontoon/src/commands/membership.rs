@@ -67,7 +67,13 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
     let again = format!("pontoon join {} {}", args.address, args.token);
     if args.roles.as_ref().is_none_or(|roles| roles.contains(&Role::Db)) {
         machine::make_dirs(&context.paths).await;
-        machine::know_database(&context.paths, &again).await?;
+        for note in machine::know_database(&context.paths, &again).await? {
+            if !args.json {
+                context
+                    .screen
+                    .remark(&format!("  {} {note}\n", context.screen.err.warn("!")));
+            }
+        }
     }
     for what in start::ensure_running(&context.paths).await? {
         if !args.json {

@@ -28,6 +28,8 @@ pub struct Found {
     pub node: Option<DatabaseNode>,
     /// Why a database that runs is left out.
     pub unsupported: Option<String>,
+    /// What was set up by hand before, and what to know about it.
+    pub recipe: Vec<String>,
     /// The program on port 80, or what it calls itself.
     pub port_80: Option<String>,
     /// Where the application answers: as typed, or as found.
@@ -51,6 +53,10 @@ impl Found {
             Err(refusal) if refusal.code == Code::D001 => (None, Some(refusal.to_string())),
             Err(refusal) => return Err(refusal),
         };
+        let recipe = detected
+            .as_ref()
+            .map(|detected| detected.recipe.notes())
+            .unwrap_or_default();
         let mut facts = facts(None, args.upstream).await;
         facts.database = detected
             .as_ref()
@@ -107,6 +113,7 @@ impl Found {
             facts,
             node,
             unsupported,
+            recipe,
             port_80,
             upstream,
             upstream_answers,

@@ -71,6 +71,7 @@ pub fn settle(found: &Found, args: &Init) -> Result<Settled, Refusal> {
         .database
         .as_ref()
         .map(|database| database_entry(database, &tcp, &mut notes));
+    notes.extend(found.recipe.iter().cloned());
     if db.is_none() {
         notes.push(match &found.unsupported {
             Some(why) => format!("{why}: the configuration has no [db]"),

@@ -70,6 +70,7 @@ fn rented() -> Found {
         facts,
         node: None,
         unsupported: None,
+        recipe: Vec::new(),
         port_80: Some("nginx".into()),
         upstream: Some("127.0.0.1:8080".parse().unwrap()),
         upstream_answers: true,
