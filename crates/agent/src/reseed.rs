@@ -127,7 +127,8 @@ pub(crate) async fn rejoin(
     reporter
         .step(&server, format!("trying to follow {primary} with what is there"))
         .await;
-    ask::<()>(agent, &server, &Ask::TryAgain).await?;
+    // Why it did not succeed is told once it is known whether the server has something alone.
+    let tried = ask::<()>(agent, &server, &Ask::TryAgain).await.err();
     let begun = Instant::now();
     let mut told = None;
     loop {
@@ -149,9 +150,10 @@ pub(crate) async fn rejoin(
         // What a running database has alone is committed there: nothing can be cut off any more.
         let parted = stand.runs && stand.errant.is_some();
         let refused = going.why.as_ref().is_some_and(|why| why.code == Code::D011);
-        if parted || refused || begun.elapsed() > PATIENCE {
+        if parted || refused || tried.is_some() || begun.elapsed() > PATIENCE {
             show(&server, &primary, &stand, reporter).await;
-            return Err(hopeless(&server, &primary, going.why.or(stand.why), stand.errant));
+            let why = tried.or(going.why).or(stand.why);
+            return Err(hopeless(&server, &primary, why, stand.errant));
         }
     }
 }
@@ -165,6 +167,8 @@ fn hopeless(
 ) -> Refusal {
     let mut refusal = match (why, errant) {
         (Some(why), _) if why.code == Code::D011 => why,
+        // Paused, no primary any more: the copy is not what is wrong.
+        (Some(why), _) if matches!(why.code, Code::D014 | Code::F001) => return why,
         (_, Some(errant)) => Refusal::new(
             Code::D011,
             format!("{server} has transactions that {primary} lacks"),
