@@ -124,7 +124,7 @@ fn follows(datadir: &Path) -> Option<String> {
         .any(|line| line.starts_with("using_gtid=") && *line != "using_gtid=0");
     let (file, position, host, port) = (lines.get(1)?, lines.get(2)?, lines.get(3)?, lines.get(6)?);
     let plain = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    let is_one = [file, position, host, port].into_iter().all(|field| plain(field));
+    let is_one = [file, position, host, port].into_iter().all(plain);
     (is_one && !by_gtid).then(|| format!("{host}:{port} (at {position} of {file})"))
 }
 
