@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use pontoon_decide::failover::{Members, Mode, Nonce, Policy, Record};
-use pontoon_fleet::{Code, Epoch};
+use pontoon_fleet::Code;
 
 use crate::cell::{Cell, CellError, Content, Put};
 use crate::probe::{Effort, probe};
 use crate::{Kept, LeaseError, LeaseStore, Swap, Version};
+
+#[path = "../tests/common/record.rs"]
+mod record;
+use record::record;
 
 /// What the store does with the next write.
 #[derive(Clone, Copy, Debug)]
@@ -127,66 +130,53 @@ impl Cell for Fake {
     }
 }
 
-fn record(epoch: u64, seq: u64) -> Record {
-    Record {
-        fleet: "notes".parse().unwrap(),
-        epoch: Epoch(epoch),
-        leader: "a".parse().unwrap(),
-        incarnation: Default::default(),
-        electing: false,
-        released: false,
-        sync: Members::new(),
-        acks: 0,
-        policy: Policy {
-            mode: Mode::Safe,
-            acks: 1,
-            max_lag: Default::default(),
-        },
-        candidate: None,
-        fragile: false,
-        seq,
-        nonce: Nonce(u128::from(seq) << 64 | u128::from(epoch)),
-    }
-}
-
 #[tokio::test]
 async fn an_answer_that_was_lost_or_wrong_is_found_out_by_the_nonce() {
     for act in [Act::TakeAndRefuse, Act::TakeAndHang] {
         let store = Kept::new(Box::new(Fake::next(&[Act::Honest, act])));
-        let Swap::Won(first) = store.compare_and_swap(None, &record(1, 1)).await.unwrap() else {
+        let Swap::Won(first) = store.compare_and_swap(None, &record(1, "a", 1)).await.unwrap() else {
             panic!()
         };
-        let swap = store.compare_and_swap(Some(&first), &record(1, 2)).await.unwrap();
+        let swap = store
+            .compare_and_swap(Some(&first), &record(1, "a", 2))
+            .await
+            .unwrap();
         assert!(matches!(swap, Swap::Won(_)), "{act:?}: {swap:?}");
-        assert_eq!(store.read().await.unwrap().unwrap().0, record(1, 2));
+        assert_eq!(store.read().await.unwrap().unwrap().0, record(1, "a", 2));
     }
 }
 
 #[tokio::test]
 async fn a_write_that_may_still_come_is_a_doubt() {
     let store = Kept::new(Box::new(Fake::next(&[Act::Honest, Act::Hang])));
-    let Swap::Won(first) = store.compare_and_swap(None, &record(1, 1)).await.unwrap() else {
+    let Swap::Won(first) = store.compare_and_swap(None, &record(1, "a", 1)).await.unwrap() else {
         panic!()
     };
     let error = store
-        .compare_and_swap(Some(&first), &record(1, 2))
+        .compare_and_swap(Some(&first), &record(1, "a", 2))
         .await
         .unwrap_err();
     assert!(matches!(error, LeaseError::Doubt(_)), "{error}");
     // Another was faster meanwhile: then it cannot come any more.
-    store.compare_and_swap(Some(&first), &record(2, 3)).await.unwrap();
-    let swap = store.compare_and_swap(Some(&first), &record(1, 4)).await.unwrap();
-    assert!(matches!(swap, Swap::Lost(Some((there, _))) if there == record(2, 3)));
+    store
+        .compare_and_swap(Some(&first), &record(2, "a", 3))
+        .await
+        .unwrap();
+    let swap = store
+        .compare_and_swap(Some(&first), &record(1, "a", 4))
+        .await
+        .unwrap();
+    assert!(matches!(swap, Swap::Lost(Some((there, _))) if there == record(2, "a", 3)));
 }
 
 #[tokio::test]
 async fn a_store_that_dies_in_the_middle_leaves_a_doubt_and_no_guess() {
     let store = Kept::new(Box::new(Fake::next(&[Act::Honest, Act::Dead])));
-    let Swap::Won(first) = store.compare_and_swap(None, &record(1, 1)).await.unwrap() else {
+    let Swap::Won(first) = store.compare_and_swap(None, &record(1, "a", 1)).await.unwrap() else {
         panic!()
     };
     let error = store
-        .compare_and_swap(Some(&first), &record(1, 2))
+        .compare_and_swap(Some(&first), &record(1, "a", 2))
         .await
         .unwrap_err();
     assert!(matches!(error, LeaseError::Doubt(_)), "{error}");

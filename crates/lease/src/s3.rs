@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper::Request;
-use hyper::header::IF_MATCH;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
@@ -56,17 +55,15 @@ impl S3Cell {
     /// # Errors
     /// When the settings are no such thing, in words.
     pub fn new(settings: &S3Settings) -> Result<S3Cell, String> {
-        let bare_etags = Arc::new(AtomicBool::new(false));
         let connector = Connector {
             client: Client::new(settings.patience)?,
-            bare_etags: Arc::clone(&bare_etags),
         };
         Ok(S3Cell {
             store: Arc::new(connect(settings, connector, 0)?),
             bucket: settings.bucket.clone(),
             key: settings.key.clone(),
             endpoint: settings.endpoint.clone().unwrap_or_else(|| "AWS".to_owned()),
-            bare_etags,
+            bare_etags: Arc::new(AtomicBool::new(false)),
         })
     }
 
@@ -94,8 +91,13 @@ impl S3Cell {
 
     async fn write(&self, expected: Option<&Version>, body: &[u8]) -> Result<Put, CellError> {
         let mode = expected.map_or(PutMode::Create, |version| {
+            // Here and not on the way out: `If-Match` is among the headers that are signed.
+            let tag = match self.bare_etags.load(Ordering::Relaxed) {
+                true => version.as_str().trim_matches('"'),
+                false => version.as_str(),
+            };
             PutMode::Update(UpdateVersion {
-                e_tag: Some(version.as_str().to_owned()),
+                e_tag: Some(tag.to_owned()),
                 version: None,
             })
         });
@@ -181,7 +183,6 @@ impl Cell for S3Cell {
 pub fn bucket(settings: &S3Settings, retries: usize, limit: usize) -> Result<Arc<AmazonS3>, String> {
     let connector = Connector {
         client: Client::new(settings.patience)?.reading_up_to(limit),
-        bare_etags: Arc::new(AtomicBool::new(false)),
     };
     connect(settings, connector, retries).map(Arc::new)
 }
@@ -245,7 +246,6 @@ fn sorted(error: &Error) -> CellError {
 #[derive(Clone, Debug)]
 struct Connector {
     client: Client,
-    bare_etags: Arc<AtomicBool>,
 }
 
 impl HttpConnector for Connector {
@@ -257,15 +257,7 @@ impl HttpConnector for Connector {
 #[async_trait::async_trait]
 impl HttpService for Connector {
     async fn call(&self, ask: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let (mut head, body) = ask.into_parts();
-        // Not among the signed headers, so it may change.
-        let quoted = head.headers.get(IF_MATCH).and_then(|tag| tag.to_str().ok());
-        if let Some(bare) = quoted.map(|tag| tag.trim_matches('"').to_owned())
-            && self.bare_etags.load(Ordering::Relaxed)
-            && let Ok(bare) = bare.parse()
-        {
-            head.headers.insert(IF_MATCH, bare);
-        }
+        let (head, body) = ask.into_parts();
         let body = http_body_util::BodyExt::collect(body).await?.to_bytes().to_vec();
         let answer = self
             .client

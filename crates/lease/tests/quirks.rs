@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is the report
 
+mod common;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use pontoon_decide::failover::{Members, Mode, Nonce, Policy, Record};
-use pontoon_fleet::Epoch;
+use common::record::record;
 use pontoon_lease::{Kept, LeaseError, LeaseStore, S3Cell, S3Settings, Secret, Swap, Version};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,47 +110,25 @@ fn answer(stream: TcpStream, quirk: Quirk, object: &mut Option<(Vec<u8>, u64)>, 
     }
 }
 
-fn record(seq: u64) -> Record {
-    Record {
-        fleet: "notes".parse().unwrap(),
-        epoch: Epoch(1),
-        leader: "a".parse().unwrap(),
-        incarnation: Default::default(),
-        electing: false,
-        released: false,
-        sync: Members::new(),
-        acks: 0,
-        policy: Policy {
-            mode: Mode::Safe,
-            acks: 1,
-            max_lag: Duration::ZERO,
-        },
-        candidate: None,
-        fragile: false,
-        seq,
-        nonce: Nonce(u128::from(seq)),
-    }
-}
-
 async fn three_writes(store: &Kept) {
     let mut version: Option<Version> = None;
     for seq in 1..=3 {
         match store
-            .compare_and_swap(version.as_ref(), &record(seq))
+            .compare_and_swap(version.as_ref(), &record(1, "a", seq))
             .await
             .unwrap()
         {
             Swap::Won(next) => version = Some(next),
             Swap::Lost(found) => panic!("write {seq} lost to {found:?}"),
         }
-        assert_eq!(store.read().await.unwrap().unwrap().0, record(seq));
+        assert_eq!(store.read().await.unwrap().unwrap().0, record(1, "a", seq));
     }
     let swap = store
-        .compare_and_swap(Some(&Version::new("\"1\"")), &record(4))
+        .compare_and_swap(Some(&Version::new("\"1\"")), &record(1, "a", 4))
         .await
         .unwrap();
     assert!(
-        matches!(swap, Swap::Lost(Some((there, _))) if there == record(3)),
+        matches!(swap, Swap::Lost(Some((there, _))) if there == record(1, "a", 3)),
         "an old version is refused"
     );
 }
@@ -167,21 +146,21 @@ async fn a_success_that_was_refused_is_a_success() {
 #[tokio::test]
 async fn a_success_without_an_answer_is_found_out_or_a_doubt() {
     let store = serve(Quirk::SilentAfterSuccess);
-    let Swap::Won(first) = store.compare_and_swap(None, &record(1)).await.unwrap() else {
+    let Swap::Won(first) = store.compare_and_swap(None, &record(1, "a", 1)).await.unwrap() else {
         panic!()
     };
-    match store.compare_and_swap(Some(&first), &record(2)).await {
+    match store.compare_and_swap(Some(&first), &record(1, "a", 2)).await {
         Ok(Swap::Won(_)) | Err(LeaseError::Doubt(_)) => {}
         other => panic!("{other:?}"),
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(store.read().await.unwrap().unwrap().0, record(2));
+    assert_eq!(store.read().await.unwrap().unwrap().0, record(1, "a", 2));
 }
 
 #[tokio::test]
 async fn a_clock_that_is_far_off_is_named() {
     let error = serve(Quirk::ClockFarOff)
-        .compare_and_swap(None, &record(1))
+        .compare_and_swap(None, &record(1, "a", 1))
         .await
         .unwrap_err();
     assert!(

@@ -1,0 +1,5 @@
+//! What the tests of this crate share. Each uses a part of it.
+#![allow(dead_code, clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+pub mod record;
+pub mod stores;
