@@ -424,6 +424,9 @@ impl Database {
         for statement in self.flavor.follow(&source, &self.tls_files()) {
             session.query(&statement, patience).await?;
         }
+        if let Some(appliers) = self.flavor.set_appliers() {
+            session.query(&appliers, patience).await?;
+        }
         session.query(self.flavor.start_replica(), patience).await?;
 
         let begun = Instant::now();

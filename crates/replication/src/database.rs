@@ -27,6 +27,9 @@ const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Settings that a running server takes at once; all others need a restart.
 const LIVE: &[&str] = &["read_only", "super_read_only", "event_scheduler"];
 
+/// How many threads apply on a replica: set when it begins to follow.
+const APPLIERS_OF_MARIADB: &str = "slave_parallel_threads";
+
 /// Where the server is, once it moved aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -242,7 +245,12 @@ impl Database {
             {
                 self.set_live(&settings, &names).await?;
             }
-            Some(names) if names.iter().all(|name| LIVE.contains(&name.as_str())) => {
+            // A replica of an earlier version goes on with one applier until it starts or follows anew.
+            Some(names)
+                if names
+                    .iter()
+                    .all(|name| LIVE.contains(&name.as_str()) || name == APPLIERS_OF_MARIADB) =>
+            {
                 self.control
                     .run(&self.flavor.set_writable(!wanted.replica))
                     .await?;
@@ -548,7 +556,7 @@ fn is_of_role(name: &str) -> bool {
                 | "rpl_semi_sync_source_enabled"
                 | "rpl_semi_sync_replica_enabled"
                 // Set when it begins to follow: it cannot be while it applies.
-                | "slave_parallel_threads"
+                | APPLIERS_OF_MARIADB
         )
 }
 

@@ -37,12 +37,14 @@ impl Flavor for MariaDb {
             Setting::new("gtid_strict_mode", 1),
             Setting::new("slave_net_timeout", 4),
         ]);
+        if wanted.replica || wanted.failover {
+            // One thread that commits for itself falls behind many sessions that commit together. Transactions still
+            // become visible in the primary's order (the mode is the default: optimistic), so a position is a prefix.
+            settings.push(Setting::new("slave_parallel_threads", APPLIERS));
+        }
         if wanted.failover {
             settings.extend([
                 Setting::new("skip_slave_start", 1),
-                // One thread that commits for itself falls behind many sessions that commit together. Transactions still
-                // become visible in the primary's order (the mode is the default: optimistic), so a position is a prefix.
-                Setting::new("slave_parallel_threads", APPLIERS),
                 // Switched on by hand where it is right: on a replica it would make applying wait for replicas of its own.
                 Setting::new("rpl_semi_sync_master_enabled", 0),
                 Setting::new("rpl_semi_sync_slave_enabled", 0),
