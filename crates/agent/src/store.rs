@@ -21,6 +21,10 @@ const LARGEST_FILE_BYTES: u64 = 8 << 20;
 /// Plans that are kept for `apply ID`.
 const PLANS_KEPT: usize = 50;
 
+/// Texts of earlier configurations that are kept however old they are, and for how long all are.
+const TEXTS_KEPT: usize = 100;
+const TEXTS_KEPT_FOR: Duration = Duration::from_secs(30 * 86_400);
+
 /// The files of one agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -175,7 +179,38 @@ impl Store {
         if let Some(dir) = path.parent() {
             files::create_dir(dir, 0o750).map_err(|error| unusable(dir, &error))?;
         }
-        files::write_atomic(&path, text.as_bytes(), 0o640).map_err(|error| unusable(&path, &error))
+        files::write_atomic(&path, text.as_bytes(), 0o640).map_err(|error| unusable(&path, &error))?;
+        self.forget_old_texts(&path);
+        Ok(())
+    }
+
+    /// Removes the texts that are neither among the latest [`TEXTS_KEPT`] nor written within [`TEXTS_KEPT_FOR`] before
+    /// `latest`, which is there to stay. Best effort: a text too many does no harm.
+    fn forget_old_texts(&self, latest: &Path) {
+        let written = |path: &Path| std::fs::metadata(path)?.modified();
+        let Ok(now) = written(latest) else { return };
+        let entries = std::fs::read_dir(self.dir.join("revisions"));
+        let mut texts: Vec<(u64, PathBuf)> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            // What is not called as a revision is not ours to remove.
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                Some((name.to_str()?.strip_suffix(".toml")?.parse().ok()?, entry.path()))
+            })
+            .collect();
+        texts.sort();
+        for (_, old) in texts.iter().rev().skip(TEXTS_KEPT) {
+            // A time in the future is that of a clock that was wrong: it is young.
+            let age = written(old).ok().and_then(|then| now.duration_since(then).ok());
+            if old != latest
+                && age.is_some_and(|age| age > TEXTS_KEPT_FOR)
+                && let Err(error) = files::remove_optional(old)
+            {
+                tracing::warn!(%error, "an old configuration's text stays");
+            }
+        }
     }
 
     pub(crate) fn text_file(&self, revision: Revision) -> PathBuf {
@@ -300,6 +335,47 @@ mod tests {
         for bad in ["../tokens", "", ".", "a/b", "a\0"] {
             assert_eq!(store.plan(bad).unwrap(), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn texts_of_earlier_configurations_are_kept_for_a_month_and_the_latest_for_ever() {
+        let (dir, store) = store();
+        let revisions = dir.path().join("revisions");
+        let months_old = std::time::SystemTime::now() - 3 * TEXTS_KEPT_FOR;
+        let there = |revision: u64| store.text_file(Revision(revision)).exists();
+        let age = |revision: u64| {
+            let file = std::fs::File::options()
+                .write(true)
+                .open(store.text_file(Revision(revision)));
+            file.unwrap().set_modified(months_old).unwrap();
+        };
+        store.keep_text(Revision(1), "one").unwrap();
+        for name in ["notes.toml", "7.toml.bak"] {
+            std::fs::write(revisions.join(name), "an operator's").unwrap();
+        }
+        // Young ones stay, however many there are.
+        let latest = TEXTS_KEPT as u64 + 20;
+        for revision in 2..=latest {
+            store
+                .keep_text(Revision(revision), &revision.to_string())
+                .unwrap();
+        }
+        assert!((1..=latest).all(there));
+        // Of old ones the latest stay, by number and not as names are sorted.
+        (1..=latest).filter(|revision| *revision != 5).for_each(age);
+        store.keep_text(Revision(latest + 1), "now").unwrap();
+        let gone: Vec<u64> = (1..=latest + 1).filter(|revision| !there(*revision)).collect();
+        let old: Vec<u64> = (1..=21).filter(|revision| *revision != 5).collect();
+        assert_eq!(gone, old);
+        assert_eq!(
+            store.earlier_texts().len(),
+            TEXTS_KEPT + 1 + 2,
+            "and what is not ours"
+        );
+        // An older revision comes again: what was just written is not removed.
+        age(latest + 1);
+        store.keep_text(Revision(3), "three").unwrap();
+        assert!(there(3));
     }
 
     #[test]
