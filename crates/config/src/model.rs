@@ -257,7 +257,27 @@ pub enum LeaseStore {
         endpoints: Vec<String>,
         /// Where user and password are.
         credentials: Option<Credentials>,
+        /// For members whose URL begins with `https://`.
+        tls: EtcdTls,
     },
+}
+
+/// Files for TLS with etcd: absolute paths, the same on every server with the role `db`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// The authorities that are believed, PEM; `None` means those of the machine.
+    pub ca: Option<PathBuf>,
+    /// What is shown to etcd; `None` means nothing.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, followed by those of the authorities between it and a root.
+    pub certificate: PathBuf,
+    /// Its key, without a password.
+    pub key: PathBuf,
 }
 
 /// Where a secret is, never the secret itself.

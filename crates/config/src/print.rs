@@ -58,9 +58,18 @@ impl Config {
                 LeaseStore::Etcd {
                     endpoints,
                     credentials,
+                    tls,
                 } => {
                     out.text("store", "etcd");
                     out.list("endpoints", endpoints);
+                    let client = tls.client.as_ref();
+                    for (key, file) in [
+                        ("ca", tls.ca.as_ref()),
+                        ("certificate", client.map(|client| &client.certificate)),
+                        ("key", client.map(|client| &client.key)),
+                    ] {
+                        out.optional(key, file.map(|file| file.to_string_lossy()).as_deref());
+                    }
                     out.credentials(credentials.as_ref());
                 }
             }

@@ -338,6 +338,12 @@ pub(crate) struct Lease {
     pub endpoint: Option<Text>,
     /// The members of an etcd cluster.
     pub endpoints: Option<At<Vec<Text>>>,
+    /// The authorities that signed etcd's certificates, PEM. Default: those that the machine trusts.
+    pub ca: Option<Text>,
+    /// The certificate that etcd is shown, followed by those of the authorities between it and a root, PEM.
+    pub certificate: Option<Text>,
+    /// Its private key, PEM, without a password.
+    pub key: Option<Text>,
     /// Where the keys are; never the keys themselves.
     pub credentials: Option<At<Secret>>,
     /// How long a lease holds without being renewed. Default "15s" with store = "s3", otherwise "6s".

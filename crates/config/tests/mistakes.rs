@@ -231,6 +231,13 @@ fn what_contradicts_itself() {
     );
     one(TWO, "bucket = \"notes-fleet\"", "", Code::C003, "[lease]");
     one(
+        TWO,
+        "\"6s\"",
+        "\"6s\"\nca = \"/ca.pem\"",
+        Code::C006,
+        "\"/ca.pem\"",
+    );
+    one(
         ONE,
         "server_port = 3307",
         "proxy = false",
@@ -283,6 +290,32 @@ fn what_contradicts_itself() {
     assert_eq!(errors(&no_db)[0].code, Code::C006, "a [db] and no server for it");
     let single = TWO.replace("store  = \"s3\"", "store  = \"single\"");
     assert!(errors(&single).iter().all(|error| error.code == Code::C006));
+}
+
+#[test]
+fn certificates_for_etcd_are_for_tls_and_come_in_pairs() {
+    let etcd = |members: &str, more: &str| {
+        let text = SIX.split("\n[lease]").next().unwrap();
+        format!("{text}\n[lease]\nstore = \"etcd\"\nendpoints = [{members}]\n{more}\n")
+    };
+    let https = "\"https://etcd.example.com:2379\"";
+    let files = "ca = \"/e/ca.pem\"\ncertificate = \"/e/a.pem\"\nkey = \"/e/a.key\"";
+    Config::parse(&etcd(https, files)).unwrap();
+    for (members, more, place) in [
+        ("\"etcd.example.com:2379\"", "ca = \"/e/ca.pem\"", "\"/e/ca.pem\""),
+        (https, "certificate = \"/e/a.pem\"", "\"/e/a.pem\""),
+        (https, "key = \"/e/a.key\"", "\"/e/a.key\""),
+    ] {
+        let text = etcd(members, more);
+        let found = errors(&text);
+        let found: Vec<_> = found
+            .iter()
+            .map(|error| (error.code, &text[error.span.clone().unwrap()]))
+            .collect();
+        assert_eq!(found, [(Code::C006, place)], "{members} {more}");
+    }
+    let text = etcd(https, "ca = \"ca.pem\"");
+    assert_eq!(errors(&text)[0].code, Code::C002, "not an absolute path");
 }
 
 #[test]

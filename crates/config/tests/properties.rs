@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, Config, Credentials, Db, Dns,
-    Durability, Edge, Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
-    not_yet, render_all,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Config,
+    Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Overrides, Places,
+    Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role,
@@ -471,11 +471,16 @@ fn leases() -> impl Strategy<Value = Lease> {
         "http://10.0.0.1:9000/x",
     ]))
     .prop_map(|endpoint| endpoint.map(str::to_owned));
-    let endpoints = subsequence(
-        vec!["10.0.0.1:2379", "etcd.example.com:2379", "http://10.0.0.2:2379"],
-        1..=3,
-    )
-    .prop_map(|list| list.into_iter().map(str::to_owned).collect());
+    let plain = vec!["10.0.0.1:2379", "etcd.example.com:2379", "http://10.0.0.2:2379"];
+    let safe = vec!["https://10.0.0.1:2379", "https://etcd.example.com:2379"];
+    let file = || "/[a-zé\" ]{1,9}".prop_map(std::path::PathBuf::from);
+    let client = (file(), file()).prop_map(|(certificate, key)| ClientCertificate { certificate, key });
+    let tls =
+        (prop::option::of(file()), prop::option::of(client)).prop_map(|(ca, client)| EtcdTls { ca, client });
+    let members = prop_oneof![
+        (subsequence(plain, 1..=3), Just(EtcdTls::default())),
+        (subsequence(safe, 1..=2), tls),
+    ];
     let store = prop_oneof![
         Just(LeaseStore::Single),
         ("[a-z0-9-]{3,20}", endpoint, secrets()).prop_map(|(bucket, endpoint, credentials)| LeaseStore::S3 {
@@ -483,9 +488,10 @@ fn leases() -> impl Strategy<Value = Lease> {
             endpoint,
             credentials
         }),
-        (endpoints, secrets()).prop_map(|(endpoints, credentials)| LeaseStore::Etcd {
-            endpoints,
-            credentials
+        (members, secrets()).prop_map(|((endpoints, tls), credentials)| LeaseStore::Etcd {
+            endpoints: endpoints.into_iter().map(str::to_owned).collect(),
+            credentials,
+            tls
         }),
     ];
     (store, millis(6_000..=3_600_000)).prop_map(|(store, ttl)| Lease { store, ttl })

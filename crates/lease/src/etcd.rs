@@ -1,5 +1,6 @@
 //! A key in etcd, through its JSON gateway (etcd's manual, «gRPC gateway»): transactions that compare `mod_revision`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,7 +9,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
+use pontoon_config::EtcdTls;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::cell::{Cell, CellError, Content, MAX_BYTES, Put};
 use crate::http::{Client, Fault};
@@ -23,6 +26,8 @@ pub struct EtcdSettings {
     pub key: String,
     /// `user` and `password`; `None` means without authentication.
     pub secret: Option<Secret>,
+    /// For members whose URL begins with `https://`.
+    pub tls: EtcdTls,
     /// How long a request may take.
     pub patience: Duration,
 }
@@ -32,6 +37,8 @@ pub struct EtcdSettings {
 pub struct EtcdCell {
     client: Client,
     settings: EtcdSettings,
+    /// etcd's word for who asks: to make one it computes for a tenth of a second, on purpose.
+    token: Arc<Mutex<Option<String>>>,
 }
 
 impl EtcdCell {
@@ -48,26 +55,51 @@ impl EtcdCell {
             secret.need("password")?;
         }
         Ok(EtcdCell {
-            client: Client::new(settings.patience)?,
+            client: Client::with_files(settings.patience, settings.tls.clone())?,
             settings: settings.clone(),
+            token: Arc::default(),
         })
     }
 
     async fn ask(&self, path: &str, body: &Value) -> Result<Value, CellError> {
-        let token = match &self.settings.secret {
-            None => None,
-            Some(secret) => {
-                let need = |name| secret.need(name).map_err(CellError::Rejected);
-                let login = json!({ "name": need("user")?, "password": need("password")? });
-                let answer = match self.send("/v3/auth/authenticate", &login, None).await {
-                    // Nothing was asked for yet.
-                    Err(CellError::Doubt(why)) => return Err(CellError::NotSent(why)),
-                    other => other?,
-                };
-                answer.get("token").and_then(Value::as_str).map(str::to_owned)
+        let Some(secret) = &self.settings.secret else {
+            return self.send(path, body, None).await;
+        };
+        let mut known = self.token.lock().await;
+        if let Some(token) = known.clone() {
+            drop(known);
+            match self.send(path, body, Some(&token)).await {
+                // It ends after five minutes, and with each change of users: refused before anything was done.
+                Err(CellError::Rejected(why)) if is_stale(&why) => {}
+                other => return other,
+            }
+            known = self.token.lock().await;
+            // Another has asked for a new one meanwhile.
+            if *known == Some(token) {
+                *known = None;
+            }
+        }
+        let token = match known.clone() {
+            Some(token) => token,
+            None => {
+                let token = self.log_in(secret).await?;
+                known.insert(token).clone()
             }
         };
-        self.send(path, body, token.as_deref()).await
+        drop(known);
+        self.send(path, body, Some(&token)).await
+    }
+
+    async fn log_in(&self, secret: &Secret) -> Result<String, CellError> {
+        let need = |name| secret.need(name).map_err(CellError::Rejected);
+        let login = json!({ "name": need("user")?, "password": need("password")? });
+        let answer = match self.send("/v3/auth/authenticate", &login, None).await {
+            // Nothing was asked for yet.
+            Err(CellError::Doubt(why)) => return Err(CellError::NotSent(why)),
+            other => other?,
+        };
+        let token = answer.get("token").and_then(Value::as_str).map(str::to_owned);
+        token.ok_or_else(|| CellError::Rejected("etcd's answer has no token".to_owned()))
     }
 
     async fn send(&self, path: &str, body: &Value, token: Option<&str>) -> Result<Value, CellError> {
@@ -98,7 +130,13 @@ impl EtcdCell {
             };
             let status = answer.status();
             let text: String = String::from_utf8_lossy(answer.body()).chars().take(200).collect();
-            let told = format!("{endpoint} answered {status}: {text}");
+            let mut told = format!("{endpoint} answered {status}: {text}");
+            if text.contains("CommonName of client") {
+                told = format!(
+                    "{}; with users etcd wants a client certificate without a common name",
+                    told.trim_end()
+                );
+            }
             return match status {
                 StatusCode::OK => serde_json::from_slice(answer.body()).map_err(|_| CellError::Doubt(told)),
                 // Timed out inside, no leader, too many requests: it may have been proposed.
@@ -191,6 +229,11 @@ impl Cell for EtcdCell {
         }
         .boxed()
     }
+}
+
+/// What etcd says of a token that was good once (`server/etcdserver/api/v3rpc/rpctypes/error.go`).
+fn is_stale(why: &str) -> bool {
+    why.contains("invalid auth token") || why.contains("revision of auth store is old")
 }
 
 /// 64-bit numbers are strings in protobuf's JSON.

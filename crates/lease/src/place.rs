@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_config::{Credentials, Lease, LeaseStore as Wanted};
+use pontoon_config::{Credentials, EtcdTls, Lease, LeaseStore as Wanted};
 use pontoon_fleet::{Code, FleetName, Refusal};
 
 use crate::{Cell, EtcdCell, EtcdSettings, S3Cell, S3Settings, Secret};
@@ -34,6 +34,8 @@ pub enum Kind {
         endpoints: Vec<String>,
         /// The key.
         key: String,
+        /// For members that are reached over TLS.
+        tls: EtcdTls,
     },
 }
 
@@ -86,11 +88,33 @@ impl Place {
                 Kind::Etcd {
                     endpoints: first.split(',').map(|host| format!("{with}://{host}")).collect(),
                     key,
+                    tls: EtcdTls::default(),
                 }
             }
             _ => return Err(bad("the scheme is none of s3, etcd and etcds")),
         };
         Ok(Place { kind, credentials })
+    }
+
+    /// With these files for TLS.
+    ///
+    /// # Errors
+    /// [`Code::C002`] when some are named and the store is not etcd over TLS.
+    pub fn with_files(mut self, files: EtcdTls) -> Result<Place, Refusal> {
+        if files == EtcdTls::default() {
+            return Ok(self);
+        }
+        match &mut self.kind {
+            Kind::Etcd { endpoints, tls, .. } if endpoints.iter().all(|one| one.starts_with("https://")) => {
+                *tls = files;
+                Ok(self)
+            }
+            _ => Err(Refusal::new(
+                Code::C002,
+                "certificates are for members of etcd that are reached over TLS",
+            )
+            .because("write etcds://HOST:PORT")),
+        }
     }
 
     /// The store of a configuration; `None` when it is the file of one server.
@@ -113,7 +137,8 @@ impl Place {
             Wanted::Etcd {
                 endpoints,
                 credentials,
-            } => (Kind::Etcd { endpoints, key }, credentials),
+                tls,
+            } => (Kind::Etcd { endpoints, key, tls }, credentials),
         };
         Some(Place { kind, credentials })
     }
@@ -150,11 +175,12 @@ pub fn open(place: &Place, patience: Duration) -> Result<Box<dyn Cell>, Refusal>
             })
             .map_err(wrong)?,
         ),
-        Kind::Etcd { endpoints, key } => Box::new(
+        Kind::Etcd { endpoints, key, tls } => Box::new(
             EtcdCell::new(&EtcdSettings {
                 endpoints,
                 key,
                 secret,
+                tls,
                 patience,
             })
             .map_err(wrong)?,
@@ -187,7 +213,8 @@ mod tests {
             place.kind,
             Kind::Etcd {
                 endpoints,
-                key: "pontoon/lease".into()
+                key: "pontoon/lease".into(),
+                tls: EtcdTls::default()
             }
         );
         for (url, endpoint) in [

@@ -9,8 +9,8 @@ use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenA
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, Db, Dns, Durability, Lease,
-    LeaseStore, Reads,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Db, Dns,
+    Durability, EtcdTls, Lease, LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
 
@@ -445,6 +445,13 @@ impl Check<'_> {
                 typed.endpoints.as_ref().map(At::span),
                 "\"etcd\"",
             );
+            for (key, text) in [
+                ("ca", &typed.ca),
+                ("certificate", &typed.certificate),
+                ("key", &typed.key),
+            ] {
+                misplaced(self, key, text.as_ref().map(At::span), "\"etcd\"");
+            }
         }
         if kind == StoreKind::Single {
             misplaced(
@@ -487,17 +494,18 @@ impl Check<'_> {
                 }
             }
             StoreKind::Etcd => {
-                let typed = typed
+                let tls = self.etcd_tls(typed);
+                let members = typed
                     .endpoints
                     .as_ref()
                     .filter(|endpoints| !endpoints.get().is_empty());
-                let Some(typed) = typed else {
+                let Some(members) = members else {
                     let hint = "store = \"etcd\" needs them: [\"10.0.0.11:2379\", …]";
                     self.wrong(Code::C003, "`lease.endpoints` is missing", span, hint);
                     return None;
                 };
                 let mut endpoints = Vec::new();
-                for text in typed.get() {
+                for text in members.get() {
                     let endpoint = if text.get().contains("://") {
                         self.url("lease.endpoints", text)
                     } else {
@@ -505,10 +513,15 @@ impl Check<'_> {
                     };
                     endpoints.push(endpoint);
                 }
-                match (endpoints.into_iter().collect::<Option<Vec<_>>>(), credentials) {
-                    (Some(endpoints), Some(credentials)) => Some(LeaseStore::Etcd {
+                match (
+                    endpoints.into_iter().collect::<Option<Vec<_>>>(),
+                    credentials,
+                    tls,
+                ) {
+                    (Some(endpoints), Some(credentials), Some(tls)) => Some(LeaseStore::Etcd {
                         endpoints,
                         credentials,
+                        tls,
                     }),
                     _ => None,
                 }
@@ -530,6 +543,44 @@ impl Check<'_> {
             store: store?,
             ttl: ttl?,
         })
+    }
+
+    /// Files that nobody would read are a mistake: etcd would be reached without TLS.
+    fn etcd_tls(&mut self, typed: &raw::Lease) -> Option<EtcdTls> {
+        let of = |endpoint: &Text| endpoint.get().starts_with("https://");
+        let https = typed
+            .endpoints
+            .as_ref()
+            .is_none_or(|endpoints| endpoints.get().iter().all(of));
+        let named = [&typed.ca, &typed.certificate, &typed.key];
+        if let Some(text) = named.into_iter().flatten().next().filter(|_| !https) {
+            let message = "certificates are for members that are reached over TLS, and not all of `lease.endpoints` are";
+            let hint = "write each as \"https://HOST:PORT\"";
+            self.wrong(Code::C006, message, text.span(), hint);
+            return None;
+        }
+        let mut file = |key: &str, text: &Option<Text>| match text {
+            Some(text) => self.path(&format!("lease.{key}"), text).map(Some),
+            None => Some(None),
+        };
+        let ca = file("ca", &typed.ca);
+        let certificate = file("certificate", &typed.certificate);
+        let key = file("key", &typed.key);
+        let client = match (certificate?, key?) {
+            (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+            (None, None) => None,
+            (only, _) => {
+                let (is, missing, text) = match only {
+                    Some(_) => ("certificate", "key", &typed.certificate),
+                    None => ("key", "certificate", &typed.key),
+                };
+                let message = format!("`lease.{is}` is of no use without `lease.{missing}`");
+                let span = text.as_ref().map(At::span).unwrap_or_default();
+                self.wrong(Code::C006, message, span, "name both files, or neither");
+                return None;
+            }
+        };
+        Some(EtcdTls { ca: ca?, client })
     }
 
     pub(super) fn cache(&mut self, cache: &raw::Cache) -> Option<Cache> {

@@ -113,9 +113,15 @@ pub fn start(program: PathBuf, prepare: impl FnOnce(&Path, u16, &mut Command)) -
 }
 
 pub fn etcd() -> Option<Running> {
+    etcd_with("http", |_, _| {})
+}
+
+/// With more options; `prepare` is given its folder.
+pub fn etcd_with(scheme: &str, prepare: impl FnOnce(&Path, &mut Command)) -> Option<Running> {
     Some(start(program("etcd", "etcd/usr/bin")?, |dir, port, command| {
+        prepare(dir, command);
         let (client, peer) = (
-            format!("http://127.0.0.1:{port}"),
+            format!("{scheme}://127.0.0.1:{port}"),
             format!("http://127.0.0.1:{}", free_port()),
         );
         command.arg("--data-dir").arg(dir.join("data"));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pontoon_config::Credentials;
+use pontoon_config::{ClientCertificate, Credentials, EtcdTls};
 use pontoon_fleet::{Code, Refusal};
 use pontoon_lease::probe::{Effort, Report, probe};
 use pontoon_lease::{Place, open};
@@ -32,7 +32,7 @@ impl Lease {
 /// `pontoon lease probe`
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// The store: s3://BUCKET[/KEY] or etcd://HOST:PORT[,HOST:PORT]; by default that of fleet.toml
+    /// The store: s3://BUCKET[/KEY] or etcd://HOST:PORT[,HOST:PORT] (etcds: over TLS); by default that of fleet.toml
     #[arg(value_name = "URL")]
     pub url: Option<String>,
     /// Whose bucket it is, as in https://s3.example.com; by default AWS's
@@ -41,6 +41,15 @@ pub struct Probe {
     /// Where the keys are: file:PATH, env:NAME or credential:NAME (systemd's); never the keys themselves
     #[arg(long, value_name = "WHERE", requires = "url")]
     pub credentials: Option<String>,
+    /// The authorities that signed etcd's certificates, PEM; by default those that this machine trusts
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
+    /// The certificate that etcd is shown, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["url", "key"])]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
     /// How many write at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=32))]
     pub writers: u8,
@@ -78,7 +87,8 @@ pub async fn lease(context: &Context, command: Lease) -> anyhow::Result<u8> {
 fn place(context: &Context, args: &Probe) -> anyhow::Result<Place> {
     if let Some(url) = &args.url {
         let credentials = args.credentials.as_deref().map(credentials).transpose()?;
-        return Ok(Place::parse(url, args.endpoint.as_deref(), credentials)?);
+        let place = Place::parse(url, args.endpoint.as_deref(), credentials)?;
+        return Ok(place.with_files(files(args))?);
     }
     let loaded = config::load(context)?;
     let found = Place::of(loaded.config.lease.as_ref(), &loaded.config.fleet.name);
@@ -90,6 +100,14 @@ fn place(context: &Context, args: &Probe) -> anyhow::Result<Place> {
                 "pontoon lease probe s3://BUCKET --endpoint https://HOST",
             )
     })?)
+}
+
+fn files(args: &Probe) -> EtcdTls {
+    let pair = args.certificate.clone().zip(args.key.clone());
+    EtcdTls {
+        ca: args.ca.clone(),
+        client: pair.map(|(certificate, key)| ClientCertificate { certificate, key }),
+    }
 }
 
 fn summary(report: &Report) -> String {
