@@ -4,14 +4,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use pontoon_fleet::{FleetName, ServerName, UnixMillis};
-use pontoon_pki::{Authority, Identity, SERVER_LIFETIME};
 use pontoon_rt::paths::Paths;
 use pontoon_sql_tests::client::{Client, Fault};
 use pontoon_sql_tests::servers::{PROXY_ACCOUNT, Pair};
-use pontoon_testkit::{LabError, Standalone, free_port, wait_until};
+use pontoon_testkit::{LabError, Standalone, found_fleet, free_port, identify, wait_until};
 use serde_json::json;
 
 use crate::load::{first_value, login};
@@ -62,7 +60,7 @@ pub async fn pontoon(mode: Mode, pair: &Pair, dir: &Path, cores: &Cores) -> Resu
             relay: free_port()?,
         });
     }
-    let authority = Authority::create(&fleet_name()?, now()).map_err(odd)?;
+    let authority = found_fleet("bench")?;
     let home = dir.join(format!("fleet-{mode:?}"));
     let mut started = Vec::new();
     for (index, (place, database)) in places.iter().zip(pair.servers()).enumerate() {
@@ -70,7 +68,7 @@ pub async fn pontoon(mode: Mode, pair: &Pair, dir: &Path, cores: &Cores) -> Resu
             break;
         }
         let paths = Paths::under(&home.join(&place.name));
-        identify(&authority, place, &paths)?;
+        identify(&authority, &place.name, place.private.into(), &paths)?;
         let (user, password) = PROXY_ACCOUNT;
         let account = json!({"user": user, "password": password}).to_string();
         std::fs::write(paths.sql_account_file(), account).map_err(LabError::io("account"))?;
@@ -100,35 +98,6 @@ pub async fn pontoon(mode: Mode, pair: &Pair, dir: &Path, cores: &Cores) -> Resu
         proxy,
         _relays: started,
     })
-}
-
-fn fleet_name() -> Result<FleetName, LabError> {
-    "bench".parse().map_err(odd)
-}
-
-fn odd(error: impl std::fmt::Display) -> LabError {
-    LabError::Unknown(error.to_string())
-}
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(since.as_millis() as u64)
-}
-
-fn identify(authority: &Authority, place: &Place, paths: &Paths) -> Result<(), LabError> {
-    paths.create_dirs().map_err(odd)?;
-    let name: ServerName = place.name.parse().map_err(odd)?;
-    let private = place.private.into();
-    let (key, csr) = Identity::new_key_and_csr(&name, private).map_err(odd)?;
-    let certificate = authority
-        .sign_server(&csr, &name, private, now(), SERVER_LIFETIME)
-        .map_err(odd)?;
-    let fleet = authority.fleet().clone();
-    let identity =
-        Identity::assemble(fleet, &key, &certificate, &authority.certificate_pem()).map_err(odd)?;
-    identity.save(&paths.identity_dir()).map_err(odd)
 }
 
 /// The view as the agent of a server would write it, as text: fields that a version does not know are nothing to it.

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use pontoon_fleet::{
     BootMoment, DatabaseServerView, Engine, Epoch, FleetView, ListenAddress, Ports, ReadsView, Revision,
-    Role, ServerState, ServerView, SqlReport, SqlView, TierDetail, TierReport, UnixMillis,
+    Role, ServerState, ServerView, SqlReport, SqlView, TierDetail, TierReport,
 };
 use pontoon_mysql_wire::{
     Capabilities, ErrorPacket, FrameHeader, Greeting, ServerGreeting, StatusFlags, encode_packet,
 };
-use pontoon_pki::{Authority, Identity, SERVER_LIFETIME};
+use pontoon_pki::Authority;
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
@@ -456,27 +456,12 @@ pub fn exists(path: &Path) -> bool {
 
 /// An authority and what it gave out.
 pub fn found_fleet() -> Authority {
-    Authority::create(&"test".parse().unwrap(), now()).unwrap()
+    pontoon_testkit::found_fleet("test").unwrap()
 }
 
 /// Gives the server its identity in the fleet of `authority`.
 pub fn identify(authority: &Authority, server: &str, private: &str, paths: &Paths) {
-    paths.create_dirs().unwrap();
-    let (name, private) = (server.parse().unwrap(), private.parse().unwrap());
-    let (key, csr) = Identity::new_key_and_csr(&name, private).unwrap();
-    let certificate = authority
-        .sign_server(&csr, &name, private, now(), SERVER_LIFETIME)
-        .unwrap();
-    let fleet = authority.fleet().clone();
-    let identity = Identity::assemble(fleet, &key, &certificate, &authority.certificate_pem()).unwrap();
-    identity.save(&paths.identity_dir()).unwrap();
-}
-
-fn now() -> UnixMillis {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    UnixMillis(since.as_millis() as u64)
+    pontoon_testkit::identify(authority, server, private.parse().unwrap(), paths).unwrap();
 }
 
 /// What Prometheus would read.
