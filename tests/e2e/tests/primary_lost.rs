@@ -285,12 +285,6 @@ async fn rounds(
             (written().await > count).then_some(())
         })
         .await?;
-        tell(&format!(
-            "round {number}: {fault:?}, epoch {} to {}, in sync again after {:.1} s",
-            before.epoch,
-            after.epoch,
-            begun.elapsed().as_secs_f64()
-        ));
         // Through the server that was not hit: the other's application stood still, too.
         let spared = match fault.hits_the_primary() {
             true => replica,
@@ -300,10 +294,15 @@ async fn rounds(
             "a" => through_a.span(),
             _ => through_b.span(),
         };
-        pauses
-            .entry(format!("{fault:?}"))
-            .or_default()
-            .push(span.longest_gap());
+        let gap = span.longest_gap();
+        tell(&format!(
+            "round {number}: {fault:?}, epoch {} to {}, no write for {:.2} s, in sync again after {:.1} s",
+            before.epoch,
+            after.epoch,
+            gap.as_secs_f64(),
+            begun.elapsed().as_secs_f64()
+        ));
+        pauses.entry(format!("{fault:?}")).or_default().push(gap);
     }
     tell(&table(pauses));
     let before = in_sync(&servers).await?;
