@@ -3,6 +3,7 @@
 
 mod data;
 mod flat_out;
+mod gate;
 mod histories;
 mod joined;
 mod report;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::data::{PASSWORD, USER};
+use super::gate::Gate;
 
 /// How many write side by side.
 const LANES: u32 = 40;
@@ -24,7 +25,7 @@ const PER_CONNECTION: u32 = 10;
 
 /// Writers at a fixed rate.
 pub struct Writers {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     lanes: Vec<JoinHandle<()>>,
     book: Arc<Mutex<Book>>,
     origin: Instant,
@@ -114,10 +115,7 @@ impl Writers {
     /// When the server is off.
     pub async fn start_as(group: u32, server: &Server, rate: u32) -> Result<Writers, LabError> {
         let socket = server.path(SOCKET)?;
-        let (stop, book) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Book::default())),
-        );
+        let (gate, book) = (Arc::<Gate>::default(), Arc::new(Mutex::new(Book::default())));
         let origin = Instant::now();
         let gap = Duration::from_secs(1) * LANES / rate.max(1);
         let lanes = (0..LANES).map(|writer| {
@@ -127,11 +125,11 @@ impl Writers {
                 conn: None,
             };
             let first = origin + gap * writer / LANES;
-            tokio::spawn(lane.run(stop.clone(), book.clone(), origin, first, gap))
+            tokio::spawn(lane.run(gate.clone(), book.clone(), origin, first, gap))
         });
         Ok(Writers {
             lanes: lanes.collect(),
-            stop,
+            gate,
             book,
             origin,
         })
@@ -154,9 +152,29 @@ impl Writers {
         }
     }
 
+    /// Holds them until [`go_on`](Writers::go_on), and waits until no transaction is under way. What would have been due
+    /// meanwhile is left out.
+    ///
+    /// # Errors
+    /// When one does not end within a minute.
+    pub async fn hold(&self) -> Result<(), LabError> {
+        self.gate.hold("the writers' transactions").await
+    }
+
+    /// Lets them write again, after [`hold`](Writers::hold).
+    pub fn go_on(&self) {
+        self.gate.go_on();
+    }
+
+    /// What was acknowledged so far.
+    pub fn ledger(&self) -> Ledger {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.ledger.clone()
+    }
+
     /// Ends them, each after the transaction that it is in.
     pub async fn stop(self) -> Ledger {
-        self.stop.store(true, Ordering::Relaxed);
+        self.gate.stop();
         for lane in self.lanes {
             let _ = lane.await;
         }
@@ -174,7 +192,7 @@ struct Lane {
 impl Lane {
     async fn run(
         mut self,
-        stop: Arc<AtomicBool>,
+        gate: Arc<Gate>,
         book: Arc<Mutex<Book>>,
         origin: Instant,
         first: Instant,
@@ -183,10 +201,15 @@ impl Lane {
         let mut due = first;
         for number in 0.. {
             tokio::time::sleep_until(due.into()).await;
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
+            let Some(passed) = gate.pass() else {
+                if gate.is_stopped() {
+                    break;
+                }
+                due += gap;
+                continue;
+            };
             let outcome = self.write(number).await;
+            drop(passed);
             let commit = Commit {
                 due: due.duration_since(origin),
                 took: due.elapsed(),
