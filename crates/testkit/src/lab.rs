@@ -48,6 +48,23 @@ impl Lab {
     /// # Errors
     /// When the name is taken or unfit for a folder, there are 60 servers already, or it does not start.
     pub async fn add_server(&mut self, name: &str, binds: Vec<Bind>) -> Result<Server, LabError> {
+        self.add(name, binds, None).await
+    }
+
+    /// The same with a disk of its own of so many MiB, in memory, which [`Server::fill_disk`] can fill.
+    ///
+    /// # Errors
+    /// As [`add_server`](Lab::add_server), or when there is no such memory.
+    pub async fn add_server_with_disk(
+        &mut self,
+        name: &str,
+        binds: Vec<Bind>,
+        mebibytes: u32,
+    ) -> Result<Server, LabError> {
+        self.add(name, binds, Some(mebibytes)).await
+    }
+
+    async fn add(&mut self, name: &str, binds: Vec<Bind>, disk: Option<u32>) -> Result<Server, LabError> {
         let fit = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !fit || self.servers.iter().any(|server| server.name() == name) {
             return Err(LabError::Unknown(format!("{name:?} is no name for a new server")));
@@ -59,6 +76,14 @@ impl Lab {
             number.ok_or_else(|| LabError::Unknown(format!("a lab has {MOST_SERVERS} servers at most")))?;
         let dir = self.inside.workdir().join(name);
         fs::create_dir_all(&dir).map_err(LabError::io("folder of a server"))?;
+        if let Some(mebibytes) = disk {
+            let options = format!("mode=755,size={mebibytes}m");
+            let mut mount = Command::new("mount");
+            mount
+                .args(["-t", "tmpfs", "-o", &options, "disk"])
+                .arg(&dir);
+            run(&mut mount, ENDS).await?;
+        }
         let server = Server::new(name, number, dir, binds);
         server.power_on().await?;
         self.servers.push(server.clone());
@@ -101,6 +126,27 @@ impl Lab {
     pub async fn isolate(&self, one: &Server, other: &Server) -> Result<(), LabError> {
         set_isolated(one, true).await?;
         set_isolated(other, true).await
+    }
+
+    /// Loses everything that `from` sends to `to`, silently, or lets it arrive again; what `to` sends arrives all the
+    /// same. A server that is switched off forgets it.
+    ///
+    /// # Errors
+    /// When `from` is off.
+    pub async fn lose_one_way(&self, from: &Server, to: &Server, lost: bool) -> Result<(), LabError> {
+        // To a hardware address that nobody has.
+        let change = |address: std::net::IpAddr| match lost {
+            true => format!("ip neigh replace {address} lladdr 02:00:00:00:ff:ff dev eth0 nud permanent\n"),
+            false => format!("ip neigh del {address} dev eth0 || true\n"),
+        };
+        let mut script = change(to.private().into()) + &change(to.public().into());
+        if Path::new("/proc/sys/net/ipv6").is_dir() {
+            for address in [to.private6(), to.public6()] {
+                script += change(address.into()).trim_end();
+                script += " || true\n";
+            }
+        }
+        from.sh(&script).await.map(drop)
     }
 
     /// Joins two servers again.

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -349,6 +350,45 @@ impl Server {
         ip(&["link", "set", &self.port(), "up"]).await
     }
 
+    /// Fills the disk of a server that was made with one of its own, to the last byte: nothing more can be written.
+    ///
+    /// # Errors
+    /// When it has no disk of its own, or the file cannot be made.
+    pub async fn fill_disk(&self) -> Result<(), LabError> {
+        let dir = self.inner.dir.clone();
+        let of = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
+        let own = dir.parent().map(|parent| of(parent) != of(&dir));
+        if own != Some(true) {
+            return Err(LabError::Unknown(format!(
+                "server {} has no disk of its own",
+                self.name()
+            )));
+        }
+        let fill = tokio::task::spawn_blocking(move || {
+            let mut file = fs::File::create(dir.join(BALLAST))?;
+            let zeros = vec![0; 1 << 20];
+            loop {
+                match file.write_all(&zeros) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        let filled = fill
+            .await
+            .map_err(|error| LabError::Unknown(error.to_string()))?;
+        filled.map_err(LabError::io("fill a disk"))
+    }
+
+    /// Gives the space back that [`fill_disk`](Server::fill_disk) took.
+    ///
+    /// # Errors
+    /// When the disk was not filled.
+    pub fn free_disk(&self) -> Result<(), LabError> {
+        fs::remove_file(self.inner.dir.join(BALLAST)).map_err(LabError::io("free a disk"))
+    }
+
     /// The name of the bridge's port that leads to the server.
     pub(crate) fn port(&self) -> String {
         format!("port{}", self.inner.number)
@@ -479,6 +519,9 @@ fn make_mount_point(host: &Path, target: &Path) -> Result<(), LabError> {
 /// MariaDB removes what looks like temporary tables of a dead one there.
 pub(crate) const TMPDIR: &str = "/var/lib/lab-tmp";
 
+/// What fills a disk.
+const BALLAST: &str = "ballast";
+
 /// What programs in a server get, whoever started the lab.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
@@ -503,6 +546,9 @@ cd "$dir"
 hostname "$name"
 mount -t tmpfs -o mode=755,size=256m tmpfs "$dir/run"
 mkdir -p "$dir/run/lab/home" "$dir/run/lock" "$dir/run/mysqld" "$dir/run/pontoon"
+# A machine that was switched on again is known by this, and so is a server of the lab.
+cat /proc/sys/kernel/random/uuid >"$dir/run/lab/boot_id"
+mount --bind "$dir/run/lab/boot_id" /proc/sys/kernel/random/boot_id
 while [ $# -ge 2 ]; do
     if [ -d "$1" ]; then mkdir -p "$2"; elif [ ! -e "$2" ]; then mkdir -p "${2%/*}"; : >"$2"; fi
     mount --rbind "$1" "$2"; shift 2

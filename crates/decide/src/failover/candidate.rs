@@ -54,7 +54,16 @@ impl Node {
         } else {
             self.setup.timing.renew
         };
-        now >= self.setup.timing.expired_at(seen.since) + courtesy
+        now >= self.setup.timing.expired_at(seen.since) + courtesy && self.hears_the_store(now)
+    }
+
+    /// Whether the store answers, and has for long enough that a leader that lives would have renewed. After an outage
+    /// both ask at once, and whoever comes first wins: the leader must have its turn.
+    fn hears_the_store(&self, now: Duration) -> bool {
+        let patience = self.setup.timing.renewal();
+        self.answers.is_some_and(|answers| {
+            now <= answers.last + patience && answers.again.is_none_or(|again| now >= again + patience)
+        })
     }
 
     /// An operator's word: lead, although something may be lost.

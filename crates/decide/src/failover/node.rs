@@ -43,6 +43,8 @@ pub struct Node {
     born: Option<Duration>,
     /// When the record was last asked for.
     looked: Option<Duration>,
+    /// When the store last answered, and when it did so for the first time after an outage.
+    pub(super) answers: Option<Answers>,
     /// Until when the lease is held, by the own clock.
     pub(super) held_until: Duration,
     pub(super) database: Database,
@@ -80,6 +82,14 @@ pub(super) struct Seen {
     pub(super) since: Duration,
     /// When the first answer that showed its epoch was.
     pub(super) epoch_since: Duration,
+}
+
+/// When the store answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Answers {
+    pub(super) last: Duration,
+    /// After it had been silent for longer than a renewal may take.
+    pub(super) again: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +162,7 @@ impl Node {
             asked: None,
             born: None,
             looked: None,
+            answers: None,
             held_until: Duration::ZERO,
             database,
             acks: None,
@@ -211,6 +222,10 @@ impl Node {
         back(&mut self.rest_until);
         self.looked.iter_mut().for_each(back);
         self.born.iter_mut().for_each(back);
+        if let Some(answers) = &mut self.answers {
+            back(&mut answers.last);
+            answers.again.iter_mut().for_each(back);
+        }
         self.asked.iter_mut().for_each(|asked| back(&mut asked.began));
         self.handing
             .iter_mut()
@@ -277,12 +292,14 @@ impl Node {
             Event::Tick => {}
             Event::Read(found) => {
                 self.asked = None;
+                self.answered(now);
                 self.learn(found, now, out);
             }
             Event::Unreadable => self.asked = None,
             Event::Won => self.won(now),
             Event::Lost(found) => {
                 self.asked = None;
+                self.answered(now);
                 self.learn(found, now, out);
             }
             Event::Doubt => {
@@ -343,6 +360,16 @@ impl Node {
         }
     }
 
+    fn answered(&mut self, now: Duration) {
+        let patience = self.setup.timing.renewal();
+        let again = match self.answers {
+            Some(answers) if now > answers.last + patience => Some(now),
+            Some(answers) => answers.again,
+            None => None,
+        };
+        self.answers = Some(Answers { last: now, again });
+    }
+
     fn won(&mut self, now: Duration) {
         let Some(Asked {
             began,
@@ -352,6 +379,7 @@ impl Node {
             return;
         };
         self.doubt = None;
+        self.answered(now);
         self.settle(*record, now);
         if self
             .seen

@@ -68,7 +68,7 @@ impl Timing {
     /// # Errors
     /// The rule, with the numbers.
     pub fn check(&self) -> Result<(), String> {
-        let needed = self.renew + self.request * 2;
+        let needed = self.renewal();
         let there = self.ttl.saturating_sub(self.fence + self.margin);
         if needed <= there {
             return Ok(());
@@ -77,6 +77,11 @@ impl Timing {
             "a renewal every {:?} that may take {:?} twice does not fit into a lease of {:?} less {:?} for fencing and {:?} for safety",
             self.renew, self.request, self.ttl, self.fence, self.margin
         ))
+    }
+
+    /// Within which a leader that lives renews its lease in a store that answers: `R + 2Q`.
+    pub fn renewal(&self) -> Duration {
+        self.renew + self.request * 2
     }
 
     /// Until when a lease holds whose writing was begun at `began`: before the request left, not when it was answered.

@@ -136,6 +136,54 @@ async fn a_store_that_is_down_stops_no_writes_and_lets_nobody_take_over() {
     ground.check("the end");
 }
 
+/// Whenever it answers again: both agents ask it at once, and the one that leads must have its turn.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_again_leaves_the_lease_with_a_leader_that_lives() {
+    let ground = Ground::new(2, Mode::Safe);
+    ground.until_in_sync(0).await;
+    for turn in 0..8 {
+        lock(&ground.world).store.down = true;
+        sleep(SECOND * 5 + ms(137 * turn)).await;
+        lock(&ground.world).store.down = false;
+        sleep(SECOND * 5).await;
+        let top = lock(&ground.world).top;
+        assert_eq!(top, Epoch(1), "outage {turn}: a leader that lives lost its lease");
+    }
+    ground.until_in_sync(0).await;
+    ground.check("the end");
+}
+
+/// The same place in the store, and another fleet's name in the record: from the beginning, and in the midst.
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_another_fleet_is_told_of_and_neither_obeyed_nor_overwritten() {
+    let ground = Ground::new(2, Mode::Safe);
+    ground.until_in_sync(0).await;
+    let (mut record, number) = lock(&ground.world).store.record.clone().unwrap();
+    record.fleet = "shop".parse().unwrap();
+    (record.leader, record.epoch) = (name(1), Epoch(7));
+    let foreign = Some((record, number + 100));
+    let told = |ground: &Ground| {
+        let shop = Notice::ForeignLease("shop".parse().unwrap());
+        ground
+            .ears
+            .iter()
+            .all(|ears| ears.0.lock().unwrap().contains(&shop))
+    };
+    lock(&ground.world).store.record.clone_from(&foreign);
+    ground.until("both tell", told).await;
+    sleep(SECOND * 30).await;
+    assert_eq!(lock(&ground.world).store.record, foreign, "in the midst");
+    assert_eq!(lock(&ground.world).top, Epoch(1), "nobody took over by it");
+    ground.check("in the midst");
+
+    let ground = Ground::new(2, Mode::Safe);
+    lock(&ground.world).store.record.clone_from(&foreign);
+    ground.until("both tell", told).await;
+    sleep(SECOND * 30).await;
+    assert_eq!(lock(&ground.world).store.record, foreign, "from the beginning");
+    assert_eq!(lock(&ground.world).openings, 0, "nobody leads by it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_database_that_others_start_or_open_is_killed() {
     let ground = Ground::new(2, Mode::Safe);
