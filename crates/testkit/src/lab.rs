@@ -79,9 +79,7 @@ impl Lab {
         if let Some(mebibytes) = disk {
             let options = format!("mode=755,size={mebibytes}m");
             let mut mount = Command::new("mount");
-            mount
-                .args(["-t", "tmpfs", "-o", &options, "disk"])
-                .arg(&dir);
+            mount.args(["-t", "tmpfs", "-o", &options, "disk"]).arg(&dir);
             run(&mut mount, ENDS).await?;
         }
         let server = Server::new(name, number, dir, binds);

@@ -375,9 +375,7 @@ impl Server {
                 }
             }
         });
-        let filled = fill
-            .await
-            .map_err(|error| LabError::Unknown(error.to_string()))?;
+        let filled = fill.await.map_err(|error| LabError::Unknown(error.to_string()))?;
         filled.map_err(LabError::io("fill a disk"))
     }
 

@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod documents;
 pub mod fleet;
 pub mod layers;
+pub mod rounds;
 pub mod source;
 pub mod under_load;
 

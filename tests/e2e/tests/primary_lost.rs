@@ -1,99 +1,24 @@
 //! The primary's database dies, its server freezes or is lost, cables are pulled, the lease store falls silent: under
 //! writes that are counted. Another takes over when it may, nobody does when it may not, and nothing acknowledged is lost.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, start_agent, tell,
+    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, tell,
 };
+use pontoon_e2e::rounds::{Fault, Round, Scene, Tally, copy_of};
 use pontoon_e2e::under_load::{Histories, Writers, compare, fill};
 use pontoon_testkit::database::databases;
-use pontoon_testkit::{DatabaseOptions, LabError, LabStore, Server, StoreKind, in_lab, wait_until};
+use pontoon_testkit::{DatabaseOptions, Lab, LabError, LabStore, Server, StoreKind, in_lab, wait_until};
 
 /// Writes a second through each server.
 const RATE: u32 = 25;
 
+/// The disk of each server, where disks are filled.
+const DISK_MIB: u32 = 1200;
+
 /// How long another server may take to take over, or a server to do what it does by itself.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The leases of the tests run out after so long ([`LabStore::table`]).
-const TTL: Duration = Duration::from_secs(6);
-
-/// What happens to the fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// `kill -9` of the primary's database.
-    DatabaseKilled,
-    /// The primary's database stands still, and its agent lives.
-    DatabaseFrozen,
-    /// The replica's database stands still, and its agent lives.
-    ReplicaFrozen,
-    /// Every process of the primary's server stands still, and goes on when another leads.
-    ServerFrozen,
-    /// The primary's server loses its power, and has it again when another leads.
-    ServerLost,
-    /// The primary's server hears nobody: neither the other server nor the store.
-    PrimaryCutOff,
-    /// The replica's server hears nobody.
-    ReplicaCutOff,
-    /// The servers do not hear each other; both hear the store.
-    Divided,
-    /// The store answers nobody for longer than a lease holds.
-    StoreSilent,
-    /// The store answers nobody, and then the servers lose each other.
-    StoreSilentAndDivided,
-}
-
-impl Fault {
-    /// Those that need no patience: continuous integration plays them.
-    const SHORT: [Fault; 2] = [Fault::DatabaseKilled, Fault::DatabaseKilled];
-
-    const ALL: [Fault; 10] = [
-        Fault::DatabaseKilled,
-        Fault::DatabaseFrozen,
-        Fault::ReplicaFrozen,
-        Fault::ServerFrozen,
-        Fault::PrimaryCutOff,
-        Fault::ReplicaCutOff,
-        Fault::Divided,
-        Fault::StoreSilent,
-        Fault::StoreSilentAndDivided,
-        // The writers of that server end with it.
-        Fault::ServerLost,
-    ];
-}
-
-impl Fault {
-    /// Whether it is the primary's server, or what runs on it, that it comes to.
-    fn hits_the_primary(self) -> bool {
-        use Fault::{DatabaseFrozen, DatabaseKilled, PrimaryCutOff, ServerFrozen, ServerLost};
-        matches!(
-            self,
-            DatabaseKilled | DatabaseFrozen | ServerFrozen | ServerLost | PrimaryCutOff
-        )
-    }
-}
-
-/// For each fault the longest time of a round in which no write was acknowledged.
-fn table(pauses: BTreeMap<String, Vec<Duration>>) -> String {
-    let mut lines = vec![format!(
-        "{:<24}{:>8}{:>10}{:>10}{:>10}",
-        "no write for", "rounds", "median", "p99", "at most"
-    )];
-    for (fault, mut all) in pauses {
-        all.sort();
-        let at = |share: usize| all[(all.len() * share / 100).min(all.len() - 1)].as_secs_f64();
-        lines.push(format!(
-            "{fault:<24}{:>8}{:>8.2} s{:>8.2} s{:>8.2} s",
-            all.len(),
-            at(50),
-            at(99),
-            at(100)
-        ));
-    }
-    lines.join("\n")
-}
 
 /// One server with a lease in a store; another joins, leaves and joins again.
 #[test]
@@ -148,7 +73,7 @@ fn mariadb_fleets_that_get_failover_lose_primaries_and_no_writes() -> Result<(),
     in_lab(
         "mariadb_fleets_that_get_failover_lose_primaries_and_no_writes",
         limit,
-        async |lab| played(Fleet::new(lab).await?, store(), faults()).await,
+        async |lab| played(lab, Engine::Mariadb, store(), faults()).await,
     )
 }
 
@@ -162,10 +87,7 @@ fn mysql_fleets_that_get_failover_lose_primaries_and_no_writes() -> Result<(), L
     in_lab(
         "mysql_fleets_that_get_failover_lose_primaries_and_no_writes",
         limit(),
-        async |lab| {
-            let fleet = Fleet::with(lab, Engine::Mysql, DatabaseOptions::default()).await?;
-            played(fleet, store(), faults()).await
-        },
+        async |lab| played(lab, Engine::Mysql, store(), faults()).await,
     )
 }
 
@@ -177,11 +99,7 @@ fn limit() -> Duration {
 
 /// Which faults, in which order: `PONTOON_FAULTS=Divided,ServerFrozen`, and `PONTOON_ROUNDS` times all of them.
 fn faults() -> Vec<Fault> {
-    let named = std::env::var("PONTOON_FAULTS").unwrap_or_default();
-    let wanted: Vec<Fault> = Fault::ALL
-        .into_iter()
-        .filter(|fault| named.split(',').any(|name| name == format!("{fault:?}")))
-        .collect();
+    let wanted = Fault::named(&std::env::var("PONTOON_FAULTS").unwrap_or_default());
     let rounds = std::env::var("PONTOON_ROUNDS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -201,8 +119,11 @@ fn store() -> StoreKind {
 }
 
 /// A fleet of two that runs for a while already gets failover under writes, and then the faults come.
-async fn played(mut fleet: Fleet, store: StoreKind, faults: Vec<Fault>) -> Result<(), LabError> {
+async fn played(lab: Lab, engine: Engine, store: StoreKind, faults: Vec<Fault>) -> Result<(), LabError> {
     store.available()?;
+    let disks = faults.iter().any(|fault| Fault::DISKS.contains(fault));
+    let options = DatabaseOptions::default();
+    let mut fleet = Fleet::with_disks(lab, engine, options, disks.then_some(DISK_MIB)).await?;
     fill(&fleet.a, 1).await?;
     fleet.found().await?;
     fleet.join().await?;
@@ -210,7 +131,12 @@ async fn played(mut fleet: Fleet, store: StoreKind, faults: Vec<Fault>) -> Resul
     let through_b = Writers::start_as(1, &fleet.b, RATE).await?;
     let store = fleet.share_lease(store).await?;
     let histories = Histories::start(&[&fleet.a, &fleet.b], 3).await?;
-    let outcome = rounds(&fleet, &store, &faults, &through_a, &through_b).await;
+    let clients = Clients {
+        through_a,
+        through_b,
+        histories,
+    };
+    let outcome = rounds(&fleet, &store, &faults, &clients).await;
     if outcome.is_err() {
         for server in [&fleet.a, &fleet.b] {
             tell(&attempt(server, &["db", "status"]).await?.1);
@@ -219,11 +145,16 @@ async fn played(mut fleet: Fleet, store: StoreKind, faults: Vec<Fault>) -> Resul
         }
     }
     outcome?;
+    let Clients {
+        through_a,
+        through_b,
+        histories,
+    } = clients;
     let ledger = through_a.stop().await.and(through_b.stop().await);
     // Nobody writes any more: the replica has everything, or it is missing.
     let now = in_sync(&[&fleet.a, &fleet.b]).await?;
     let (primary, replica) = both(&fleet, &now)?;
-    let (transactions, anomalies) = histories.verdict(primary).await?;
+    let (transactions, anomalies) = histories.verdict(primary, Scene::STALE).await?;
     tell(&format!(
         "{transactions} transactions of a history, impossible: {anomalies:?}"
     ));
@@ -259,30 +190,70 @@ fn both<'a>(fleet: &'a Fleet, now: &Standing) -> Result<(&'a Server, &'a Server)
     Ok((primary, replica))
 }
 
+/// Who writes, all the time.
+struct Clients {
+    through_a: Writers,
+    through_b: Writers,
+    histories: Histories,
+}
+
+impl Clients {
+    fn written(&self) -> usize {
+        self.through_a.acknowledged() + self.through_b.acknowledged()
+    }
+
+    /// Nobody writes for a moment: both copies must be equal, and have everything that was acknowledged.
+    async fn nothing_is_lost(&self, fleet: &Fleet, now: &Standing) -> Result<(), LabError> {
+        self.through_a.hold().await?;
+        self.through_b.hold().await?;
+        self.histories.hold().await?;
+        let (primary, replica) = both(fleet, now)?;
+        let ledger = self.through_a.ledger().and(self.through_b.ledger());
+        let comparison = compare(primary, replica, fleet.engine, &ledger).await?;
+        expect(comparison.holds(), || {
+            format!("lost or different: {comparison:?}")
+        })?;
+        self.through_a.go_on();
+        self.through_b.go_on();
+        self.histories.go_on();
+        Ok(())
+    }
+}
+
 async fn rounds(
     fleet: &Fleet,
     store: &LabStore,
     faults: &[Fault],
-    through_a: &Writers,
-    through_b: &Writers,
+    clients: &Clients,
 ) -> Result<(), LabError> {
-    let mut pauses: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
-    let written = async || through_a.acknowledged() + through_b.acknowledged();
+    let mut tally = Tally::default();
     let servers = [&fleet.a, &fleet.b];
     in_sync(&servers).await?;
-    for (number, fault) in faults.iter().enumerate() {
+    for (number, fault) in faults.iter().copied().enumerate() {
         let before = in_sync(&servers).await?;
         let (primary, replica) = both(fleet, &before)?;
-        let _ = (through_a.span(), through_b.span());
-        let begun = Instant::now();
-        let changes = one(fleet, store, *fault, primary, replica, &before).await?;
+        let _ = (clients.through_a.span(), clients.through_b.span());
+        let (copies, begun) = (servers.map(copy_of), Instant::now());
+        let scene = Scene {
+            fleet,
+            store,
+            primary,
+            replica,
+            before: &before,
+        };
+        let played = scene.play(fault).await;
+        played.map_err(|error| LabError::App(format!("{fault:?}: {error}")))?;
         let after = in_sync(&servers).await?;
-        expect((after.leader != before.leader) == changes, || {
-            format!("{fault:?}: {before:?}, then {after:?}")
-        })?;
-        let count = written().await;
+        let changed = after.leader != before.leader;
+        expect(
+            fault
+                .changes_the_primary()
+                .is_none_or(|changes| changes == changed),
+            || format!("{fault:?}: {before:?}, then {after:?}"),
+        )?;
+        let count = clients.written();
         wait_until("writes after the fault", LIMIT, async || {
-            (written().await > count).then_some(())
+            (clients.written() > count).then_some(())
         })
         .await?;
         // Through the server that was not hit: the other's application stood still, too.
@@ -291,20 +262,27 @@ async fn rounds(
             false => primary,
         };
         let span = match spared.name() {
-            "a" => through_a.span(),
-            _ => through_b.span(),
+            "a" => clients.through_a.span(),
+            _ => clients.through_b.span(),
         };
-        let gap = span.longest_gap();
+        let round = Round {
+            fault,
+            pause: span.longest_gap(),
+            whole: begun.elapsed(),
+            copied: servers.map(copy_of) != copies,
+        };
+        clients.nothing_is_lost(fleet, &after).await?;
         tell(&format!(
-            "round {number}: {fault:?}, epoch {} to {}, no write for {:.2} s, in sync again after {:.1} s",
+            "round {number}: {fault:?}, epoch {} to {}, no write for {:.2} s, in sync again after {:.1} s{}",
             before.epoch,
             after.epoch,
-            gap.as_secs_f64(),
-            begun.elapsed().as_secs_f64()
+            round.pause.as_secs_f64(),
+            round.whole.as_secs_f64(),
+            if round.copied { ", copied anew" } else { "" },
         ));
-        pauses.entry(format!("{fault:?}")).or_default().push(gap);
+        tally.count(round);
     }
-    tell(&table(pauses));
+    tell(&tally.to_string());
     let before = in_sync(&servers).await?;
     // A replica that has much to catch up with is not handed over to: the command says so, and nothing has changed.
     wait_until("a switchover", LIMIT, async || {
@@ -318,90 +296,6 @@ async fn rounds(
     )
 }
 
-/// Plays one fault and ends it; says whether another server leads after it.
-async fn one(
-    fleet: &Fleet,
-    store: &LabStore,
-    fault: Fault,
-    primary: &Server,
-    replica: &Server,
-    before: &Standing,
-) -> Result<bool, LabError> {
-    match fault {
-        Fault::DatabaseKilled => {
-            databases(primary).iter().try_for_each(|id| id.kill_9())?;
-            taken_over(replica, before).await?;
-        }
-        Fault::DatabaseFrozen => {
-            databases(primary).iter().try_for_each(|id| id.freeze(true))?;
-            // It is killed, so nobody needs to wake it.
-            taken_over(replica, before).await?;
-        }
-        Fault::ReplicaFrozen => {
-            databases(replica).iter().try_for_each(|id| id.freeze(true))?;
-            alone(primary).await?;
-            nobody_takes_over(replica).await?;
-            databases(replica).iter().try_for_each(|id| id.freeze(false))?;
-            return Ok(false);
-        }
-        Fault::ServerFrozen => {
-            primary.freeze().await?;
-            taken_over(replica, before).await?;
-            primary.thaw()?;
-        }
-        Fault::ServerLost => {
-            primary.power_off().await?;
-            taken_over(replica, before).await?;
-            primary.power_on().await?;
-            store.hand_keys_to(primary)?;
-            start_agent(primary).await?;
-        }
-        Fault::PrimaryCutOff => {
-            primary.link_down().await?;
-            taken_over(replica, before).await?;
-            primary.link_up().await?;
-        }
-        Fault::ReplicaCutOff => {
-            replica.link_down().await?;
-            alone(primary).await?;
-            nobody_takes_over(replica).await?;
-            replica.link_up().await?;
-            return Ok(false);
-        }
-        Fault::Divided => {
-            fleet.lab.isolate(&fleet.a, &fleet.b).await?;
-            alone(primary).await?;
-            nobody_takes_over(replica).await?;
-            fleet.lab.rejoin(&fleet.a, &fleet.b).await?;
-            return Ok(false);
-        }
-        Fault::StoreSilent => {
-            store.server().link_down().await?;
-            nobody_takes_over(replica).await?;
-            let now = standing(primary).await?;
-            expect(now.in_sync == before.in_sync, || {
-                format!("in sync no more: {now:?}")
-            })?;
-            store.server().link_up().await?;
-            return Ok(false);
-        }
-        Fault::StoreSilentAndDivided => {
-            store.server().link_down().await?;
-            fleet.lab.isolate(&fleet.a, &fleet.b).await?;
-            nobody_takes_over(replica).await?;
-            // The primary may not go on without its replica on its own word.
-            let now = standing(primary).await?;
-            expect(now.in_sync == before.in_sync, || {
-                format!("in sync no more: {now:?}")
-            })?;
-            fleet.lab.rejoin(&fleet.a, &fleet.b).await?;
-            store.server().link_up().await?;
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Waits until that replica leads and takes writes.
 async fn taken_over(replica: &Server, before: &Standing) -> Result<(), LabError> {
     wait_until("a new primary", LIMIT, async || {
@@ -413,21 +307,4 @@ async fn taken_over(replica: &Server, before: &Standing) -> Result<(), LabError>
         (now.epoch > before.epoch && now.leader == replica.name() && open).then_some(())
     })
     .await
-}
-
-/// Waits until the primary goes on without its replica.
-async fn alone(primary: &Server) -> Result<(), LabError> {
-    wait_until("a primary that goes on alone", LIMIT, async || {
-        let now = standing(primary).await.ok()?;
-        let state = now.states.get(primary.name())?;
-        (state == "leader-alone" && now.in_sync.is_empty()).then_some(())
-    })
-    .await
-}
-
-/// For longer than a lease holds, the replica stays one.
-async fn nobody_takes_over(replica: &Server) -> Result<(), LabError> {
-    tokio::time::sleep(TTL + TTL / 2).await;
-    let now = standing(replica).await?;
-    expect(now.leader != replica.name(), || format!("taken over: {now:?}"))
 }

@@ -104,7 +104,10 @@ fn registers(book: &Book, [ww, wr, rw]: [&mut Edges; 3], real: &mut Edges) {
             .collect();
         // Those that come after the first of these to end come after that one.
         let ended = later.iter().map(|other| book.history[*other].ended).min();
-        for next in later.iter().filter(|other| Some(book.history[**other].began) <= ended) {
+        for next in later
+            .iter()
+            .filter(|other| Some(book.history[**other].began) <= ended)
+        {
             for reader in read(*place, Some(*value)) {
                 add(real, Some(*reader), Some(*next));
             }

@@ -272,18 +272,12 @@ fn a_stale_read_is_found_by_the_clock() {
 /// Nothing else is wrong with it: it is serializable in an order that time forbids.
 #[test]
 fn the_order_of_time_is_kept() {
-    let history = [
-        at(Committed, 0..1, &[a(1, 1)]),
-        at(Committed, 2..3, &[a(1, 2)]),
-    ];
+    let history = [at(Committed, 0..1, &[a(1, 1)]), at(Committed, 2..3, &[a(1, 2)])];
     assert_eq!(strict(&history, &lists(&[(1, &[1, 2])])), []);
     let found = strict(&history, &lists(&[(1, &[2, 1])]));
     assert_eq!(class(&found), Some("real-time"), "{found:?}");
     // One whose answer was lost may have been carried out at any time after.
-    let late = [
-        at(Unknown, 0..1, &[a(1, 1)]),
-        at(Committed, 2..3, &[a(1, 2)]),
-    ];
+    let late = [at(Unknown, 0..1, &[a(1, 1)]), at(Committed, 2..3, &[a(1, 2)])];
     assert_eq!(strict(&late, &lists(&[(1, &[2, 1])])), []);
 }
 

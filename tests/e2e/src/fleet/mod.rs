@@ -59,12 +59,29 @@ impl Fleet {
     ///
     /// # Errors
     /// A `Skip` when something cannot be had here.
-    pub async fn with(mut lab: Lab, engine: Engine, options: DatabaseOptions) -> Result<Fleet, LabError> {
+    pub async fn with(lab: Lab, engine: Engine, options: DatabaseOptions) -> Result<Fleet, LabError> {
+        Fleet::with_disks(lab, engine, options, None).await
+    }
+
+    /// The same, and both machines have disks of their own of so many MiB, which can be filled.
+    ///
+    /// # Errors
+    /// As [`with`](Fleet::with).
+    pub async fn with_disks(
+        mut lab: Lab,
+        engine: Engine,
+        options: DatabaseOptions,
+        disks: Option<u32>,
+    ) -> Result<Fleet, LabError> {
         engine.available()?;
         pontoon()?;
         let app = Arc::new(Notes::new(7, sibling("notes-app")?, Vec::new()));
-        let a = lab.add_server("a", engine.binds()?).await?;
-        let b = lab.add_server("b", engine.binds()?).await?;
+        let mut server = async |name| match disks {
+            Some(mebibytes) => lab.add_server_with_disk(name, engine.binds()?, mebibytes).await,
+            None => lab.add_server(name, engine.binds()?).await,
+        };
+        let a = server("a").await?;
+        let b = server("b").await?;
         let database = engine.start(&a, &options).await?;
         app.create_database(&*database).await?;
         start_application(&app, &a).await?;

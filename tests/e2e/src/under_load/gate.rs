@@ -35,9 +35,11 @@ impl Gate {
     /// Lets none begin, and waits until none is under way.
     pub(super) async fn hold(&self, what: &str) -> Result<(), LabError> {
         self.state.fetch_or(HELD, Ordering::SeqCst);
-        wait_until(&format!("the end of {what}"), Duration::from_secs(60), async || {
-            (self.under_way.load(Ordering::SeqCst) == 0).then_some(())
-        })
+        wait_until(
+            &format!("the end of {what}"),
+            Duration::from_secs(60),
+            async || (self.under_way.load(Ordering::SeqCst) == 0).then_some(()),
+        )
         .await
     }
 

@@ -1,7 +1,6 @@
 //! Clients that append to lists, write registers and read both, in transactions over several keys, and remember what
 //! they saw: what `pontoon_testkit::history` checks.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::gate::Gate;
 use super::joined::database_socket;
-use super::writers::connect;
+use super::writers::{connect, socket_of};
 
 /// Lists, and as many registers. Few, so that clients meet.
 const KEYS: u64 = 6;
@@ -43,14 +42,15 @@ impl Histories {
             if place == 0 {
                 let mut conn = connect(&socket).await.map_err(LabError::database("connect"))?;
                 for (name, kind) in [("lists", "LONGTEXT"), ("registers", "BIGINT UNSIGNED")] {
-                    let sql = format!("CREATE TABLE IF NOT EXISTS {name} (k INT PRIMARY KEY, v {kind} NOT NULL)");
+                    let sql =
+                        format!("CREATE TABLE IF NOT EXISTS {name} (k INT PRIMARY KEY, v {kind} NOT NULL)");
                     conn.query_drop(&sql).await.map_err(LabError::database(sql))?;
                 }
             }
             for number in 0..count {
                 let client = Client {
                     number: place as u64 * count + number,
-                    socket: socket.clone(),
+                    server: (*server).clone(),
                     history: Arc::clone(&history),
                     origin,
                 };
@@ -102,7 +102,7 @@ impl Histories {
 
 struct Client {
     number: u64,
-    socket: PathBuf,
+    server: Server,
     history: Arc<Mutex<Vec<Transaction>>>,
     origin: Instant,
 }
@@ -120,7 +120,7 @@ impl Client {
             };
             let open = match conn.take() {
                 Some(open) => Ok(open),
-                None => connect(&self.socket).await,
+                None => connect(&socket_of(&self.server)).await,
             };
             let Ok(mut open) = open else { continue };
             let mut ops = Vec::new();
@@ -184,10 +184,7 @@ async fn append(conn: &mut Conn, key: u32, value: u64, ops: &mut Vec<Op>) -> Don
 async fn read(conn: &mut Conn, key: u32, ops: &mut Vec<Op>) -> Done {
     let sql = format!("SELECT v FROM lists WHERE k = {key} FOR UPDATE");
     let text: Option<String> = conn.query_first(sql).await?;
-    ops.push(Op::Read(
-        key,
-        text.map_or_else(Vec::new, |text| list(&text)),
-    ));
+    ops.push(Op::Read(key, text.map_or_else(Vec::new, |text| list(&text))));
     Ok(())
 }
 

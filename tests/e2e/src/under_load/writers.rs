@@ -114,14 +114,14 @@ impl Writers {
     /// # Errors
     /// When the server is off.
     pub async fn start_as(group: u32, server: &Server, rate: u32) -> Result<Writers, LabError> {
-        let socket = server.path(SOCKET)?;
+        server.path(SOCKET)?;
         let (gate, book) = (Arc::<Gate>::default(), Arc::new(Mutex::new(Book::default())));
         let origin = Instant::now();
         let gap = Duration::from_secs(1) * LANES / rate.max(1);
         let lanes = (0..LANES).map(|writer| {
             let lane = Lane {
                 writer: group * LANES + writer,
-                socket: socket.clone(),
+                server: server.clone(),
                 conn: None,
             };
             let first = origin + gap * writer / LANES;
@@ -185,7 +185,7 @@ impl Writers {
 
 struct Lane {
     writer: u32,
-    socket: PathBuf,
+    server: Server,
     conn: Option<Conn>,
 }
 
@@ -242,7 +242,7 @@ impl Lane {
         }
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            empty => empty.insert(connect(&self.socket).await?),
+            empty => empty.insert(connect(&socket_of(&self.server)).await?),
         };
         // Spread over the whole key range without a random number: a large odd step.
         let key = u64::from(number * LANES + writer).wrapping_mul(7_919) % 4_000 + 1;
@@ -288,6 +288,11 @@ impl Lane {
             .await?;
         conn.query_drop("COMMIT").await
     }
+}
+
+/// The application's socket, wherever it is after the server was switched off and on; nowhere while it is off.
+pub(super) fn socket_of(server: &Server) -> PathBuf {
+    server.path(SOCKET).unwrap_or_default()
 }
 
 pub(super) async fn connect(socket: &std::path::Path) -> Result<Conn, mysql_async::Error> {
