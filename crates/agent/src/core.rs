@@ -110,6 +110,8 @@ pub(crate) struct Known {
     pub(crate) tiers: BTreeMap<Tier, (TierReport, Instant)>,
     pub(crate) database: Option<DatabaseReport>,
     pub(crate) load_percent: u8,
+    /// A folder of this server whose disk is full.
+    pub(crate) full_disk: Option<String>,
     /// Requests per second of this server's edge.
     pub(crate) edge_rate: Option<Rate>,
     pub(crate) lease: Option<LeaseRecord>,
@@ -379,6 +381,7 @@ impl Agent {
                 .collect(),
             database: known.database.clone(),
             load_percent: known.load_percent,
+            full_disk: known.full_disk.clone(),
             drains: known.drains.clone(),
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),

@@ -25,6 +25,7 @@ mod core;
 mod db_status;
 pub mod detect;
 mod dial;
+mod disks;
 mod drain;
 mod errant;
 mod failover;
@@ -137,6 +138,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(heartbeat::run(agent.clone())));
     tasks.spawn(infallible(health::run(agent.clone())));
     tasks.spawn(infallible(observe::run(agent.clone())));
+    tasks.spawn(infallible(disks::run(agent.clone())));
     tasks.spawn(infallible(addresses::run(agent.clone())));
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));

@@ -42,6 +42,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
         .map(|server| row(&inputs, server))
         .collect();
     let mut problems = Vec::new();
+    disks(&inputs, &mut problems);
     edges(&inputs, &mut problems);
     certificates(&inputs, &mut problems);
     applications(&inputs, &servers, &mut problems);
@@ -118,6 +119,23 @@ fn app_health(inputs: &StatusInputs<'_>, server: &ServerName) -> (Option<bool>, 
         0 => (None, None),
         _ if healthy * 2 >= seen => (Some(true), None),
         _ => (Some(false), reason),
+    }
+}
+
+/// First of all: what else is wrong on a server whose disk is full follows from it.
+fn disks(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
+    for server in &inputs.view.servers {
+        let heard = inputs.reports.get(&server.name);
+        let Some(folder) = heard.and_then(|heard| heard.report.full_disk.as_ref()) else {
+            continue;
+        };
+        let name = &server.name;
+        problems.push(Problem {
+            health: Health::Degraded,
+            what: format!("the disk of {name} is full: nothing more can be written to {folder}"),
+            done: Some("what could not be written is tried again when there is space".to_owned()),
+            next: vec![format!("on {name}: df -h {folder}")],
+        });
     }
 }
 

@@ -75,6 +75,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             drains: DrainBook::default(),
             lease: None,
             unheard: Vec::new(),
+            full_disk: None,
             addresses_changed: pontoon_fleet::UnixMillis::default(),
         },
         age: Duration::from_millis(100),
@@ -142,6 +143,19 @@ fn problems(reports: &BTreeMap<ServerName, Observed>) -> (Health, Vec<String>) {
 fn all_is_well() {
     let (health, said) = problems(&healthy());
     assert_eq!((health, said.as_slice()), (Health::Healthy, [].as_slice()));
+}
+
+#[test]
+fn a_full_disk_is_named_first() {
+    let mut reports = healthy();
+    let report = &mut reports.get_mut(&name("b")).unwrap().report;
+    report.full_disk = Some("/var/lib/mysql".to_owned());
+    let (health, said) = problems(&reports);
+    let full = "the disk of b is full: nothing more can be written to /var/lib/mysql";
+    assert_eq!(
+        (health, said.as_slice()),
+        (Health::Degraded, &[full.to_owned()][..])
+    );
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl World {
             },
             database: None,
             load_percent: 0,
+            full_disk: None,
             drains: DrainBook::default(),
             lease: None,
             unheard: unheard(config, server, &self.observed(server)),

@@ -41,6 +41,7 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
             error: None,
         }),
         load_percent: 0,
+        full_disk: None,
         drains: DrainBook::default(),
         lease: None,
         unheard: Vec::new(),

@@ -302,6 +302,9 @@ pub struct ServerReport {
     pub database: Option<DatabaseReport>,
     /// CPU time used since the last report, in percent of all cores.
     pub load_percent: u8,
+    /// A folder there to which nothing more can be written: its disk is full.
+    #[serde(default)]
+    pub full_disk: Option<String>,
     /// Who is drained, as far as it knows.
     pub drains: DrainBook,
     /// The lease as it last read it.

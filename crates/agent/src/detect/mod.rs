@@ -51,7 +51,13 @@ pub async fn facts(database: Option<DatabaseFacts>, upstream: Option<SocketAddr>
 
 /// Bytes that an ordinary user may still write on the file system of `path`; 0 when it cannot be told.
 pub fn disk_free(path: &Path) -> u64 {
-    rustix::fs::statvfs(path).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+    disk_left(path).unwrap_or_default()
+}
+
+/// The same; nothing when it cannot be told.
+pub fn disk_left(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Which of the database's tools can be run from the usual folders.

@@ -60,6 +60,7 @@ fn server(name: &str, last: u8, role: Option<DatabaseRole>) -> ServerStatus {
             drains: DrainBook::default(),
             lease: None,
             unheard: Vec::new(),
+            full_disk: None,
             addresses_changed: pontoon_fleet::UnixMillis::default(),
         }),
         edge_millirequests_per_second: Some(200_400 + u64::from(last)),

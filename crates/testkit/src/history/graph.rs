@@ -65,7 +65,7 @@ fn registers(book: &Book, [ww, wr, rw]: [&mut Edges; 3], real: &mut Edges) {
     let none = Vec::new();
     let read = |place: Place, value: Option<u64>| readers.get(&(place, value)).unwrap_or(&none);
     for (number, transaction) in book.history.iter().enumerate() {
-        if transaction.end == End::Aborted {
+        if !book.done[number] {
             continue;
         }
         let mut before: BTreeMap<u32, Option<u64>> = BTreeMap::new();
@@ -143,7 +143,7 @@ fn real_time(book: &Book, stale: Duration, real: &mut Edges) -> usize {
             false => transaction.began.saturating_sub(stale),
         };
         let before = ends.partition_point(|(ended, _)| *ended < from);
-        if transaction.end != End::Aborted && before > 0 {
+        if book.done[number] && before > 0 {
             add(real, Some(count + before - 1), Some(number));
         }
     }

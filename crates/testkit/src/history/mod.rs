@@ -178,6 +178,8 @@ struct Seen {
 struct Book {
     history: Vec<Transaction>,
     writers: BTreeMap<(Place, u64), usize>,
+    /// Whether each transaction was carried out, as far as that is known.
+    done: Vec<bool>,
     seen: Vec<Seen>,
 }
 
@@ -197,6 +199,7 @@ impl Book {
         let mut book = Book {
             history: history.iter().cloned().chain([end]).collect(),
             writers: BTreeMap::new(),
+            done: Vec::new(),
             seen: Vec::new(),
         };
         for (number, transaction) in book.history.iter().enumerate() {
@@ -207,9 +210,28 @@ impl Book {
                     Op::Read(..) | Op::Get(..) => None,
                 };
             }
-            if transaction.end != End::Aborted {
+        }
+        book.done = book.history.iter().map(|one| one.end == End::Committed).collect();
+        for (number, transaction) in book.history.iter().enumerate() {
+            if transaction.end == End::Committed {
                 book.seen.extend(seen(number, transaction));
             }
+        }
+        // One whose answer was lost was carried out if somebody saw a write of it. If nobody did, what it read says
+        // nothing: it may have been rolled back.
+        let found: BTreeSet<usize> = book
+            .seen
+            .iter()
+            .flat_map(|seen| {
+                seen.state
+                    .iter()
+                    .filter_map(|value| book.writer(seen.place, *value))
+            })
+            .filter(|writer| book.history[*writer].end == End::Unknown)
+            .collect();
+        for number in found {
+            book.done[number] = true;
+            book.seen.extend(seen(number, &book.history[number]));
         }
         book
     }
@@ -306,7 +328,7 @@ impl Book {
                     Op::Read(key, list) => (Place::List(*key), list.last()),
                     Op::Get(key, value) => (Place::Register(*key), value.as_ref()),
                 };
-                if one.end != End::Aborted && own.get(&place).is_some_and(|value| Some(value) != newest) {
+                if self.done[transaction] && own.get(&place).is_some_and(|value| Some(value) != newest) {
                     let key = place.key();
                     found.push(Anomaly::Internal { transaction, key });
                 }

@@ -81,6 +81,17 @@ fn what_can_have_happened_is_no_anomaly() {
     assert_eq!(strict(&history, &registers(&[(1, 13), (2, 20)])), []);
 }
 
+/// A client of a primary that is being replaced reads what is old by then, and its commit is never answered.
+#[test]
+fn what_one_read_that_was_not_carried_out_says_nothing() {
+    let write = t(Committed, &[a(1, 1), w(2, 1)]);
+    let history = [write, t(Unknown, &[r(1, &[]), g(2, 1), a(3, 7)])];
+    assert_eq!(strict(&history, &lists(&[(1, &[1])])), []);
+    // Once its write was seen, its reads count.
+    let found = strict(&history, &lists(&[(1, &[1]), (3, &[7])]));
+    assert_eq!(class(&found), Some("G2-item"), "{found:?}");
+}
+
 #[test]
 fn a_lost_write_is_found() {
     let history = [t(Committed, &[a(1, 1)]), t(Committed, &[a(1, 2)])];

@@ -48,9 +48,14 @@ impl Scene<'_> {
                 self.taken_over().await
             }
             Fault::DatabaseStopped => {
-                for id in databases(primary) {
+                let asked = databases(primary);
+                for id in &asked {
                     id.signal(rustix::process::Signal::TERM)?;
                 }
+                wait_until("the end of the database", LIMIT, async || {
+                    asked.iter().all(|id| !id.alive()).then_some(())
+                })
+                .await?;
                 self.opened_again().await
             }
             Fault::DatabaseFrozen => {

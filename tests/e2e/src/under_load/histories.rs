@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pontoon_testkit::database::{SOCKET, connect_root, rows};
-use pontoon_testkit::history::{End, Last, Op, Transaction, check};
+use pontoon_testkit::history::{Anomaly, End, Last, Op, Transaction, check};
 use pontoon_testkit::{LabError, Server};
 use tokio::task::JoinHandle;
 
@@ -96,7 +96,14 @@ impl Histories {
         };
         let history = std::mem::take(&mut *self.history.lock().unwrap_or_else(PoisonError::into_inner));
         let anomalies = check(&history, &last, stale);
-        Ok((history.len(), anomalies.iter().map(ToString::to_string).collect()))
+        let told = anomalies.iter().map(|anomaly| match anomaly {
+            Anomaly::Cycle { through, .. } => {
+                let through: Vec<_> = through.iter().map(|one| history.get(*one)).collect();
+                format!("{anomaly}: {through:?}")
+            }
+            _ => anomaly.to_string(),
+        });
+        Ok((history.len(), told.collect()))
     }
 }
 
