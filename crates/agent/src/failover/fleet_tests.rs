@@ -82,6 +82,48 @@ struct World {
     /// Pairs that do not hear each other.
     cut: Vec<(usize, usize)>,
     store: StoreState,
+    /// A network that loses packets.
+    lossy: Option<Lossy>,
+    /// Writes are as rare as one of so many beats; 0: one of eight.
+    rare: u64,
+}
+
+/// Of so many packets in a hundred none arrives. A lost heartbeat is lost; what is lost of a request is sent again, as TCP
+/// does it: after 200 ms, then after twice as long each time.
+#[derive(Debug)]
+struct Lossy {
+    percent: u64,
+    dice: Dice,
+}
+
+impl Lossy {
+    fn loses(&mut self) -> bool {
+        self.dice.of(100) < self.percent
+    }
+
+    /// How much later a packet arrives.
+    fn late(&mut self) -> Duration {
+        let (mut late, mut again) = (Duration::ZERO, ms(200));
+        while self.loses() {
+            late += again;
+            again *= 2;
+        }
+        // A machine that is busy with other things gets to it some time.
+        late + ms(self.dice.of(150))
+    }
+}
+
+/// Dice without a crate: xorshift.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn of(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +145,11 @@ fn lock(world: &Shared) -> MutexGuard<'_, World> {
 impl World {
     fn is_cut(&self, one: usize, other: usize) -> bool {
         self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
+    }
+
+    /// Whether a heartbeat arrives.
+    fn hears(&mut self, one: usize, other: usize) -> bool {
+        !self.is_cut(one, other) && !self.lossy.as_mut().is_some_and(Lossy::loses)
     }
 
     fn held(&self, at: usize) -> Vec<u64> {
@@ -137,7 +184,8 @@ impl World {
             }
         }
         for at in 0..self.dbs.len() {
-            if self.dbs[at].open.is_some() && !self.dbs[at].closing && self.pulses.is_multiple_of(8) {
+            let due = self.pulses.is_multiple_of(self.rare.max(8));
+            if self.dbs[at].open.is_some() && !self.dbs[at].closing && due {
                 let number = self.next;
                 self.next += 1;
                 self.dbs[at].log.push(number);
@@ -415,7 +463,8 @@ impl LeaseStore for Memory {
 
     fn read(&self) -> BoxFuture<'_, Result<Found<Record>, LeaseError>> {
         async move {
-            sleep(ms(3)).await;
+            on_the_way(&self.0).await;
+            on_the_way(&self.0).await;
             let world = lock(&self.0);
             if world.store.down {
                 return Err(LeaseError::Doubt("down".to_owned()));
@@ -432,7 +481,7 @@ impl LeaseStore for Memory {
         new: &'a Record,
     ) -> BoxFuture<'a, Result<Swap<Record>, LeaseError>> {
         async move {
-            sleep(ms(3)).await;
+            on_the_way(&self.0).await;
             let (forgets, late) = {
                 let mut world = lock(&self.0);
                 if world.store.down {
@@ -455,10 +504,17 @@ impl LeaseStore for Memory {
             if forgets {
                 return Err(LeaseError::Doubt("the answer was lost".to_owned()));
             }
+            on_the_way(&self.0).await;
             Ok(swapped)
         }
         .boxed()
     }
+}
+
+/// As long as a packet takes to the store, or back.
+async fn on_the_way(world: &Shared) {
+    let late = lock(world).lossy.as_mut().map(Lossy::late);
+    sleep(ms(2) + late.unwrap_or_default()).await;
 }
 
 fn swap(world: &Shared, expected: Option<&Version>, new: &Record) -> Swap<Record> {
@@ -485,7 +541,7 @@ struct Wire {
 impl Wire {
     fn send(&self, to: &ServerName, event: Event) {
         let to = (0..self.desks.len()).find(|at| name(*at) == *to).unwrap();
-        if !lock(&self.world).is_cut(self.at, to) {
+        if lock(&self.world).hears(self.at, to) {
             self.desks[to].tell(event);
         }
     }
@@ -568,6 +624,7 @@ struct Ground {
     dir: tempfile::TempDir,
     clock: Arc<MadeUp>,
     policy: Policy,
+    timing: Timing,
     rest: Vec<JoinHandle<()>>,
 }
 
@@ -598,7 +655,12 @@ fn timing() -> Timing {
 
 impl Ground {
     fn new(servers: usize, mode: Mode) -> Ground {
-        assert_eq!(timing().check(), Ok(()));
+        Ground::with_timing(servers, mode, timing(), ms(8))
+    }
+
+    /// The same with other lengths of time, and one beat of the machines each `pulse`.
+    fn with_timing(servers: usize, mode: Mode, timing: Timing, pulse: Duration) -> Ground {
+        assert_eq!(timing.check(), Ok(()));
         let desks: Vec<Arc<Desk>> = (0..servers).map(|_| Arc::default()).collect();
         let world = World {
             dbs: vec![
@@ -624,6 +686,7 @@ impl Ground {
             },
             rest: Vec::new(),
             desks,
+            timing,
         };
         for at in 0..servers {
             ground.start(at);
@@ -631,7 +694,7 @@ impl Ground {
         let world = ground.world.clone();
         ground.rest.push(tokio::spawn(async move {
             loop {
-                sleep(ms(8)).await;
+                sleep(pulse).await;
                 lock(&world).pulse();
             }
         }));
@@ -644,7 +707,7 @@ impl Ground {
                         continue;
                     };
                     for (to, desk) in desks.iter().enumerate().filter(|(to, _)| *to != from) {
-                        if !lock(&world).is_cut(from, to) {
+                        if lock(&world).hears(from, to) {
                             desk.tell(Event::Peer(name(from), report.peer_facts()));
                         }
                     }
@@ -665,7 +728,7 @@ impl Ground {
             founder: at == 0,
             automatic: true,
             copy_anew: true,
-            ..Setup::new(fleet.clone(), name(at), timing(), self.policy)
+            ..Setup::new(fleet.clone(), name(at), self.timing, self.policy)
         };
         let hands = Hands {
             at,
@@ -690,7 +753,7 @@ impl Ground {
             line: Arc::new(wire),
             audience: self.ears[at].clone(),
             desk: self.desks[at].clone(),
-            timing: timing(),
+            timing: self.timing,
         };
         let (file, desk) = (self.file(at), self.desks[at].clone());
         self.agents[at] = Some(tokio::spawn(async move {

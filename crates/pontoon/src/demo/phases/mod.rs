@@ -6,6 +6,7 @@ mod both_serve;
 mod database_dies;
 mod drain;
 mod join;
+mod network_cut;
 mod one_server;
 mod reads_spread;
 mod server_freezes;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         phases.push(Box::new(two_copies::TwoCopies));
         phases.push(Box::new(database_dies::DatabaseDies));
         phases.push(Box::new(server_freezes::ServerFreezes));
+        phases.push(Box::new(network_cut::NetworkCut));
     }
     phases
 }

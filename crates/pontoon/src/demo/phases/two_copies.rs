@@ -38,7 +38,7 @@ impl Phase for TwoCopies {
             );
             stage.caveat(
                 "When a primary or its server is lost, the requests that it was working on fail or wait. They are counted, and \
-                 allowed in those two phases only; what was acknowledged must be there all the same.",
+                 allowed in those phases only; what was acknowledged must be there all the same.",
             );
             stage.traffic(4).await
         })
