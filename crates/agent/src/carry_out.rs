@@ -86,16 +86,21 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
     };
     let wanted = wanted(agent, db, server, replica)?;
     let before = database.helper().state().await?;
+    let mut failover_starts = false;
     if failover::takes_part(&active.config, &me) {
         failover::at_rest(agent).await?;
         let settled = agent.known().settled >= active.committed.revision;
+        failover_starts = settled && before.settings_written;
         if settled && before.settings_written && before.pid.is_none() {
             // It has its settings and is down: whether and as what it starts is for failover to say.
             return Ok(());
         }
     }
     let was_aside = before.settings_written;
-    let moved = database.move_aside(&wanted).await?;
+    let moved = match failover_starts {
+        true => database.keep_aside(&wanted).await?,
+        false => database.move_aside(&wanted).await?,
+    };
     for note in &moved.notes {
         tracing::info!("{note}");
     }

@@ -215,6 +215,19 @@ impl Database {
     /// # Errors
     /// [`Code::D001`]; [`Code::D005`] when it does not start or a setting does not take effect; the helper's.
     pub async fn move_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
+        self.set_aside(wanted, true).await
+    }
+
+    /// The same where failover decides every start: a server that does not answer, because it was killed just now, is left
+    /// as it is. Started as it stands it would commit what nobody acknowledged.
+    ///
+    /// # Errors
+    /// As [`move_aside`](Database::move_aside).
+    pub async fn keep_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
+        self.set_aside(wanted, false).await
+    }
+
+    async fn set_aside(&self, wanted: &Wanted, may_start: bool) -> Result<MovedAside, Refusal> {
         let (settings, notes) = self.settings(wanted, self.server_id()?)?;
         // At boot systemd starts the database while the agent starts: that is no reason to restart it.
         let asked = Instant::now();
@@ -228,10 +241,17 @@ impl Database {
         {
             tracing::info!(%refusal, "whether events run could not be asked");
         }
+        if !may_start && self.differences(&settings).await.is_err() {
+            let interruption = Duration::ZERO;
+            return Ok(MovedAside { interruption, notes });
+        }
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
         let mut differing = self.differences(&settings).await.ok();
+        if differing.is_none() && !may_start {
+            return Ok(MovedAside { interruption, notes });
+        }
         if wanted.failover && !self.is_semi_sync_loaded().await {
             // MySQL loads it at a start.
             differing = None;
