@@ -126,7 +126,6 @@ fn the_agents_numbers_follow_the_view() {
         sql: None,
         dns: None,
         addresses: Vec::new(),
-        full_disk: None,
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     };
     agent.view(&view);

@@ -12,6 +12,9 @@ pub(super) struct Gate {
     under_way: AtomicU32,
 }
 
+/// A connection that a fault has torn is noticed by its end only after a while.
+const LIMIT: Duration = Duration::from_secs(180);
+
 const HELD: u32 = 1;
 const STOPPED: u32 = 2;
 
@@ -35,11 +38,9 @@ impl Gate {
     /// Lets none begin, and waits until none is under way.
     pub(super) async fn hold(&self, what: &str) -> Result<(), LabError> {
         self.state.fetch_or(HELD, Ordering::SeqCst);
-        wait_until(
-            &format!("the end of {what}"),
-            Duration::from_secs(60),
-            async || (self.under_way.load(Ordering::SeqCst) == 0).then_some(()),
-        )
+        wait_until(&format!("the end of {what}"), LIMIT, async || {
+            (self.under_way.load(Ordering::SeqCst) == 0).then_some(())
+        })
         .await
     }
 

@@ -21,6 +21,9 @@ const KEYS: u64 = 6;
 /// Between two transactions of a client.
 const GAP: Duration = Duration::from_millis(40);
 
+/// A transaction that takes longer is given up, with its connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Clients whose history is recorded.
 pub struct Histories {
     gate: Arc<Gate>,
@@ -67,7 +70,7 @@ impl Histories {
     /// Holds them until [`go_on`](Histories::go_on), and waits until no transaction is under way.
     ///
     /// # Errors
-    /// When one does not end within a minute.
+    /// When one does not end within three minutes.
     pub async fn hold(&self) -> Result<(), LabError> {
         self.gate.hold("the clients' transactions").await
     }
@@ -132,7 +135,10 @@ impl Client {
             let Ok(mut open) = open else { continue };
             let mut ops = Vec::new();
             let began = self.origin.elapsed();
-            let end = self.transaction(&mut open, turn, &mut ops).await;
+            let transaction = self.transaction(&mut open, turn, &mut ops);
+            // Without an answer nobody knows.
+            let end = tokio::time::timeout(PATIENCE, transaction).await;
+            let end = end.unwrap_or(End::Unknown);
             let ended = self.origin.elapsed();
             if end == End::Committed {
                 conn = Some(open);

@@ -156,7 +156,7 @@ impl Writers {
     /// meanwhile is left out.
     ///
     /// # Errors
-    /// When one does not end within a minute.
+    /// When one does not end within three minutes.
     pub async fn hold(&self) -> Result<(), LabError> {
         self.gate.hold("the writers' transactions").await
     }
