@@ -49,6 +49,7 @@ fn record(sync: &[&str]) -> Record {
         },
         candidate: None,
         fragile: false,
+        loss: None,
         seq: 9,
         nonce: Nonce(7),
     }

@@ -52,11 +52,7 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
         }
         let shared = config.lease_store() != LeaseStore::Single;
         match db.durability {
-            Some(Durability::Quorum) => add(
-                "db.durability",
-                "waiting for more than one replica at each commit",
-            ),
-            Some(Durability::TwoCopies) if !shared => add(
+            Some(Durability::TwoCopies | Durability::Quorum) if !shared => add(
                 "db.durability",
                 "acknowledging a commit only once a replica has it, while the lease is kept on a single server",
             ),
@@ -65,12 +61,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
                 "changing the primary although commits wait for no replica",
             ),
             _ => {}
-        }
-        if shared && config.with_role(Role::Db).count() > 2 {
-            add(
-                "lease.store",
-                "changing the primary among more than two database servers",
-            );
         }
         if db.when_alone == Some(WhenAlone::Stop) {
             add("db.when_alone", "stopping writes when no replica is left");

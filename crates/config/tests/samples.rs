@@ -129,13 +129,12 @@ fn failover_is_between_two_database_servers_and_loses_nothing() {
         paths(&["a", "b"], "durability = \"one-copy\"", shared),
         ["db.durability"]
     );
+    assert_eq!(paths(&["a", "b", "c"], "failover = \"auto\"", shared), none);
+    assert_eq!(paths(&["a", "b", "c"], "durability = \"quorum\"", shared), none);
     assert_eq!(
-        paths(&["a", "b", "c"], "failover = \"auto\"", shared),
-        ["lease.store"]
-    );
-    assert_eq!(
-        paths(&["a", "b", "c"], "durability = \"quorum\"\nacks = 2", shared),
-        ["db.durability", "lease.store"]
+        paths(&["a", "b", "c"], "durability = \"quorum\"", ""),
+        ["db.durability"],
+        "nobody waits while the primary cannot change"
     );
 }
 

@@ -83,7 +83,11 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
         "{:?}",
         all.0
     );
-    assert!(all.0.silenced > seeds / 100, "{:?}", all.0);
+    assert!(
+        all.0.silenced > seeds / 100 && all.0.gathered > seeds / 1_000,
+        "{:?}",
+        all.0
+    );
     assert!(all.0.elected > 0 && all.1 < seeds / 4, "{:?} {}", all.0, all.1);
 }
 
@@ -102,6 +106,7 @@ fn every_guard_is_missed() {
         Guard::HandOverCaughtUp,
         Guard::Enough,
         Guard::MostAdvanced,
+        Guard::Near,
         Guard::Deadline,
         Guard::Patience,
         Guard::Fence,
@@ -421,7 +426,9 @@ impl Run {
             println!("{:?} {act:?} {crash:?}", self.now);
         }
         let now = self.clock(who);
-        self.world.act(&act, now, crash)
+        self.world.book.now = self.now;
+        self.world.act(&act, now, crash)?;
+        self.world.book.broken.take().map_or(Ok(()), Err)
     }
 
     fn job_is_cut(&self, at: usize) -> bool {
@@ -494,6 +501,7 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.promoted += seen.promoted;
     all.rejoined += seen.rejoined;
     all.copied += seen.copied;
+    all.gathered += seen.gathered;
     all.stranded += seen.stranded;
     all.doubts += seen.doubts;
     all.crashes += seen.crashes;

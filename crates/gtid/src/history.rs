@@ -148,6 +148,16 @@ impl History {
         }
     }
 
+    /// Whether it has everything of `other` and more, and nobody wrote in it who did not write in `other`.
+    pub fn goes_on_after(&self, other: &History) -> bool {
+        let same = match (self, other) {
+            (History::MariaDb(here), History::MariaDb(other)) => here.0.keys().eq(other.0.keys()),
+            (History::MySql(here), History::MySql(other)) => here.has_sources_of(other),
+            _ => false,
+        };
+        same && self != other && self.contains(other)
+    }
+
     /// Whether the last transaction of each domain of `position` is in it (MariaDB), or all of `position` (MySQL): whether
     /// who stands at `position` stands in this history and not beside it.
     pub fn has_position(&self, position: &crate::Position) -> bool {
@@ -229,6 +239,36 @@ mod tests {
         assert!(leader.has_position(&at("0-1-140")) && leader.has_position(&at("")));
         assert!(!leader.has_position(&at("0-1-141")));
         assert!(!leader.has_position(&at("0-1-140,1-1-1")));
+    }
+
+    #[test]
+    fn a_history_goes_on_after_another_when_no_stranger_wrote_in_it() {
+        let own = history("0-1-140,0-2-150");
+        assert!(history("0-1-140,0-2-153").goes_on_after(&own));
+        for other in [
+            "0-1-140,0-2-150",
+            "0-1-140,0-2-149",
+            "0-1-140,0-2-150,0-3-151",
+            "0-2-153",
+            "",
+        ] {
+            assert!(!history(other).goes_on_after(&own), "{other}");
+        }
+        let (one, two) = (
+            "3e11fa47-71ca-11e1-9e33-c80aa9429562",
+            "3e11fa47-71ca-11e1-9e33-c80aa9429563",
+        );
+        let set = |text: &str| History::parse(Dialect::MySql, text).unwrap();
+        let own = set(&format!("{one}:1-5"));
+        assert!(set(&format!("{one}:1-7")).goes_on_after(&own));
+        for other in [
+            format!("{one}:1-5"),
+            format!("{one}:1-4:6-7"),
+            format!("{one}:1-7,{two}:1"),
+        ] {
+            assert!(!set(&other).goes_on_after(&own), "{other}");
+        }
+        assert!(!set(&format!("{one}:1-7")).goes_on_after(&history("0-1-1")));
     }
 
     #[test]

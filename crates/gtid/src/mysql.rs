@@ -139,6 +139,11 @@ impl GtidSet {
         self.0.values().map(|intervals| intervals.0.len()).sum()
     }
 
+    /// Whether the same servers numbered its transactions as those of `other`.
+    pub(crate) fn has_sources_of(&self, other: &GtidSet) -> bool {
+        self.0.keys().eq(other.0.keys())
+    }
+
     /// Whether every transaction of `other` is in it.
     pub fn contains(&self, other: &GtidSet) -> bool {
         let contained = |(source, theirs): (&Source, &Intervals)| {

@@ -120,6 +120,12 @@ pub trait Flavor: Send + Sync {
     /// On a primary: acknowledges a commit when `replicas` semi-synchronous replicas have it; 0: when itself has it.
     fn acknowledge(&self, replicas: u8) -> Vec<String>;
 
+    /// Asks for the `user` and `host` of each replica's account that is locked.
+    fn locked_replicas(&self) -> &'static str;
+
+    /// Asks, in the first column, whether not even administrators may write: `1`.
+    fn is_super_read_only(&self) -> &'static str;
+
     /// Asks for a row `Value`: how many commits wait for an acknowledgement.
     fn waiting_commits(&self) -> &'static str;
 

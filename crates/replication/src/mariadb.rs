@@ -122,6 +122,15 @@ impl Flavor for MariaDb {
         }
     }
 
+    fn locked_replicas(&self) -> &'static str {
+        "SELECT user, host FROM mysql.global_priv \
+         WHERE user LIKE 'pontoon\\_r\\_%' AND JSON_VALUE(priv, '$.account_locked') IN ('1', 'true')"
+    }
+
+    fn is_super_read_only(&self) -> &'static str {
+        "SELECT 0"
+    }
+
     fn waiting_commits(&self) -> &'static str {
         "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'"
     }

@@ -127,6 +127,15 @@ impl Flavor for MySql {
         }
     }
 
+    fn locked_replicas(&self) -> &'static str {
+        "SELECT user AS user, host AS host FROM mysql.user \
+         WHERE user LIKE 'pontoon\\_r\\_%' AND account_locked = 'Y'"
+    }
+
+    fn is_super_read_only(&self) -> &'static str {
+        "SELECT @@global.super_read_only"
+    }
+
     fn waiting_commits(&self) -> &'static str {
         "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_source_wait_sessions'"
     }

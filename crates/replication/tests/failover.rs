@@ -12,11 +12,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::fleet::{Pair, Writers, missing, name, rounds};
+use std::sync::Arc;
+
+use common::fleet::{Deaf, Pair, Writers, missing, name, rounds};
 use common::{Software, have};
 use pontoon_decide::failover::{Acks, Outcome, Work};
 use pontoon_fleet::Epoch;
-use pontoon_replication::work::Works;
+use pontoon_replication::work::{Peer, Works};
 use rustix::process::Signal;
 
 /// Not a test: the helper's process, see `Machine::start_helper`.
@@ -164,6 +166,8 @@ async fn hand_over(software: Software) {
     }
     pair.sync(leader, replica).await;
 
+    shut_out(&pair, leader, replica).await;
+
     // What a dead agent left in the database is ended by the next one's first look.
     let database = pair.member(leader).worker.database().clone();
     let mut left = database.control().session().await.unwrap();
@@ -229,6 +233,75 @@ async fn hand_over(software: Software) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// A replica that acknowledged and cannot be asked to stop may not come back by itself: its word would count for another's.
+async fn shut_out(pair: &Pair, leader: &str, replica: &str) {
+    let words = match pair.software {
+        Software::Mariadb => "Rpl_semi_sync_master",
+        Software::Mysql => "Rpl_semi_sync_source",
+    };
+    let status = |what: &str| pair.sql(leader, &format!("SHOW GLOBAL STATUS LIKE '{words}_{what}'"));
+    let mut peers = pair.peers(leader);
+    let address = peers.address;
+    peers.servers.insert(name("x"), Peer { address, port: 1 });
+    let deaf = Arc::new(Deaf {
+        ask: peers.ask.clone(),
+        silent: name(replica),
+        deaf: true.into(),
+        ghost: name("x"),
+    });
+    peers.ask = deaf.clone();
+    let works = &pair.member(leader).worker;
+    let of_x = Work::Acknowledge(Acks::Of {
+        members: [name("x")].into(),
+        needed: 1,
+    });
+    assert_eq!(works.carry_out(of_x, &peers).await, Outcome::Done);
+    assert!(status("clients").ends_with('0'), "{}", status("clients"));
+    wait_until("it is refused", async || {
+        let facts = pair.member(replica).worker.standing().await.unwrap();
+        facts.error.is_some_and(|error| error.contains("locked"))
+    })
+    .await;
+    let socket = pair.socket(leader);
+    let waits = tokio::spawn(async move {
+        let mut root = common::fleet::connect(&socket).await.unwrap();
+        mysql_async::prelude::Queryable::query_drop(
+            &mut root,
+            "INSERT INTO app.acked VALUES (998, 1, 'waits')",
+        )
+        .await
+    });
+    wait_until("a commit that waits", async || {
+        !status("wait_sessions").ends_with('0')
+    })
+    .await;
+    works.let_back(&peers).await;
+    assert!(
+        pair.member(replica)
+            .worker
+            .standing()
+            .await
+            .unwrap()
+            .error
+            .is_some()
+    );
+
+    // It answers again: it comes back as one whose word does not count.
+    deaf.deaf.store(false, std::sync::atomic::Ordering::Relaxed);
+    works.let_back(&peers).await;
+    wait_until("it receives again", async || {
+        let there = pair.member(replica).worker.standing().await.unwrap();
+        let here = works.standing().await.unwrap();
+        there.error.is_none() && there.position >= here.position
+    })
+    .await;
+    assert!(status("clients").ends_with('0') && !status("wait_sessions").ends_with('0'));
+    assert!(!waits.is_finished());
+    pair.must(leader, Work::Acknowledge(Acks::Alone)).await;
+    waits.await.unwrap().unwrap();
+    pair.sync(leader, replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -236,7 +236,9 @@ impl Driver {
                 self.surprises = 0;
                 match (self.work.take(), done) {
                     (Some(Work::Open(_)), true) => self.database.open = true,
-                    (Some(Work::Close(_) | Work::Drain(_) | Work::Halt), true) => self.database.open = false,
+                    (Some(Work::Close(_) | Work::Drain(_) | Work::Gather(_) | Work::Halt), true) => {
+                        self.database.open = false
+                    }
                     (Some(Work::Recover | Work::Rejoin(..) | Work::Follow(..) | Work::Copy(..)), true) => {
                         self.database = Believed {
                             running: true,

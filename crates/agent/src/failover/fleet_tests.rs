@@ -336,6 +336,7 @@ impl Hands {
                 db.open = None;
                 Outcome::At(db.log.len() as u64)
             }),
+            Work::Gather(_) => Outcome::Done,
             Work::Resume => {
                 self.db(|db| db.receiving = true);
                 Outcome::Done
@@ -443,6 +444,10 @@ impl Works for Hands {
 
     fn beat(&self) -> BoxFuture<'_, Result<(), Refusal>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn let_back<'a>(&'a self, _: &'a Peers) -> BoxFuture<'a, ()> {
+        async {}.boxed()
     }
 
     fn reason(&self) -> Option<Refusal> {

@@ -28,6 +28,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at the database.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Between two looks for replicas that were shut out.
+const LET_BACK: Duration = Duration::from_secs(1);
+
 /// How long one look may take before it counts as none.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -140,8 +143,8 @@ impl Task {
 
     /// Runs until it is asked to end, or must be begun anew.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: Shutdown) -> End {
-        let beats = beat(self.outfit.clone());
-        tokio::pin!(beats);
+        let tending = tend(self.outfit.clone());
+        tokio::pin!(tending);
         let mut ticks = interval(TICK);
         let mut looks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -217,7 +220,7 @@ impl Task {
                     continue;
                 }
                 _ = ticks.tick() => Input::Event(Event::Tick),
-                () = &mut beats => continue,
+                () = &mut tending => continue,
             };
             if let Err(end) = self.step(input).await {
                 return end;
@@ -368,6 +371,7 @@ impl Task {
             Work::Recover
             | Work::Halt
             | Work::Drain(_)
+            | Work::Gather(_)
             | Work::Rejoin(..)
             | Work::Follow(..)
             | Work::Copy(..) => None,
@@ -474,7 +478,23 @@ impl Task {
     }
 }
 
-/// Writes beats while the database is open. One that hangs waits for a replica: it harms nobody.
+/// Lets replicas in again that were shut out, and writes beats, while the database is open.
+async fn tend(outfit: Outfit) {
+    tokio::join!(beat(outfit.clone()), let_back(outfit));
+}
+
+async fn let_back(outfit: Outfit) {
+    let mut ticks = interval(LET_BACK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if outfit.desk.posted().is_some_and(|posted| posted.open) {
+            outfit.works.let_back(&outfit.peers).await;
+        }
+    }
+}
+
+/// One that hangs waits for a replica: it harms nobody.
 async fn beat(outfit: Outfit) {
     let mut ticks = interval(BEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -524,6 +544,7 @@ fn words(work: &Work) -> String {
         Work::Open(epoch) => format!("taking writes as the primary of epoch {epoch}"),
         Work::Close(to) => format!("handing over to {to}: waiting for what is under way"),
         Work::Drain(_) => "applying everything that was received".to_owned(),
+        Work::Gather(_) => "asking the others whether they received more".to_owned(),
         Work::Halt => "stopping to receive".to_owned(),
         Work::Resume => "receiving again".to_owned(),
         Work::Rejoin(leader, _) => format!("rejoining behind {leader}"),

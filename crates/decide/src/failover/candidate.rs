@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::lead::alone;
 use super::node::{Seen, keeps};
-use super::{Database, Durable, Effect, Mode, Node, Nonce, Why};
+use super::{Database, Durable, Effect, Loss, Mode, Node, Nonce, Record, Why};
 
 impl Node {
     /// Promotes itself, if it may and it is time.
@@ -12,10 +12,11 @@ impl Node {
         let record = &seen.record;
         if self.setup.automatic && self.may_lead(seen, now) && self.is_time(seen, now) {
             let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
+            let loss = self.loss(record, now);
             self.swap(seen, now, fresh, out, |next| {
                 next.epoch = next.epoch.next();
                 (next.leader, next.incarnation) = (me, life);
-                (next.released, next.fragile) = (false, true);
+                (next.released, next.fragile, next.loss) = (false, true, loss);
                 if record.sync.len() > 1 {
                     next.electing = true;
                 } else {
@@ -32,11 +33,21 @@ impl Node {
                 record.in_sync(&self.setup.me, self.durable.incarnation) || !keeps!(self, Eligible)
             }
             Mode::Available => {
-                self.lag
-                    .is_some_and(|(behind, _)| behind <= record.policy.max_lag)
-                    && (!record.fragile || now >= seen.epoch_since + self.setup.timing.cascade)
+                // When the leader was last heard of by the store, not now: it may have been dead since.
+                self.lag.is_some_and(|lag| {
+                    seen.since.saturating_sub(lag.beat) <= record.policy.max_lag || !keeps!(self, Near)
+                }) && (!record.fragile || now >= seen.epoch_since + self.setup.timing.cascade)
             }
         }
+    }
+
+    /// What this server would lack as a leader.
+    fn loss(&self, record: &Record, now: Duration) -> Option<Loss> {
+        let has_everything = record.in_sync(&self.setup.me, self.durable.incarnation);
+        (!has_everything).then(|| Loss {
+            window: self.lag.map(|lag| now.saturating_sub(lag.beat)),
+            known: self.lag.map_or(0, |lag| lag.missing),
+        })
     }
 
     fn is_time(&self, seen: &Seen, now: Duration) -> bool {
@@ -82,7 +93,7 @@ impl Node {
         let loss = if in_sync {
             Some(0)
         } else {
-            self.lag.map(|(_, missing)| missing)
+            self.lag.map(|lag| lag.missing)
         };
         // What is not known must be named all the same: by a number that no loss can be over.
         match loss.unwrap_or(u64::MAX) <= accept_loss {
@@ -107,8 +118,9 @@ impl Node {
             );
         }
         let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
+        let loss = self.loss(&seen.record, now);
         self.swap(seen, now, fresh, out, |next| {
-            (next.epoch, next.leader, next.incarnation) = (epoch, me, life);
+            (next.epoch, next.leader, next.incarnation, next.loss) = (epoch, me, life, loss);
             (next.released, next.electing, next.fragile) = (false, false, true);
             alone(next);
         });

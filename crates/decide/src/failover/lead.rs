@@ -166,6 +166,9 @@ impl Node {
         if !self.settled() {
             return self.swap(seen, now, fresh, out, |_| {});
         }
+        if record.fragile && record.sync.is_empty() && self.gathered != Some(record.epoch) {
+            return self.begin(Work::Gather(record.epoch), now, out);
+        }
         if record.sync.is_empty() && !self.setup.continue_alone && record.policy.mode != Mode::Available {
             return self.tend_replicas(seen, now, fresh, out);
         }
@@ -215,7 +218,7 @@ impl Node {
             (next.leader, next.incarnation) = (to.clone(), life);
             next.released = false;
             alone(next);
-            next.fragile = false;
+            (next.fragile, next.loss) = (false, None);
         });
     }
 

@@ -38,7 +38,7 @@ use pontoon_fleet::{Epoch, FleetName, ServerName};
 use serde::{Deserialize, Serialize};
 
 pub use node::{Node, Standing, State};
-pub use record::{Incarnation, Members, Mode, Nonce, Policy, Record};
+pub use record::{Incarnation, Loss, Members, Mode, Nonce, Policy, Record};
 pub use timing::Timing;
 
 /// What does not change while an agent lives.
@@ -152,6 +152,9 @@ pub enum Work {
     /// To lead that epoch. In this order, because another loses what was received and not applied: start applying; stop
     /// receiving; find out what was received; wait until it is applied; forget the source. Done with the position.
     Drain(Epoch),
+    /// Before the first opening in that epoch: take over what others have received beyond the own history, as far as it can
+    /// be had soon. None of it was acknowledged; but who has it could not follow otherwise.
+    Gather(Epoch),
     /// Start applying, then stop receiving. Done with the position of what was received.
     Halt,
     /// Receive again from the source that it has. Nothing that was received is lost.
@@ -366,6 +369,8 @@ pub enum Guard {
     Enough,
     /// Of those, the one that has the most wins.
     MostAdvanced,
+    /// `available`: one that is too far behind is not promoted.
+    Near,
     /// `available`: a database is killed before its lease runs out.
     Deadline,
     /// A challenger waits until the lease has run out.

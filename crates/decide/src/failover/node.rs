@@ -61,8 +61,10 @@ pub struct Node {
     pub(super) copy_wanted: bool,
     /// Where the own copy stood when it stopped receiving.
     pub(super) halted_at: Option<Position>,
+    /// The epoch for which others were asked whether they have more.
+    pub(super) gathered: Option<Epoch>,
     /// How far behind, when it was last known.
-    pub(super) lag: Option<(Duration, u64)>,
+    pub(super) lag: Option<Lag>,
     pub(super) peers: BTreeMap<ServerName, Heard>,
     /// What was heard in the election of an epoch.
     pub(super) ballot: (Epoch, BTreeMap<ServerName, (super::Incarnation, Position)>),
@@ -105,6 +107,15 @@ pub(super) struct Heard {
     pub(super) at: Duration,
     /// Not asked to catch up before this: it did not, lately.
     pub(super) rest_until: Duration,
+}
+
+/// What the last beat of the leader said that was applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Lag {
+    /// When it was written, by the own clock: everything before it is here.
+    pub(super) beat: Duration,
+    /// How many transactions were missing when it was applied.
+    pub(super) missing: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -173,6 +184,7 @@ impl Node {
             diverged: false,
             copy_wanted: false,
             halted_at: None,
+            gathered: None,
             lag: None,
             peers: BTreeMap::new(),
             ballot: (Epoch(0), BTreeMap::new()),
@@ -234,6 +246,7 @@ impl Node {
             back(&mut seen.since);
             back(&mut seen.epoch_since);
         }
+        self.lag.iter_mut().for_each(|lag| back(&mut lag.beat));
         for heard in self.peers.values_mut() {
             back(&mut heard.at);
             back(&mut heard.rest_until);
@@ -337,7 +350,12 @@ impl Node {
             }
             // Only a read comes of it, as it does every now and then.
             Event::Changed => self.looked = None,
-            Event::Lag { behind, missing } => self.lag = Some((behind, missing)),
+            Event::Lag { behind, missing } => {
+                self.lag = Some(Lag {
+                    beat: now.saturating_sub(behind),
+                    missing,
+                });
+            }
             Event::Asked(from, epoch) => self.asked_for_position(from, epoch, out),
             Event::Halted {
                 from,
@@ -421,7 +439,8 @@ impl Node {
             if seen.record.epoch != record.epoch {
                 seen.epoch_since = now;
                 (self.diverged, self.forced) = (false, false);
-                self.handing = None;
+                // Beats of the leader before say nothing of this one.
+                (self.handing, self.lag) = (None, None);
                 self.told = None;
             }
             seen.since = now;
@@ -493,6 +512,7 @@ impl Node {
             policy: self.setup.policy,
             candidate: None,
             fragile: false,
+            loss: None,
             seq: 1,
             nonce: fresh,
         };

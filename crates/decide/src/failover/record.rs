@@ -86,6 +86,18 @@ pub struct Policy {
     pub max_lag: Duration,
 }
 
+/// What may have been lost when a leader took over from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    /// Everything that was acknowledged longer than this before it took over is there, by the servers' clocks. `None`: how
+    /// old its copy was is not known.
+    #[serde(with = "optional_millis")]
+    pub window: Option<Duration>,
+    /// So many transactions of the leader before were known to be missing. More may be.
+    pub known: u64,
+}
+
 /// Replicas by name, each in one life.
 pub type Members = BTreeMap<ServerName, Incarnation>;
 
@@ -116,6 +128,9 @@ pub struct Record {
     /// The present leader was promoted by itself and has had no replica in sync since: see
     /// [`Timing::cascade`](super::Timing::cascade).
     pub fragile: bool,
+    /// What may be missing in the present leader's history since it took over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
     /// Counts the writes of the record.
     pub seq: u64,
     /// See [`Nonce`].
@@ -186,5 +201,21 @@ impl Record {
             ));
         }
         Ok(())
+    }
+}
+
+/// `pontoon_fleet::units::millis` for what may be unknown.
+mod optional_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(span: &Option<Duration>, out: S) -> Result<S::Ok, S::Error> {
+        let ms = span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        ms.serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(input)?.map(Duration::from_millis))
     }
 }

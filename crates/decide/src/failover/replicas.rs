@@ -76,6 +76,12 @@ impl Node {
             needed: at_least,
         };
         if self.acks.as_ref() != Some(&through) {
+            // Commits that wait for one who is gone may be with the next one already, which says so of new ones only: they
+            // would wait for ever, and all others behind them.
+            let waits = record.sync.is_empty() && self.acks != Some(Acks::Alone);
+            if waits && self.setup.continue_alone {
+                return self.acknowledge(Acks::Alone, now, out);
+            }
             return self.acknowledge(through, now, out);
         }
         if self.caught_up.as_ref() != Some(&wanted) && keeps!(self, CatchUpBeforeSync) {

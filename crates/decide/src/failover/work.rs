@@ -45,6 +45,7 @@ impl Node {
                     out,
                 );
             }
+            (Work::Gather(epoch), true) => self.gathered = Some(epoch),
             (Work::Resume, true) => self.database = running(false, true),
             (Work::Halt, true) => {
                 self.database = running(false, false);
@@ -63,7 +64,10 @@ impl Node {
                 );
             }
             (Work::Rejoin(..) | Work::Follow(..), false) => self.diverged |= outcome == Outcome::Diverged,
-            (Work::Recover | Work::Resume | Work::Drain(_) | Work::Halt | Work::Copy(..), false) => {}
+            (
+                Work::Recover | Work::Resume | Work::Drain(_) | Work::Gather(_) | Work::Halt | Work::Copy(..),
+                false,
+            ) => {}
         }
     }
 }

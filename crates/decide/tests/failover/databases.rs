@@ -3,7 +3,7 @@
 use pontoon_decide::failover::{Acks, Members, Outcome, Work};
 use pontoon_fleet::{Epoch, ServerName};
 
-use super::{Db, Slip, World};
+use super::{Db, Server, Slip, World};
 
 impl World {
     /// What that replica would receive next; an error when its copy and its source's have parted.
@@ -85,6 +85,7 @@ impl World {
             Work::Recover => (!server.db.up).then_some(Outcome::Done),
             _ if server.untold => None,
             Work::Acknowledge(_) | Work::Open(_) => server.db.up.then_some(Outcome::Done),
+            Work::Gather(_) => server.db.up.then_some(Outcome::Done),
             Work::Resume => (server.db.up && server.db.source.is_some()).then_some(Outcome::Done),
             Work::Close(_) => {
                 let waits = server
@@ -171,6 +172,19 @@ impl World {
                     db.source = None;
                 }
             }
+            Work::Gather(_) => {
+                let own = &self.servers[at].db.log;
+                let further =
+                    |other: &&Server| other.db.up && other.db.open.is_none() && other.db.log.starts_with(own);
+                let most = self.servers.iter().filter(further).map(|other| &other.db.log);
+                let log = most.max_by_key(|log| log.len()).cloned().unwrap_or_default();
+                let db = &mut self.servers[at].db;
+                if log.len() > db.log.len() {
+                    self.seen.gathered += 1;
+                    db.log = log;
+                    db.committed = db.log.len();
+                }
+            }
             Work::Halt => self.servers[at].db.receiving = self.slip == Some(Slip::PositionBeforeHalt),
             Work::Resume => self.servers[at].db.receiving = true,
             Work::Rejoin(name, epoch) | Work::Follow(name, epoch) | Work::Copy(name, epoch) => {
@@ -221,6 +235,12 @@ impl World {
         self.top = self.top.max(epoch);
         if let Some(number) = missing {
             self.seen.lost += 1;
+            let beat = self.book.beats.get(&at).copied().unwrap_or_default();
+            if self.book.written[number] < beat {
+                return Err(format!(
+                    "bounded loss: {at} opened in epoch {epoch} without write {number}, which is older than its last beat"
+                ));
+            }
             if self.strict {
                 return Err(format!(
                     "P1: {at} opened in epoch {epoch} without the acknowledged write {number}"

@@ -48,6 +48,7 @@ pub struct World {
     /// In the mode `available` loss is counted, and with it two writers.
     pub strict: bool,
     pub seen: Seen,
+    pub book: Book,
 }
 
 /// What happened, so that a run in which nothing did is noticed. Not a part of a state.
@@ -58,6 +59,7 @@ pub struct Seen {
     pub promoted: u64,
     pub rejoined: u64,
     pub copied: u64,
+    pub gathered: u64,
     pub stranded: u64,
     pub doubts: u64,
     pub crashes: u64,
@@ -67,6 +69,31 @@ pub struct Seen {
     pub two_writers: u64,
     pub handed_over: u64,
     pub silenced: u64,
+}
+
+/// When things happened, by a clock that the servers do not have. Not a part of a state.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// Whoever drives the world sets it.
+    pub now: Duration,
+    /// When each write was made.
+    pub written: Vec<Duration>,
+    /// When each server last had everything and heard so.
+    pub beats: BTreeMap<usize, Duration>,
+    /// When the present record came.
+    pub landed: Duration,
+    /// What a promise about a loss was broken by.
+    pub broken: Option<String>,
+}
+
+impl PartialEq for Book {
+    fn eq(&self, _: &Book) -> bool {
+        true
+    }
+}
+impl Eq for Book {}
+impl std::hash::Hash for Book {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 impl PartialEq for Seen {
@@ -193,6 +220,7 @@ impl World {
             slip,
             strict: true,
             seen: Seen::default(),
+            book: Book::default(),
         }
     }
 
@@ -257,7 +285,10 @@ impl World {
             }
             Act::Lag(at) => {
                 let db = &self.servers[at].db;
-                self.servers[at].agent.is_some() && db.up && db.receiving && db.relay.is_empty()
+                let whole = db
+                    .source
+                    .is_some_and(|(source, _)| db.log.len() >= self.servers[source].db.log.len());
+                self.servers[at].agent.is_some() && db.up && db.receiving && db.relay.is_empty() && whole
             }
             Act::Message(which) => self.messages.get(which).is_some(),
         }
@@ -269,6 +300,7 @@ impl World {
             Act::Write(at) => {
                 let number = self.acked.len() as u16;
                 self.acked.push(false);
+                self.book.written.push(self.book.now);
                 self.servers[at].db.log.push(number);
                 self.acknowledge(at)?;
             }
@@ -363,6 +395,7 @@ impl World {
                     behind: Duration::ZERO,
                     missing: 0,
                 };
+                self.book.beats.insert(at, self.book.now);
                 self.happen(at, lag, now, crash);
             }
             Act::Message(which) => {
@@ -414,6 +447,7 @@ impl World {
             Effect::Swap { expected, record } => {
                 assert!(self.servers[at].request.is_none(), "one request at a time");
                 let id = self.nonces;
+                self.check_loss(at, &record);
                 self.puts.push(Put {
                     id,
                     expected,
@@ -460,6 +494,22 @@ impl World {
         }
     }
 
+    /// Whoever takes over without everything says how much that may be. Clocks run up to a tenth too slow.
+    fn check_loss(&mut self, at: usize, next: &Record) {
+        let Some(window) = next.loss.and_then(|loss| loss.window) else {
+            return;
+        };
+        let takes = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.epoch < next.epoch);
+        let beat = self.book.beats.get(&at).copied().unwrap_or_default();
+        let missed = self.book.now.saturating_sub(beat) * 89 / 100;
+        if takes && window + Duration::from_millis(1) < missed {
+            self.book.broken = Some(format!("{at} says {window:?}, and heard nothing for {missed:?}"));
+        }
+    }
+
     fn send(&mut self, to: usize, event: Event) {
         if !self.messages.contains(&(to, event.clone())) && self.messages.len() < 20 {
             self.messages.push((to, event));
@@ -500,12 +550,21 @@ impl World {
         let result = if self.record.as_ref().map(|record| record.nonce) == expected {
             if let Some(current) = &self.record {
                 current.check_next(&record).unwrap();
+                if record.epoch > current.epoch && record.loss.is_some() {
+                    let beat = self.book.beats.get(&self.index(&record.leader));
+                    let behind = self.book.landed.saturating_sub(beat.copied().unwrap_or_default());
+                    if behind * 89 / 100 > record.policy.max_lag {
+                        let leader = &record.leader;
+                        self.book.broken = Some(format!("{leader} was {behind:?} behind, and takes over"));
+                    }
+                }
                 let to = record.leader != current.leader;
                 self.seen.promoted += u64::from(to && record.fragile);
                 self.seen.handed_over += u64::from(to && !record.fragile && !record.electing);
                 self.seen.elected += u64::from(current.electing && !record.electing);
             }
             self.record = Some(*record);
+            self.book.landed = self.book.now;
             Ok(())
         } else {
             Err(self.record.clone())

@@ -23,6 +23,7 @@ pub fn record(epoch: u64, leader: &str, seq: u64) -> Record {
         },
         candidate: None,
         fragile: false,
+        loss: None,
         seq,
         nonce: Nonce(u128::from(seq) << 64 | u128::from(epoch)),
     }

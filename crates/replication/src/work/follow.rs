@@ -57,7 +57,6 @@ impl Worker {
     pub(super) async fn follow(&self, leader: &ServerName, epoch: Epoch, peers: &Peers) -> Result<(), Ended> {
         let words = &self.database.flavor;
         let mut session = self.database.control.session().await?;
-        let patience = Duration::from_secs(120);
         self.check_no_waiters().await?;
         for statement in words.set_writable(false) {
             session.query(&statement, SQL_PATIENCE).await?;
@@ -69,8 +68,7 @@ impl Worker {
             .query("SET GLOBAL event_scheduler = OFF", SQL_PATIENCE)
             .await?;
         if self.database.replica_status().await?.is_some() {
-            session.query(words.stop_replica(), patience).await?;
-            session.query(words.forget_source(), patience).await?;
+            self.leave_source().await?;
         }
         let position = self.check_errant(leader, epoch, peers).await?;
         self.keep_flag(peers.servers.len() == 1)?;

@@ -17,6 +17,9 @@ const MEMBERS_PATIENCE: Duration = Duration::from_secs(4);
 /// How long what was received may take to be applied. Writes wait meanwhile, but they would be lost otherwise.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3600);
 
+/// How long replication may take to stop: what it applies just now comes to its end.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(120);
+
 /// How long transactions under way may take to end before a hand-over is given up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -96,17 +99,22 @@ impl Worker {
     }
 
     pub(super) async fn drain(&self) -> Result<Position, Refusal> {
-        let words = &self.database.flavor;
-        self.run(&words.acknowledge(0)).await?;
+        self.run(&self.database.flavor.acknowledge(0)).await?;
         if let Some(status) = self.stop_receiving().await? {
             let goal = self.received(&self.has().await?, &status)?;
             self.wait_applied(&goal).await?;
-            let mut session = self.database.control.session().await?;
-            let patience = Duration::from_secs(120);
-            session.query(words.stop_replica(), patience).await?;
-            session.query(words.forget_source(), patience).await?;
+            self.leave_source().await?;
         }
         Ok(self.has().await?.position.transactions())
+    }
+
+    /// Stops replication and forgets the source.
+    pub(super) async fn leave_source(&self) -> Result<(), Refusal> {
+        let words = &self.database.flavor;
+        let mut session = self.database.control.session().await?;
+        session.query(words.stop_replica(), LEAVE_PATIENCE).await?;
+        session.query(words.forget_source(), LEAVE_PATIENCE).await?;
+        Ok(())
     }
 
     async fn wait_applied(&self, goal: &pontoon_gtid::Position) -> Result<(), Refusal> {
@@ -165,6 +173,7 @@ impl Worker {
                 for statement in words.acknowledge(0) {
                     session.query(&statement, SQL_PATIENCE).await?;
                 }
+                self.let_everybody_in().await;
                 return Ok(());
             }
             Acks::Of { members, needed } => (members, *needed),
@@ -178,35 +187,6 @@ impl Worker {
         }
         self.choose_members(members, peers).await?;
         self.run(&words.acknowledge(needed.max(1))).await
-    }
-
-    /// Only `members` may connect as semi-synchronous replicas: an acknowledgement of another counts as much.
-    async fn choose_members(&self, members: &BTreeSet<ServerName>, peers: &Peers) -> Result<(), Refusal> {
-        if peers.servers.len() == 1 && members.len() == 1 {
-            // The only replica that there is connects so from its first start on.
-            return Ok(());
-        }
-        for name in peers.servers.keys() {
-            let yes = members.contains(name);
-            if peers.ask.acknowledge(name, yes).await {
-                continue;
-            }
-            // One that does not answer and is not connected acknowledges nothing; it comes back as its own agent lets it.
-            if !yes && !self.is_connected(name).await? {
-                continue;
-            }
-            return Err(
-                Refusal::new(Code::N002, format!("{name} does not say whether it acknowledges"))
-                    .because("its acknowledgement would count, or is needed"),
-            );
-        }
-        Ok(())
-    }
-
-    async fn is_connected(&self, name: &ServerName) -> Result<bool, Refusal> {
-        let user = crate::database::replication_user(name);
-        let statement = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}'");
-        Ok(!self.database.control.query(&statement).await?.is_empty())
     }
 
     pub(super) async fn wait_for_members(&self, members: &Members, peers: &Peers) -> Result<(), Refusal> {
@@ -277,6 +257,17 @@ impl Worker {
         // After a hand-over that was given up.
         peers.ask.go_on().await;
         self.let_events_run().await
+    }
+
+    /// Whether this epoch's leader has been open before.
+    pub(super) async fn is_begun(&self, epoch: Epoch) -> Result<bool, Refusal> {
+        let control = &self.database.control;
+        let there = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'pontoon' AND table_name = 'epochs'";
+        if control.query(there).await?.is_empty() {
+            return Ok(false);
+        }
+        let written = format!("SELECT 1 FROM pontoon.epochs WHERE epoch = {}", epoch.0);
+        Ok(!control.query(&written).await?.is_empty())
     }
 
     /// The epoch stands in the history itself, before the first write of a client.

@@ -6,7 +6,9 @@
 //! **Must never:** have an effect after [`Works::kill`] has returned; know how agents talk to each other.
 
 mod follow;
+mod gather;
 mod lead;
+mod members;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,10 @@ pub trait Works: Send + Sync {
     /// A beat into the heartbeat table, when this server is open; else nothing. To be called every
     /// [`BEAT`](crate::work::BEAT). It also gives an acknowledgement that got lost another chance: they are cumulative.
     fn beat(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Lets replicas in again that [`Work::Acknowledge`] shut out because they did not answer. To be called now and then,
+    /// on a leader.
+    fn let_back<'a>(&'a self, peers: &'a Peers) -> BoxFuture<'a, ()>;
 
     /// Why the last work failed or diverged, for people: evidence and next commands.
     fn reason(&self) -> Option<Refusal>;

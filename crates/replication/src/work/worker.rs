@@ -1,11 +1,12 @@
 //! [`Worker`]: one database, and the work on it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pontoon_decide::failover::{Outcome, Work};
-use pontoon_fleet::{Code, Refusal};
+use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_gtid::{Dialect, History, Position as GtidPosition};
 use pontoon_rt::files;
 
@@ -33,6 +34,8 @@ pub struct Worker {
     reason: Mutex<Option<Refusal>>,
     beats: Beats,
     tidied: AtomicBool,
+    /// Who may not connect, because it could not be asked not to acknowledge.
+    pub(super) shut_out: tokio::sync::Mutex<BTreeSet<ServerName>>,
 }
 
 /// Beats take turns in rows: one that hangs, because its acknowledgement got lost, holds its row.
@@ -86,6 +89,7 @@ impl Worker {
             reason: Mutex::new(None),
             beats: Beats::default(),
             tidied: AtomicBool::new(false),
+            shut_out: tokio::sync::Mutex::default(),
         }
     }
 
@@ -261,6 +265,7 @@ impl Worker {
             Work::Open(epoch) => self.open(*epoch, peers).await?,
             Work::Close(to) => self.close(to, peers).await?,
             Work::Drain(_) => return Ok(Outcome::At(self.drain().await?)),
+            Work::Gather(epoch) => self.gather(*epoch, peers).await?,
             Work::Halt => return Ok(Outcome::At(self.halt().await?)),
             Work::Resume => self.resume(peers).await?,
             Work::Rejoin(leader, epoch) => self.rejoin(leader, *epoch, peers).await?,
@@ -379,6 +384,10 @@ impl Works for Worker {
 
     fn beat(&self) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(self.give_beat())
+    }
+
+    fn let_back<'a>(&'a self, peers: &'a Peers) -> BoxFuture<'a, ()> {
+        Box::pin(self.let_back(peers))
     }
 
     fn reason(&self) -> Option<Refusal> {

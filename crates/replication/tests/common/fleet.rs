@@ -85,6 +85,53 @@ impl AskPeers for Asks {
     }
 }
 
+/// Asks as others do; but `silent` does not answer while it is deaf, and `ghost` is nowhere and says yes to everything.
+pub struct Deaf {
+    pub ask: Arc<dyn AskPeers>,
+    pub silent: ServerName,
+    pub deaf: AtomicBool,
+    pub ghost: ServerName,
+}
+
+impl AskPeers for Deaf {
+    fn answer<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Option<Answer>> {
+        let ghost = Answer {
+            incarnation: Incarnation(1),
+            drained: None,
+            facts: None,
+        };
+        match self.deaf.load(Ordering::Relaxed) {
+            _ if *server == self.ghost => Box::pin(async { Some(ghost) }),
+            true if *server == self.silent => Box::pin(async { None }),
+            _ => self.ask.answer(server),
+        }
+    }
+
+    fn acknowledge<'a>(&'a self, server: &'a ServerName, yes: bool) -> BoxFuture<'a, bool> {
+        match self.deaf.load(Ordering::Relaxed) {
+            _ if *server == self.ghost => Box::pin(async { true }),
+            true if *server == self.silent => Box::pin(async { false }),
+            _ => self.ask.acknowledge(server, yes),
+        }
+    }
+
+    fn hold(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        self.ask.hold()
+    }
+
+    fn go_on(&self) -> BoxFuture<'_, ()> {
+        self.ask.go_on()
+    }
+
+    fn ticket<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<SourceTicket, Refusal>> {
+        self.ask.ticket(server)
+    }
+
+    fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
+        self.ask.copy(server)
+    }
+}
+
 pub fn name(text: &str) -> ServerName {
     text.parse().unwrap()
 }

@@ -24,7 +24,7 @@ pub use look::{
 use pontoon_testkit::{
     DatabaseOptions, DemoApp, Lab, LabDatabase, LabError, Load, LoadOptions, Notes, Server, wait_until,
 };
-pub use primary::{Standing, in_sync, standing};
+pub use primary::{Standing, in_sync, members_in_sync, standing};
 
 /// The port on which the application listens, on loopback of each server.
 const APP: &str = "127.0.0.1:8080";
@@ -39,6 +39,8 @@ pub struct Fleet {
     pub a: Server,
     /// The second, empty.
     pub b: Server,
+    /// Those that came after them.
+    pub more: Vec<Server>,
     /// The database of `a`.
     pub database: Box<dyn LabDatabase>,
     /// What every server of it has installed.
@@ -91,6 +93,7 @@ impl Fleet {
             app,
             a,
             b,
+            more: Vec::new(),
             database,
             engine,
             options,
@@ -131,6 +134,25 @@ impl Fleet {
         self.wait_until_served(&self.b).await
     }
 
+    /// Switches another machine on, installs the same there, and joins it.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub async fn join_another(&mut self, name: &str) -> Result<(), LabError> {
+        let server = self.lab.add_server(name, self.engine.binds()?).await?;
+        self.prepare(&server).await?;
+        let token = self.token().await?;
+        run(&server, &words(&self.join_of(&server, &token))).await?;
+        self.wait_until_served(&server).await?;
+        self.more.push(server);
+        Ok(())
+    }
+
+    /// All servers, in the order in which they came.
+    pub fn servers(&self) -> Vec<&Server> {
+        [&self.a, &self.b].into_iter().chain(&self.more).collect()
+    }
+
     /// What an operator installs on the second server before it joins.
     ///
     /// # Errors
@@ -162,10 +184,22 @@ impl Fleet {
 
     /// The arguments of `join` on the second server.
     pub fn join_command(&self, token: &str) -> Vec<String> {
-        let (address, public) = (self.a.private().to_string(), self.b.public().to_string());
-        ["join", &address, token, "--name", "b", "--public", &public]
-            .map(str::to_owned)
-            .to_vec()
+        self.join_of(&self.b, token)
+    }
+
+    fn join_of(&self, server: &Server, token: &str) -> Vec<String> {
+        let (address, public) = (self.a.private().to_string(), server.public().to_string());
+        [
+            "join",
+            &address,
+            token,
+            "--name",
+            server.name(),
+            "--public",
+            &public,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Joins the second server with this token, which may be a repetition.

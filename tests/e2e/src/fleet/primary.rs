@@ -34,17 +34,25 @@ impl Fleet {
     /// # Errors
     /// A `Skip` when there is no such store here; or when a command fails.
     pub async fn share_lease(&mut self, kind: StoreKind) -> Result<LabStore, LabError> {
+        self.share_lease_with(kind, "").await
+    }
+
+    /// The same with these lines in `[db]`.
+    ///
+    /// # Errors
+    /// A `Skip` when there is no such store here; or when a command fails.
+    pub async fn share_lease_with(&mut self, kind: StoreKind, db: &str) -> Result<LabStore, LabError> {
         kind.available()?;
         let server = self.lab.add_server("s", Vec::new()).await?;
         let store = kind.start(&server).await?;
-        for server in [&self.a, &self.b] {
+        for server in self.servers() {
             store.hand_keys_to(server)?;
         }
         // Any command lets the file follow what is active.
         attempt(&self.a, &["plan"]).await?;
         let path = self.a.path(FILE)?;
         let text = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
-        let text = text.replacen("[db]", "[db]\nfailover = \"auto\"", 1);
+        let text = text.replacen("[db]", &format!("[db]\nfailover = \"auto\"\n{db}"), 1);
         std::fs::write(&path, format!("{text}\n{}", store.table()))
             .map_err(LabError::io("write fleet.toml"))?;
         run(&self.a, &["apply", "--yes"]).await?;
@@ -56,8 +64,7 @@ impl Fleet {
     /// # Errors
     /// When there is none.
     pub fn named(&self, name: &str) -> Result<&Server, LabError> {
-        let servers = [&self.a, &self.b];
-        let found = servers.into_iter().find(|server| server.name() == name);
+        let found = self.servers().into_iter().find(|server| server.name() == name);
         found.ok_or_else(|| LabError::Unknown(format!("no server {name:?}")))
     }
 }
@@ -88,12 +95,22 @@ pub async fn standing(server: &Server) -> Result<Standing, LabError> {
 /// # Errors
 /// With the last standings, when it does not come.
 pub async fn in_sync(servers: &[&Server]) -> Result<Standing, LabError> {
-    let found = wait_until("a replica in sync", SYNC_LIMIT, async || {
+    members_in_sync(servers, 1).await
+}
+
+/// The same, and so many replicas have every acknowledged write. All others follow.
+///
+/// # Errors
+/// With the last standings, when it does not come.
+pub async fn members_in_sync(servers: &[&Server], members: usize) -> Result<Standing, LabError> {
+    let found = wait_until("replicas in sync", SYNC_LIMIT, async || {
         let mut common: Option<Standing> = None;
         for server in servers {
             let now = standing(server).await.ok()?;
             let open = now.states.get(&now.leader);
-            let whole = open.is_some_and(|state| state == "leader-sync") && now.in_sync.len() == 1;
+            let whole = open.is_some_and(|state| state == "leader-sync") && now.in_sync.len() == members;
+            let mut others = now.states.iter().filter(|(name, _)| **name != now.leader);
+            let whole = whole && others.all(|(_, state)| state.starts_with("follow"));
             let same = common.as_ref().is_none_or(|seen| seen.epoch == now.epoch);
             common = Some(now).filter(|_| whole && same);
             common.as_ref()?;
