@@ -206,6 +206,16 @@ pub struct DrainRequest {
     pub drained: bool,
 }
 
+/// What may have been lost when a primary took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DbLoss {
+    /// What was acknowledged so many milliseconds before it took over, or earlier, is there, by the servers' clocks. `None`:
+    /// how old its copy was is not known.
+    pub window_ms: Option<u64>,
+    /// So many transactions were known to be missing. More may be.
+    pub known: u64,
+}
+
 /// What `pontoon db status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DbStatus {
@@ -229,6 +239,12 @@ pub struct DbStatus {
     pub failover: String,
     /// Which replicas have every acknowledged write.
     pub in_sync: Vec<ServerName>,
+    /// How many of them acknowledge a write: all but so many less one are needed for one to take over.
+    #[serde(default)]
+    pub acks: u8,
+    /// What may have been lost when the primary took over; `None`: nothing.
+    #[serde(default)]
+    pub loss: Option<DbLoss>,
     /// For how long the primary has been as it is, in milliseconds.
     pub since_ms: Option<u64>,
     /// For how much longer writes may be sent to the primary, where that is limited, in milliseconds.

@@ -8,7 +8,7 @@ use pontoon_config::{Config, Durability, Failover, LeaseStore};
 use pontoon_decide::failover::{Record, State};
 use pontoon_fleet::{DatabaseRole, Event, EventKind, LeaseRecord, Role, ServerName, ServerState, UnixMillis};
 
-use crate::api::{API_VERSION, DbServer, DbStatus, Health, Problem};
+use crate::api::{API_VERSION, DbLoss, DbServer, DbStatus, Health, Problem};
 use crate::core::Agent;
 use crate::{backup, failover, heartbeat, reseed, timeline};
 
@@ -116,6 +116,8 @@ fn nothing(agent: &Agent, now: UnixMillis) -> DbStatus {
         durability: None,
         failover: "off".to_owned(),
         in_sync: Vec::new(),
+        acks: 0,
+        loss: None,
         since_ms: None,
         write_ms: None,
         servers: Vec::new(),
@@ -181,6 +183,8 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::PrimaryOpened { .. }
                     | K::PrimaryInSync { .. }
                     | K::PrimaryAlone { .. }
+                    | K::WritesAtRisk { .. }
+                    | K::TransactionsOnlyHere { .. }
                     | K::DatabaseFenced { .. }
                     | K::DatabaseSilent { .. }
                     | K::DatabaseFollows { .. }
@@ -218,6 +222,13 @@ fn status(inputs: Inputs<'_>) -> DbStatus {
     let record = record(&inputs);
     let in_sync: Vec<ServerName> =
         record.map_or_else(Vec::new, |record| record.sync.keys().cloned().collect());
+    let acks = record.map_or(0, |record| record.acks);
+    let loss = record.and_then(|record| record.loss).map(|loss| DbLoss {
+        window_ms: loss
+            .window
+            .map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX)),
+        known: loss.known,
+    });
     let mut problems = Vec::new();
     if db.is_some() {
         primary(&inputs, leader.as_ref(), leading, &mut problems);
@@ -252,6 +263,8 @@ fn status(inputs: Inputs<'_>) -> DbStatus {
         }
         .to_owned(),
         in_sync,
+        acks,
+        loss,
         since_ms: report.map(|report| report.state_ms),
         write_ms: inputs
             .write_left

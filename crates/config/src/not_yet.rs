@@ -56,10 +56,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
                 "db.durability",
                 "acknowledging a commit only once a replica has it, while the lease is kept on a single server",
             ),
-            Some(Durability::OneCopy) if shared => add(
-                "db.durability",
-                "changing the primary although commits wait for no replica",
-            ),
             _ => {}
         }
         if db.when_alone == Some(WhenAlone::Stop) {

@@ -125,10 +125,7 @@ fn failover_is_between_two_database_servers_and_loses_nothing() {
         ["db.durability"],
         "nobody waits while the primary cannot change"
     );
-    assert_eq!(
-        paths(&["a", "b"], "durability = \"one-copy\"", shared),
-        ["db.durability"]
-    );
+    assert_eq!(paths(&["a", "b"], "durability = \"one-copy\"", shared), none);
     assert_eq!(paths(&["a", "b", "c"], "failover = \"auto\"", shared), none);
     assert_eq!(paths(&["a", "b", "c"], "durability = \"quorum\"", shared), none);
     assert_eq!(

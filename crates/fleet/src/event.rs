@@ -154,6 +154,24 @@ pub enum EventKind {
     PrimaryInSync {
         epoch: Epoch,
         replicas: Vec<ServerName>,
+        /// How many of them acknowledge a write.
+        #[serde(default)]
+        acks: u8,
+    },
+    /// It took over without being certain to have every acknowledged write.
+    WritesAtRisk {
+        epoch: Epoch,
+        /// What was acknowledged longer before is there; `None`: not known.
+        window_ms: Option<u64>,
+        /// Transactions known to be missing.
+        known: u64,
+    },
+    /// This server has transactions that the primary lacks.
+    TransactionsOnlyHere {
+        transactions: u64,
+        which: String,
+        /// The file that has them, when they were cut off the binary log.
+        kept: Option<String>,
     },
     PrimaryAlone {
         epoch: Epoch,
@@ -220,6 +238,7 @@ impl EventKind {
             | K::DatabaseStranded { .. }
             | K::DatabaseNeedsCopy { .. }
             | K::DatabaseErrant { .. }
+            | K::WritesAtRisk { .. }
             | K::LeaseStoreWentBack
             | K::LeaseForeign { .. }
             | K::FailoverStopped { .. } => Severity::Error,
@@ -303,9 +322,44 @@ impl fmt::Display for EventKind {
             K::CertificateRenewed { .. } => write!(f, "certificate renewed"),
             K::LeaseTaken { epoch } => write!(f, "took the lease: epoch {epoch}"),
             K::PrimaryOpened { epoch } => write!(f, "takes writes as the primary of epoch {epoch}"),
-            K::PrimaryInSync { replicas, .. } => {
+            K::PrimaryInSync { replicas, acks, .. } => {
                 let names: Vec<_> = replicas.iter().map(ServerName::as_str).collect();
-                write!(f, "every acknowledged write is on {} too", names.join(", "))
+                let names = names.join(", ");
+                match usize::from(*acks) >= replicas.len() || *acks == 0 {
+                    true => write!(f, "every acknowledged write is on {names} too"),
+                    false => write!(f, "every acknowledged write is on {acks} of {names} too"),
+                }
+            }
+            K::WritesAtRisk {
+                epoch,
+                window_ms,
+                known,
+            } => {
+                match window_ms {
+                    Some(ms) => write!(
+                        f,
+                        "took over in epoch {epoch} without what was acknowledged in the last {ms} ms before and had not come here"
+                    )?,
+                    None => write!(
+                        f,
+                        "took over in epoch {epoch}, and how old its copy is was not known: acknowledged writes may be missing"
+                    )?,
+                }
+                write!(f, "; known to be missing: {known} transactions")
+            }
+            K::TransactionsOnlyHere {
+                transactions,
+                which,
+                kept,
+            } => {
+                write!(
+                    f,
+                    "{transactions} transactions are here that the primary lacks: {which}"
+                )?;
+                match kept {
+                    Some(file) => write!(f, "; cut off the binary log, and kept in {file}"),
+                    None => Ok(()),
+                }
             }
             K::PrimaryAlone { .. } => {
                 write!(

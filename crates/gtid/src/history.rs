@@ -167,6 +167,22 @@ impl History {
         }
     }
 
+    /// How many transactions of `position` are not in it. MariaDB: of each domain those that its last writer wrote after
+    /// what is in here of that one.
+    pub fn lacks(&self, position: &crate::Position) -> u64 {
+        match (self, position) {
+            (History::MariaDb(writers), crate::Position::MariaDb(position)) => position
+                .lasts()
+                .map(|(domain, server, sequence)| {
+                    let there = writers.0.get(&(domain, server)).copied();
+                    sequence.saturating_sub(there.unwrap_or_default())
+                })
+                .sum(),
+            (History::MySql(there), crate::Position::MySql(here)) => here.without(there).transactions(),
+            (_, position) => position.transactions(),
+        }
+    }
+
     /// Takes a transaction in.
     pub fn add(&mut self, gtid: &Gtid) {
         match (self, gtid) {
@@ -238,6 +254,10 @@ mod tests {
         let at = |text| Position::parse(Dialect::MariaDb, text).unwrap();
         assert!(leader.has_position(&at("0-1-140")) && leader.has_position(&at("")));
         assert!(!leader.has_position(&at("0-1-141")));
+        assert_eq!(
+            (leader.lacks(&at("0-1-148")), leader.lacks(&at("0-1-140"))),
+            (8, 0)
+        );
         assert!(!leader.has_position(&at("0-1-140,1-1-1")));
     }
 

@@ -20,7 +20,7 @@ use pontoon_decide::failover::{
 };
 use pontoon_fleet::{Epoch, FleetName, Refusal, ServerName, UnixMillis};
 use pontoon_lease::{Found, LeaseError, LeaseStore, Swap, Version};
-use pontoon_replication::work::{Answer, AskPeers, CopyStream, Facts, Peers, Works};
+use pontoon_replication::work::{Answer, AskPeers, CopyStream, Facts, OnlyHere, Peers, Works};
 use pontoon_rt::clock::Clock;
 use pontoon_rt::shutdown::Shutdown;
 use tokio::task::JoinHandle;
@@ -454,6 +454,10 @@ impl Works for Hands {
         None
     }
 
+    fn only_here(&self) -> Option<OnlyHere> {
+        None
+    }
+
     fn relay_survives(&self) -> bool {
         false
     }
@@ -616,6 +620,7 @@ impl Audience for Ears {
     fn notice(&self, notice: &Notice) {
         self.0.lock().unwrap().push(notice.clone());
     }
+    fn only_here(&self, _: &OnlyHere) {}
     fn state(&self, _: Option<State>, _: State, _: Option<&Record>) {}
     fn store(&self, _: Option<&str>) {}
 }

@@ -7,7 +7,7 @@ use pontoon_config::{Config, Lease};
 use pontoon_decide::failover::{Notice, Record, State};
 use pontoon_fleet::{Code, EventKind, Refusal, Revision, ServerName};
 use pontoon_lease::{Kept, Place};
-use pontoon_replication::work::{Peers, Worker, Works};
+use pontoon_replication::work::{OnlyHere, Peers, Worker, Works};
 use pontoon_replication::{Database, Wanted};
 use pontoon_rt::clock::boot_id;
 use pontoon_rt::shutdown::Shutdown;
@@ -215,6 +215,14 @@ impl Audience for Fleet {
         let grew = before.is_none_or(|before| before.epoch < lease.epoch);
         if grew && me.as_ref() == Some(&lease.leader) {
             self.tell(EventKind::LeaseTaken { epoch: lease.epoch });
+            if let Some(loss) = record.loss {
+                let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+                self.tell(EventKind::WritesAtRisk {
+                    epoch: lease.epoch,
+                    window_ms: loss.window.map(ms),
+                    known: loss.known,
+                });
+            }
         }
         self.agent.changed.notify_one();
     }
@@ -240,6 +248,14 @@ impl Audience for Fleet {
         });
     }
 
+    fn only_here(&self, what: &OnlyHere) {
+        self.tell(EventKind::TransactionsOnlyHere {
+            transactions: what.transactions,
+            which: what.which.clone(),
+            kept: what.kept.as_ref().map(|file| file.display().to_string()),
+        });
+    }
+
     fn state(&self, before: Option<State>, now: State, record: Option<&Record>) {
         let epoch = Fleet::epoch(record);
         let opened = |state| matches!(state, State::LeaderSync | State::LeaderAlone);
@@ -250,6 +266,7 @@ impl Audience for Fleet {
             (State::LeaderSync, Some(record)) => self.tell(EventKind::PrimaryInSync {
                 epoch,
                 replicas: record.sync.keys().cloned().collect(),
+                acks: record.acks,
             }),
             (State::LeaderAlone, _) => self.tell(EventKind::PrimaryAlone { epoch }),
             (State::Follow, Some(record)) if before != Some(State::FollowSync) => {

@@ -12,7 +12,7 @@ use pontoon_decide::failover::{
 };
 use pontoon_fleet::{Epoch, Refusal, ServerName};
 use pontoon_lease::{LeaseError, LeaseStore, Swap};
-use pontoon_replication::work::{BEAT, Facts, Peers, Works};
+use pontoon_replication::work::{BEAT, Facts, OnlyHere, Peers, Works};
 use pontoon_rt::clock::Clock;
 use pontoon_rt::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
@@ -60,6 +60,9 @@ pub(crate) trait Audience: Send + Sync {
 
     /// The operators are told.
     fn notice(&self, notice: &Notice);
+
+    /// This server has transactions that the leader lacks.
+    fn only_here(&self, what: &OnlyHere);
 
     /// What the node does has changed.
     fn state(&self, before: Option<State>, now: State, record: Option<&Record>);
@@ -403,6 +406,9 @@ impl Task {
                 let failure = self.outfit.works.reason().filter(|_| failed);
                 if let Some(refusal) = failure.as_ref().filter(|now| self.failure.as_ref() != Some(*now)) {
                     tracing::warn!(work = ?self.driver.work(), %refusal, "work on the database did not succeed; it is tried again");
+                }
+                if let Some(found) = self.outfit.works.only_here() {
+                    self.outfit.audience.only_here(&found);
                 }
                 if matches!(self.driver.work(), Some(Work::Close(_))) {
                     self.outfit.desk.gave_up(failure.clone());

@@ -278,10 +278,11 @@ pub(super) fn acks_of(record: &Record) -> Acks {
     }
 }
 
-/// The policy that the record may have: another mode only while nobody is in sync, so that what was promised to those
-/// who are keeps its meaning.
-fn next_policy(record: &Record, wanted: super::Policy) -> super::Policy {
-    if record.sync.is_empty() || record.policy.mode == wanted.mode {
+/// The policy that the record may have: from or to [`Mode::Available`] only while nobody is in sync, so that what was
+/// promised to those who are keeps its meaning. What the other two promise stands in `sync` and `acks`.
+pub(super) fn next_policy(record: &Record, wanted: super::Policy) -> super::Policy {
+    let other = [record.policy.mode, wanted.mode].contains(&Mode::Available);
+    if record.sync.is_empty() || record.policy.mode == wanted.mode || !other {
         wanted
     } else {
         record.policy

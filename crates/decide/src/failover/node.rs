@@ -441,6 +441,9 @@ impl Node {
                 (self.diverged, self.forced) = (false, false);
                 // Beats of the leader before say nothing of this one.
                 (self.handing, self.lag) = (None, None);
+            }
+            let known = &seen.record;
+            if (known.epoch, known.released, &known.sync) != (record.epoch, record.released, &record.sync) {
                 self.told = None;
             }
             seen.since = now;
@@ -452,9 +455,6 @@ impl Node {
                 since: now,
                 epoch_since: now,
             });
-        }
-        // A lease that is renewed changes nothing about that.
-        if self.told != Some(Notice::NeedsCopy) {
             self.told = None;
         }
     }
@@ -602,7 +602,7 @@ impl Node {
         self.tell(why, out);
     }
 
-    /// Says a thing once, until the record changes.
+    /// Says a thing once, until the record says something else.
     pub(super) fn tell(&mut self, notice: Notice, out: &mut Vec<Effect>) {
         if self.told.as_ref() != Some(&notice) {
             self.told = Some(notice.clone());

@@ -24,6 +24,14 @@ impl Node {
         if !self.free(now) || !self.store_is_idle() {
             return;
         }
+        let policy = self.setup.policy;
+        if policy.mode == Mode::Available && !record.sync.is_empty() {
+            // Commits wait for nobody any more; first nobody may rely on it that they did.
+            return self.swap(seen, now, fresh, out, |next| {
+                alone(next);
+                next.policy = policy;
+            });
+        }
         let (wanted, needed) = self.wanted(record, now);
         if self.is_young(now) && record.sync.keys().any(|name| !self.peers.contains_key(name)) {
             // Not heard of yet is not gone.

@@ -1,7 +1,7 @@
 //! The databases in one screen: who leads and since when, whether anything is lost if it dies, every copy with its place,
 //! what is wrong, what happened, and the two commands that come next. A pure function of what the agent said.
 
-use pontoon_agent::api::{BackupStatus, DbServer, DbStatus, Health};
+use pontoon_agent::api::{BackupStatus, DbLoss, DbServer, DbStatus, Health};
 use pontoon_agent::{Differing, Facts, FailoverReport, Kind};
 use pontoon_fleet::{DatabaseRole, ServerState, UnixMillis};
 
@@ -17,7 +17,8 @@ pub fn render(status: &DbStatus, frame: Frame) -> String {
         text.push_str("This fleet has no database of its own.\n");
         return text + &next(status);
     }
-    for line in [leads(status), worth(status)] {
+    let lines = [leads(status), worth(status)];
+    for line in lines.into_iter().chain(status.loss.map(lost)) {
         text.push_str(&format!("{}\n", cut(&line, frame.columns)));
     }
     text.push('\n');
@@ -147,11 +148,28 @@ fn leads(status: &DbStatus) -> String {
     format!("{} leads, epoch {}{since}{limit}", lease.leader, lease.epoch)
 }
 
+/// What was not certain to be there when the primary took over.
+fn lost(loss: DbLoss) -> String {
+    let window = match loss.window_ms {
+        Some(ms) => format!("what was acknowledged in the last {} before", span(ms)),
+        None => "acknowledged writes".to_owned(),
+    };
+    format!(
+        "it took over and may lack {window}; known to be missing: {} transactions",
+        loss.known
+    )
+}
+
 fn worth(status: &DbStatus) -> String {
     let durability = status.durability.as_deref().unwrap_or("one-copy");
     let names: Vec<_> = status.in_sync.iter().map(|name| name.as_str()).collect();
     let copies = match (durability, names.is_empty()) {
         ("one-copy", _) => "what a replica has not received is lost with the primary".to_owned(),
+        (_, false) if names.len() > usize::from(status.acks) && status.acks > 0 => format!(
+            "in sync: every acknowledged write is on {} of {}",
+            status.acks,
+            names.join(", ")
+        ),
         (_, false) => format!("in sync: {} has every acknowledged write", names.join(", ")),
         (_, true) => "alone: acknowledged writes are on the primary only".to_owned(),
     };

@@ -38,6 +38,8 @@ fn status() -> DbStatus {
         durability: Some("two-copies".to_owned()),
         failover: "auto".to_owned(),
         in_sync: vec!["b".parse().unwrap()],
+        acks: 1,
+        loss: None,
         since_ms: Some(90_000),
         write_ms: None,
         servers: vec![
@@ -82,6 +84,21 @@ fn who_leads_what_is_lost_and_what_comes_next_are_on_one_screen() {
 fn alone_and_wrong_is_said_before_anything_else() {
     let mut status = status();
     status.health = Health::Degraded;
+    status.in_sync = vec!["b".parse().unwrap(), "c".parse().unwrap()];
+    let text = shown(&status, 100);
+    assert!(
+        text.contains("every acknowledged write is on 1 of b, c"),
+        "{text}"
+    );
+    status.loss = Some(DbLoss {
+        window_ms: Some(812),
+        known: 3,
+    });
+    let text = shown(&status, 100);
+    assert!(
+        text.contains("acknowledged in the last 812 ms before") && text.contains("missing: 3"),
+        "{text}"
+    );
     status.in_sync.clear();
     status.servers[1].state = ServerState::Unreachable;
     status.problems.push(Problem {

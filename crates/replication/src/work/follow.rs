@@ -1,5 +1,6 @@
 //! The replica's side: come back after a crash, follow, copy.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Code, Engine, Epoch, Refusal, ServerName};
@@ -7,7 +8,7 @@ use pontoon_gtid::{History, Position};
 
 use super::lead::stopped_applying;
 use super::worker::{Ended, SQL_PATIENCE, Worker};
-use super::{Facts, Peers, Works};
+use super::{Facts, OnlyHere, Peers, Works};
 use crate::clone::CloneProgress;
 use crate::database::{Database, is_on};
 use crate::flavor::Source;
@@ -42,8 +43,13 @@ impl Worker {
                 first = cut.first,
                 last = cut.last,
                 kept = %cut.kept.display(),
-                "cut off what was never acknowledged"
+                "cut off what the primary lacks"
             );
+            self.note_only_here(OnlyHere {
+                transactions: cut.transactions,
+                which: format!("{} to {}", cut.first, cut.last),
+                kept: Some(cut.kept.clone()),
+            });
         }
         // A new id: a server skips events of its own id, which may come back to it now.
         self.write_settings(secret::new_server_id()?).await?;
@@ -166,6 +172,10 @@ impl Worker {
         }
     }
 
+    fn note_only_here(&self, found: OnlyHere) {
+        *self.only_here.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
     /// Where this server stands, when everything that it has is in the leader's history.
     async fn check_errant(
         &self,
@@ -188,6 +198,11 @@ impl Worker {
                     (Position::MySql(here), History::MySql(there)) => here.without(there).to_string(),
                     (position, _) => position.to_string(),
                 };
+                self.note_only_here(OnlyHere {
+                    transactions: history.lacks(&has.position),
+                    which: lacks.clone(),
+                    kept: None,
+                });
                 return Err(Ended::Diverged(
                     Refusal::new(Code::D011, "the database has transactions that its primary lacks")
                         .because(format!("{leader} does not have {lacks}"))

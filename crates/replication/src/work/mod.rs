@@ -14,6 +14,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -73,6 +74,9 @@ pub trait Works: Send + Sync {
     /// Whether that was ordered and is not done yet.
     fn copy_ordered(&self) -> bool;
 
+    /// What [`Work::Rejoin`] or [`Work::Follow`] found here that the leader lacks; said once.
+    fn only_here(&self) -> Option<OnlyHere>;
+
     /// For [`Setup::relay_survives`](pontoon_decide::failover::Setup).
     fn relay_survives(&self) -> bool;
 }
@@ -102,6 +106,17 @@ pub struct Facts {
     pub behind_ms: Option<u64>,
     /// What stops replication, in the server's own words.
     pub error: Option<String>,
+}
+
+/// Transactions that the leader lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnlyHere {
+    /// How many.
+    pub transactions: u64,
+    /// Which, in the engine's words.
+    pub which: String,
+    /// The file that has them, on this server, when they were cut off the binary log.
+    pub kept: Option<PathBuf>,
 }
 
 /// The other database servers of the fleet, and a way to ask them.

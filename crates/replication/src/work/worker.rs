@@ -10,7 +10,7 @@ use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_gtid::{Dialect, History, Position as GtidPosition};
 use pontoon_rt::files;
 
-use super::{BEAT, BoxFuture, Facts, Peers, Works};
+use super::{BEAT, BoxFuture, Facts, OnlyHere, Peers, Works};
 use crate::control::{Row, Session};
 use crate::database::{Database, is_on};
 use crate::flavor::{ReplicaStatus, Wanted};
@@ -33,6 +33,7 @@ pub struct Worker {
     pub(super) wanted: Wanted,
     reason: Mutex<Option<Refusal>>,
     beats: Beats,
+    pub(super) only_here: Mutex<Option<OnlyHere>>,
     tidied: AtomicBool,
     /// Who may not connect, because it could not be asked not to acknowledge.
     pub(super) shut_out: tokio::sync::Mutex<BTreeSet<ServerName>>,
@@ -88,6 +89,7 @@ impl Worker {
             },
             reason: Mutex::new(None),
             beats: Beats::default(),
+            only_here: Mutex::default(),
             tidied: AtomicBool::new(false),
             shut_out: tokio::sync::Mutex::default(),
         }
@@ -400,6 +402,13 @@ impl Works for Worker {
 
     fn copy_ordered(&self) -> bool {
         self.database.copy_ordered()
+    }
+
+    fn only_here(&self) -> Option<OnlyHere> {
+        self.only_here
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn relay_survives(&self) -> bool {

@@ -48,15 +48,27 @@ impl Fleet {
         for server in self.servers() {
             store.hand_keys_to(server)?;
         }
+        self.write(&format!("failover = \"auto\"\n{db}"), &store.table())
+            .await?;
+        Ok(store)
+    }
+
+    /// Writes these lines into `[db]` of the running fleet, and applies them.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn set_db(&self, lines: &str) -> Result<(), LabError> {
+        self.write(lines, "").await
+    }
+
+    async fn write(&self, db: &str, rest: &str) -> Result<(), LabError> {
         // Any command lets the file follow what is active.
         attempt(&self.a, &["plan"]).await?;
         let path = self.a.path(FILE)?;
         let text = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
-        let text = text.replacen("[db]", &format!("[db]\nfailover = \"auto\"\n{db}"), 1);
-        std::fs::write(&path, format!("{text}\n{}", store.table()))
-            .map_err(LabError::io("write fleet.toml"))?;
-        run(&self.a, &["apply", "--yes"]).await?;
-        Ok(store)
+        let text = text.replacen("[db]", &format!("[db]\n{db}"), 1);
+        std::fs::write(&path, format!("{text}\n{rest}")).map_err(LabError::io("write fleet.toml"))?;
+        run(&self.a, &["apply", "--yes"]).await.map(drop)
     }
 
     /// The server of that name.

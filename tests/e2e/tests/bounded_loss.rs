@@ -1,0 +1,164 @@
+//! `durability = "one-copy"` with failover: a primary that is cut off goes on acknowledging until its lease ends, and what it
+//! acknowledged meanwhile is lost when another takes over. So much, and not more than is said; and never do two servers
+//! acknowledge.
+
+use std::time::{Duration, Instant};
+
+use pontoon_e2e::fleet::{
+    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, tell,
+};
+use pontoon_e2e::under_load::{Writers, fill};
+use pontoon_testkit::{DatabaseOptions, LabError, Server, StoreKind, in_lab, wait_until};
+use serde_json::Value;
+
+/// Writes a second through each server.
+const RATE: u32 = 25;
+
+/// How long another server may take to take over, or a server to do what it does by itself.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn mariadb_loses_no_more_than_it_says() -> Result<(), LabError> {
+    if !long() {
+        tell("SKIPPED: a bounded loss is in the long form only: PONTOON_LONG=1");
+        return Ok(());
+    }
+    in_lab(
+        "mariadb_loses_no_more_than_it_says",
+        Duration::from_secs(600),
+        async |lab| played(Fleet::new(lab).await?).await,
+    )
+}
+
+#[test]
+fn mysql_loses_no_more_than_it_says() -> Result<(), LabError> {
+    if !long() {
+        tell("SKIPPED: a bounded loss is in the long form only: PONTOON_LONG=1");
+        return Ok(());
+    }
+    in_lab(
+        "mysql_loses_no_more_than_it_says",
+        Duration::from_secs(600),
+        async |lab| played(Fleet::with(lab, Engine::Mysql, DatabaseOptions::default()).await?).await,
+    )
+}
+
+async fn played(mut fleet: Fleet) -> Result<(), LabError> {
+    StoreKind::Etcd.available()?;
+    fill(&fleet.a, 1).await?;
+    fleet.found().await?;
+    fleet.join().await?;
+    // First with two copies: an operator changes his mind on a running fleet.
+    let _store = fleet.share_lease(StoreKind::Etcd).await?;
+    in_sync(&[&fleet.a, &fleet.b]).await?;
+    fleet
+        .set_db("durability = \"one-copy\"\nmax_lag = \"3s\"")
+        .await?;
+    let outcome = cut_off(&fleet).await;
+    if outcome.is_err() {
+        for server in [&fleet.a, &fleet.b] {
+            tell(&attempt(server, &["db", "status"]).await?.1);
+            tell(&attempt(server, &["events"]).await?.1);
+            tell(&logs(server, 60));
+        }
+    }
+    outcome
+}
+
+async fn cut_off(fleet: &Fleet) -> Result<(), LabError> {
+    let (primary, replica) = (&fleet.a, &fleet.b);
+    let before = followed(primary).await?;
+    expect(before.leader == "a" && before.in_sync.is_empty(), || {
+        format!("{before:?}")
+    })?;
+    let writers = Writers::start_as(0, primary, RATE).await?;
+    let more = async |writers: &Writers, what: &str| {
+        let count = writers.acknowledged();
+        wait_until(what, LIMIT, async || {
+            (writers.acknowledged() > count + 40).then_some(())
+        })
+        .await
+    };
+    more(&writers, "writes at the primary").await?;
+    let alone = Instant::now();
+    primary.link_down().await?;
+    // Nobody else has these.
+    more(&writers, "writes at a primary that hears nobody").await?;
+    wait_until("a new primary", LIMIT, async || {
+        let now = standing(replica).await.ok()?;
+        let open = now.states.get("b")?.starts_with("leader-");
+        (now.epoch > before.epoch && now.leader == "b" && open).then_some(())
+    })
+    .await?;
+    let alone = alone.elapsed();
+    // From here on the old primary's proxy sends nothing to it.
+    let count = writers.acknowledged();
+    let others = Writers::start_as(1, replica, RATE).await?;
+    more(&others, "writes at the new primary").await?;
+    expect(writers.acknowledged() == count, || {
+        format!(
+            "two servers acknowledge: {count}, then {}",
+            writers.acknowledged()
+        )
+    })?;
+    let status: Value = serde_json::from_str(&run(replica, &["db", "status", "--json"]).await?)
+        .map_err(|error| LabError::App(error.to_string()))?;
+    let window = status["loss"]["window_ms"].as_u64();
+    tell(&format!(
+        "cut off for {} ms; may be lost: {}",
+        alone.as_millis(),
+        status["loss"]
+    ));
+    let shown = run(replica, &["db", "status"]).await?;
+    expect(window.is_some() && shown.contains("may lack"), || {
+        format!("nothing is said of a loss: {shown}")
+    })?;
+
+    primary.link_up().await?;
+    // What it has that nobody else does is counted.
+    let counted = wait_until("what is missing to be counted", LIMIT, async || {
+        let (_, out, _) = attempt(replica, &["events", "--json", "-n", "300"]).await.ok()?;
+        out.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|event| event["event"] == "transactions_only_here")
+            .find_map(|event| event["transactions"].as_u64())
+    })
+    .await?;
+    let ledger = writers.stop().await;
+    others.stop().await;
+    let there: std::collections::BTreeSet<String> =
+        ask(replica, "SELECT CONCAT(writer, '-', number) FROM shop.receipts")
+            .await?
+            .into_iter()
+            .collect();
+    let lost = ledger
+        .acknowledged
+        .iter()
+        .filter(|(writer, number)| !there.contains(&format!("{writer}-{number}")))
+        .count();
+    tell(&format!(
+        "{} acknowledged by the old primary, {lost} of them lost; said: {counted} transactions, {window:?} ms",
+        ledger.acknowledged.len()
+    ));
+    expect(lost > 0, || "nothing was lost: nothing was tried".to_owned())?;
+    expect(u64::try_from(lost).is_ok_and(|lost| lost <= counted), || {
+        format!("{lost} are lost, and {counted} are said")
+    })?;
+    // It has what its primary lacks: nothing is thrown away without a word.
+    wait_until("it asks for a copy", LIMIT, async || {
+        let (_, out, _) = attempt(replica, &["events", "-n", "100"]).await.ok()?;
+        out.contains("must be copied anew").then_some(())
+    })
+    .await
+}
+
+/// Waits until the primary is open and its replica follows.
+async fn followed(server: &Server) -> Result<Standing, LabError> {
+    wait_until("a replica that follows", LIMIT, async || {
+        let now = standing(server).await.ok()?;
+        let leads = now.states.get(&now.leader)? == "leader-alone";
+        let mut others = now.states.iter().filter(|(name, _)| **name != now.leader);
+        (leads && others.all(|(_, state)| state == "follow")).then_some(now)
+    })
+    .await
+}
