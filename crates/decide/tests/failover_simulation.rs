@@ -130,7 +130,7 @@ fn every_guard_is_missed() {
                 .err()
                 .filter(|broken| !broken.starts_with("not in service"))
         };
-        match (1..=30_000).find_map(|seed| broken(seed).map(|broken| (seed, broken))) {
+        match (1..=200_000).find_map(|seed| broken(seed).map(|broken| (seed, broken))) {
             Some((seed, broken)) => {
                 println!(
                     "without {without:?}, with {slip:?}: seed {seed}: {}",

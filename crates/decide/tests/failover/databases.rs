@@ -172,6 +172,8 @@ impl World {
                     db.source = None;
                 }
             }
+            // What could be had would hide a slip; it may as well not be had.
+            Work::Gather(_) if self.slip.is_some() => {}
             Work::Gather(_) => {
                 let own = &self.servers[at].db.log;
                 let further =
