@@ -96,7 +96,42 @@ fn main() -> io::Result<()> {
     write(
         &dir.join("dns_zone"),
         &DNS_ZONES.map(|zone| zone.as_bytes().to_vec()),
-    )
+    )?;
+    write(&dir.join("http_request"), &http(REQUESTS))?;
+    write(&dir.join("http_response"), &http(RESPONSES))?;
+    write(&dir.join("http_body"), &http(BODIES))
+}
+
+const REQUESTS: &[&str] = &[
+    "GET /a?b=c HTTP/1.1\r\nHost: a\r\nUser-Agent: x\r\nCookie: a=b; pontoon_floor=1.x; c=d\r\n\r\nGET / HTTP/1.1\r\n",
+    "POST http://a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+    "POST / HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE, x\r\nX: y\r\n\r\n",
+    "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\nX-Forwarded-For: 1\r\nContent_Length: 5\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+];
+
+const RESPONSES: &[&str] = &[
+    "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\n\r\nhello",
+    "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    "HTTP/1.0 304 x\r\nConnection: keep-alive, X\r\nX: y\r\nContent-Length: 9\r\n\r\n",
+    "HTTP/1.1 204\r\nPontoon-Relay: not-sent\r\nTransfer-Encoding: chunked\r\n\r\n",
+];
+
+const BODIES: &[&str] = &[
+    "5\r\nhello\r\n0\r\n\r\nGET",
+    "A;x=\"y\"\r\n0123456789\r\n00\r\nX-Sum: 1\r\nY:\r\n\r\n",
+    "1\r\na\r\n0\r\nContent-Length: 5\r\n\r\n",
+];
+
+/// Each with all that the targets' first two bytes can choose.
+fn http(messages: &[&str]) -> Vec<Vec<u8>> {
+    let all = messages
+        .iter()
+        .flat_map(|message| (0..4u8).map(move |how| (how, *message)));
+    all.map(|(how, message)| [&[how, 7 + how], message.as_bytes()].concat())
+        .collect()
 }
 
 /// Behind the head that the target puts before them.

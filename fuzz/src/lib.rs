@@ -8,6 +8,11 @@
 #[path = "../../crates/mysql-wire/tests/common/mod.rs"]
 mod answers;
 pub mod dns;
+pub mod http;
+/// The framing layer alone: the crate around it brings TLS and a runtime, which need not be instrumented.
+#[path = "../../crates/edge/src/http1/mod.rs"]
+#[allow(dead_code, missing_docs)]
+mod http1;
 pub mod sql;
 pub mod wire;
 

@@ -6,8 +6,7 @@
 
 use aws_lc_rs::{constant_time, hmac};
 
-/// The cookie's name.
-pub const NAME: &str = "pontoon_floor";
+use crate::http1::crumb::FLOOR_COOKIE;
 
 /// A longer value is not ours.
 pub const MAX_VALUE: usize = 512;
@@ -100,27 +99,9 @@ fn unhex(text: &str) -> Option<[u8; SIGNATURE]> {
 /// The `Set-Cookie` field. Not for scripts, not for other sites' forms; without `Secure`, because the edge cannot tell
 /// whether whoever stands before it speaks TLS, and there is nothing in it to hide.
 pub fn set_cookie(value: &str, max_age_seconds: u64) -> String {
-    format!("Set-Cookie: {NAME}={value}; Path=/; Max-Age={max_age_seconds}; HttpOnly; SameSite=Lax\r\n")
-}
-
-/// Cuts the cookie out of the value of a `Cookie` field: its value, and the rest. `None` when it is not in it.
-pub fn cut(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let crumbs = || value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let ours = |crumb: &[u8]| {
-        crumb
-            .strip_prefix(NAME.as_bytes())
-            .and_then(|rest| rest.strip_prefix(b"="))
-            .map(<[u8]>::to_vec)
-    };
-    let floor = crumbs().find_map(ours)?;
-    let mut rest = Vec::with_capacity(value.len());
-    for crumb in crumbs().filter(|crumb| ours(crumb).is_none() && !crumb.is_empty()) {
-        if !rest.is_empty() {
-            rest.extend_from_slice(b"; ");
-        }
-        rest.extend_from_slice(crumb);
-    }
-    Some((floor, rest))
+    format!(
+        "Set-Cookie: {FLOOR_COOKIE}={value}; Path=/; Max-Age={max_age_seconds}; HttpOnly; SameSite=Lax\r\n"
+    )
 }
 
 #[cfg(test)]
@@ -188,39 +169,10 @@ mod tests {
         assert_eq!(key(1).open(&[value, vec![b'0'; MAX_VALUE]].concat()), Err(Forged));
     }
 
-    #[test]
-    fn only_our_crumb_is_cut() {
-        let cut = |value: &str| {
-            cut(value.as_bytes()).map(|(floor, rest)| {
-                (
-                    String::from_utf8(floor).unwrap(),
-                    String::from_utf8(rest).unwrap(),
-                )
-            })
-        };
-        let is = |floor: &str, rest: &str| Some((floor.to_owned(), rest.to_owned()));
-        assert_eq!(cut("a=b; pontoon_floor=x; c=\"d e\""), is("x", "a=b; c=\"d e\""));
-        assert_eq!(cut("pontoon_floor=x"), is("x", ""));
-        assert_eq!(cut("pontoon_floor=;a=b"), is("", "a=b"));
-        assert_eq!(cut("pontoon_floor=x; pontoon_floor=y"), is("x", ""));
-        for other in [
-            "",
-            "a=b",
-            "my_pontoon_floor=x",
-            "pontoon_floor",
-            "PONTOON_FLOOR=x",
-            "a=pontoon_floor=x",
-            "pontoon_floors=x",
-        ] {
-            assert_eq!(cut(other), None, "{other}");
-        }
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_forged(value in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(key(1).open(&value), Err(Forged));
-            let _ = cut(&value);
         }
     }
 }

@@ -3,9 +3,10 @@
 //! A message that two programs could read differently is refused, whoever would be right: that is the whole
 //! defence against request smuggling. Order of work: [`head`] finds the end of a head and cuts it into fields;
 //! [`request`] and [`response`] give the verdict on framing and write the head that is passed on; [`body`]
-//! follows a body's bytes to its end.
+//! follows a body's bytes to its end. It uses nothing else of this crate: `fuzz` builds it alone.
 
 pub mod body;
+pub mod crumb;
 pub mod head;
 pub mod reject;
 pub mod request;

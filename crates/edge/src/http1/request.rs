@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::body::Length;
+use super::crumb;
 use super::head::{Fields, Known};
 use super::reject::Reject;
 use super::syntax;
-use crate::cookie;
 
 /// The versions that are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,7 +400,7 @@ fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mu
                 continue;
             }
             Known::Cookie => {
-                if let Some((value, rest)) = cookie::cut(value) {
+                if let Some((value, rest)) = crumb::cut(value) {
                     floor.get_or_insert(value);
                     if !rest.is_empty() {
                         write_field(out, name, &rest);
