@@ -67,12 +67,13 @@ impl FromStr for Name {
 
     /// `example.com` and `example.com.` are the same: names are absolute here.
     fn from_str(text: &str) -> Result<Name, BadName> {
-        ParsedName::<Vec<u8>>::from_str(text)
-            .map(|name| Name(name.as_slice().to_ascii_lowercase().into()))
-            .map_err(|error| BadName {
-                text: text.to_owned(),
-                reason: error.to_string(),
-            })
+        let bad = |reason: String| BadName {
+            text: text.to_owned(),
+            reason,
+        };
+        let name = ParsedName::<Vec<u8>>::from_str(text).map_err(|error| bad(error.to_string()))?;
+        // The parser lets some through that are a little longer than a name may be.
+        Name::from_wire(name.as_slice()).ok_or_else(|| bad("longer than 255 bytes".to_owned()))
     }
 }
 
@@ -174,6 +175,24 @@ mod tests {
             r"\256.a",
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_longer_than_its_wire_form_may_be() {
+        for last in 1..=63 {
+            for dot in ["", "."] {
+                let text = format!(
+                    "{}{}{dot}",
+                    format!("{}.", "a".repeat(62)).repeat(3),
+                    "a".repeat(last)
+                );
+                let wire = 3 * 63 + 1 + last + 1;
+                assert_eq!(text.parse::<Name>().is_ok(), wire <= MAX, "{wire}");
+                // With one more label behind, whichever way the end is reached.
+                let more = format!("{}.z{dot}", text.trim_end_matches('.'));
+                assert_eq!(more.parse::<Name>().is_ok(), wire + 2 <= MAX, "{}", wire + 2);
+            }
         }
     }
 
