@@ -298,15 +298,11 @@ impl Keeper {
             let hurry = !doors.not_listening().is_empty() && asked_for.elapsed() < EXPECTANT;
             tokio::select! {
                 _ = views.changed() => {
-                    self.obey(&views);
                     if doors.differ_from(views.borrow().as_deref()) {
                         asked_for = Instant::now();
                     }
                 }
-                () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
-                    self.obey(&views);
-                    continue;
-                }
+                () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
                 _ = door_tick.tick() => {}
                 () = tokio::time::sleep(DOOR_HURRY), if hurry => {}
                 _ = report_tick.tick() => {
@@ -323,18 +319,21 @@ impl Keeper {
                 () = shutdown.requested() => break,
             }
             let has_identity = self.context.tls.load();
-            doors.reconcile(views.borrow_and_update().as_deref(), has_identity);
+            // One view for both, or one that came a moment ago would be marked as seen and never obeyed; and nobody
+            // finds a door open who is then told of no database.
+            let view = views.borrow_and_update().clone();
+            self.obey(view.as_deref());
+            doors.reconcile(view.as_deref(), has_identity);
         }
         self.drain(doors, views, report_tick, shutdown).await;
     }
 
-    fn obey(&mut self, views: &watch::Receiver<Option<Arc<pontoon_fleet::FleetView>>>) {
-        let view = views.borrow().clone();
+    fn obey(&mut self, view: Option<&pontoon_fleet::FleetView>) {
         let target = self
             .follower
-            .follow(view.as_deref())
+            .follow(view)
             .overdue(clock::boot_id(), SystemClock.now());
-        self.context.floors.follow(view.as_deref(), &target);
+        self.context.floors.follow(view, &target);
         let target = target.held(clock::boot_id(), SystemClock.now());
         // Before anybody can see the target: who passed the boundary before this is counted.
         self.context.boundary.hold(target.held_until_ms());
@@ -421,13 +420,13 @@ impl Keeper {
             tokio::select! {
                 () = &mut until => break,
                 () = shutdown.hurried() => break,
-                _ = views.changed() => self.obey(&views),
-                () = tokio::time::sleep(self.left().unwrap_or_default()), if self.left().is_some() => {
-                    self.obey(&views);
-                }
+                _ = views.changed() => {}
+                () = tokio::time::sleep(self.left().unwrap_or_default()), if self.left().is_some() => {}
                 _ = report_tick.tick() => self.report(Vec::new()),
                 _ = look.tick() => if open() == 0 { break },
             }
+            let view = views.borrow().clone();
+            self.obey(view.as_deref());
         }
         if open() > 0 {
             tracing::warn!(open = open(), "closing what is still open");
