@@ -117,6 +117,15 @@ impl Control {
         }
     }
 
+    /// Whether nobody takes connections at the socket. A server that only stands still does: the kernel takes them for it.
+    pub async fn is_closed(&self) -> bool {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        match tokio::net::UnixStream::connect(&self.socket).await {
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), ConnectionRefused | NotFound),
+        }
+    }
+
     async fn connect(&self) -> Result<Conn, Refusal> {
         let options = OptsBuilder::default()
             .socket(Some(self.socket.to_string_lossy()))

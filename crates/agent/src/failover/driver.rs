@@ -21,6 +21,9 @@ const NEAR_TRANSACTIONS: Position = 100;
 /// Versions of records that are kept: the node may still mean the one before the last.
 const VERSIONS: usize = 4;
 
+/// How long a primary's database may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
 /// How often in a row the database must be seen otherwise than the node left it. Once may be a look from before.
 const SURE: u32 = 2;
 
@@ -313,6 +316,10 @@ impl Driver {
 
     /// Notes for how long the database has not answered. While work goes on that starts it, or that it may be busy with,
     /// silence says nothing: that work has its own end.
+    ///
+    /// One that took writes and takes no connections any more is on its way to end, and may never arrive there: MySQL waits
+    /// for acknowledgements of commits, and has sent the replica away that would give them. It is not waited for as long as
+    /// one that may go on.
     fn listen(&mut self, now: Duration, events: &mut VecDeque<Event>) {
         let speaks = self.facts.as_ref().is_none_or(|facts| facts.answers);
         let busy = !matches!(self.work, None | Some(Work::CaughtUp(_))) || self.killing;
@@ -320,7 +327,13 @@ impl Driver {
             self.answered = Some(now);
         }
         self.silent = now.saturating_sub(*self.answered.get_or_insert(now));
-        if self.silent >= self.silence && self.database.open {
+        let ends = self.facts.as_ref().is_some_and(|facts| facts.closed);
+        let limit = if ends {
+            self.silence.min(ENDS_WITHIN)
+        } else {
+            self.silence
+        };
+        if self.silent >= limit && self.database.open {
             events.push_back(Event::Silent);
         }
     }

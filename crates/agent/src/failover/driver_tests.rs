@@ -23,6 +23,7 @@ fn setup() -> Setup {
 fn facts(open: bool) -> Facts {
     Facts {
         answers: true,
+        closed: false,
         open,
         receiving: false,
         applying: false,
@@ -226,6 +227,33 @@ fn mute() -> Facts {
         open: true,
         ..facts(false)
     }
+}
+
+#[test]
+fn a_database_that_is_ending_is_not_waited_for_as_long_as_one_that_may_go_on() {
+    let mut bench = Bench::new(Some(facts(true)));
+    let ending = || Facts {
+        closed: true,
+        ..mute()
+    };
+    let mut events = VecDeque::new();
+    bench.driver.listen(bench.now, &mut events);
+    bench.driver.facts = Some(ending());
+    bench
+        .driver
+        .listen(bench.now + Duration::from_millis(1_900), &mut events);
+    assert!(events.is_empty(), "it may take its time");
+    bench
+        .driver
+        .listen(bench.now + Duration::from_secs(2), &mut events);
+    assert_eq!(events.len(), 1);
+    // One that is being started does not answer either.
+    bench.driver.work = Some(Work::Follow("b".parse().unwrap(), Epoch(2)));
+    events.clear();
+    bench
+        .driver
+        .listen(bench.now + Duration::from_secs(5), &mut events);
+    assert!(events.is_empty());
 }
 
 #[test]

@@ -426,6 +426,7 @@ impl Works for Hands {
             .is_some_and(|source| world.dbs[source].open.is_some() && !world.is_cut(self.at, source));
         let facts = db.up.then(|| Facts {
             answers: true,
+            closed: false,
             open: db.open.is_some(),
             receiving: db.receiving,
             applying: db.receiving,

@@ -89,6 +89,9 @@ pub const BEAT: std::time::Duration = std::time::Duration::from_millis(100);
 pub struct Facts {
     /// Whether it answers; if not, the rest says nothing.
     pub answers: bool,
+    /// Its process lives and takes no connections: it begins, or is on its way to end.
+    #[serde(default)]
+    pub closed: bool,
     /// It takes writes. True when it does not answer.
     pub open: bool,
     /// It receives from a source, or tries to.

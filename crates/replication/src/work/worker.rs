@@ -164,6 +164,7 @@ impl Worker {
         };
         Ok(Facts {
             answers: true,
+            closed: false,
             open: has.open,
             receiving: status.receiving || status.connecting,
             applying: status.applying,
@@ -199,6 +200,7 @@ impl Worker {
     async fn look(&self) -> Option<Facts> {
         let silent = || Facts {
             answers: false,
+            closed: false,
             open: true,
             receiving: false,
             applying: false,
@@ -230,6 +232,7 @@ impl Worker {
         };
         Some(Facts {
             error: Some(error),
+            closed: self.database.control.is_closed().await,
             ..silent()
         })
     }
