@@ -2,7 +2,7 @@
 //!
 //! A plain average, and not the *peak* one of Finagle and Linkerd, which jumps to every slow answer: on web sites a
 //! page may take a hundred times as long as another on the same server, and who jumps at each of them sends the others
-//! away for nothing. `tests/policies.rs` plays both.
+//! away for nothing. `tests/policies.rs` plays this one beside the other rules.
 
 /// Weight of what was before falls to 1/e in this time, milliseconds.
 const FADES_IN: f32 = 10_000.0;
