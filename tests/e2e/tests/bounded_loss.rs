@@ -4,9 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, tell,
-};
+use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, attempt, expect, in_sync, long, run, standing, tell};
 use pontoon_e2e::under_load::{Writers, fill};
 use pontoon_testkit::{DatabaseOptions, LabError, Server, StoreKind, in_lab, wait_until};
 use serde_json::Value;
@@ -55,14 +53,7 @@ async fn played(mut fleet: Fleet) -> Result<(), LabError> {
         .set_db("durability = \"one-copy\"\nmax_lag = \"3s\"")
         .await?;
     let outcome = cut_off(&fleet).await;
-    if outcome.is_err() {
-        for server in [&fleet.a, &fleet.b] {
-            tell(&attempt(server, &["db", "status"]).await?.1);
-            tell(&attempt(server, &["events"]).await?.1);
-            tell(&logs(server, 60));
-        }
-    }
-    outcome
+    fleet.explain(outcome).await
 }
 
 async fn cut_off(fleet: &Fleet) -> Result<(), LabError> {

@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, ask, attempt, expect, in_sync, logs, long, run, standing, tell,
-};
+use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, expect, in_sync, long, run, standing, tell};
 use pontoon_e2e::rounds::{Fault, Round, Scene, Tally, copy_of};
 use pontoon_e2e::under_load::{Histories, Writers, compare, fill};
 use pontoon_testkit::database::databases;
@@ -50,14 +48,7 @@ fn servers_join_and_leave_a_fleet_that_has_failover() -> Result<(), LabError> {
                 in_sync(&[&fleet.a, &fleet.b]).await
             };
             let outcome = played.await;
-            if outcome.is_err() {
-                for server in [&fleet.a, &fleet.b] {
-                    tell(&attempt(server, &["db", "status"]).await?.1);
-                    tell(&attempt(server, &["events"]).await?.1);
-                    tell(&logs(server, 80));
-                }
-            }
-            outcome?;
+            fleet.explain(outcome).await?;
             let ledger = writers.stop().await;
             let comparison = compare(&fleet.b, &fleet.a, fleet.engine, &ledger).await?;
             expect(comparison.holds(), || {
@@ -137,14 +128,7 @@ async fn played(lab: Lab, engine: Engine, store: StoreKind, faults: Vec<Fault>) 
         histories,
     };
     let outcome = rounds(&fleet, &store, &faults, &clients).await;
-    if outcome.is_err() {
-        for server in [&fleet.a, &fleet.b] {
-            tell(&attempt(server, &["db", "status"]).await?.1);
-            tell(&attempt(server, &["events"]).await?.1);
-            tell(&logs(server, 80));
-        }
-    }
-    outcome?;
+    fleet.explain(outcome).await?;
     let Clients {
         through_a,
         through_b,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Following, ask, attempt, end_program, expect, in_sync, logs, long, refused, run, standing,
+    Engine, Fleet, Following, ask, attempt, end_program, expect, in_sync, long, refused, run, standing,
     start_agent, tell, wait_until_healthy,
 };
 use pontoon_e2e::under_load::compare;
@@ -54,14 +54,7 @@ async fn played(mut fleet: Fleet) -> Result<(), LabError> {
         broken(&fleet).await
     }
     .await;
-    if outcome.is_err() {
-        for server in [&fleet.a, &fleet.b] {
-            tell(&attempt(server, &["db", "status"]).await?.1);
-            tell(&attempt(server, &["events"]).await?.1);
-            tell(&logs(server, 80));
-        }
-    }
-    outcome
+    fleet.explain(outcome).await
 }
 
 /// Without failover.

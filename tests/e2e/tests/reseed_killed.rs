@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Following, attempt, end_program, expect, in_sync, logs, long, one_line, start_agent, tell,
+    Engine, Fleet, Following, end_program, expect, in_sync, long, one_line, start_agent, tell,
 };
 use pontoon_e2e::under_load::{Writers, compare, fill};
 use pontoon_testkit::app::Dice;
@@ -70,14 +70,7 @@ fn played(name: &str, engine: Engine) -> Result<(), LabError> {
         let _store = fleet.share_lease(StoreKind::Etcd).await?;
         in_sync(&[&fleet.a, &fleet.b]).await?;
         let outcome = rounds(&fleet).await;
-        if outcome.is_err() {
-            for server in [&fleet.a, &fleet.b] {
-                tell(&attempt(server, &["db", "status"]).await?.1);
-                tell(&attempt(server, &["events"]).await?.1);
-                tell(&logs(server, 80));
-            }
-        }
-        outcome
+        fleet.explain(outcome).await
     })
 }
 

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use pontoon_e2e::fleet::{
-    Engine, Fleet, attempt, expect, in_sync, logs, long, run, tell, wait_until_healthy,
-};
+use pontoon_e2e::fleet::{Engine, Fleet, attempt, expect, in_sync, long, run, tell, wait_until_healthy};
 use pontoon_e2e::under_load::{FlatOut, compare, fill};
 use pontoon_testkit::{DatabaseOptions, LabError, StoreKind, in_lab, wait_until};
 
@@ -56,14 +54,7 @@ async fn played(mut fleet: Fleet) -> Result<(), LabError> {
     wait_until_healthy(&fleet.a, 2).await?;
     in_sync(&[&fleet.a, &fleet.b]).await?;
     let outcome = switchovers(&fleet, if long() { 20 } else { 2 }).await;
-    if outcome.is_err() {
-        for server in [&fleet.a, &fleet.b] {
-            tell(&attempt(server, &["db", "status"]).await?.1);
-            tell(&attempt(server, &["events"]).await?.1);
-            tell(&logs(server, 60));
-        }
-    }
-    outcome
+    fleet.explain(outcome).await
 }
 
 async fn switchovers(fleet: &Fleet, count: u32) -> Result<(), LabError> {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, attempt, expect, logs, long, members_in_sync, refused, run, standing, tell,
+    Engine, Fleet, Standing, expect, long, members_in_sync, refused, run, standing, tell,
 };
 use pontoon_e2e::under_load::{Ledger, Writers, compare, fill};
 use pontoon_testkit::database::databases;
@@ -150,14 +150,7 @@ async fn played(mut fleet: Fleet, durability: Durability) -> Result<(), LabError
     };
     let _store = fleet.share_lease_with(StoreKind::Etcd, line).await?;
     let outcome = rounds(&fleet, members).await;
-    if outcome.is_err() {
-        for server in fleet.servers() {
-            tell(&attempt(server, &["db", "status"]).await?.1);
-            tell(&attempt(server, &["events"]).await?.1);
-            tell(&logs(server, 80));
-        }
-    }
-    outcome
+    fleet.explain(outcome).await
 }
 
 async fn rounds(fleet: &Fleet, members: usize) -> Result<(), LabError> {

@@ -153,6 +153,26 @@ impl Fleet {
         [&self.a, &self.b].into_iter().chain(&self.more).collect()
     }
 
+    /// Gives `outcome` back. When something failed, what the servers say of their databases, the timelines and the last
+    /// lines of the logs are told first.
+    ///
+    /// # Errors
+    /// That of `outcome`.
+    pub async fn explain<T>(&self, outcome: Result<T, LabError>) -> Result<T, LabError> {
+        if outcome.is_err() {
+            for server in self.servers() {
+                for question in [&["db", "status"][..], &["events"]] {
+                    // One that cannot be asked must not hide what failed.
+                    if let Ok((_, said, _)) = attempt(server, question).await {
+                        tell(&said);
+                    }
+                }
+                tell(&logs(server, 80));
+            }
+        }
+        outcome
+    }
+
     /// What an operator installs on the second server before it joins.
     ///
     /// # Errors
