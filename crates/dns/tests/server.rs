@@ -150,12 +150,7 @@ impl Server {
 }
 
 fn free_port() -> u16 {
-    loop {
-        let port = UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
-    }
+    pontoon_testkit::free_port().unwrap()
 }
 
 fn query(name: &str) -> Vec<u8> {

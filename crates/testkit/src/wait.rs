@@ -1,8 +1,12 @@
 //! Small helpers: wait until something is true, free ports, run a program with a time limit.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -38,13 +42,41 @@ where
     }
 }
 
-/// A TCP port of loopback that is free now. Another process may take it before the caller does.
+/// A port that is free in TCP and UDP on every address of IPv4, with the three that follow it. Until this process ends
+/// no other caller on the machine gets one of the four, though what listened there has ended or not begun; and they are
+/// none of those that the kernel gives to connections (`net.ipv4.ip_local_port_range`, from 32768).
 ///
 /// # Errors
-/// When the system has none.
+/// When there is none.
 pub fn free_port() -> Result<u16, LabError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LabError::io("a free port"))?;
-    Ok(listener.local_addr().map_err(LabError::io("a free port"))?.port())
+    const FIRST: u16 = 10_000;
+    const BLOCKS: u32 = 5_600;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Each process begins elsewhere, so that they seldom meet.
+    let begin = std::process::id() % BLOCKS * 37;
+    for _ in 0..BLOCKS {
+        let block = (begin + NEXT.fetch_add(1, Ordering::Relaxed) % BLOCKS) % BLOCKS;
+        let port = FIRST + 4 * block as u16;
+        if let Some(claim) = claim(port) {
+            // Kept until the process ends.
+            std::mem::forget(claim);
+            return Ok(port);
+        }
+    }
+    Err(LabError::io("a free port")(io::ErrorKind::AddrInUse.into()))
+}
+
+/// A name in the abstract namespace, which like the ports belongs to one network namespace, if nobody else has it and
+/// nobody listens on the four ports from `port`.
+fn claim(port: u16) -> Option<UnixListener> {
+    let name = format!("pontoon-test-port-{port}");
+    let claim = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()?;
+    (port..port + 4)
+        .all(|port| {
+            let every = (Ipv4Addr::UNSPECIFIED, port);
+            TcpListener::bind(every).is_ok() && UdpSocket::bind(every).is_ok()
+        })
+        .then_some(claim)
 }
 
 /// Runs a program to its end and gives its output; it is killed when it takes longer than `limit`.

@@ -24,15 +24,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 
 /// A port that is free on all of 127.0.0.1, .2 and .3.
 pub fn free_port() -> u16 {
-    // Ports given out are not given out again, whatever other test asks.
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let base = 20_000 + (std::process::id() as usize * 37) % 10_000;
-    loop {
-        let port = (base + NEXT.fetch_add(1, Ordering::Relaxed)) as u16;
-        if (1..=3).all(|n| TcpListener::bind((IpAddr::from([127, 0, 0, n]), port)).is_ok()) {
-            return port;
-        }
-    }
+    pontoon_testkit::free_port().unwrap()
 }
 
 pub fn server(name: &str, last: u8, roles: &[Role], ports: Ports, listen: Option<SocketAddr>) -> ServerView {

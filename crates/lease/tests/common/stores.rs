@@ -1,7 +1,6 @@
 //! Real stores on loopback, each a process that ends with its test.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -58,11 +57,7 @@ region = us-east-1
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    pontoon_testkit::free_port().unwrap()
 }
 
 /// A program of `script/get-stores`, or of the system.

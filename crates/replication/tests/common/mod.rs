@@ -13,7 +13,7 @@ pub mod fleet;
 pub mod load;
 pub mod pair;
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -134,8 +134,8 @@ impl Machine {
             address,
             paths,
             software,
-            original_port: free_port(address),
-            server_port: free_port(address),
+            original_port: free_port(),
+            server_port: free_port(),
             root,
             helper: None,
             original: None,
@@ -424,12 +424,8 @@ fn user() -> String {
         .unwrap()
 }
 
-fn free_port(address: IpAddr) -> u16 {
-    TcpListener::bind((address, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+fn free_port() -> u16 {
+    pontoon_testkit::free_port().unwrap()
 }
 
 fn wait_for_socket(path: &Path) {

@@ -1,7 +1,7 @@
 //! The real name servers that ours is held against, each with the same zones on a port of its own.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,13 +89,7 @@ fn start_one(folder: &Path, zones: &[String], (name, _, configure): &Kind, progr
 }
 
 fn free_port() -> u16 {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    pontoon_testkit::free_port().unwrap()
 }
 
 /// Waits until it answers for a zone.
