@@ -134,8 +134,13 @@ fn what_a_replica_has_otherwise_is_found_named_and_put_right() -> Result<(), Lab
         })?;
 
         // Ctrl-C ends it: the agent goes on with its work, not with this.
-        let asked = Following::start(a, &["db", "check", "--chunk-time", "1ms", "--json"])?;
-        asked.interrupt(a, "check").await?;
+        let mut asked = Following::start(a, &["db", "check", "--chunk-time", "10ms"])?;
+        let began = asked.until("progress").await?;
+        // It may have come to its end before it heard.
+        let status = asked.interrupt(a, "check").await?;
+        expect(began && status != 2, || {
+            format!("it began: {began}, exit {status}")
+        })?;
         expect(programs(a, "agent").len() == 1, || "the agent is gone".to_owned())?;
         run(a, &["status", "--check"]).await.map(drop)
     })

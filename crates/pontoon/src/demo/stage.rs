@@ -54,6 +54,18 @@ pub struct Visitors {
     pub pace: f64,
 }
 
+/// What was seen while the server with the primary was not there.
+pub struct Absence {
+    /// The server that was lost.
+    pub lost: String,
+    /// The server that takes the writes since.
+    pub took_over: String,
+    /// Seconds from the loss to the first moment in which the other one took the writes.
+    pub taken: f64,
+    /// Seconds from its return until the fleet was as it should be.
+    pub back: f64,
+}
+
 impl Stage {
     /// Where the application listens, on every server: on loopback, as most do.
     pub const APPLICATION: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -353,6 +365,39 @@ impl Stage {
             true => Ok((a, b, lease.epoch)),
             false => Ok((b, a, lease.epoch)),
         }
+    }
+
+    /// Loses the primary's server by `lose` and gives it back by `restore` when the other one takes the writes. Ends
+    /// when all is healthy again, and says which was lost, which one took over, and after how many seconds each.
+    pub async fn while_without_primary<L, R>(
+        &mut self,
+        visitors_before: u32,
+        lose: L,
+        restore: R,
+    ) -> anyhow::Result<Absence>
+    where
+        L: AsyncFnOnce(&Server) -> anyhow::Result<()>,
+        R: AsyncFnOnce(&Server) -> anyhow::Result<()>,
+    {
+        let (primary, other, epoch) = self.primary().await?;
+        // Addresses do not move in this demo: visitors of the lost one would see nothing but that.
+        self.load()?.set_targets(vec![door(&other)]);
+        self.traffic(visitors_before).await?;
+        let lost = self.elapsed();
+        lose(&primary).await?;
+        self.until_primary(&other, epoch).await?;
+        let taken = self.elapsed().saturating_sub(lost).as_secs_f64();
+        restore(&primary).await?;
+        let restored = self.elapsed();
+        self.until_healthy().await?;
+        let back = self.elapsed().saturating_sub(restored).as_secs_f64();
+        self.both_doors()?;
+        Ok(Absence {
+            lost: primary.name().to_owned(),
+            took_over: other.name().to_owned(),
+            taken,
+            back,
+        })
     }
 
     /// Waits until the database of `server` takes the writes, in an epoch after `epoch`.

@@ -1,7 +1,7 @@
 //! A whole server stands still, and comes back believing that it is still the primary (P1, P2).
 
 use super::{Phase, Playing};
-use crate::demo::stage::{Stage, door};
+use crate::demo::stage::{Absence, Stage};
 
 /// SIGSTOP of every process of the server with the primary; SIGCONT when another leads.
 pub struct ServerFreezes;
@@ -21,26 +21,25 @@ impl Phase for ServerFreezes {
 
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a> {
         Box::pin(async move {
-            let (primary, other, epoch) = stage.primary().await?;
-            // Addresses do not move yet: visitors who came to the frozen one would see nothing but that.
-            stage.load()?.set_targets(vec![door(&other)]);
-            stage.traffic(2).await?;
-            let begun = stage.elapsed();
-            primary.freeze().await?;
-            stage.until_primary(&other, epoch).await?;
-            let taken = stage.elapsed().saturating_sub(begun).as_secs_f64();
-            primary.thaw()?;
-            let thawed = stage.elapsed();
-            stage.until_healthy().await?;
-            let back = stage.elapsed().saturating_sub(thawed).as_secs_f64();
-            stage.both_doors()?;
-            let (primary, other) = (primary.name(), other.name());
+            let absence = stage
+                .while_without_primary(
+                    2,
+                    async |primary| Ok(primary.freeze().await?),
+                    async |primary| Ok(primary.thaw()?),
+                )
+                .await?;
+            let Absence {
+                lost,
+                took_over,
+                taken,
+                back,
+            } = absence;
             stage.fact(format!(
-                "{other} took the writes {taken:.1} s after {primary} froze, when its lease had run out; {back:.1} s after it \
-                 thawed {primary} was its replica"
+                "{took_over} took the writes {taken:.1} s after {lost} froze, when its lease had run out; {back:.1} s after \
+                 it thawed {lost} was its replica"
             ));
             stage.caveat(format!(
-                "While {primary} was frozen, visitors came to {other} only: public addresses do not move by themselves yet."
+                "While {lost} was frozen, visitors came to {took_over} only: public addresses do not move by themselves yet."
             ));
             stage.traffic(4).await
         })
