@@ -13,6 +13,7 @@ use crate::http1::response::{self, Asked, Ending, Handover};
 const LIMITS: HeadLimits = HeadLimits {
     first_line: 64,
     head: 400,
+    fields: 128,
 };
 
 /// Any bytes from a visitor or another edge: the same verdict however they are split; and what is passed on is read by

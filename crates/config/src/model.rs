@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, Engine, FleetName, HealthCheck, ListenAddress, Ports,
-    RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, EdgeLimits, Engine, FleetName, HealthCheck, ListenAddress,
+    Ports, RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -77,6 +77,8 @@ pub struct Edge {
     pub listen: Vec<SocketAddr>,
     /// HTTPS; `None` when visitors are served over plain HTTP only.
     pub tls: Option<Tls>,
+    /// What visitors are allowed.
+    pub limits: EdgeLimits,
 }
 
 /// `[edge.tls]`

@@ -1,8 +1,10 @@
 //! A checked configuration as text: reading it again gives the same configuration.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
+use pontoon_fleet::{ClientLimits, EdgeLimits};
 
 use crate::Config;
 use crate::model::{
@@ -30,6 +32,7 @@ impl Config {
         if let Some(tls) = &self.edge.tls {
             print_tls(&mut out, tls);
         }
+        print_limits(&mut out, &self.edge.limits);
         if let Some(app) = &self.app {
             print_app(&mut out, app);
         }
@@ -170,6 +173,45 @@ fn print_tls(out: &mut String, tls: &Tls) {
                 .as_deref(),
         );
     }
+}
+
+fn print_limits(out: &mut String, limits: &EdgeLimits) {
+    if *limits == EdgeLimits::default() {
+        return;
+    }
+    let size = |bytes: Option<u64>| bytes.map(format_bytes);
+    let span = |span: Option<Duration>| span.map(format_duration);
+    out.section("[edge.limits]");
+    for (key, value) in [
+        ("request_line", size(limits.request_line.map(u64::from))),
+        ("head", size(limits.head.map(u64::from))),
+        ("body", size(limits.body)),
+        ("head_timeout", span(limits.head_timeout)),
+        ("body_timeout", span(limits.body_timeout)),
+        ("body_rate", size(limits.body_rate)),
+        ("idle_timeout", span(limits.idle_timeout)),
+        ("write_timeout", span(limits.write_timeout)),
+    ] {
+        out.optional(key, value.as_deref());
+    }
+    if let Some(fields) = limits.fields {
+        out.raw("fields", fields);
+    }
+    let client = &limits.client;
+    if *client == ClientLimits::default() {
+        return;
+    }
+    out.section("[edge.limits.client]");
+    if let Some(requests) = client.requests {
+        out.raw("requests", requests);
+    }
+    if let Some(rate) = client.rate {
+        out.raw("rate", rate);
+        out.raw("burst", client.burst);
+    }
+    out.raw("prefix_v4", client.prefix_v4);
+    out.raw("prefix_v6", client.prefix_v6);
+    out.list("exempt", &client.exempt);
 }
 
 fn print_app(out: &mut String, app: &App) {

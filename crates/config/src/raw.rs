@@ -161,6 +161,53 @@ pub(crate) struct Edge {
     pub listen: Option<At<Vec<Text>>>,
     /// HTTPS for visitors.
     pub tls: Option<At<Tls>>,
+    /// What visitors are allowed.
+    pub limits: Option<Limits>,
+}
+
+/// What visitors are allowed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// The most bytes of a request line; more is answered with 414. Default "8KiB".
+    pub request_line: Option<Text>,
+    /// The most bytes of a request's head; more is answered with 431. Default "32KiB".
+    pub head: Option<Text>,
+    /// The most header fields; more are answered with 431. Default 128.
+    pub fields: Option<At<i64>>,
+    /// The most bytes of a request's body; more is answered with 413. Default: no limit.
+    pub body: Option<Text>,
+    /// How long a head may take from its first byte to its last; then 408. Default "10s".
+    pub head_timeout: Option<Text>,
+    /// The longest pause within a body; then 408. Default "30s".
+    pub body_timeout: Option<Text>,
+    /// The fewest bytes a second of a body, on average and after `body_timeout`; else 408. "0B": as slow as it likes.
+    /// Default "512B".
+    pub body_rate: Option<Text>,
+    /// How long a kept connection may wait for its next request. Default "75s".
+    pub idle_timeout: Option<Text>,
+    /// How long a visitor may take nothing of an answer. Default "30s".
+    pub write_timeout: Option<Text>,
+    /// What one client may do; more is answered with 429. Default: no limits.
+    pub client: Option<Client>,
+}
+
+/// What one client may do.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Client {
+    /// Requests under way at the same time. Default: no limit.
+    pub requests: Option<At<i64>>,
+    /// Requests a second. Default: no limit.
+    pub rate: Option<At<i64>>,
+    /// Requests that may come at once after a pause. Default: those of a second.
+    pub burst: Option<At<i64>>,
+    /// Bits of an IPv4 address that make a client. Default 32.
+    pub prefix_v4: Option<At<i64>>,
+    /// Bits of an IPv6 address that make a client. Default 64.
+    pub prefix_v6: Option<At<i64>>,
+    /// Networks for which none of this holds, such as "198.51.100.0/24".
+    pub exempt: Option<Vec<Text>>,
 }
 
 /// HTTPS for visitors.

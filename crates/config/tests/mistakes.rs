@@ -31,6 +31,34 @@ fn one(text: &str, from: &str, to: &str, code: Code, place: &str) -> ConfigError
 }
 
 #[test]
+fn limits_that_cannot_be() {
+    for (line, code, place) in [
+        ("head = \"1KiB\"", Code::C002, "\"1KiB\""),
+        ("head = \"1MiB\"", Code::C002, "\"1MiB\""),
+        ("head = \"8KiB\"", Code::C006, "\"8KiB\""),
+        ("request_line = \"32KiB\"", Code::C006, "\"32KiB\""),
+        ("fields = 129", Code::C002, "129"),
+        ("body = \"0B\"", Code::C002, "\"0B\""),
+        ("body = 5", Code::C002, "5"),
+        ("body_rate = \"fast\"", Code::C002, "\"fast\""),
+        ("head_timeout = \"1ms\"", Code::C002, "\"1ms\""),
+        ("client = { rate = 0 }", Code::C002, "0"),
+        ("client = { requests = -1 }", Code::C002, "-1"),
+        ("client = { burst = 5 }", Code::C006, "5"),
+        ("client = { prefix_v4 = 33 }", Code::C002, "33"),
+        (
+            "client = { exempt = [\"10.0.0.1/8\"] }",
+            Code::C002,
+            "\"10.0.0.1/8\"",
+        ),
+        ("clients = { rate = 5 }", Code::C004, "clients"),
+    ] {
+        let limits = format!("[edge.limits]\n{line}\n\n[app]");
+        one(ONE, "[app]", &limits, code, place);
+    }
+}
+
+#[test]
 fn unknown_keys_and_what_was_meant() {
     let error = one(TWO, "max_lag", "max_lagg", Code::C004, "max_lagg");
     assert_eq!(error.hint.as_deref(), Some("did you mean `max_lag`?"));

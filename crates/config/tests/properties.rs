@@ -14,8 +14,8 @@ use pontoon_config::{
     Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, Engine, HealthCheck, ListenAddress, RetryPolicy, Role,
-    TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, EdgeLimits, Engine, HealthCheck, ListenAddress,
+    RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -304,6 +304,46 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
     })
 }
 
+fn limits() -> impl Strategy<Value = EdgeLimits> {
+    let client = (
+        prop::option::of(1u32..=1_000_000),
+        prop::option::of(1u32..=1_000_000),
+        (1u32..=1_000_000, 8u8..=32, 16u8..=128),
+        subsequence(vec!["198.51.100.0/24", "2001:db8::/32", "203.0.113.9/32"], 0..=3),
+    )
+        .prop_map(
+            |(requests, rate, (burst, prefix_v4, prefix_v6), exempt)| ClientLimits {
+                requests,
+                rate,
+                burst: rate.map_or(0, |_| burst),
+                prefix_v4,
+                prefix_v6,
+                exempt: exempt.into_iter().map(|text| text.parse().unwrap()).collect(),
+            },
+        );
+    let spans = prop::collection::vec(prop::option::of(millis(1_000..=3_600_000)), 4);
+    (
+        prop::option::of((1024u32..=8192, 8193u32..=48 * 1024)),
+        prop::option::of(8u32..=128),
+        prop::option::of(1u64..=1 << 40),
+        prop::option::of(0u64..=1 << 20),
+        spans,
+        client,
+    )
+        .prop_map(|(sizes, fields, body, body_rate, spans, client)| EdgeLimits {
+            request_line: sizes.map(|(line, _)| line),
+            head: sizes.map(|(_, head)| head),
+            fields,
+            body,
+            head_timeout: spans[0],
+            body_timeout: spans[1],
+            body_rate,
+            idle_timeout: spans[2],
+            write_timeout: spans[3],
+            client,
+        })
+}
+
 fn apps() -> impl Strategy<Value = App> {
     let upstream = select(vec!["127.0.0.1:8080", "0.0.0.0:8081", "[::1]:9000"]);
     let health = (
@@ -568,7 +608,7 @@ fn configs() -> impl Strategy<Value = Config> {
     (
         fleet,
         servers(),
-        (listen, prop::option::of(tls())),
+        (listen, prop::option::of(tls()), limits()),
         prop::option::of(apps()),
         prop::option::of(dbs()),
         later,
@@ -577,7 +617,7 @@ fn configs() -> impl Strategy<Value = Config> {
             |(
                 (name, domains, port),
                 servers,
-                (listen, tls),
+                (listen, tls, limits),
                 app,
                 db,
                 (lease, cache, assets, ip, dns, capacity),
@@ -592,6 +632,7 @@ fn configs() -> impl Strategy<Value = Config> {
                     edge: Edge {
                         listen: listen.into_iter().map(|text| text.parse().unwrap()).collect(),
                         tls,
+                        limits,
                     },
                     app,
                     db,

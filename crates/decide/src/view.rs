@@ -95,6 +95,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             .filter(|db| db.proxy && db.is_ours())
             .map(|db| sql_view(inputs, db, epoch)),
         https: config.edge.tls.as_ref().map(|tls| https_view(config, tls)),
+        limits: config.edge.limits.clone(),
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),

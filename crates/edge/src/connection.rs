@@ -12,7 +12,7 @@ use crate::access_log::Record;
 use crate::answer;
 use crate::forward::{self, After, Served};
 use crate::http1::body::Length;
-use crate::http1::head::Scanner;
+use crate::http1::head::{HeadLimits, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Request, Sender, Version};
 use crate::http1::response::RelayWord;
@@ -44,7 +44,7 @@ pub async fn serve(
     let mut client = Client {
         stream,
         buffer: worker.buffers.take(),
-        deadline: Deadline::new(worker.shared.tuning.head_timeout),
+        deadline: Deadline::new(worker.upstreams().tuning.head_timeout),
         scratch: Vec::new(),
     };
     let mut head = Vec::with_capacity(1024);
@@ -56,7 +56,7 @@ pub async fn serve(
                 let mut text = Vec::new();
                 let word = RelayWord::NotSent.field();
                 answer::write(&mut text, 503, "not a server of the fleet", word, false, false);
-                let _ = send(&mut client, &text, worker.shared.tuning.write_timeout).await;
+                let _ = send(&mut client, &text, worker.upstreams().tuning.write_timeout).await;
                 return linger(&mut client).await;
             }
             Next::Request(request) => {
@@ -93,12 +93,10 @@ async fn next_head(
     first: bool,
     head: &mut Vec<u8>,
 ) -> Next {
-    let tuning = &worker.shared.tuning;
     if client.buffer.is_empty() {
-        let patience = if first {
-            tuning.head_timeout
-        } else {
-            tuning.idle_timeout
+        let patience = match (first, &worker.upstreams().tuning) {
+            (true, tuning) => tuning.head_timeout,
+            (false, tuning) => tuning.idle_timeout,
         };
         // One large request must not be what an idle connection costs from then on.
         for memory in [&mut *head, &mut client.scratch] {
@@ -110,10 +108,16 @@ async fn next_head(
             return Next::End;
         }
     }
-    client.deadline.set(tuning.head_timeout);
+    // As they are now: the configuration may have changed while the connection was idle.
+    let upstreams = worker.upstreams();
+    let limits = match route {
+        Route::Visitors => &upstreams.tuning.head,
+        Route::Relay => &HeadLimits::RELAY,
+    };
+    client.deadline.set(upstreams.tuning.head_timeout);
     let mut scanner = Scanner::default();
     loop {
-        match scanner.scan(client.buffer.filled(), &tuning.head) {
+        match scanner.scan(client.buffer.filled(), limits) {
             Err(reject) => return Next::Refuse(reject),
             Ok(Some(extent)) => {
                 let verdict = request::read(&client.buffer.filled()[extent.start..extent.end], sender, head);
@@ -214,18 +218,28 @@ async fn carry_out(
     let begun = Instant::now();
     let head_length = head.len();
     let running = worker.stats.begin();
-    let mut up = Pipe::new(head, request.length.into());
+    let upstreams = worker.upstreams();
+    // Of a request that comes from another edge it has seen to that.
+    let limit = upstreams.tuning.body.filter(|_| route == Route::Visitors);
+    let mut up = Pipe::limited(head, request.length.into(), limit);
     let elsewhere = worker.https().and_then(|https| https.redirect);
     let elsewhere = elsewhere.filter(|_| matches!(sender, Sender::Visitor { secure: false, .. }));
-    let served = match gather_body(worker, client, request, &mut up).await {
-        Ok(()) => match elsewhere {
-            Some(port) => redirect(worker, client, request, &up, port).await,
-            None => forward::forward(worker, client, request, &mut up, route).await,
-        },
-        Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
-        Err(None) => Served::nothing(),
+    let admitted = match sender {
+        Sender::Visitor { peer, .. } => worker.shared.clients.admit(&upstreams.client, *peer),
+        Sender::Edge => Ok(None),
     };
-    drop(running);
+    let served = match &admitted {
+        Err(denied) => forward::denied(worker, client, request, denied).await,
+        Ok(_) => match gather_body(worker, client, request, &mut up, limit).await {
+            Ok(()) => match elsewhere {
+                Some(port) => redirect(worker, client, request, &up, port).await,
+                None => forward::forward(worker, client, request, &mut up, route).await,
+            },
+            Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
+            Err(None) => Served::nothing(),
+        },
+    };
+    drop((running, admitted));
     let took = begun.elapsed();
     if served.status != 0 {
         worker.stats.answered(served.status, took);
@@ -261,9 +275,14 @@ async fn gather_body(
     client: &mut Client,
     request: &Request,
     up: &mut Pipe,
+    limit: Option<u64>,
 ) -> Result<(), Option<Reject>> {
     let small = match request.length {
         Length::None => return Ok(()),
+        // Said before a byte of it came: who asks first (`Expect`) is spared to send it.
+        Length::Known(length) if limit.is_some_and(|limit| length > limit) => {
+            return Err(Some(Reject::BodyTooLarge));
+        }
         Length::Known(length) => length <= worker.shared.tuning.replay_limit as u64,
         Length::Chunked => false,
     };
@@ -271,7 +290,7 @@ async fn gather_body(
     if request.expects_continue {
         return Ok(());
     }
-    client.deadline.set(worker.shared.tuning.body_timeout);
+    client.deadline.set(worker.upstreams().tuning.body_timeout);
     loop {
         let fits = !client.buffer.is_empty()
             && client.buffer.filled().len() <= worker.shared.tuning.replay_limit * 2;
@@ -302,7 +321,7 @@ async fn redirect(worker: &Worker, client: &mut Client, request: &Request, up: &
     let location = String::from_utf8_lossy(&location);
     let mut text = Vec::new();
     answer::write(&mut text, status, "", &location, request.is_head, false);
-    let sent = send(client, &text, worker.shared.tuning.write_timeout).await;
+    let sent = send(client, &text, worker.upstreams().tuning.write_timeout).await;
     Served {
         status,
         bytes: text.len() as u64,
@@ -317,7 +336,7 @@ async fn refuse(worker: &Worker, client: &mut Client, reject: Reject) {
     worker.stats.answered(reject.status(), Duration::ZERO);
     let mut text = Vec::new();
     answer::refusal(&mut text, reject, false);
-    let _ = send(client, &text, worker.shared.tuning.write_timeout).await;
+    let _ = send(client, &text, worker.upstreams().tuning.write_timeout).await;
 }
 
 /// Writes `bytes` to the client within `limit`.

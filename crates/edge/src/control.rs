@@ -46,7 +46,7 @@ pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
 pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeError> {
     let files = pontoon_rt::process::raise_open_files();
     let count = threads::count(options.threads);
-    let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none()));
+    let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none(&options.tuning)));
     let (health_changes, health_changes_seen) = watch::channel(0);
     let (https, https_seen) = watch::channel(None);
     // Each client connection may need a second one to an application.
@@ -65,6 +65,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         connections: AtomicUsize::new(0),
         max_connections,
         held: AtomicUsize::new(0),
+        clients: Arc::default(),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
         clock: AnswerClock::start(),
@@ -191,6 +192,7 @@ impl Control {
         let upstreams = Arc::new(Upstreams::of_view(
             &view,
             &self.server,
+            &self.shared.tuning,
             &before,
             &self.health_changes,
         ));

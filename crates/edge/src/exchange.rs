@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::floors::Leaving;
 use crate::http1::body::{Body, Length};
-use crate::http1::head::{Extent, Scanner};
+use crate::http1::head::{Extent, HeadLimits, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
@@ -79,6 +79,8 @@ pub struct Exchange<'e> {
     pub kept: bool,
     /// Times and sizes.
     pub tuning: &'e Tuning,
+    /// The fewest bytes a second of the request's body; 0 for as slow as it likes.
+    pub body_rate: u64,
     /// Where the answer is.
     pub state: State,
     /// What is asked before the answer goes to the client.
@@ -109,6 +111,8 @@ pub struct State {
     /// One side of a tunnel has said all.
     tunnel_ends: bool,
     last_progress: Instant,
+    /// How long the request's body was waited for, in steps of [`LOOK_EVERY`].
+    waited_for_body: Duration,
     /// Bytes written up, written down, and waiting to be written down. Three numbers, not their sum: what is
     /// written was waiting, so the sum stands still while a slow client takes a full buffer.
     moved: [u64; 3],
@@ -140,6 +144,7 @@ impl Default for State {
             keep_alive: false,
             tunnel_ends: false,
             last_progress: Instant::now(),
+            waited_for_body: Duration::ZERO,
             moved: [0; 3],
         }
     }
@@ -255,7 +260,7 @@ impl Exchange<'_> {
                 Some(extent) => Ok(Some(extent)),
                 None => {
                     let bytes = self.server_buffer.filled();
-                    self.state.scanner.scan(bytes, &self.tuning.head)
+                    self.state.scanner.scan(bytes, &HeadLimits::default())
                 }
             };
             match found {
@@ -337,7 +342,7 @@ impl Exchange<'_> {
             // HTTP/1.0 does not know them (RFC 9110 section 15.2).
             if version == Version::Http11 {
                 // A server that sends interim answers without end meets the limit of a head.
-                if self.down.staged().len() > self.tuning.head.head {
+                if self.down.staged().len() > HeadLimits::default().head {
                     return Err(Failure::BadAnswer(Some(Reject::HeadTooLarge)));
                 }
                 parsed.write(
@@ -469,7 +474,15 @@ impl Exchange<'_> {
             self.request.expects_continue && self.down.staged().is_empty() && self.up.can_rewind();
         if !self.state.up_done && !self.up.is_blocked() && !answered && !told_to_wait {
             // The request's sender is silent.
-            return (waited >= self.tuning.body_timeout).then_some(Failure::BadRequest(Reject::BodyTimeout));
+            if waited >= self.tuning.body_timeout {
+                return Some(Failure::BadRequest(Reject::BodyTimeout));
+            }
+            // Not one that trickles either: it would hold a worker of the application for as long as it likes.
+            self.state.waited_for_body += LOOK_EVERY;
+            let earned = self.up.written().checked_div(self.body_rate);
+            let patience = earned.map(|seconds| self.tuning.body_timeout + Duration::from_secs(seconds));
+            let too_slow = patience.is_some_and(|patience| self.state.waited_for_body > patience);
+            return too_slow.then_some(Failure::BadRequest(Reject::BodyTooSlow));
         }
         let unanswered = !answered && self.server_buffer.is_empty() && self.down.staged().is_empty();
         if unanswered && self.up.can_rewind() && !(self.worth_waiting)() {
@@ -562,6 +575,7 @@ mod tests {
             relay: false,
             kept: false,
             tuning: &tuning,
+            body_rate: 0,
             state: State::default(),
             floor: None,
             hsts: None,

@@ -14,12 +14,13 @@ use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
 use crate::answer;
+use crate::clients::Denied;
 use crate::connection::{Client, send};
 use crate::cookie;
 use crate::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
 use crate::floors::Leaving;
-use crate::http1::body::Body;
+use crate::http1::body::{Body, Length};
 use crate::http1::head::FLOOR_FIELD;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
@@ -130,16 +131,47 @@ pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
     answer::refusal(&mut text, reject, request.is_head);
-    let sent = send(client, &text, worker.shared.tuning.write_timeout).await;
+    answer_alone(worker, client, text, reject.status(), After::Linger).await
+}
+
+/// Answers a request of a client that has met a limit. Its connection may go on if the next request begins where this
+/// one ends.
+pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request, denied: &Denied) -> Served {
+    worker.stats.rejected(denied.reject as usize);
+    let keep_alive = request.keep_alive
+        && request.version == Version::Http11
+        && request.length == Length::None
+        && !worker.draining.get();
+    let extra = format!("Retry-After: {}\r\n", denied.retry_after);
+    let mut text = std::mem::take(&mut client.scratch);
+    text.clear();
+    let (status, detail) = (denied.reject.status(), denied.reject.word());
+    answer::write(&mut text, status, detail, &extra, request.is_head, keep_alive);
+    let after = if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    };
+    answer_alone(worker, client, text, status, after).await
+}
+
+/// Sends `text`, an answer of the edge itself for which no server was asked.
+async fn answer_alone(
+    worker: &Worker,
+    client: &mut Client,
+    text: Vec<u8>,
+    status: u16,
+    after: After,
+) -> Served {
+    let sent = send(client, &text, worker.upstreams().tuning.write_timeout).await;
     let bytes = text.len() as u64;
     client.scratch = text;
-    let after = if sent.is_ok() { After::Linger } else { After::Close };
     Served {
-        status: reject.status(),
+        status,
         bytes,
         upstream: None,
         retries: 0,
-        after,
+        after: if sent.is_ok() { after } else { After::Close },
     }
 }
 
@@ -316,6 +348,7 @@ impl Attempt<'_> {
         floor: Option<Leaving>,
     ) -> (Result<Done, Failure>, State, Pipe) {
         let worker = self.worker;
+        let upstreams = worker.upstreams();
         let mut memory = std::mem::take(&mut self.client.scratch);
         memory.clear();
         let _in_flight = InFlight::on(upstream);
@@ -341,7 +374,13 @@ impl Attempt<'_> {
             may_keep_alive: &|| !worker.draining.get() && !worker.is_crowded(),
             relay: matches!(upstream.way, Way::Relay(_)),
             kept,
-            tuning: &worker.shared.tuning,
+            tuning: &upstreams.tuning,
+            // An HTTP/2 application has no worker that a slow stream would hold; of a relayed body the other edge has
+            // seen to that.
+            body_rate: match self.route {
+                Route::Visitors if !upstream.h2c => upstreams.tuning.body_rate,
+                Route::Visitors | Route::Relay => 0,
+            },
             state: State::default(),
             floor,
             hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
@@ -443,7 +482,7 @@ impl Attempt<'_> {
         let mut text = std::mem::take(&mut self.client.scratch);
         text.clear();
         answer::write(&mut text, status, detail, extra, self.request.is_head, keep_alive);
-        let sent = send(self.client, &text, self.worker.shared.tuning.write_timeout).await;
+        let sent = send(self.client, &text, self.worker.upstreams().tuning.write_timeout).await;
         let bytes = text.len() as u64;
         self.client.scratch = text;
         let after = match (sent, keep_alive) {

@@ -16,6 +16,7 @@
 
 mod access_log;
 mod answer;
+mod clients;
 mod connection;
 mod control;
 mod cookie;

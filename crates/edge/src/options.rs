@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use pontoon_fleet::ServerName;
+use pontoon_fleet::{EdgeLimits, ServerName};
 use pontoon_rt::paths::Paths;
 
 use crate::http1::head::HeadLimits;
@@ -78,6 +78,10 @@ pub struct Tuning {
     pub idle_timeout: Duration,
     /// How long a client may pause while it sends a body.
     pub body_timeout: Duration,
+    /// The fewest bytes a second of a body, on average and after [`Tuning::body_timeout`]; 0 for as slow as it likes.
+    pub body_rate: u64,
+    /// The most bytes of a body.
+    pub body: Option<u64>,
     /// How long a client may take nothing of an answer.
     pub write_timeout: Duration,
     /// How long a connection to an application server may take to be made.
@@ -101,6 +105,28 @@ pub struct Tuning {
     pub replay_limit: usize,
 }
 
+impl Tuning {
+    /// As the configuration has it, where it says something.
+    #[must_use]
+    pub fn under(&self, limits: &EdgeLimits) -> Tuning {
+        let size = |bytes: Option<u32>, default: usize| bytes.map_or(default, |bytes| bytes as usize);
+        Tuning {
+            head: HeadLimits {
+                first_line: size(limits.request_line, self.head.first_line),
+                head: size(limits.head, self.head.head),
+                fields: size(limits.fields, self.head.fields),
+            },
+            head_timeout: limits.head_timeout.unwrap_or(self.head_timeout),
+            idle_timeout: limits.idle_timeout.unwrap_or(self.idle_timeout),
+            body_timeout: limits.body_timeout.unwrap_or(self.body_timeout),
+            body_rate: limits.body_rate.unwrap_or(self.body_rate),
+            body: limits.body.or(self.body),
+            write_timeout: limits.write_timeout.unwrap_or(self.write_timeout),
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Tuning {
@@ -108,6 +134,8 @@ impl Default for Tuning {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            body_rate: 512,
+            body: None,
             write_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(60),

@@ -45,6 +45,8 @@ pub struct Pipe {
     streamed: bool,
     flushed: bool,
     written: u64,
+    /// Bytes of content that the body may still have.
+    left: u64,
 }
 
 impl Pipe {
@@ -60,6 +62,15 @@ impl Pipe {
             streamed: false,
             flushed: false,
             written: 0,
+            left: u64::MAX,
+        }
+    }
+
+    /// As [`Pipe::new`], with a body of at most `limit` bytes.
+    pub fn limited(staged: Vec<u8>, body: Body, limit: Option<u64>) -> Pipe {
+        Pipe {
+            left: limit.unwrap_or(u64::MAX),
+            ..Pipe::new(staged, body)
         }
     }
 
@@ -81,13 +92,14 @@ impl Pipe {
 
     /// The body that follows, and its form.
     pub fn set_body(&mut self, body: Body, form: Form) {
-        (self.body, self.form) = (body, form);
+        (self.body, self.form, self.left) = (body, form, u64::MAX);
     }
 
     /// Takes the body into `staged` when all of it is in `buffer`.
     pub fn stage_body(&mut self, buffer: &mut Buffer) -> Result<bool, Reject> {
         let mut body = self.body.clone();
-        let taken = body.take(buffer.filled())?;
+        let mut left = self.left;
+        let taken = body.take_at_most(buffer.filled(), &mut left)?;
         if body.is_finished() {
             self.staged.extend_from_slice(&buffer.filled()[..taken]);
             buffer.consume(taken);
@@ -208,7 +220,7 @@ impl Pipe {
         }
         self.streamed = true;
         match self.form {
-            Form::AsIs => self.ready = self.body.take(buffer.filled())?,
+            Form::AsIs => self.ready = self.body.take_at_most(buffer.filled(), &mut self.left)?,
             Form::Unchunk => {
                 let mut piece = self.body.next(buffer.filled())?;
                 while piece.length > 0 && !piece.content {

@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_balance::{Latency, Standing};
-use pontoon_fleet::{AppProtocol, AppView, FleetView, Role, ServerName, ServerState, ServerView};
+use pontoon_fleet::{
+    AppProtocol, AppView, ClientLimits, FleetView, Role, ServerName, ServerState, ServerView,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::floors::FloorRule;
 use crate::io::Stream;
+use crate::options::Tuning;
 
 /// How an application server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,6 +159,10 @@ impl Health {
 pub struct Upstreams {
     /// The view's serial.
     pub serial: u64,
+    /// Times and sizes, as the configuration has them.
+    pub tuning: Tuning,
+    /// What one client may do.
+    pub client: ClientLimits,
     /// The application; `None` when the view has none.
     pub app: Option<AppView>,
     /// Those that visitors' requests go to, in the view's order.
@@ -169,9 +177,11 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// None at all, before the first view.
-    pub fn none() -> Upstreams {
+    pub fn none(tuning: &Tuning) -> Upstreams {
         Upstreams {
             serial: 0,
+            tuning: tuning.clone(),
+            client: ClientLimits::default(),
             app: None,
             servers: Vec::new(),
             local: None,
@@ -184,6 +194,7 @@ impl Upstreams {
     pub fn of_view(
         view: &FleetView,
         me: &ServerName,
+        tuning: &Tuning,
         before: &Upstreams,
         changes: &watch::Sender<u64>,
     ) -> Upstreams {
@@ -191,11 +202,13 @@ impl Upstreams {
             |server: &&ServerView| server.roles.contains(&Role::Edge) || server.roles.contains(&Role::App);
         let callers = view.servers.iter().filter(calls);
         let callers = callers.map(|server| server.name.clone()).collect();
+        let tuning = tuning.under(&view.limits);
         let Some(app) = &view.app else {
             return Upstreams {
                 serial: view.serial,
                 callers,
-                ..Upstreams::none()
+                client: view.limits.client.clone(),
+                ..Upstreams::none(&tuning)
             };
         };
         let floors = FloorRule::of(view);
@@ -229,12 +242,26 @@ impl Upstreams {
             .map(Arc::clone);
         Upstreams {
             serial: view.serial,
+            tuning,
+            client: view.limits.client.clone(),
             app: Some(app.clone()),
             servers,
             local,
             floors,
             callers,
         }
+    }
+}
+
+/// [`Upstreams`] for one thread, which counts its users without touching what all threads share.
+#[derive(Debug)]
+pub struct Present(pub Arc<Upstreams>);
+
+impl Deref for Present {
+    type Target = Upstreams;
+
+    fn deref(&self) -> &Upstreams {
+        &self.0
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::access_log::{LogBuffer, Record};
+use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
 use crate::floors::{Floors, SharedKey};
@@ -26,7 +27,7 @@ use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
-use crate::upstream::{Pool, RetryBudget, Upstream, Upstreams, Way};
+use crate::upstream::{Pool, Present, RetryBudget, Upstream, Upstreams, Way};
 
 /// What all threads share.
 pub struct Shared {
@@ -44,6 +45,8 @@ pub struct Shared {
     pub max_connections: usize,
     /// Requests that are held now.
     pub held: AtomicUsize,
+    /// What each client has under way, while that is limited.
+    pub clients: Arc<Clients>,
     /// Where the SQL proxy of this server is told and asked what readers must see.
     pub floor_socket: PathBuf,
     /// What the fleet's edges sign floors with.
@@ -134,7 +137,7 @@ pub struct Worker {
 
 struct Fleet {
     upstreams: watch::Receiver<Arc<Upstreams>>,
-    now: Arc<Upstreams>,
+    now: Rc<Present>,
     pools: Vec<Pool>,
     local: Option<Pool>,
     balancer: Balancer,
@@ -161,7 +164,7 @@ impl Worker {
         upstreams.mark_changed();
         let fleet = Fleet {
             upstreams,
-            now: Arc::new(Upstreams::none()),
+            now: Rc::new(Present(Arc::new(Upstreams::none(&shared.tuning)))),
             pools: Vec::new(),
             local: None,
             balancer: Balancer::new(index),
@@ -324,7 +327,7 @@ impl Worker {
         let (_, config) = self.shared.identity.configs().ok()?;
         let handshake = TlsAcceptor::from(config).accept(stream);
         let refused = |reason: &str| tracing::warn!(%peer, reason, "refused a connection to the relay");
-        let tls = match tokio::time::timeout(self.shared.tuning.head_timeout, handshake).await {
+        let tls = match tokio::time::timeout(self.upstreams().tuning.head_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
                 self.stats.tls_failed(TlsFailure::Protocol);
@@ -370,8 +373,8 @@ impl Worker {
     }
 
     /// The application servers as the present view says.
-    pub fn upstreams(&self) -> Arc<Upstreams> {
-        Arc::clone(&self.fleet.borrow_mut().refreshed().now)
+    pub fn upstreams(&self) -> Rc<Present> {
+        Rc::clone(&self.fleet.borrow_mut().refreshed().now)
     }
 
     /// A request came in.
@@ -478,7 +481,7 @@ impl Fleet {
     /// Itself, after taking over a changed view. Kept connections to servers that stay are kept.
     fn refreshed(&mut self) -> &mut Fleet {
         if self.upstreams.has_changed().unwrap_or(false) {
-            self.now = Arc::clone(&self.upstreams.borrow_and_update());
+            self.now = Rc::new(Present(Arc::clone(&self.upstreams.borrow_and_update())));
             let mut pools = std::mem::take(&mut self.pools);
             let mut local = self.local.take().into_iter().collect();
             self.pools = self

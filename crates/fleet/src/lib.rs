@@ -9,6 +9,7 @@
 
 mod code;
 mod event;
+mod limits;
 mod name;
 mod number;
 mod refusal;
@@ -19,6 +20,7 @@ mod view;
 
 pub use code::{Category, Code};
 pub use event::{Event, EventKind, Severity};
+pub use limits::{ClientLimits, EdgeLimits, IpPrefix};
 pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};

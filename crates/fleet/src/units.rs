@@ -187,6 +187,29 @@ pub mod millis {
     }
 }
 
+/// As [`millis`], for a [`Duration`] that may be missing.
+pub mod optional_millis {
+    use super::Duration;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes whole milliseconds, or nothing.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        millis.serialize(serializer)
+    }
+
+    /// Reads whole milliseconds, or nothing.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
-use crate::{Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
+use crate::{EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
 
 /// What the fleet is, as one agent sees it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct FleetView {
     /// HTTPS for visitors; `None` when the configuration has none.
     #[serde(default)]
     pub https: Option<HttpsView>,
+    /// What edges allow their visitors.
+    #[serde(default)]
+    pub limits: EdgeLimits,
     /// The zone; `None` when the configuration has none.
     #[serde(default)]
     pub dns: Option<DnsView>,

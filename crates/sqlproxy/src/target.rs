@@ -341,6 +341,7 @@ pub(crate) mod tests {
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,
+            limits: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),

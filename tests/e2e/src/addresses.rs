@@ -125,6 +125,7 @@ impl Fleet {
             app: None,
             sql: None,
             https: None,
+            limits: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: Default::default(),

@@ -21,7 +21,12 @@ impl Check<'_> {
             Some(tls) => Some(self.tls(tls)?),
             None => None,
         };
-        Some(Edge { listen: listen?, tls })
+        let limits = self.limits(edge.limits.as_ref());
+        Some(Edge {
+            listen: listen?,
+            tls,
+            limits: limits?,
+        })
     }
 
     fn tls(&mut self, typed: &At<raw::Tls>) -> Option<Tls> {

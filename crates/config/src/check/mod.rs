@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
 mod edge;
+mod limits;
 mod ports;
 mod servers;
 mod tiers;

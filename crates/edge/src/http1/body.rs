@@ -95,11 +95,25 @@ impl Body {
     /// # Errors
     /// Malformed chunks or trailers.
     pub fn take(&mut self, input: &[u8]) -> Result<usize, Reject> {
+        let mut left = u64::MAX;
+        self.take_at_most(input, &mut left)
+    }
+
+    /// As [`Body::take`], with `left` bytes of content still allowed.
+    ///
+    /// # Errors
+    /// As [`Body::take`], and more content than that.
+    pub fn take_at_most(&mut self, input: &[u8], left: &mut u64) -> Result<usize, Reject> {
         let mut taken = 0;
         loop {
             let piece = self.next(&input[taken..])?;
             if piece.length == 0 {
                 return Ok(taken);
+            }
+            if piece.content {
+                *left = left
+                    .checked_sub(piece.length as u64)
+                    .ok_or(Reject::BodyTooLarge)?;
             }
             taken += piece.length;
         }

@@ -4,8 +4,8 @@
 use super::reject::Reject;
 use super::syntax;
 
-/// The most header fields that a message may have.
-pub const MAX_FIELDS: usize = 128;
+/// The most header fields that a message may have: those that a visitor may send, and what an edge adds for a relay.
+pub const MAX_FIELDS: usize = 144;
 
 /// Sizes that a head may have. `head` is below 65,536 because fields are kept as 16-bit offsets.
 #[derive(Clone, Copy, Debug)]
@@ -14,14 +14,27 @@ pub struct HeadLimits {
     pub first_line: usize,
     /// Bytes of the whole head.
     pub head: usize,
+    /// Header fields; [`MAX_FIELDS`] at most.
+    pub fields: usize,
+}
+
+impl HeadLimits {
+    /// Between two edges: whatever one lets in, with what it adds, is not refused by the other.
+    pub const RELAY: HeadLimits = HeadLimits {
+        first_line: 48 * 1024,
+        head: 60 * 1024,
+        fields: MAX_FIELDS,
+    };
 }
 
 impl Default for HeadLimits {
-    /// 8 KiB for the request line and 32 KiB in all: what nginx takes by default.
+    /// 8 KiB for the request line and 32 KiB in all: what nginx takes by default. As many fields as HAProxy takes, and
+    /// a few.
     fn default() -> Self {
         HeadLimits {
             first_line: 8 * 1024,
             head: 32 * 1024,
+            fields: 128,
         }
     }
 }
@@ -76,6 +89,9 @@ impl Scanner {
             self.line = feed + 1;
             if !empty {
                 self.lines += 1;
+                if self.lines > limits.fields + 1 {
+                    return Err(Reject::TooManyFields);
+                }
             } else if self.lines > 0 {
                 return Ok(Some(Extent {
                     start: self.leading,

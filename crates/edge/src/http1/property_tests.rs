@@ -13,6 +13,7 @@ use super::response;
 const LIMITS: HeadLimits = HeadLimits {
     first_line: 40,
     head: 200,
+    fields: 128,
 };
 
 fn scan_in_pieces(input: &[u8], cuts: &[usize]) -> Result<Option<Extent>, Reject> {

@@ -68,6 +68,10 @@ reasons! {
     HeadTimeout 408 "head did not arrive in time";
     PlainHttp 400 "plain HTTP on the port of HTTPS";
     BodyTimeout 408 "body did not arrive in time";
+    BodyTooSlow 408 "body arrives too slowly";
+    BodyTooLarge 413 "body too large";
+    ClientRequests 429 "too many requests of the client under way";
+    ClientRate 429 "too many requests of the client a second";
 }
 
 impl fmt::Display for Reject {

@@ -57,7 +57,9 @@ pub async fn serve<T>(worker: &Rc<Worker>, io: T, sender: Sender)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let tuning = &worker.shared.tuning;
+    // As configured when the connection began.
+    let upstreams = worker.upstreams();
+    let tuning = &upstreams.tuning;
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)

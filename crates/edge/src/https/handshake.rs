@@ -25,7 +25,7 @@ pub enum Accepted {
 /// Makes the handshake within the time that a head may take; `None` when there is nothing to serve.
 pub async fn accept(worker: &Worker, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
     let https = worker.https()?;
-    let limit = worker.shared.tuning.head_timeout;
+    let limit = worker.upstreams().tuning.head_timeout;
     let failed = |reason: TlsFailure, why: &dyn std::fmt::Display| {
         worker.stats.tls_failed(reason);
         tracing::debug!(%peer, %why, "no TLS with a visitor");

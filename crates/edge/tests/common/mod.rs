@@ -5,6 +5,7 @@ pub mod tls;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Side, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -90,6 +91,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         }),
         https: None,
         sql: None,
+        limits: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
@@ -190,6 +192,25 @@ impl Edge {
 
     pub fn report(&self) -> Option<EdgeReport> {
         self.reports.lock().unwrap().clone()
+    }
+
+    fn samples(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let socket = Paths::under(self.dir.path()).run_dir.join("edge.sock");
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let samples = text.lines().filter(|line| wanted(line));
+        let values = samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        values.sum()
+    }
+
+    /// How many messages were refused for this reason.
+    pub fn rejected(&self, reason: &str) -> u64 {
+        let named = format!("reason=\"{reason}\"");
+        self.samples(|line| line.starts_with("pontoon_edge_rejected_total") && line.contains(&named))
     }
 
     /// Waits until the report says that `server` is (or is not) healthy.

@@ -20,6 +20,7 @@ fn view(revision: u64) -> FleetView {
         app: None,
         https: None,
         sql: None,
+        limits: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),

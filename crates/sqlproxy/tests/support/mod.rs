@@ -115,6 +115,7 @@ impl View {
             ],
             app: None,
             https: None,
+            limits: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),

@@ -124,6 +124,7 @@ fn the_agents_numbers_follow_the_view() {
         app: None,
         https: None,
         sql: None,
+        limits: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
