@@ -254,7 +254,17 @@ impl Node {
             return self.drop_share(now, home, Why::Alone, out);
         }
         let elected = self.is_proved(now);
-        let of_two = self.others() < 2;
+        // Whoever took last has told the gateway; an earlier holder that announces again would draw it back, and be proved
+        // right by it.
+        let contested = match self.others() {
+            0 => false,
+            1 => {
+                let mut peers = self.known.peers.values();
+                !elected && peers.any(|peer| now.saturating_sub(peer.seen) < FRESH)
+            }
+            _ => !elected,
+        };
+        let of_two = self.others() == 1;
         let returns = self.returns;
         let Some((returned, held)) = self.shares.get_mut(home).and_then(|share| {
             let Share { returned, held, .. } = share;
@@ -286,8 +296,9 @@ impl Node {
                 ANNOUNCE_AT[ANNOUNCE_AT.len() - 1] + ANNOUNCE_EVERY.saturating_mul(more)
             }
         };
-        // Without its majority a holder of three or more must not draw the gateway back from whom the majority elected.
-        if now.saturating_sub(held.announced_from) >= due && (elected || of_two) {
+        // One of two goes on until the gateway has heard it once.
+        let unheard = of_two && (returned.is_none() || held.announcements < FIRST);
+        if now.saturating_sub(held.announced_from) >= due && (!contested || unheard) {
             held.announcements += 1;
             out.push(Action::Announce { home: home.clone() });
         }
@@ -742,6 +753,9 @@ const CONTESTED: Duration = Duration::from_secs(10);
 
 /// How long after a take the gateway is watched closely.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// Announcements that follow a take at once, whatever the gateway says.
+const FIRST: usize = 3;
 
 /// Between two repetitions of all announcements while another holder is heard.
 const AGAIN: Duration = Duration::from_millis(200);
