@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use pontoon_decide::address::{Action, Event, Node, Setup, Why};
 use pontoon_fleet::{AddressMove, AddressReport, ServerName, ShareReport};
 use pontoon_rt::clock::{Clock, SystemClock};
+use pontoon_rt::files;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::health::{self, Finding};
@@ -46,6 +47,8 @@ pub(crate) struct Driver {
     /// Whether the edge of this server is being watched.
     watching: bool,
     edge_socket: PathBuf,
+    /// What an earlier process found out of the gateway.
+    known_gateway: PathBuf,
     findings: Receiver<Finding>,
     tell: Sender<Finding>,
     moves: VecDeque<AddressMove>,
@@ -71,6 +74,7 @@ impl Driver {
             fit: true,
             watching: false,
             edge_socket: options.paths.run_dir.join("edge.sock"),
+            known_gateway: options.paths.returning_gateway_file(),
             findings,
             tell,
             moves: VecDeque::new(),
@@ -166,13 +170,15 @@ impl Driver {
             }
             self.trouble.remove("heartbeats");
         }
-        let gateway = self.kernel.gateway().is_some();
+        let gateway = self.kernel.gateway();
         if let Some(node) = &mut self.node {
-            if gateway {
-                node.gateway_found();
+            if let Some(gateway) = gateway.filter(|_| !node.setup().gateway) {
+                node.gateway_found(self.returns || returned_before(&self.known_gateway, gateway));
             }
             return;
         }
+        let returns =
+            self.returns || gateway.is_some_and(|gateway| returned_before(&self.known_gateway, gateway));
         let all: Vec<IpAddr> = plan.homes.values().flatten().copied().collect();
         let here = match self.kernel.present(&all) {
             Ok(here) => here,
@@ -192,13 +198,15 @@ impl Driver {
             me: me.clone(),
             members: plan.members.clone(),
             timing: plan.timing,
-            gateway,
+            gateway: gateway.is_some(),
+            returns,
             boot: random(),
         };
         tracing::info!(
             ?present,
             members = plan.members.len(),
-            gateway,
+            gateway = gateway.is_some(),
+            returns,
             "ready to hold addresses"
         );
         self.node = Some(Node::new(setup, &present, self.clock.now()));
@@ -460,6 +468,13 @@ fn words(why: &Why) -> String {
     }
 }
 
+/// Whether an earlier process saw this gateway return something. A file that cannot be read says no.
+fn returned_before(path: &Path, gateway: Ipv4Addr) -> bool {
+    let known = files::read_limited(path, 64).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8(known).unwrap_or_default();
+    text.trim().parse() == Ok(gateway)
+}
+
 fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without random numbers the time does: no earlier process of this server had it.
@@ -480,3 +495,30 @@ const BURST: usize = 256;
 
 /// Moves that are told.
 const MOVES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_knew_is_of_that_gateway_only_and_nonsense_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("returning-gateway");
+        let gateway = Ipv4Addr::new(198, 51, 100, 1);
+        assert!(!returned_before(&path, gateway));
+        let long = "198.51.100.1".repeat(20);
+        for (text, known) in [
+            ("198.51.100.1\n", true),
+            ("198.51.100.2\n", false),
+            ("", false),
+            ("2001:db8::1", false),
+            ("198.51.100.1 x", false),
+            (&long, false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(returned_before(&path, gateway), known, "{text}");
+        }
+        std::fs::write(&path, [0xff; 12]).unwrap();
+        assert!(!returned_before(&path, gateway));
+    }
+}

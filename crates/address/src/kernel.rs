@@ -10,7 +10,7 @@ use pontoon_sys::netlink::{Lifetime, Netlink, Present, Route};
 use pontoon_sys::{Echoes, Interface, Link, interfaces};
 
 /// The lease that the kernel is told, in whole seconds; it takes up to 0.3 s longer (`Timing::lease`).
-const LEASE_SECONDS: u32 = 2;
+const LEASE_SECONDS: u32 = 1;
 
 /// Between two looks at interfaces and routes.
 const LOOK: Duration = Duration::from_secs(1);

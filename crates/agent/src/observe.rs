@@ -1,6 +1,7 @@
 //! What this server can say about itself: once a second for the heartbeats, and on request for plans and the status.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use pontoon_fleet::{
 };
 use pontoon_helper::Node;
 use pontoon_lease::{LeaseStore, Single};
+use pontoon_rt::files;
 
 use crate::api::{API_VERSION, Health, Status};
 use crate::core::Agent;
@@ -202,6 +204,9 @@ pub(crate) fn heard_from_tier(agent: &Agent, report: TierReport) {
                 .find(|told| told.at.0 + TOLD_ALREADY_MS < agent.clock.unix().0)
                 .map_or(0, |last| last.number),
         };
+        if let (true, Some(gateway)) = (now.gateway_returns, now.gateway) {
+            keep_gateway(&agent.paths.returning_gateway_file(), gateway);
+        }
         for new in now.moves.iter().filter(|new| new.number > before) {
             events.push(match new.taken {
                 true => EventKind::AddressesTaken {
@@ -219,6 +224,15 @@ pub(crate) fn heard_from_tier(agent: &Agent, report: TierReport) {
     drop(known);
     for event in events {
         agent.record(event);
+    }
+}
+
+/// Writes down that this gateway returns what is sent from a moving address, unless the file says so already.
+fn keep_gateway(path: &Path, gateway: IpAddr) {
+    let text = format!("{gateway}\n");
+    let same = files::read_limited(path, 64).is_ok_and(|known| known.as_deref() == Some(text.as_bytes()));
+    if !same && let Err(error) = files::write_atomic(path, text.as_bytes(), 0o640) {
+        tracing::warn!(%error, "what the gateway does was not written down");
     }
 }
 

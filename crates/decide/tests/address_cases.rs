@@ -101,7 +101,7 @@ fn a_killed_process_that_starts_again_in_time_moves_nothing() {
     for servers in [1, 2, 3] {
         let mut world = settled(servers, Timing::USUAL);
         world.kill(0);
-        world.run_for(1_000);
+        world.run_for(500);
         world.start(0);
         assert_eq!(unserved(&mut world, &server("a"), 10_000), 0, "{servers} servers");
         assert_eq!(world.holders(&server("a")), [0], "{servers} servers");
@@ -183,6 +183,21 @@ fn what_the_minority_held_is_taken_and_it_takes_nothing() {
 }
 
 #[test]
+fn a_majority_that_the_gateway_does_not_reach_takes_nothing_from_a_holder_that_it_does() {
+    let mut world = settled(3, Timing::USUAL);
+    // The switch between them is broken: a and the gateway on one side, b and c on the other.
+    for one in [0, 3] {
+        for other in [1, 2] {
+            world.cut[one][other] = true;
+            world.cut[other][one] = true;
+        }
+    }
+    assert_eq!(unserved(&mut world, &server("a"), 10_000), 0);
+    assert_eq!(world.holders(&server("a")), [0]);
+    assert_eq!(world.longest_double, 0);
+}
+
+#[test]
 fn an_address_that_still_serves_visitors_stays_although_its_server_hears_nobody() {
     let mut world = settled(3, Timing::USUAL);
     // What b and c send does not arrive at a; what a sends does: they see it, and it cannot prove that they do.
@@ -207,6 +222,46 @@ fn two_that_see_the_gateway_and_not_each_other_never_share_an_address_for_long()
     }
     let most = Timing::USUAL.longest_overlap().as_millis() as Ms;
     assert!(world.longest_double <= most, "{}", world.longest_double);
+}
+
+/// A rebooted server that hears nobody takes what is its own. The other one holds it with a higher epoch and cannot tell it
+/// so, whether it hears of it or not; and the gateway goes on believing the other. What the gateway is known to do from
+/// before the reboot says what its silence means.
+#[test]
+fn a_rebooted_home_that_hears_nobody_does_not_share_its_address_for_long() {
+    for (timing, both_ways) in [
+        (Timing::USUAL, false),
+        (Timing::USUAL, true),
+        (Timing::FAST, false),
+        (Timing::FAST, true),
+    ] {
+        let mut world = settled(2, timing);
+        world.die(0);
+        world.run_for(2_000);
+        assert_eq!(world.holders(&server("a")), [1]);
+        world.cut[1][0] = true;
+        world.cut[0][1] = both_ways;
+        world.pinned = true;
+        world.boot(0);
+        world.run_for(30_000);
+        let most = timing.longest_overlap().as_millis() as Ms;
+        assert!(
+            0 < world.longest_double && world.longest_double <= most,
+            "{} ms, at most {most}",
+            world.longest_double
+        );
+        assert_eq!(
+            world.holders(&server("a")),
+            [1],
+            "where the gateway sends visitors"
+        );
+        world.pinned = false;
+        world.cut[1][0] = false;
+        world.cut[0][1] = false;
+        world.run_for(70_000);
+        assert_eq!(world.holders(&server("a")), [0]);
+        assert_eq!(world.holders(&server("b")), [1]);
+    }
 }
 
 #[test]
@@ -261,10 +316,7 @@ fn a_server_without_the_role_edge_votes_and_holds_nothing() {
     let members = vec![member("a", true), member("b", true), member("c", false)];
     let mut world = World::of(3, members, Timing::USUAL);
     world.run_for(4_000);
-    // Without the gateway, so that votes are all there is.
-    for at in 0..3 {
-        world.cut[at][3] = true;
-    }
+    // b and c are two of three, and c's vote is what b lacks.
     world.die(0);
     world.run_for(2_000);
     assert_eq!(world.holders(&server("a")), [1]);

@@ -181,6 +181,8 @@ enum Fault {
     /// From all other servers; the gateway is still reached.
     Apart(usize),
     Unplugged(usize),
+    /// The gateway believes nothing new. In a fleet of two it decides all the same; a majority must be able to tell it.
+    Pinned,
     Loss(u64),
 }
 
@@ -188,7 +190,7 @@ impl Fault {
     fn draw(dice: &mut Dice, servers: usize) -> Fault {
         let mut server = |more: usize| dice.below((servers + more) as u64) as usize;
         let (one, other) = (server(0), server(1));
-        match dice.below(10) {
+        match dice.below(11) {
             0 => Fault::Kill(one),
             1 => Fault::Die(one),
             2 => Fault::Stop(one),
@@ -199,6 +201,7 @@ impl Fault {
             6 => Fault::Between(one, other),
             7 => Fault::Apart(one),
             8 => Fault::Unplugged(one),
+            9 if servers == 2 => Fault::Pinned,
             _ => Fault::Loss(dice.below(40)),
         }
     }
@@ -238,6 +241,7 @@ impl Fault {
                 world.cut[at][to] = true;
                 world.cut[to][at] = true;
             }),
+            Fault::Pinned => world.pinned = true,
             Fault::Loss(percent) => world.loss = percent,
         }
         true
@@ -260,6 +264,7 @@ impl Fault {
                 world.cut[at][to] = false;
                 world.cut[to][at] = false;
             }),
+            Fault::Pinned => world.pinned = false,
             Fault::Loss(_) => world.loss = 0,
         }
     }

@@ -76,6 +76,12 @@ impl Paths {
         self.state_dir.join("address.key")
     }
 
+    /// The gateway that is known to return what is sent from a moving address, as text: the agent writes it down for the
+    /// address process that comes after a reboot.
+    pub fn returning_gateway_file(&self) -> PathBuf {
+        self.state_dir.join("returning-gateway")
+    }
+
     /// There while public addresses are not to move: an address process that ends leaves this server its own for good.
     pub fn addresses_stay_file(&self) -> PathBuf {
         self.run_dir.join("addresses-stay")

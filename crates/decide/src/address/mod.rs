@@ -41,6 +41,8 @@ pub struct Timing {
     pub lease: Duration,
     /// Between two refreshes.
     pub refresh: Duration,
+    /// The oldest evidence with which a lease is renewed. What comes later renews it again, if there still is one.
+    pub renew: Duration,
     /// The oldest evidence with which a holder goes on.
     pub keep: Duration,
     /// How long a home must have been well before its share goes home.
@@ -53,8 +55,9 @@ impl Timing {
         heartbeat: Duration::from_millis(100),
         misses: 3,
         probe: Duration::from_millis(100),
-        lease: Duration::from_millis(2_300),
-        refresh: Duration::from_millis(500),
+        lease: Duration::from_millis(1_300),
+        refresh: Duration::from_millis(250),
+        renew: Duration::from_millis(400),
         keep: Duration::from_millis(700),
         home_after: Duration::from_secs(60),
     };
@@ -64,8 +67,9 @@ impl Timing {
         heartbeat: Duration::from_millis(50),
         misses: 3,
         probe: Duration::from_millis(30),
-        lease: Duration::from_millis(2_300),
-        refresh: Duration::from_millis(500),
+        lease: Duration::from_millis(1_300),
+        refresh: Duration::from_millis(250),
+        renew: Duration::from_millis(200),
         keep: Duration::from_millis(400),
         home_after: Duration::from_secs(60),
     };
@@ -76,9 +80,9 @@ impl Timing {
     }
 
     /// The longest time for which two kernels can have one address: the gateway is told of the new holder a little late,
-    /// the old one goes on with its last evidence, refreshes, and is frozen in that moment.
+    /// the old one renews its lease with its last evidence, and is frozen in that moment. Two seconds.
     pub fn longest_overlap(&self) -> Duration {
-        self.silence() + self.keep + self.lease
+        self.silence() + self.keep.max(self.renew + self.lease)
     }
 }
 
@@ -106,6 +110,9 @@ pub struct Setup {
     pub timing: Timing,
     /// Whether there is a gateway to ask.
     pub gateway: bool,
+    /// Whether that gateway is known to return what is sent from a share's address: an earlier process saw it do so.
+    /// Without this a server that has just started could take its silence for a gateway that returns nothing to anybody.
+    pub returns: bool,
     /// A number that no earlier process of this server had.
     pub boot: u64,
 }

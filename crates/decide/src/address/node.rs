@@ -62,7 +62,7 @@ impl Node {
             settling: true,
             known: Known::default(),
             gateway: None,
-            returns: false,
+            returns: setup.returns,
             gateway_asked: None,
             setup,
         }
@@ -156,9 +156,16 @@ impl Node {
         heard.map(|peer| peer.beat.from.clone()).collect()
     }
 
-    /// There is a gateway to ask after all. One that is gone is one that does not answer.
-    pub fn gateway_found(&mut self) {
+    /// There is a gateway to ask after all; `returns` as in [`Setup::returns`]. One that is gone is one that does not
+    /// answer.
+    pub fn gateway_found(&mut self, returns: bool) {
         self.setup.gateway = true;
+        self.returns |= returns;
+    }
+
+    /// Whether the gateway ever returned what was sent from a share's address; [`Setup::returns`] of the next process.
+    pub fn gateway_returns(&self) -> bool {
+        self.returns
     }
 
     /// What it was told.
@@ -247,6 +254,17 @@ impl Node {
             return self.drop_share(now, home, Why::Alone, out);
         }
         let elected = self.is_proved(now);
+        // Whoever took last has told the gateway; an earlier holder that announces again would draw it back, and be proved
+        // right by it.
+        let contested = match self.others() {
+            0 => false,
+            1 => {
+                let mut peers = self.known.peers.values();
+                !elected && peers.any(|peer| now.saturating_sub(peer.seen) < FRESH)
+            }
+            _ => !elected,
+        };
+        let of_two = self.others() == 1;
         let returns = self.returns;
         let Some((returned, held)) = self.shares.get_mut(home).and_then(|share| {
             let Share { returned, held, .. } = share;
@@ -265,7 +283,9 @@ impl Node {
             held.announced_from = now;
             held.announcements = 0;
         }
-        if now.saturating_sub(held.refreshed) >= timing.refresh {
+        // Late evidence may be the last: then the lease that runs is enough until `keep` has passed.
+        let renewable = proof.is_some_and(|at| now.saturating_sub(at) <= timing.renew);
+        if renewable && now.saturating_sub(held.refreshed) >= timing.refresh {
             held.refreshed = now;
             out.push(Action::Refresh { home: home.clone() });
         }
@@ -276,7 +296,9 @@ impl Node {
                 ANNOUNCE_AT[ANNOUNCE_AT.len() - 1] + ANNOUNCE_EVERY.saturating_mul(more)
             }
         };
-        if now.saturating_sub(held.announced_from) >= due {
+        // One of two goes on until the gateway has heard it once.
+        let unheard = of_two && (returned.is_none() || held.announcements < FIRST);
+        if now.saturating_sub(held.announced_from) >= due && (!contested || unheard) {
             held.announcements += 1;
             out.push(Action::Announce { home: home.clone() });
         }
@@ -402,8 +424,11 @@ impl Node {
             .known
             .proved_by(self.majority())
             .is_some_and(|at| at >= since);
-        let gateway = others == 1 && self.setup.gateway && self.gateway.is_some_and(|at| at >= since);
-        others == 0 || heard || gateway
+        let gateway = self.setup.gateway && self.gateway.is_some_and(|at| at >= since);
+        // An address at a server that the gateway cannot reach serves nobody; and a holder that is cut off from the majority
+        // goes on with what the gateway returns, and would not learn that it was replaced.
+        let reaches = gateway || !self.setup.gateway || !self.returns;
+        others == 0 || heard && reaches || others == 1 && gateway
     }
 
     fn calm(&mut self, home: &ServerName) {
@@ -504,7 +529,8 @@ impl Node {
         let silence = self.setup.timing.silence();
         let claims = self.known.claims(home, now, silence);
         let direct = claims.filter(|(peer, claim)| claim.holds && now.saturating_sub(peer.seen) <= silence);
-        let (peer, _) = direct.max_by_key(|(_, claim)| claim.epoch)?;
+        let (peer, _) =
+            direct.max_by_key(|(peer, claim)| (claim.epoch, self.setup.order(home, &peer.beat.from)))?;
         Some(peer.beat.from.clone())
     }
 
@@ -534,7 +560,11 @@ impl Node {
                     .heard_holder
                     .clone()
                     .filter(|holder| *holder != self.setup.me);
-                if let Some(holder) = other.filter(|_| share.held.is_some() && claim.epoch > mine) {
+                let wins = |holder: &ServerName| {
+                    let order = |server| self.setup.order(&claim.home, server);
+                    (claim.epoch, order(holder)) > (mine, order(&self.setup.me))
+                };
+                if let Some(holder) = other.filter(|holder| share.held.is_some() && wins(holder)) {
                     self.drop_share(now, &claim.home, Why::Outbid(holder), out);
                 }
                 continue;
@@ -618,7 +648,8 @@ impl Node {
             .values()
             .filter_map(|share| share.held.as_ref())
             .any(|held| is_fresh(held, now));
-        let every = if proved && !fresh {
+        let suspects = self.shares.values().any(|share| share.suspicion.is_some());
+        let every = if proved && !fresh && !suspects {
             GATEWAY_EVERY
         } else {
             timing.heartbeat
@@ -637,7 +668,7 @@ impl Node {
         out.extend(ours.map(|(home, _)| Action::AskGateway {
             from: Some(home.clone()),
         }));
-        if !proved {
+        if !proved || suspects {
             out.push(Action::AskGateway { from: None });
         }
     }
@@ -722,6 +753,9 @@ const CONTESTED: Duration = Duration::from_secs(10);
 
 /// How long after a take the gateway is watched closely.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// Announcements that follow a take at once, whatever the gateway says.
+const FIRST: usize = 3;
 
 /// Between two repetitions of all announcements while another holder is heard.
 const AGAIN: Duration = Duration::from_millis(200);

@@ -65,6 +65,8 @@ pub struct Machine {
     /// What waits in its sockets while the process is stopped.
     waiting: Vec<Arrival>,
     told_fit: bool,
+    /// On its disk: the gateway returned something once.
+    returns: bool,
 }
 
 impl Machine {
@@ -97,10 +99,12 @@ pub struct World {
     pub loss: u64,
     /// Who is in the gateway's neighbour table.
     pub table: BTreeMap<ServerName, usize>,
+    /// The gateway believes nothing new.
+    pub pinned: bool,
     arrivals: BinaryHeap<Reverse<(Ms, u64, usize, u64)>>,
     payloads: BTreeMap<u64, Arrival>,
     count: u64,
-    /// Since when more than one kernel has a share.
+    /// Since when more than one kernel has a share; later by [`Timing::keep`] each time that a kernel speaks for itself.
     double_since: BTreeMap<ServerName, Ms>,
     pub longest_double: Ms,
     /// Every take and drop, for people and for tests.
@@ -136,6 +140,7 @@ impl World {
             cut: vec![vec![false; servers + 1]; servers + 1],
             loss: 0,
             table: BTreeMap::new(),
+            pinned: false,
             arrivals: BinaryHeap::new(),
             payloads: BTreeMap::new(),
             count: 0,
@@ -160,6 +165,7 @@ impl World {
                 kernel: BTreeMap::new(),
                 waiting: Vec::new(),
                 told_fit: true,
+                returns: false,
             });
         }
         (0..servers).for_each(|at| world.start(at));
@@ -187,6 +193,7 @@ impl World {
             members: self.members.clone(),
             timing: self.timing,
             gateway: self.gateway,
+            returns: self.machines[at].returns,
             boot,
         };
         let now = self.now;
@@ -306,7 +313,11 @@ impl World {
                 let holders = self.holders(&home);
                 if holders.len() > 1 {
                     let one = holders[self.dice.below(holders.len() as u64) as usize];
-                    if self.passes(one, self.machines.len()) {
+                    if self.passes(one, self.machines.len()) && !self.pinned {
+                        let keep = self.timing.keep.as_millis() as Ms;
+                        if let Some(since) = self.double_since.get_mut(&home) {
+                            *since = self.now.min(*since + keep);
+                        }
                         self.table.insert(home, one);
                     }
                 }
@@ -329,7 +340,9 @@ impl World {
         let Some(node) = &mut self.machines[at].node else {
             return;
         };
-        for action in node.step(clock, event) {
+        let actions = node.step(clock, event);
+        self.machines[at].returns |= node.gateway_returns();
+        for action in actions {
             self.act(at, clock, action);
         }
     }
@@ -390,12 +403,12 @@ impl World {
     }
 
     fn lease(&mut self, at: usize, clock: Duration, home: &ServerName) {
-        let imprecise = Duration::from_millis(2_000 + self.dice.below(300));
+        let imprecise = Duration::from_millis(1_000 + self.dice.below(300));
         self.machines[at].kernel.insert(home.clone(), clock + imprecise);
     }
 
     fn announce(&mut self, at: usize, home: ServerName) {
-        if self.passes(at, self.machines.len()) && !self.dice.chance(self.loss) {
+        if self.passes(at, self.machines.len()) && !self.dice.chance(self.loss) && !self.pinned {
             self.table.insert(home, at);
         }
     }
