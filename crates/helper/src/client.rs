@@ -75,6 +75,14 @@ impl HelperClient {
         self.done(&Request::Kill).await
     }
 
+    /// Ends the database's connections to its source; see [`Request::HangUp`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] when the kernel does not let it.
+    pub async fn hang_up(&self, source: std::net::SocketAddr) -> Result<(), Refusal> {
+        self.done(&Request::HangUp { source }).await
+    }
+
     /// Cuts the binary log; see [`Request::CutBinlog`].
     ///
     /// # Errors

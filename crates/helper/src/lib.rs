@@ -19,6 +19,7 @@ mod empty;
 pub mod find;
 mod foreign;
 pub mod frame;
+mod hang_up;
 mod node;
 mod prestart;
 mod protocol;

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{alone, backup, binlogs, cut, dirs, empty, find, recovery, restore, settings, unit};
+use crate::{alone, backup, binlogs, cut, dirs, empty, find, hang_up, recovery, restore, settings, unit};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -203,6 +203,12 @@ impl Helper {
             self.kill().await?;
             return Ok(Some(Reply::Done));
         }
+        if let Request::HangUp { source } = request {
+            if let Some(pid) = find::server_in(&self.node()?.datadir) {
+                hang_up::hang_up(pid, *source)?;
+            }
+            return Ok(Some(Reply::Done));
+        }
         let asked = self.kills.load(Ordering::Relaxed);
         let called_off = || self.kills.load(Ordering::Relaxed) != asked;
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
@@ -232,7 +238,7 @@ impl Helper {
                     path: dirs::make_cloning(&node, (user.uid, user.gid), *expected_bytes)?,
                 }
             }
-            Request::Kill => Reply::Done,
+            Request::Kill | Request::HangUp { .. } => Reply::Done,
             Request::CutBinlog { keep, leader } => {
                 let keep = history(&node, keep)?;
                 let Some(base) = unit::binlog_base(&node).await? else {

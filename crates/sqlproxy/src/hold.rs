@@ -110,11 +110,21 @@ async fn try_until_deadline(
                 // An attempt never outlives the hold, but even without a hold there is one.
                 let left = deadline.saturating_duration_since(Instant::now());
                 let limit_now = if left.is_zero() { limit } else { limit.min(left) };
-                match try_once(context, &primary, transport, limit_now, deadline).await {
-                    Ok(opened) if targets.borrow().permits(&opened.pin) => return Ok(opened),
-                    // The primary changed while its database greeted: nothing was said to it yet.
-                    Ok(_) => continue,
-                    Err(obstacle) => obstacle,
+                // A primary that is dead greets nobody, however long it is waited for: the next one may be there already.
+                let mut news = context.targets.clone();
+                let replaced = news.wait_for(|target| !target.permits(&primary.pin));
+                let tried = tokio::select! {
+                    tried = try_once(context, &primary, transport, limit_now, deadline) => Some(tried),
+                    Ok(_) = replaced => None,
+                };
+                match tried {
+                    Some(Ok(opened)) if targets.borrow().permits(&opened.pin) => return Ok(opened),
+                    // The primary changed before or while its database greeted: nothing was said to it yet.
+                    None | Some(Ok(_)) => {
+                        (pause, limit) = (BACKOFF.0, context.limits.first_attempt);
+                        continue;
+                    }
+                    Some(Err(obstacle)) => obstacle,
                 }
             }
         };

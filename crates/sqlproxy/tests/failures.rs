@@ -335,6 +335,43 @@ async fn nobody_is_primary_in_time_and_the_error_says_that() {
 }
 
 #[tokio::test]
+async fn a_primary_that_greets_nobody_is_left_as_soon_as_there_is_another() {
+    // As of a server that lost its power: whoever dials it waits for as long as an attempt may take.
+    const LOST: usize = 8;
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let count_of = Arc::clone(&dialled);
+    let backend = database(move |count, stream| {
+        count_of.fetch_add(1, SeqCst);
+        async move {
+            match count {
+                0..LOST => silent(count, stream).await,
+                _ => echo(count, stream).await,
+            }
+        }
+    });
+    let patient = Limits {
+        first_attempt: SOON * 10,
+        ..limits()
+    };
+    let mut one = One::start_with(backend.await, patient, |view| view.hold = SOON * 10).await;
+    let mut clients = Vec::new();
+    for number in 0..LOST {
+        clients.push(one.dial().await);
+        while dialled.load(SeqCst) <= number {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    one.agent
+        .report("all are held", |report| report.held == LOST as u64)
+        .await;
+    one.publish(|view| view.epoch = 2);
+    for client in &mut clients {
+        expect_ready(client).await;
+        expect_echo(client, b"select 1").await;
+    }
+}
+
+#[tokio::test]
 async fn a_new_epoch_closes_and_a_new_revision_does_not() {
     let mut one = One::start(database(echo).await, limits()).await;
     let mut client = one.dial().await;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, expect, in_sync, long, run, standing, tell};
+use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, expect, in_sync, logs, long, run, standing, tell};
 use pontoon_e2e::rounds::{Fault, Round, Scene, Tally, copy_of};
 use pontoon_e2e::under_load::{Histories, Writers, compare, fill};
 use pontoon_testkit::database::databases;
@@ -264,6 +264,15 @@ async fn rounds(
             round.whole.as_secs_f64(),
             if round.copied { ", copied anew" } else { "" },
         ));
+        if std::env::var_os("PONTOON_EXPLAIN").is_some() {
+            tell(&format!(
+                "that began {:.2} s after the fault",
+                span.gap().0.as_secs_f64()
+            ));
+            for server in servers {
+                tell(&logs(server, 200));
+            }
+        }
         tally.count(round);
     }
     tell(&tally.to_string());

@@ -55,7 +55,7 @@ impl Timing {
         Timing {
             ttl: Duration::from_secs(6),
             renew: Duration::from_secs(1),
-            look: Duration::from_millis(500),
+            look: Duration::from_millis(200),
             request: Duration::from_secs(1),
             margin: Duration::from_secs(1),
             take_back: Duration::from_secs(6),

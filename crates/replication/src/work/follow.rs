@@ -266,8 +266,8 @@ impl Worker {
             return Err(stopped_applying(&status));
         }
         if status.receiving || status.connecting {
-            self.run(&[words.stop_receiving(), words.start_receiving()])
-                .await?;
+            self.stop_receiver(&status).await?;
+            self.run(&[words.start_receiving()]).await?;
         }
         Ok(())
     }

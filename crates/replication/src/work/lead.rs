@@ -1,6 +1,7 @@
 //! The primary's side: recover, drain, open, close, and when a commit is acknowledged.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pontoon_decide::failover::{Acks, Members, Position};
@@ -16,6 +17,9 @@ const MEMBERS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long what was received may take to be applied. Writes wait meanwhile, but they would be lost otherwise.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How long a receiver may take to stop before its connection is ended, and between two attempts at that.
+const HANG_UP: Duration = Duration::from_millis(50);
 
 /// How long replication may take to stop: what it applies just now comes to its end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(120);
@@ -57,8 +61,8 @@ impl Worker {
             && (status.receiving || status.connecting)
         {
             // Not both at once: what was received and not applied would be lost.
-            self.run(&[words.start_applying(), words.stop_receiving()])
-                .await?;
+            self.run(&[words.start_applying()]).await?;
+            self.stop_receiver(&status).await?;
         }
         Ok(())
     }
@@ -73,12 +77,42 @@ impl Worker {
             self.check_relay_log(&status).await?;
             self.run(&[words.start_applying()]).await?;
         }
-        self.run(&[words.stop_receiving()]).await?;
+        self.stop_receiver(&status).await?;
         let status = self.database.replica_status().await?.unwrap_or_default();
         match (status.receiving || status.connecting, status.applying) {
             (false, true) => Ok(Some(status)),
             (true, _) => Err(Refusal::new(Code::D004, "the replica goes on receiving")),
             (_, false) => Err(stopped_applying(&status)),
+        }
+    }
+
+    /// Stops receiving. A receiver whose source is dead or cut off notices it after two seconds only: by then its connection
+    /// has been ended for it.
+    pub(super) async fn stop_receiver(&self, status: &ReplicaStatus) -> Result<(), Refusal> {
+        let statement = self.database.flavor.stop_receiving();
+        self.stop(statement, SQL_PATIENCE, status).await
+    }
+
+    /// Carries that statement out, which waits for the receiver's end.
+    async fn stop(&self, statement: &str, patience: Duration, status: &ReplicaStatus) -> Result<(), Refusal> {
+        let mut session = self.database.control.session().await?;
+        let source = status.source_host.parse().ok();
+        let source = source.map(|address| SocketAddr::new(address, status.source_port));
+        let hang_up = async {
+            let Some(source) = source else { return };
+            loop {
+                tokio::time::sleep(HANG_UP).await;
+                if let Err(refusal) = self.database.helper.hang_up(source).await {
+                    tracing::debug!(%refusal, "the receiver's end is waited for");
+                    return;
+                }
+            }
+        };
+        let stopped = session.query(statement, patience);
+        tokio::pin!(stopped);
+        tokio::select! {
+            stopped = &mut stopped => stopped.map(drop),
+            () = hang_up => stopped.await.map(drop),
         }
     }
 
@@ -111,8 +145,9 @@ impl Worker {
     /// Stops replication and forgets the source.
     pub(super) async fn leave_source(&self) -> Result<(), Refusal> {
         let words = &self.database.flavor;
+        let status = self.database.replica_status().await?.unwrap_or_default();
+        self.stop(words.stop_replica(), LEAVE_PATIENCE, &status).await?;
         let mut session = self.database.control.session().await?;
-        session.query(words.stop_replica(), LEAVE_PATIENCE).await?;
         session.query(words.forget_source(), LEAVE_PATIENCE).await?;
         Ok(())
     }

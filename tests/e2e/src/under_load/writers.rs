@@ -328,6 +328,11 @@ impl Span {
 
     /// The longest time in which nothing was acknowledged.
     pub fn longest_gap(&self) -> Duration {
+        self.gap().1
+    }
+
+    /// When that began, since the beginning of the span, and how long it was.
+    pub fn gap(&self) -> (Duration, Duration) {
         let mut moments: Vec<Duration> = self
             .commits
             .iter()
@@ -335,8 +340,10 @@ impl Span {
             .collect();
         moments.extend([self.begins, self.ends]);
         moments.sort();
-        let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
-        gaps.max().unwrap_or_default()
+        let gaps = moments
+            .windows(2)
+            .map(|pair| (pair[0].saturating_sub(self.begins), pair[1] - pair[0]));
+        gaps.max_by_key(|(_, length)| *length).unwrap_or_default()
     }
 
     /// Those that took longer than `limit`, in the order in which they were due; the first of each burst.
