@@ -4,11 +4,14 @@
 //!
 //! 1. A draining server never gets a new request: an operator said so.
 //! 2. A server that was already tried for this request is not tried again.
-//! 3. While any server is in service, an unhealthy one gets nothing.
-//! 4. *Panic mode*: when none is in service, any unhealthy one may be tried. The checks may be wrong, and a
-//!    request that is tried and fails is no worse than one that is refused untried (P4).
+//! 3. While any server is in service, an unhealthy one gets nothing, nor one that is left out for its bad answers
+//!    ([`crate::outliers`]).
+//! 4. *Panic mode*: when fewer than a configured share are in service, or none, any of them may be tried. The checks may
+//!    be wrong, and a request that is tried and fails is no worse than one that is refused untried (P4).
+//! 5. A server that has as many requests as it may gets no more. When that is true of all, the request waits.
 //!
-//! Then, who of these gets it, by the rule that the configuration names:
+//! A visitor who stays with a server gets that one, if it is among them. Else the rule that the configuration names says
+//! who of these gets it:
 //!
 //! - `ewma`: of two that are picked at random, the one on which the wait is likely to be shorter: requests under way
 //!   there, times how long it took lately ([`Latency`]). Two and not all, because many edge threads would otherwise
@@ -16,6 +19,10 @@
 //!   [`MOST_APART`] to one, so that a server which answers fast because it does nothing right cannot draw everything.
 //! - `least-connections`: of all, one with the fewest requests under way.
 //! - `round-robin`: servers take turns.
+//! - `hash`: equal requests go to the same server, and stay there when others come and go ([`crate::weights::wish`]).
+//!
+//! All of them heed weights: a server with twice the weight gets twice as many requests while nobody waits, and counts as
+//! half as full with as many.
 //!
 //! Each edge thread has a [`Balancer`] of its own.
 
@@ -24,6 +31,7 @@ use pontoon_fleet::BalanceRule;
 use crate::latency::Latency;
 use crate::round_robin::RoundRobin;
 use crate::standing::{Choice, Standing, Tried};
+use crate::weights::{Turns, wish};
 
 /// By how much the times of two servers may differ and still count.
 pub const MOST_APART: f32 = 4.0;
@@ -31,19 +39,60 @@ pub const MOST_APART: f32 = 4.0;
 /// What is known of one server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Server {
+    /// A number that stands for its name, on every edge the same ([`crate::weights::hash`]).
+    pub id: u64,
     /// How it stands.
     pub standing: Standing,
+    /// Its share beside those of the others, more than 0; usually 1.
+    pub weight: f32,
+    /// It has as many requests as it may.
+    pub full: bool,
     /// Requests of this edge under way on it.
     pub in_flight: u64,
     /// How long it takes to answer.
     pub latency: Latency,
 }
 
+/// How to choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// By which rule.
+    pub rule: BalanceRule,
+    /// When fewer than this share of the servers are in service, all are tried; thousandths of a percent.
+    pub panic: u32,
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Where it was already.
+    pub tried: &'a Tried,
+    /// What tells it apart from others, for [`BalanceRule::Hash`].
+    pub key: u64,
+    /// The [`Server::id`] that the visitor stays with.
+    pub stay: Option<u64>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes there.
+    To(Choice),
+    /// Everybody who may get it has as many as they may.
+    Full,
+    /// Nobody may get it: every server is draining or was tried.
+    Nobody,
+}
+
 /// Chooses for one thread.
 #[derive(Clone, Debug)]
 pub struct Balancer {
     robin: RoundRobin,
+    turns: Turns,
+    retry_turns: Turns,
     dice: Dice,
+    /// Memory for the candidates of one choice: the index of each and what is known of it.
+    candidates: Vec<(usize, Server)>,
 }
 
 impl Balancer {
@@ -51,79 +100,143 @@ impl Balancer {
     pub fn new(index: usize) -> Balancer {
         Balancer {
             robin: RoundRobin::new(index),
+            turns: Turns::default(),
+            retry_turns: Turns::default(),
             dice: Dice(0x9E37_79B9_7F4A_7C15 ^ (index as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03)),
+            candidates: Vec::new(),
         }
     }
 
-    /// One of `count` servers, at the time `now` (milliseconds, the clock of their [`Latency`]); `None` when every
-    /// server is draining or was tried.
+    /// One of `servers`, at the time `now` (milliseconds, the clock of their [`Latency`]).
     pub fn choose(
         &mut self,
-        rule: BalanceRule,
-        count: usize,
-        server: impl Fn(usize) -> Server,
-        tried: &Tried,
+        rules: Rules,
+        servers: impl Iterator<Item = Server>,
+        asked: &Asked<'_>,
         now: u32,
-    ) -> Option<Choice> {
-        let panic = !(0..count).any(|index| server(index).standing == Standing::InService);
-        let wanted = if panic {
-            Standing::Unhealthy
-        } else {
-            Standing::InService
-        };
-        let may = |index: usize| server(index).standing == wanted && !tried.contains(index);
-        let index = match rule {
-            BalanceRule::RoundRobin => self.robin.choose(count, may, !tried.is_empty())?,
-            BalanceRule::LeastConnections => self.least(count, may, &server)?,
-            BalanceRule::Ewma => self.shorter_wait(count, may, &server, now)?,
-        };
-        Some(Choice { index, panic })
-    }
-
-    /// One with the fewest requests under way; of equals a random one.
-    fn least(
-        &mut self,
-        count: usize,
-        may: impl Fn(usize) -> bool,
-        server: &impl Fn(usize) -> Server,
-    ) -> Option<usize> {
-        let (mut best, mut equals) = (None, 0);
-        for index in (0..count).filter(|&index| may(index)) {
-            let load = server(index).in_flight;
-            match best {
-                Some((_, least)) if load > least => {}
-                Some((_, least)) if load == least => {
-                    equals += 1;
-                    if self.dice.below(equals) == 0 {
-                        best = Some((index, load));
-                    }
+    ) -> Verdict {
+        let (mut in_service, mut usable, mut untried) = (0u64, 0u64, 0usize);
+        self.candidates.clear();
+        for (index, server) in servers.enumerate() {
+            if server.standing != Standing::Draining {
+                usable += 1;
+                in_service += u64::from(server.standing == Standing::InService);
+                if !asked.tried.contains(index) {
+                    self.candidates.push((index, server));
                 }
-                _ => (best, equals) = (Some((index, load)), 1),
             }
         }
-        best.map(|(index, _)| index)
+        let panic = in_service == 0 || in_service * 100_000 < u64::from(rules.panic) * usable;
+        self.candidates.retain(|(_, server)| {
+            let may = panic || server.standing == Standing::InService;
+            untried += usize::from(may);
+            may && !server.full
+        });
+        if self.candidates.is_empty() {
+            return if untried > 0 {
+                Verdict::Full
+            } else {
+                Verdict::Nobody
+            };
+        }
+        let stays = asked
+            .stay
+            .and_then(|id| self.candidates.iter().find(|(_, server)| server.id == id));
+        let index = match (stays, rules.rule) {
+            (Some((index, _)), _) => Some(*index),
+            (None, BalanceRule::RoundRobin) => self.in_turn(!asked.tried.is_empty()),
+            (None, BalanceRule::LeastConnections) => self.least(),
+            (None, BalanceRule::Ewma) => self.shorter_wait(now),
+            (None, BalanceRule::Hash) => self.by_key(asked.key),
+        };
+        index.map_or(Verdict::Nobody, |index| Verdict::To(Choice { index, panic }))
     }
 
-    fn shorter_wait(
-        &mut self,
-        count: usize,
-        may: impl Fn(usize) -> bool,
-        server: &impl Fn(usize) -> Server,
-        now: u32,
-    ) -> Option<usize> {
-        let eligible = (0..count).filter(|&index| may(index)).count();
-        let nth = |nth: usize| (0..count).filter(|&index| may(index)).nth(nth);
-        if eligible < 2 {
-            return nth(0);
+    fn weights_are_equal(&self) -> bool {
+        self.candidates
+            .windows(2)
+            .all(|pair| pair[0].1.weight == pair[1].1.weight)
+    }
+
+    fn in_turn(&mut self, retry: bool) -> Option<usize> {
+        if self.weights_are_equal() {
+            let count = self.candidates.last().map_or(0, |(index, _)| index + 1);
+            let may = |wanted: usize| self.candidates.iter().any(|(index, _)| *index == wanted);
+            return self.robin.choose(count, may, retry);
         }
-        let one = self.dice.below(eligible);
-        let other = (one + 1 + self.dice.below(eligible - 1)) % eligible;
-        let (one, other) = (nth(one)?, nth(other)?);
-        let [a, b] = [server(one), server(other)];
+        let turns = if retry {
+            &mut self.retry_turns
+        } else {
+            &mut self.turns
+        };
+        turns.choose(
+            self.candidates
+                .iter()
+                .map(|(index, server)| (*index, server.weight)),
+        )
+    }
+
+    /// One with the fewest requests under way for its weight; of equals a random one, by weight.
+    fn least(&mut self) -> Option<usize> {
+        let (mut best, mut least, mut equals) = (None, f32::INFINITY, 0.0);
+        for (index, server) in &self.candidates {
+            let load = server.in_flight as f32 / server.weight;
+            if load < least {
+                (best, least, equals) = (Some(*index), load, server.weight);
+            } else if load == least {
+                equals += server.weight;
+                if self.dice.unit() * equals < server.weight {
+                    best = Some(*index);
+                }
+            }
+        }
+        best
+    }
+
+    fn shorter_wait(&mut self, now: u32) -> Option<usize> {
+        let count = self.candidates.len();
+        if count < 2 {
+            return self.candidates.first().map(|(index, _)| *index);
+        }
+        let mean = self
+            .candidates
+            .iter()
+            .map(|(_, server)| server.weight)
+            .sum::<f32>()
+            / count as f32;
+        let (one, other) = if self.weights_are_equal() {
+            let one = self.dice.below(count);
+            (one, (one + 1 + self.dice.below(count - 1)) % count)
+        } else {
+            // Each by its weight, perhaps twice the same: so shares are in proportion when nobody waits.
+            (self.by_weight(mean), self.by_weight(mean))
+        };
+        let [(one, a), (other, b)] = [self.candidates[one], self.candidates[other]];
         let [slow_a, slow_b] = [a, b].map(|server| server.latency.at(now).max(1.0));
         let apart = (slow_a / slow_b).clamp(1.0 / MOST_APART, MOST_APART);
-        let wait = |server: Server| (server.in_flight + 1) as f32;
+        let wait = |server: Server| server.in_flight as f32 * mean / server.weight + 1.0;
         Some(if wait(a) * apart <= wait(b) { one } else { other })
+    }
+
+    /// Where in the candidates a random one stands, each as likely as its weight.
+    fn by_weight(&mut self, mean: f32) -> usize {
+        let mut left = self.dice.unit() * mean * self.candidates.len() as f32;
+        for (place, (_, server)) in self.candidates.iter().enumerate() {
+            left -= server.weight;
+            if left < 0.0 {
+                return place;
+            }
+        }
+        self.candidates.len() - 1
+    }
+
+    fn by_key(&self, key: u64) -> Option<usize> {
+        let wishes = self
+            .candidates
+            .iter()
+            .map(|(index, server)| (*index, wish(key, server.id, server.weight)));
+        let most = wishes.max_by(|(_, one), (_, other)| one.total_cmp(other));
+        most.map(|(index, _)| index)
     }
 }
 
@@ -132,13 +245,22 @@ impl Balancer {
 struct Dice(u64);
 
 impl Dice {
-    /// A number less than `sides`, which is not 0.
-    fn below(&mut self, sides: usize) -> usize {
+    /// 32 bits.
+    fn roll(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        (high as usize) % sides
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32
+    }
+
+    /// A number less than `sides`, which is not 0.
+    fn below(&mut self, sides: usize) -> usize {
+        (self.roll() as usize) % sides
+    }
+
+    /// At least 0 and below 1.
+    fn unit(&mut self) -> f32 {
+        (self.roll() >> 8) as f32 / (1u32 << 24) as f32
     }
 }
 
@@ -148,17 +270,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULES: [BalanceRule; 3] = [
-        BalanceRule::Ewma,
-        BalanceRule::LeastConnections,
-        BalanceRule::RoundRobin,
-    ];
-
     fn standing_so(standing: Standing) -> Server {
         Server {
+            id: 0,
             standing,
+            weight: 1.0,
+            full: false,
             in_flight: 0,
             latency: Latency::default(),
+        }
+    }
+
+    fn by(rule: BalanceRule) -> Rules {
+        Rules { rule, panic: 0 }
+    }
+
+    fn asked(tried: &Tried) -> Asked<'_> {
+        Asked {
+            tried,
+            key: 7,
+            stay: None,
+        }
+    }
+
+    fn to(verdict: Verdict) -> Option<Choice> {
+        match verdict {
+            Verdict::To(choice) => Some(choice),
+            Verdict::Full | Verdict::Nobody => None,
         }
     }
 
@@ -168,7 +306,12 @@ mod tests {
         servers: &[Standing],
         tried: &Tried,
     ) -> Option<Choice> {
-        balancer.choose(rule, servers.len(), |index| standing_so(servers[index]), tried, 0)
+        to(balancer.choose(
+            by(rule),
+            servers.iter().map(|standing| standing_so(*standing)),
+            &asked(tried),
+            0,
+        ))
     }
 
     fn choose(balancer: &mut Balancer, servers: &[Standing], tried: &Tried) -> Option<Choice> {
@@ -254,17 +397,17 @@ mod tests {
 
     fn busy(in_flight: u64, micros: u32) -> Server {
         Server {
-            standing: InService,
             in_flight,
             latency: Latency::default().with(micros, 0),
+            ..standing_so(InService)
         }
     }
 
     fn share_of_first(rule: BalanceRule, servers: &[Server]) -> usize {
         let mut balancer = Balancer::new(3);
-        let choices = (0..1000).filter_map(|_| {
-            balancer.choose(rule, servers.len(), |index| servers[index], &Tried::default(), 0)
-        });
+        let tried = Tried::default();
+        let choices = (0..1000)
+            .filter_map(|_| to(balancer.choose(by(rule), servers.iter().copied(), &asked(&tried), 0)));
         choices.filter(|choice| choice.index == 0).count()
     }
 
@@ -287,6 +430,149 @@ mod tests {
         assert_eq!(least(&[busy(1, 1), busy(2, 1), busy(3, 1)]), 1000);
         let equals = least(&[busy(1, 1), busy(1, 1), busy(1, 1), busy(9, 1)]);
         assert!((270..400).contains(&equals), "{equals}");
+    }
+
+    fn weighted(weights: &[f32]) -> Vec<Server> {
+        let server = |(index, weight): (usize, &f32)| Server {
+            id: crate::weights::hash(&[index as u8]),
+            weight: *weight,
+            ..standing_so(InService)
+        };
+        weights.iter().enumerate().map(server).collect()
+    }
+
+    #[test]
+    fn shares_are_in_proportion_to_weights_while_nobody_waits() {
+        for rule in [
+            BalanceRule::Ewma,
+            BalanceRule::LeastConnections,
+            BalanceRule::RoundRobin,
+        ] {
+            for (weights, share) in [(&[3.0, 1.0][..], 750), (&[1.0, 1.0, 2.0], 250), (&[0.1, 1.0], 91)] {
+                let first = share_of_first(rule, &weighted(weights));
+                let near = share - 60..share + 60;
+                assert!(near.contains(&first), "{}: {weights:?}: {first}", rule.as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn with_as_many_under_way_the_heavier_is_less_full() {
+        let servers = |first: u64, second: u64| {
+            let mut servers = weighted(&[4.0, 1.0]);
+            (servers[0].in_flight, servers[1].in_flight) = (first, second);
+            servers
+        };
+        assert_eq!(
+            share_of_first(BalanceRule::LeastConnections, &servers(7, 2)),
+            1000
+        );
+        assert_eq!(share_of_first(BalanceRule::LeastConnections, &servers(9, 2)), 0);
+        // The light one is picked twice in one of 25.
+        let first = share_of_first(BalanceRule::Ewma, &servers(7, 2));
+        assert!((930..990).contains(&first), "{first}");
+    }
+
+    #[test]
+    fn a_visitor_stays_where_it_was_while_that_server_may_be_used() {
+        let mut servers = weighted(&[1.0, 1.0, 1.0]);
+        let stay = |servers: &[Server], tried: &Tried| {
+            let asked = Asked {
+                stay: Some(servers[1].id),
+                ..asked(tried)
+            };
+            let choices = BalanceRule::ALL.map(|rule| {
+                let mut balancer = Balancer::new(0);
+                (0..20).all(|_| {
+                    to(balancer.choose(by(rule), servers.iter().copied(), &asked, 0))
+                        .unwrap()
+                        .index
+                        == 1
+                })
+            });
+            choices.iter().all(|stays| *stays)
+        };
+        let (mut tried, fresh) = (Tried::default(), Tried::default());
+        assert!(stay(&servers, &fresh));
+        servers[1].in_flight = 1000;
+        assert!(stay(&servers, &fresh));
+        tried.add(1);
+        assert!(!stay(&servers, &tried));
+        for standing in [Unhealthy, Draining, Standing::Ejected] {
+            servers[1].standing = standing;
+            assert!(!stay(&servers, &fresh));
+        }
+        servers[1].standing = InService;
+        servers[1].full = true;
+        assert!(!stay(&servers, &fresh));
+    }
+
+    #[test]
+    fn when_all_are_full_the_request_waits_and_does_not_go_to_who_is_out() {
+        let mut servers = weighted(&[1.0, 1.0, 1.0]);
+        servers[2].standing = Unhealthy;
+        let mut balancer = Balancer::new(0);
+        let mut verdict = |servers: &[Server], tried: &Tried| {
+            balancer.choose(by(BalanceRule::Ewma), servers.iter().copied(), &asked(tried), 0)
+        };
+        let (mut tried, fresh) = (Tried::default(), Tried::default());
+        servers[0].full = true;
+        assert_eq!(
+            verdict(&servers, &fresh),
+            Verdict::To(Choice {
+                index: 1,
+                panic: false
+            })
+        );
+        servers[1].full = true;
+        assert_eq!(verdict(&servers, &fresh), Verdict::Full);
+        tried.add(0);
+        assert_eq!(verdict(&servers, &tried), Verdict::Full);
+        tried.add(1);
+        assert_eq!(verdict(&servers, &tried), Verdict::Nobody);
+    }
+
+    #[test]
+    fn with_too_few_in_service_all_are_tried() {
+        let mut servers = weighted(&[1.0; 5]);
+        servers[0].standing = Unhealthy;
+        servers[1].standing = Standing::Ejected;
+        servers[4].standing = Draining;
+        let used = |servers: &[Server], panic: u32| {
+            let mut balancer = Balancer::new(0);
+            let (rule, tried) = (BalanceRule::RoundRobin, Tried::default());
+            let mut used: Vec<usize> = (0..20)
+                .filter_map(|_| {
+                    to(balancer.choose(Rules { rule, panic }, servers.iter().copied(), &asked(&tried), 0))
+                })
+                .map(|choice| choice.index)
+                .collect();
+            used.sort_unstable();
+            used.dedup();
+            used
+        };
+        assert_eq!(used(&servers, 0), [2, 3]);
+        assert_eq!(
+            used(&servers, 50_000),
+            [2, 3],
+            "half of the four that are not draining"
+        );
+        assert_eq!(used(&servers, 51_000), [0, 1, 2, 3]);
+        servers[2].standing = Unhealthy;
+        servers[3].standing = Standing::Ejected;
+        assert_eq!(used(&servers, 0), [0, 1, 2, 3], "none is in service");
+    }
+
+    #[test]
+    fn equal_requests_go_to_the_same_server() {
+        let servers = weighted(&[1.0, 1.0, 1.0]);
+        let tried = Tried::default();
+        let of = |key: u64, thread: usize| {
+            let asked = Asked { key, ..asked(&tried) };
+            to(Balancer::new(thread).choose(by(BalanceRule::Hash), servers.iter().copied(), &asked, 0))
+        };
+        assert!((0..100).all(|key| of(key, 0) == of(key, 1)));
+        assert!((0..100).any(|key| of(key, 0) != of(key + 1, 0)));
     }
 
     fn any_standing() -> impl Strategy<Value = Standing> {
@@ -323,7 +609,7 @@ mod tests {
             let panic = !servers.contains(&InService);
             let wanted = if panic { Unhealthy } else { InService };
             let eligible = (0..servers.len()).any(|i| servers[i] == wanted && !tried.contains(i));
-            for rule in RULES {
+            for rule in BalanceRule::ALL {
                 let choice = choose_by(rule, &mut Balancer::new(start), &servers, &tried);
                 prop_assert_eq!(choice.is_some(), eligible);
                 if let Some(choice) = choice {
@@ -338,7 +624,7 @@ mod tests {
         fn the_same_arguments_give_the_same_choice(servers in prop::collection::vec(any_standing(), 0..20), start: usize) {
             let mut one = Balancer::new(start);
             let mut other = one.clone();
-            for rule in RULES {
+            for rule in BalanceRule::ALL {
                 let tried = Tried::default();
                 prop_assert_eq!(choose_by(rule, &mut one, &servers, &tried), choose_by(rule, &mut other, &servers, &tried));
             }

@@ -7,6 +7,8 @@ pub enum Standing {
     InService,
     /// Its checks fail, or a connection to it could not be made.
     Unhealthy,
+    /// Its checks are good and its answers were not: left out for a while.
+    Ejected,
     /// An operator took it out.
     Draining,
 }

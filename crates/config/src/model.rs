@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, EdgeLimits, Engine, FleetName, HealthCheck, ListenAddress,
-    Ports, RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, Dispatch, EdgeLimits, Engine, FleetName, HealthCheck,
+    ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -68,6 +68,8 @@ pub struct Server {
     pub zone: Option<String>,
     /// Whether its edge takes no traffic until another edge is lost.
     pub standby: bool,
+    /// Its application's share of the requests, beside those of the others.
+    pub weight: u32,
 }
 
 /// `[edge]`
@@ -111,6 +113,8 @@ pub struct App {
     pub retries: RetryPolicy,
     /// How long a draining server may finish what it began.
     pub drain: Duration,
+    /// How requests are dispatched otherwise.
+    pub dispatch: Dispatch,
 }
 
 /// `[db]`

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
-use pontoon_fleet::{ClientLimits, EdgeLimits};
+use pontoon_fleet::{BalanceRule, ClientLimits, EdgeLimits};
 
 use crate::Config;
 use crate::model::{
@@ -148,6 +148,9 @@ fn print_server(out: &mut String, server: &Server) {
     if server.standby {
         out.raw("standby", true);
     }
+    if server.weight != 1 {
+        out.raw("weight", server.weight);
+    }
 }
 
 fn print_tls(out: &mut String, tls: &Tls) {
@@ -220,6 +223,7 @@ fn print_app(out: &mut String, app: &App) {
     out.text("protocol", app.protocol.as_str());
     out.text("balance", app.balance.as_str());
     out.text("drain", &format_duration(app.drain));
+    print_dispatch(out, app);
     let health = &app.health;
     out.section("[app.health]");
     out.optional("path", health.path.as_deref());
@@ -234,6 +238,38 @@ fn print_app(out: &mut String, app: &App) {
     out.list("methods", &app.retries.methods);
     out.raw("max", app.retries.max);
     out.text("budget", &format_share(app.retries.budget));
+}
+
+fn print_dispatch(out: &mut String, app: &App) {
+    let dispatch = &app.dispatch;
+    if app.balance == BalanceRule::Hash {
+        out.text("hash_key", &dispatch.key.to_string());
+    }
+    out.optional("sticky_cookie", dispatch.sticky.as_deref());
+    out.text("slow_start", &format_duration(dispatch.slow_start));
+    out.text("panic", &format_share(dispatch.panic));
+    let span = dispatch.answer_timeout.map(format_duration);
+    out.optional("answer_timeout", span.as_deref());
+    if let Some(most) = dispatch.max_in_flight {
+        out.raw("max_in_flight", most);
+        out.section("[app.queue]");
+        out.raw("size", dispatch.queue.size);
+        out.text("wait", &format_duration(dispatch.queue.wait));
+    }
+    if let Some(outliers) = &dispatch.outliers {
+        out.section("[app.outliers]");
+        out.raw("failures", outliers.failures);
+        out.text("eject", &format_duration(outliers.eject));
+        out.text("max_eject", &format_duration(outliers.max_eject));
+        out.text("max_share", &format_share(outliers.max_share));
+    }
+    for route in &dispatch.routes {
+        out.section("[[app.routes]]");
+        out.text("path", &route.path);
+        let span = route.answer_timeout.map(format_duration);
+        out.optional("answer_timeout", span.as_deref());
+        out.optional("body", route.body.map(format_bytes).as_deref());
+    }
 }
 
 fn print_db(out: &mut String, db: &Db) {

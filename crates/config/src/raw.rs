@@ -130,6 +130,8 @@ pub(crate) struct Server {
     pub zone: Option<Text>,
     /// Whether its edge takes no traffic until another edge is lost. Default false.
     pub standby: Option<At<bool>>,
+    /// Its application's share of the requests, beside those of the others. Default 1.
+    pub weight: Option<At<i64>>,
 }
 
 /// What several parts share.
@@ -247,14 +249,68 @@ pub(crate) struct App {
     /// What it speaks: "http/1.1", or "h2c" for HTTP/2 without TLS, as gRPC servers do. Default "http/1.1".
     pub protocol: Option<Text>,
     /// Which server gets a request: "ewma" for the one where the wait is likely to be the shortest,
-    /// "least-connections", or "round-robin". Default "ewma".
+    /// "least-connections", "round-robin", or "hash" for always the same one by `hash_key`. Default "ewma".
     pub balance: Option<Text>,
+    /// By what "hash" tells requests apart: "address", "target", "field:NAME" or "cookie:NAME". Default "address".
+    pub hash_key: Option<Text>,
+    /// The name of a cookie by which a visitor stays with a server. Default: visitors do not.
+    pub sticky_cookie: Option<Text>,
+    /// How long a server that came into service takes to its full share. Default "0s".
+    pub slow_start: Option<Text>,
+    /// When fewer than this share of the servers are in service, all of them get requests. Default "0%": only when none is.
+    pub panic: Option<Text>,
+    /// When a server whose answers are bad is left out for a while. Default: never.
+    pub outliers: Option<Outliers>,
+    /// The most requests that one edge has under way on one server. Default: as many as come.
+    pub max_in_flight: Option<At<i64>>,
+    /// Who waits while every server has as many.
+    pub queue: Option<AppQueue>,
+    /// How long a server may be silent before and within an answer; then 504. Default "60s".
+    pub answer_timeout: Option<Text>,
+    /// What is otherwise for some paths.
+    pub routes: Option<Vec<At<AppRoute>>>,
     /// How to tell that it works.
     pub health: Option<Health>,
     /// When a request may be tried on another server.
     pub retries: Option<Retries>,
     /// How long a draining server may finish what it began. Default "10s".
     pub drain: Option<Text>,
+}
+
+/// When a server whose answers are bad is left out, though its checks are good.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Outliers {
+    /// So many bad answers in a row: none at all, or a status of 500 and above. Default 5.
+    pub failures: Option<At<i64>>,
+    /// For how long the first time; each time in a row for so much longer. Default "10s".
+    pub eject: Option<Text>,
+    /// Never for longer than this. Default "5m".
+    pub max_eject: Option<Text>,
+    /// The largest share of the servers that may be left out so. Default "50%".
+    pub max_share: Option<Text>,
+}
+
+/// Who waits while every server has as many requests as it may.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppQueue {
+    /// The most requests that wait on one edge; more are answered with 503. Default 1024.
+    pub size: Option<At<i64>>,
+    /// How long one waits; then 503. Default "5s".
+    pub wait: Option<Text>,
+}
+
+/// What is otherwise for paths that begin with something.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppRoute {
+    /// What they begin with. Of those that match a request the longest counts.
+    pub path: Text,
+    /// How long a server may be silent.
+    pub answer_timeout: Option<Text>,
+    /// The most bytes of a request's body.
+    pub body: Option<Text>,
 }
 
 /// A health check over HTTP.

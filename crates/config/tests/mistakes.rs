@@ -59,6 +59,58 @@ fn limits_that_cannot_be() {
 }
 
 #[test]
+fn dispatching_that_cannot_be() {
+    for (line, code, place) in [
+        ("balance = \"fastest\"", Code::C002, "\"fastest\""),
+        ("hash_key = \"target\"", Code::C006, "\"target\""),
+        (
+            "balance = \"hash\"\nhash_key = \"cookie:\"",
+            Code::C002,
+            "\"cookie:\"",
+        ),
+        ("sticky_cookie = \"a b\"", Code::C002, "\"a b\""),
+        ("sticky_cookie = \"\"", Code::C002, "\"\""),
+        ("slow_start = 30", Code::C002, "30"),
+        ("panic = \"101%\"", Code::C002, "\"101%\""),
+        ("outliers = { failures = 0 }", Code::C002, "0"),
+        (
+            "outliers = { eject = \"10m\", max_eject = \"5m\" }",
+            Code::C002,
+            "\"5m\"",
+        ),
+        ("outliers = { eject = \"10m\" }", Code::C002, "\"10m\""),
+        ("max_in_flight = 0", Code::C002, "0"),
+        ("queue = { size = 5 }", Code::C006, "5"),
+        (
+            "max_in_flight = 9\nqueue = { wait = \"0s\" }",
+            Code::C002,
+            "\"0s\"",
+        ),
+        ("answer_timeout = \"0s\"", Code::C002, "\"0s\""),
+        (
+            "routes = [{ path = \"export\", body = \"1GiB\" }]",
+            Code::C002,
+            "\"export\"",
+        ),
+        (
+            "routes = [{ path = \"/export\" }]",
+            Code::C006,
+            "{ path = \"/export\" }",
+        ),
+        (
+            "routes = [{ path = \"/x\", body = \"1GiB\" }, { path = \"/x\", body = \"2GiB\" }, { path = \"/y\", body = \"2GiB\" }]",
+            Code::C005,
+            "\"/x\"",
+        ),
+    ] {
+        let app = format!("[app]\n{line}\n");
+        one(ONE, "[app]\n", &app, code, place);
+    }
+    let weight = "name    = \"a\"\nweight = 0\n";
+    one(TWO, "name    = \"a\"\n", weight, Code::C002, "0");
+}
+
+#[test]
 fn unknown_keys_and_what_was_meant() {
     let error = one(TWO, "max_lag", "max_lagg", Code::C004, "max_lagg");
     assert_eq!(error.hint.as_deref(), Some("did you mean `max_lag`?"));

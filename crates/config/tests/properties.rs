@@ -14,8 +14,8 @@ use pontoon_config::{
     Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, EdgeLimits, Engine, HealthCheck, ListenAddress,
-    RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeLimits, Engine, HashKey,
+    HealthCheck, ListenAddress, OutlierRules, PathRule, QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -296,6 +296,7 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
                     .map(|n| IpAddr::from([203, 0, 113, low * 10 + n as u8]))
                     .collect(),
                 standby: standby && index > 0 && roles.contains(&Role::Edge),
+                weight: 1 + u32::from(low) % 3,
                 roles,
                 zone,
             });
@@ -371,7 +372,7 @@ fn apps() -> impl Strategy<Value = App> {
                 } else {
                     AppProtocol::H2c
                 },
-                balance: BalanceRule::ALL[max as usize % 3],
+                balance: BalanceRule::ALL[max as usize % 4],
                 health: HealthCheck {
                     expect: expect.filter(|_| path.is_some()),
                     path,
@@ -386,8 +387,49 @@ fn apps() -> impl Strategy<Value = App> {
                     budget,
                 },
                 drain,
+                dispatch: dispatch(max, budget, drain, upstream.len()),
             },
         )
+}
+
+/// Made from what was drawn for the rest.
+fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
+    let hashes = BalanceRule::ALL[max as usize % 4] == BalanceRule::Hash;
+    let keys = ["address", "target", "field:X-User", "cookie:s"];
+    let longer = span.max(Duration::from_secs(1));
+    let rule = |path: &str, answer_timeout, body| PathRule {
+        path: path.to_owned(),
+        answer_timeout,
+        body,
+    };
+    Dispatch {
+        key: match hashes {
+            true => keys[share as usize % 4].parse().unwrap(),
+            false => HashKey::Address,
+        },
+        sticky: share.is_multiple_of(3).then(|| "where-to".to_owned()),
+        slow_start: span,
+        panic: share,
+        outliers: share.is_multiple_of(2).then_some(OutlierRules {
+            failures: max + 1,
+            eject: longer,
+            max_eject: longer * 2,
+            max_share: share,
+        }),
+        max_in_flight: odd.is_multiple_of(2).then_some(share + 1),
+        queue: match odd.is_multiple_of(2) {
+            true => QueueRules {
+                size: max,
+                wait: longer,
+            },
+            false => QueueRules::default(),
+        },
+        answer_timeout: max.is_multiple_of(2).then_some(longer),
+        routes: vec![
+            rule("/a/", Some(longer), None),
+            rule("/b?c=d", None, Some(1 << max)),
+        ],
+    }
 }
 
 fn dbs() -> impl Strategy<Value = Db> {

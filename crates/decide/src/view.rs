@@ -86,6 +86,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
                 state: state(inputs, &server.name),
                 ports: config.ports(),
                 edge_listen: config.edge_listen(server),
+                weight: server.weight,
             })
             .collect(),
         app: config.app.as_ref().map(app_view),
@@ -146,6 +147,7 @@ fn app_view(app: &App) -> AppView {
         health: app.health.clone(),
         retries: app.retries.clone(),
         drain: app.drain,
+        dispatch: app.dispatch.clone(),
     }
 }
 

@@ -220,7 +220,10 @@ async fn carry_out(
     let running = worker.stats.begin();
     let upstreams = worker.upstreams();
     // Of a request that comes from another edge it has seen to that.
-    let limit = upstreams.tuning.body.filter(|_| route == Route::Visitors);
+    let limit = match route {
+        Route::Visitors => upstreams.body_limit(head.get(request.target.clone()).unwrap_or(&[])),
+        Route::Relay => None,
+    };
     let mut up = Pipe::limited(head, request.length.into(), limit);
     let elsewhere = worker.https().and_then(|https| https.redirect);
     let elsewhere = elsewhere.filter(|_| matches!(sender, Sender::Visitor { secure: false, .. }));

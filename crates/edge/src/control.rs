@@ -26,7 +26,8 @@ use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::https::Site;
 use crate::options::{EdgeError, EdgeOptions};
-use crate::upstream::Upstreams;
+use crate::queue::Queue;
+use crate::upstream::{Upstream, Upstreams};
 use crate::worker::{AnswerClock, Command, Door, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
@@ -66,6 +67,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         max_connections,
         held: AtomicUsize::new(0),
         clients: Arc::default(),
+        queue: Queue::default(),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
         clock: AnswerClock::start(),
@@ -195,6 +197,7 @@ impl Control {
             &self.shared.tuning,
             &before,
             &self.health_changes,
+            self.shared.clock,
         ));
         if upstreams.floors.is_some() {
             self.shared.floor_key.load();
@@ -317,9 +320,11 @@ impl Control {
 
     fn report(&self) -> TierReport {
         let upstreams = self.upstreams.borrow();
+        let now = self.shared.clock.now();
+        let serves = |upstream: &Upstream| upstream.health.is_healthy() && !upstream.health.is_left_out(now);
         let standing = upstreams.servers.iter();
         self.metrics
-            .upstreams(standing.map(|upstream| (&upstream.server, upstream.health.is_healthy())));
+            .upstreams(standing.map(|upstream| (&upstream.server, serves(upstream))));
         let totals = self.metrics.totals();
         TierReport {
             pid: std::process::id(),
@@ -334,8 +339,11 @@ impl Control {
                     .iter()
                     .map(|upstream| UpstreamReport {
                         server: upstream.server.clone(),
-                        healthy: upstream.health.is_healthy(),
-                        reason: upstream.health.reason(),
+                        healthy: serves(upstream),
+                        reason: match upstream.health.is_left_out(now) {
+                            true => Some("left out for a while: its answers were bad".to_owned()),
+                            false => upstream.health.reason(),
+                        },
                         in_flight: upstream.health.in_flight.load(Ordering::Relaxed),
                     })
                     .collect(),

@@ -85,6 +85,10 @@ pub struct Exchange<'e> {
     pub state: State,
     /// What is asked before the answer goes to the client.
     pub floor: Option<Leaving>,
+    /// How long the server may be silent.
+    pub answer_timeout: Duration,
+    /// A field that makes the visitor come back to this server.
+    pub stay: Option<&'e str>,
     /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
     pub hsts: Option<&'e str>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
@@ -410,7 +414,7 @@ impl Exchange<'_> {
         );
         let cookie = self.state.cookie.take();
         let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
-        for field in [cookie.as_deref(), hsts].into_iter().flatten() {
+        for field in [cookie.as_deref(), self.stay, hsts].into_iter().flatten() {
             let head = self.down.stage();
             // Before the empty line.
             head.truncate(head.len() - 2);
@@ -493,7 +497,7 @@ impl Exchange<'_> {
         } else {
             Failure::Timeout
         };
-        (waited >= self.tuning.answer_timeout).then_some(late)
+        (waited >= self.answer_timeout).then_some(late)
     }
 }
 
@@ -578,6 +582,8 @@ mod tests {
             body_rate: 0,
             state: State::default(),
             floor: None,
+            answer_timeout: tuning.answer_timeout,
+            stay: None,
             hsts: None,
             worth_waiting: &|| true,
         };

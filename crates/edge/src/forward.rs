@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pontoon_balance::{Standing, Tried};
+use pontoon_balance::{Asked, Standing, Tried};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
@@ -27,8 +27,10 @@ use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
 use crate::io::Stream;
 use crate::pipe::Pipe;
-use crate::upstream::{Upstream, Way};
-use crate::worker::{Pick, Route, Worker};
+use crate::queue::Place;
+use crate::stay::{self, Wish};
+use crate::upstream::{Upstream, Upstreams, Way};
+use crate::worker::{Chosen, Pick, Route, Worker};
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,9 @@ pub async fn forward(
     route: Route,
 ) -> Served {
     worker.pay_into_budget();
+    // As it is when the request comes; servers are chosen from the newest.
+    let upstreams = worker.upstreams();
+    let queue = &worker.shared.queue;
     let mut attempt = Attempt {
         worker,
         client,
@@ -90,11 +95,57 @@ pub async fn forward(
         fresh: false,
         floor_field: 0,
         floor_told: false,
+        wish: Wish::default(),
+        answer_timeout: upstreams.answer_timeout(&[]),
     };
+    let head = attempt.up.staged();
+    attempt.answer_timeout = upstreams.answer_timeout(head.get(request.target.clone()).unwrap_or(&[]));
+    if route == Route::Visitors {
+        attempt.wish = Wish::of(
+            &upstreams,
+            head.get(..request.head_length).unwrap_or(&[]),
+            request,
+        );
+    }
     attempt.may_repeat = worker.may_repeat(attempt.up.staged().get(..request.method_length).unwrap_or(&[]));
     let mut hold: Option<Hold<'_>> = None;
+    let mut place: Option<Place<'_>> = None;
     loop {
-        let Some(pick) = worker.choose(route, &attempt.tried) else {
+        // Who comes new does not overtake who waits.
+        let waits = place.is_none() && attempt.retries == 0 && route == Route::Visitors && !queue.is_empty();
+        let asked = Asked {
+            tried: &attempt.tried,
+            key: attempt.wish.key,
+            stay: attempt.wish.server,
+        };
+        let chosen = if waits {
+            Chosen::Full
+        } else {
+            worker.choose(route, &asked)
+        };
+        let pick = match chosen {
+            Chosen::Picked(pick) => Some(pick),
+            Chosen::Nobody => None,
+            Chosen::Full => {
+                if place.is_none() {
+                    let rules = upstreams.app.as_ref().map(|app| app.dispatch.queue.clone());
+                    place = queue.join(&rules.unwrap_or_default());
+                }
+                let refusal = match &mut place {
+                    None => Reject::QueueFull,
+                    Some(place) => {
+                        if place.turn().await {
+                            continue;
+                        }
+                        Reject::QueueTimeout
+                    }
+                };
+                worker.stats.rejected(refusal as usize);
+                return attempt.answer(503, refusal.word(), RETRY_AFTER).await;
+            }
+        };
+        place = None;
+        let Some(pick) = pick else {
             if route == Route::Relay {
                 return attempt
                     .answer(
@@ -195,6 +246,10 @@ struct Attempt<'a> {
     floor_field: usize,
     /// The SQL proxy here has what the request must see.
     floor_told: bool,
+    /// Where it would go by itself.
+    wish: Wish,
+    /// How long the application may be silent.
+    answer_timeout: Duration,
 }
 
 impl Attempt<'_> {
@@ -351,14 +406,15 @@ impl Attempt<'_> {
         let upstreams = worker.upstreams();
         let mut memory = std::mem::take(&mut self.client.scratch);
         memory.clear();
-        let _in_flight = InFlight::on(upstream);
         let somewhere_else = || {
+            let now = worker.shared.clock.now();
             let upstreams = worker.upstreams();
             upstreams
                 .servers
                 .iter()
-                .any(|other| other.standing() == Standing::InService)
+                .any(|other| other.standing(now) == Standing::InService)
         };
+        let stay = self.stay_field(&upstreams, upstream);
         // Who could not be sent elsewhere is better served by waiting than by a 502.
         let may_leave = self.may_repeat && self.route == Route::Visitors && self.repeats < self.max_repeats();
         let https = worker.https().filter(|_| self.request.secure);
@@ -383,17 +439,21 @@ impl Attempt<'_> {
             },
             state: State::default(),
             floor,
+            answer_timeout: self.answer_timeout,
+            stay: stay.as_deref(),
             hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },
         };
         let result = exchange.run().await;
-        let now = worker.shared.clock.millis();
+        let now = worker.shared.clock.now();
+        let millis = now as u32;
         match (&exchange.state.response, &result) {
             (Some(response), _) => {
                 if let Some(took) = exchange.state.answered_after {
-                    upstream.health.answered(response.status, took, now);
+                    upstream.health.answered(response.status, took, millis);
+                    upstreams.judge(upstream, response.status < 500, now);
                 }
             }
             // A kept connection may be closed at any time.
@@ -407,10 +467,30 @@ impl Attempt<'_> {
                     | Failure::ServerOut
                     | Failure::BadAnswer(_),
                 ),
-            ) => upstream.health.failed(now),
+            ) => {
+                upstream.health.failed(millis);
+                upstreams.judge(upstream, false, now);
+            }
             (None, _) => {}
         }
         (result, exchange.state, exchange.down)
+    }
+
+    /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
+    fn stay_field(&self, upstreams: &Upstreams, upstream: &Upstream) -> Option<String> {
+        let name = upstreams.app.as_ref()?.dispatch.sticky.as_deref()?;
+        if self.route == Route::Relay || self.wish.server == Some(upstream.id) {
+            return None;
+        }
+        // A server that is only full keeps its visitors: this request is an exception.
+        let now = self.worker.shared.clock.now();
+        let is_full = |server: &Arc<Upstream>| {
+            self.wish.server == Some(server.id) && server.standing(now) == Standing::InService
+        };
+        if upstreams.servers.iter().any(is_full) && self.retries == 0 {
+            return None;
+        }
+        Some(stay::set_cookie(name, upstream.id, self.request.secure))
     }
 
     /// Whether a request that was sent may be sent to another server.
@@ -548,21 +628,5 @@ const TRY_EVERY: Duration = Duration::from_millis(200);
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.held.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts a request on a server for as long as it lives.
-struct InFlight(Arc<Upstream>);
-
-impl InFlight {
-    fn on(upstream: &Arc<Upstream>) -> InFlight {
-        upstream.health.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(upstream))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.health.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -31,6 +31,8 @@ mod https;
 mod io;
 mod options;
 mod pipe;
+mod queue;
+mod stay;
 mod upstream;
 mod worker;
 

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pontoon_balance::outliers::Outlier;
+use pontoon_balance::weights::{hash, ramp};
 use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{
-    AppProtocol, AppView, ClientLimits, FleetView, Role, ServerName, ServerState, ServerView,
+    AppProtocol, AppView, ClientLimits, Dispatch, FleetView, Role, ServerName, ServerState, ServerView,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 use crate::floors::FloorRule;
 use crate::io::Stream;
 use crate::options::Tuning;
+use crate::worker::AnswerClock;
 
 /// How an application server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +41,10 @@ pub struct Upstream {
     pub h2c: bool,
     /// On this server.
     pub here: bool,
+    /// A number that stands for its name, the same on every edge.
+    pub id: u64,
+    /// Its share beside those of the others.
+    pub weight: f32,
     /// An operator took it out.
     pub draining: bool,
     /// How it stands; outlives changes of the view.
@@ -45,21 +52,38 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// What the choice needs to know.
-    pub fn for_choice(&self) -> pontoon_balance::Server {
+    /// What the choice needs to know, at `now` of the clock of all threads.
+    pub fn for_choice(&self, dispatch: &Dispatch, now: u64) -> pontoon_balance::Server {
+        let in_flight = self.health.in_flight.load(Ordering::Relaxed);
         pontoon_balance::Server {
-            standing: self.standing(),
-            in_flight: self.health.in_flight.load(Ordering::Relaxed),
+            id: self.id,
+            standing: self.standing(now),
+            weight: self.share(dispatch, now),
+            full: dispatch
+                .max_in_flight
+                .is_some_and(|most| in_flight >= u64::from(most)),
+            in_flight,
             latency: self.health.latency(),
         }
     }
 
-    /// How it stands.
-    pub fn standing(&self) -> Standing {
+    /// Its weight, less while it has just come into service.
+    pub fn share(&self, dispatch: &Dispatch, now: u64) -> f32 {
+        let since = self.health.serves_since.load(Ordering::Relaxed);
+        if dispatch.slow_start.is_zero() || since == 0 {
+            return self.weight;
+        }
+        let slow_start = u64::try_from(dispatch.slow_start.as_millis()).unwrap_or(u64::MAX);
+        self.weight * ramp(now.saturating_sub(since), slow_start)
+    }
+
+    /// How it stands at `now`.
+    pub fn standing(&self, now: u64) -> Standing {
         match (self.draining, self.health.is_healthy()) {
             (true, _) => Standing::Draining,
-            (false, true) => Standing::InService,
             (false, false) => Standing::Unhealthy,
+            (false, true) if self.health.is_left_out(now) => Standing::Ejected,
+            (false, true) => Standing::InService,
         }
     }
 
@@ -76,6 +100,14 @@ pub struct Health {
     pub in_flight: AtomicU64,
     /// How long it takes to answer, as of [`Latency::to_bits`].
     latency: AtomicU64,
+    /// When it last came into service, by the clock of all threads; 0 for one that was there from the beginning.
+    serves_since: AtomicU64,
+    /// Until when it is left out for its bad answers.
+    left_out_until: AtomicU64,
+    /// The last answer was bad, or it was left out before: good ones are to be noted, too.
+    suspect: AtomicBool,
+    outlier: Mutex<Outlier>,
+    clock: AnswerClock,
     reason: Mutex<Option<String>>,
     /// A connection could not be made: checked again at once.
     pub doubted: Notify,
@@ -84,12 +116,17 @@ pub struct Health {
 }
 
 impl Health {
-    fn new(changes: watch::Sender<u64>) -> Health {
+    fn new(changes: watch::Sender<u64>, clock: AnswerClock) -> Health {
         Health {
             // Until the first check, a server is believed to work: a refused connection says otherwise at once.
             healthy: AtomicBool::new(true),
             in_flight: AtomicU64::new(0),
             latency: AtomicU64::new(0),
+            serves_since: AtomicU64::new(0),
+            left_out_until: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+            outlier: Mutex::default(),
+            clock,
             reason: Mutex::new(None),
             doubted: Notify::new(),
             doubts: AtomicU64::new(0),
@@ -119,6 +156,33 @@ impl Health {
         self.latency.store(after.to_bits(), Ordering::Relaxed);
     }
 
+    /// It comes into service at `now`.
+    fn serves_from(&self, now: u64) {
+        self.serves_since.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether it is left out for its bad answers.
+    pub fn is_left_out(&self, now: u64) -> bool {
+        now < self.left_out_until.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for a request, of `most`; `false` when there is none left.
+    pub fn enter(&self, most: Option<u32>) -> bool {
+        let Some(most) = most else {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            return true;
+        };
+        let one_more = |count: u64| (count < u64::from(most)).then_some(count + 1);
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more)
+            .is_ok()
+    }
+
+    /// Gives the place back.
+    pub fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Release);
+    }
+
     /// Whether new requests go there.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
@@ -128,6 +192,9 @@ impl Health {
     pub fn set(&self, healthy: bool, reason: Option<String>) -> bool {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         let changed = self.healthy.swap(healthy, Ordering::Relaxed) != healthy;
+        if changed && healthy {
+            self.serves_from(self.clock.now());
+        }
         if changed {
             self.changes.send_modify(|count| *count += 1);
         }
@@ -175,7 +242,59 @@ pub struct Upstreams {
     pub callers: Vec<ServerName>,
 }
 
+/// Who is left out is decided by one thread at a time, so that there are never too many.
+static LEAVING_OUT: Mutex<()> = Mutex::new(());
+
 impl Upstreams {
+    /// `upstream` gave an answer that was good, or was bad or none, at `now` of the clock of all threads.
+    pub fn judge(&self, upstream: &Upstream, good: bool, now: u64) {
+        let Some(rules) = self.app.as_ref().and_then(|app| app.dispatch.outliers.as_ref()) else {
+            return;
+        };
+        let health = &upstream.health;
+        if good {
+            if health.suspect.load(Ordering::Relaxed) {
+                let mut outlier = health.outlier.lock().unwrap_or_else(PoisonError::into_inner);
+                outlier.good(rules, now);
+                health
+                    .suspect
+                    .store(*outlier != Outlier::default(), Ordering::Relaxed);
+            }
+            return;
+        }
+        let _one = LEAVING_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.servers.iter().filter(|server| !server.draining);
+        let out = others
+            .clone()
+            .filter(|server| server.health.is_left_out(now))
+            .count();
+        let mut outlier = health.outlier.lock().unwrap_or_else(PoisonError::into_inner);
+        health.suspect.store(true, Ordering::Relaxed);
+        if let Some(until) = outlier.bad(rules, now, out, others.count()) {
+            health.left_out_until.store(until, Ordering::Relaxed);
+            // Its share grows from there.
+            health.serves_from(until);
+            let seconds = (until - now) as f64 / 1000.0;
+            tracing::warn!(upstream = %upstream.server, seconds, "application server is left out: its answers are bad");
+        }
+    }
+
+    /// How long a server may be silent that was asked for `target`.
+    pub fn answer_timeout(&self, target: &[u8]) -> Duration {
+        let dispatch = self.app.as_ref().map(|app| &app.dispatch);
+        let own = dispatch.and_then(|dispatch| {
+            let route = dispatch.route(target).and_then(|route| route.answer_timeout);
+            route.or(dispatch.answer_timeout)
+        });
+        own.unwrap_or(self.tuning.answer_timeout)
+    }
+
+    /// The most bytes of a body that goes to `target`.
+    pub fn body_limit(&self, target: &[u8]) -> Option<u64> {
+        let route = self.app.as_ref().and_then(|app| app.dispatch.route(target));
+        route.and_then(|route| route.body).or(self.tuning.body)
+    }
+
     /// None at all, before the first view.
     pub fn none(tuning: &Tuning) -> Upstreams {
         Upstreams {
@@ -197,6 +316,7 @@ impl Upstreams {
         tuning: &Tuning,
         before: &Upstreams,
         changes: &watch::Sender<u64>,
+        clock: AnswerClock,
     ) -> Upstreams {
         let calls =
             |server: &&ServerView| server.roles.contains(&Role::Edge) || server.roles.contains(&Role::App);
@@ -228,10 +348,20 @@ impl Upstreams {
                     here: &server.name == me,
                     // Unreachable is the agents' word on each other, not on applications (P5).
                     draining: server.state == ServerState::Draining,
-                    health: Arc::new(Health::new(changes.clone())),
+                    id: hash(server.name.as_str().as_bytes()),
+                    weight: server.weight.max(1) as f32,
+                    health: Arc::new(Health::new(changes.clone(), clock)),
                 };
-                if let Some(known) = before.servers.iter().find(|known| known.is_same(&upstream)) {
-                    upstream.health = Arc::clone(&known.health);
+                match before.servers.iter().find(|known| known.is_same(&upstream)) {
+                    Some(known) => {
+                        upstream.health = Arc::clone(&known.health);
+                        if known.draining && !upstream.draining {
+                            upstream.health.serves_from(clock.now());
+                        }
+                    }
+                    // At the beginning all are alike, and nobody needs to be spared.
+                    None if before.servers.is_empty() => {}
+                    None => upstream.health.serves_from(clock.now()),
                 }
                 Arc::new(upstream)
             })
@@ -414,8 +544,10 @@ mod tests {
             way: Way::Direct("127.0.0.1:80".parse().unwrap()),
             h2c: false,
             here: true,
+            id: 0,
+            weight: 1.0,
             draining: false,
-            health: Arc::new(Health::new(changes)),
+            health: Arc::new(Health::new(changes, AnswerClock::start())),
         };
         let mut pool = Pool::new(Arc::new(upstream));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

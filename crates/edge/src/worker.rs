@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pontoon_balance::{Balancer, Tried};
+use pontoon_balance::{Asked, Balancer, Rules, Verdict};
 use pontoon_fleet::{RetryPolicy, ServerName};
 use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +27,7 @@ use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
+use crate::queue::Queue;
 use crate::upstream::{Pool, Present, RetryBudget, Upstream, Upstreams, Way};
 
 /// What all threads share.
@@ -47,6 +48,8 @@ pub struct Shared {
     pub held: AtomicUsize,
     /// What each client has under way, while that is limited.
     pub clients: Arc<Clients>,
+    /// Requests that wait for a server to have room.
+    pub queue: Queue,
     /// Where the SQL proxy of this server is told and asked what readers must see.
     pub floor_socket: PathBuf,
     /// What the fleet's edges sign floors with.
@@ -67,9 +70,9 @@ impl AnswerClock {
         AnswerClock(Instant::now())
     }
 
-    /// Since it began; wraps round after 49 days.
-    pub fn millis(&self) -> u32 {
-        self.0.elapsed().as_millis() as u32
+    /// Milliseconds since it began.
+    pub fn now(&self) -> u64 {
+        self.0.elapsed().as_millis() as u64
     }
 }
 
@@ -144,12 +147,30 @@ struct Fleet {
     budget: RetryBudget,
 }
 
-/// A server chosen for a request.
+/// A server chosen for a request, which counts as under way there until this is dropped.
 pub struct Pick {
     /// Which.
     pub upstream: Arc<Upstream>,
     /// Its index in the view that it was chosen from.
     pub index: usize,
+    worker: Rc<Worker>,
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.upstream.health.leave();
+        self.worker.shared.queue.call();
+    }
+}
+
+/// Where a request goes.
+pub enum Chosen {
+    /// To this server.
+    Picked(Pick),
+    /// Every server has as many as it may: it has to wait.
+    Full,
+    /// Nobody may get it.
+    Nobody,
 }
 
 impl Worker {
@@ -400,32 +421,43 @@ impl Worker {
     }
 
     /// The server that a request goes to.
-    pub fn choose(&self, route: Route, tried: &Tried) -> Option<Pick> {
+    pub fn choose(self: &Rc<Self>, route: Route, asked: &Asked<'_>) -> Chosen {
         let mut fleet = self.fleet.borrow_mut();
         let fleet = fleet.refreshed();
-        match route {
-            // Whoever sent it here has chosen.
-            Route::Relay => {
-                let upstream = fleet.now.local.as_ref().filter(|_| tried.is_empty())?;
-                Some(Pick {
-                    upstream: Arc::clone(upstream),
-                    index: 0,
-                })
-            }
-            Route::Visitors => {
-                let servers = &fleet.now.servers;
-                let rule = fleet.now.app.as_ref().map(|app| app.balance).unwrap_or_default();
-                let choice = fleet.balancer.choose(
-                    rule,
-                    servers.len(),
-                    |at| servers[at].for_choice(),
-                    tried,
-                    self.shared.clock.millis(),
-                )?;
-                Some(Pick {
-                    upstream: Arc::clone(&servers[choice.index]),
-                    index: choice.index,
-                })
+        let picked = |upstream: &Arc<Upstream>, index: usize| {
+            Chosen::Picked(Pick {
+                upstream: Arc::clone(upstream),
+                index,
+                worker: Rc::clone(self),
+            })
+        };
+        if route == Route::Relay {
+            // Whoever sent it here has chosen, and counted.
+            return match fleet.now.local.as_ref().filter(|_| asked.tried.is_empty()) {
+                Some(upstream) if upstream.health.enter(None) => picked(upstream, 0),
+                _ => Chosen::Nobody,
+            };
+        }
+        let servers = &fleet.now.servers;
+        let Some(app) = &fleet.now.app else {
+            return Chosen::Nobody;
+        };
+        let (dispatch, now) = (&app.dispatch, self.shared.clock.now());
+        let rules = Rules {
+            rule: app.balance,
+            panic: dispatch.panic,
+        };
+        loop {
+            let known = servers.iter().map(|server| server.for_choice(dispatch, now));
+            let choice = match fleet.balancer.choose(rules, known, asked, now as u32) {
+                Verdict::To(choice) => choice,
+                Verdict::Full => return Chosen::Full,
+                Verdict::Nobody => return Chosen::Nobody,
+            };
+            let upstream = &servers[choice.index];
+            // Unless another thread took the last place in this moment.
+            if upstream.health.enter(dispatch.max_in_flight) {
+                return picked(upstream, choice.index);
             }
         }
     }

@@ -8,6 +8,7 @@
 //! configuration + observations → `decide` → [`FleetView`] → tiers.
 
 mod code;
+mod dispatch;
 mod event;
 mod limits;
 mod name;
@@ -19,6 +20,7 @@ pub mod units;
 mod view;
 
 pub use code::{Category, Code};
+pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};
 pub use limits::{ClientLimits, EdgeLimits, IpPrefix};
 pub use name::{FleetName, NameError, ServerName};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
-use crate::{EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
+use crate::{Dispatch, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
 
 /// What the fleet is, as one agent sees it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +165,13 @@ pub struct ServerView {
     pub ports: Ports,
     /// Where its edge listens for visitors (plain HTTP).
     pub edge_listen: Vec<SocketAddr>,
+    /// Its application's share of the requests, beside those of the others.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl ServerView {
@@ -237,6 +244,9 @@ pub struct AppView {
     /// How long a draining server may finish what it began.
     #[serde(with = "millis")]
     pub drain: Duration,
+    /// How requests are dispatched otherwise.
+    #[serde(default)]
+    pub dispatch: Dispatch,
 }
 
 /// Which application server gets a request.
@@ -251,14 +261,17 @@ pub enum BalanceRule {
     LeastConnections,
     /// Servers take turns.
     RoundRobin,
+    /// Requests that are alike by [`crate::HashKey`] go to the same server, and few change theirs when a server comes or goes.
+    Hash,
 }
 
 impl BalanceRule {
     /// All of them.
-    pub const ALL: [BalanceRule; 3] = [
+    pub const ALL: [BalanceRule; 4] = [
         BalanceRule::Ewma,
         BalanceRule::LeastConnections,
         BalanceRule::RoundRobin,
+        BalanceRule::Hash,
     ];
 
     /// As the configuration has it.
@@ -267,6 +280,7 @@ impl BalanceRule {
             BalanceRule::Ewma => "ewma",
             BalanceRule::LeastConnections => "least-connections",
             BalanceRule::RoundRobin => "round-robin",
+            BalanceRule::Hash => "hash",
         }
     }
 }

@@ -331,6 +331,7 @@ pub(crate) mod tests {
             state: ServerState::Up,
             ports: Ports::from_base(7400),
             edge_listen: Vec::new(),
+            weight: 1,
         };
         FleetView {
             fleet: "test".parse().unwrap(),

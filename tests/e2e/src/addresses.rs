@@ -108,6 +108,7 @@ impl Fleet {
             roles: [Role::Edge].into(),
             zone: None,
             standby: false,
+            weight: 1,
             state: ServerState::Up,
             ports: Ports::from_base(7400),
             edge_listen: self

@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
+mod dispatch;
 mod edge;
 mod limits;
 mod ports;

@@ -95,6 +95,7 @@ impl Check<'_> {
             }
             good
         });
+        let weight = self.number("server.weight", typed.weight.as_ref(), 1, 1..=100);
         let own_standby = typed.standby.as_ref();
         let standby = own_standby.or(defaults.and_then(|defaults| defaults.standby.as_ref()));
         let roles = roles?;
@@ -109,6 +110,7 @@ impl Check<'_> {
             private: private?,
             public: public.into_iter().collect::<Option<_>>()?,
             standby: standby.is_some_and(|standby| *standby.get()) && roles.contains(&Role::Edge),
+            weight: weight?,
             roles,
             zone: zone.filter(|_| zone_is_good).map(|zone| zone.get().clone()),
         })

@@ -42,7 +42,7 @@ impl Check<'_> {
                     self.bad(
                         "app.balance",
                         text,
-                        "is none of \"ewma\", \"least-connections\", \"round-robin\"",
+                        "is none of \"ewma\", \"least-connections\", \"round-robin\", \"hash\"",
                     );
                 }
                 rule
@@ -56,6 +56,7 @@ impl Check<'_> {
             10 * SECOND,
             Duration::ZERO..=HOUR,
         );
+        let dispatch = self.dispatch(app);
         if upstream.is_some_and(|upstream| upstream.ip().is_multicast()) {
             self.bad("app.upstream", &app.upstream, "is a multicast address");
             return None;
@@ -67,6 +68,7 @@ impl Check<'_> {
             health: health?,
             retries: retries?,
             drain: drain?,
+            dispatch: dispatch?,
         })
     }
 

@@ -71,6 +71,8 @@ reasons! {
     BodyTooSlow 408 "body arrives too slowly";
     BodyTooLarge 413 "body too large";
     ClientRequests 429 "too many requests of the client under way";
+    QueueFull 503 "too many requests wait for a server";
+    QueueTimeout 503 "no server had room in time";
     ClientRate 429 "too many requests of the client a second";
 }
 

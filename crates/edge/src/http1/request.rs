@@ -52,6 +52,8 @@ pub struct Request {
     pub referer: Range<usize>,
     /// Whether it came from a visitor over TLS.
     pub secure: bool,
+    /// The visitor's address; `None` from another edge.
+    pub peer: Option<IpAddr>,
     /// Whether the method is HEAD.
     pub is_head: bool,
     /// How long the body is.
@@ -132,6 +134,10 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         user_agent,
         referer,
         secure: matches!(sender, Sender::Visitor { secure: true, .. }),
+        peer: match sender {
+            Sender::Visitor { peer, .. } => Some(peer.to_canonical()),
+            Sender::Edge => None,
+        },
         is_head: method == b"HEAD",
         length: facts.length,
         keep_alive: match version {

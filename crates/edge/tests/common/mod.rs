@@ -39,6 +39,7 @@ pub fn server(name: &str, last: u8, roles: &[Role], ports: Ports, listen: Option
         state: ServerState::Up,
         ports,
         edge_listen: listen.into_iter().collect(),
+        weight: 1,
     }
 }
 
@@ -88,6 +89,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
                 budget: 20_000,
             },
             drain: Duration::from_secs(5),
+            dispatch: Default::default(),
         }),
         https: None,
         sql: None,

@@ -217,6 +217,7 @@ async fn a_tier_that_does_not_read_holds_nobody_up_and_then_gets_the_latest() {
             state: pontoon_fleet::ServerState::Up,
             ports: pontoon_fleet::Ports::from_base(7400),
             edge_listen: listen,
+            weight: 1,
         });
         publisher.publish(large).unwrap();
         tokio::task::yield_now().await;
@@ -265,6 +266,7 @@ async fn a_view_over_the_limit_is_refused_and_the_last_one_stays() {
             budget: 0,
         },
         drain: Duration::from_secs(1),
+        dispatch: Default::default(),
     });
     assert!(matches!(publisher.publish(huge), Err(ViewError::TooLarge(_))));
     let tier = ViewClient::start(&paths, Tier::Edge, Shutdown::new());

@@ -102,6 +102,7 @@ impl View {
                 sql_relay: relay,
             },
             edge_listen: Vec::new(),
+            weight: 1,
         };
         FleetView {
             fleet: "test".parse().unwrap(),

@@ -110,6 +110,7 @@ fn the_agents_numbers_follow_the_view() {
         state,
         ports: Ports::from_base(7400),
         edge_listen: Vec::new(),
+        weight: 1,
     };
     let mut view = FleetView {
         fleet: "notes".parse().unwrap(),
