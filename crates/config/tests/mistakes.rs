@@ -106,8 +106,8 @@ fn dispatching_that_cannot_be() {
         let app = format!("[app]\n{line}\n");
         one(ONE, "[app]\n", &app, code, place);
     }
-    let weight = "name    = \"a\"\nweight = 0\n";
-    one(TWO, "name    = \"a\"\n", weight, Code::C002, "0");
+    let weight = "name = \"a\"\nweight = 0\n";
+    one(TWO, "name = \"a\"\n", weight, Code::C002, "0");
 }
 
 #[test]

@@ -161,19 +161,18 @@ fn a_server_whose_answers_are_bad_is_left_out_though_its_checks_are_good() {
     let app = view.app.as_mut().unwrap();
     app.health.path = Some("/".to_owned());
     app.dispatch.outliers = Some(OutlierRules {
-        eject: Duration::from_secs(1),
+        // Longer than reports are apart, each time.
+        eject: Duration::from_secs(2),
+        max_eject: Duration::from_secs(2),
         ..OutlierRules::default()
     });
     let edge = Edge::start(view);
     let mut errors = 0;
     wait_for("the bad server to be left out", || {
         edge.report().is_some_and(|report| {
-            let second = &report.upstreams[1];
-            !second.healthy
-                && second
-                    .reason
-                    .as_ref()
-                    .is_some_and(|reason| reason.contains("left out"))
+            let second = report.upstreams.get(1).filter(|second| !second.healthy);
+            let reason = second.and_then(|second| second.reason.clone());
+            reason.is_some_and(|reason| reason.contains("left out"))
         }) || {
             (0..20).for_each(|_| drop(edge.get("/")));
             false
@@ -300,7 +299,7 @@ fn a_request_that_waits_goes_to_a_server_that_comes_back() {
     slow.send(GET);
     wait_for("the only server to be full", || {
         edge.report()
-            .is_some_and(|report| report.upstreams[0].in_flight == 1)
+            .is_some_and(|report| report.upstreams.first().is_some_and(|first| first.in_flight == 1))
     });
     let mut waits = edge.client();
     waits.send(GET);
