@@ -55,6 +55,8 @@ missing_packages() {
         has python3 || echo python3
         python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
         /usr/bin/python3 -c 'import MySQLdb' 2>/dev/null || echo python3-mysqldb
+        # An ACME authority for tests. Its package starts nothing.
+        has pebble && has pebble-challtestsrv || echo pebble
         ;;
     *) die "missing_packages: no such purpose: $1" ;;
     esac

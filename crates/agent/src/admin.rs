@@ -16,12 +16,13 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
     ActiveConfig, ApplyRequest, BackupRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest,
-    LeaveRequest, PlanRequest, Progress, RejoinRequest, ReseedRequest, TokenRequest, UnstickRequest,
+    LeaveRequest, PlanRequest, Progress, RejoinRequest, RenewCertRequest, ReseedRequest, TokenRequest,
+    UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{
-    apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, timeline,
+    acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, timeline,
     unstick,
 };
 
@@ -74,6 +75,13 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
     let path = request.uri().path().to_owned();
     match (request.method().clone(), path.as_str()) {
         (Method::GET, "/v1/status") => ok(&observe::status(&agent)),
+        (Method::GET, "/v1/certs") => ok(&acme::status(&agent)?),
+        (Method::POST, "/v1/certs/renew") => {
+            let wanted: RenewCertRequest = read(request).await?;
+            Ok(stream(|reporter| async move {
+                acme::renew(&agent, wanted, &reporter).await
+            }))
+        }
         (Method::GET, "/v1/db") => ok(&db_status::of(&agent).await),
         (Method::POST, "/v1/db") => {
             let wanted: DbOrder = read(request).await?;

@@ -12,6 +12,8 @@
 //! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//! | `GET /v1/certs` | [`CertStatus`] |
+//! | `POST /v1/certs/renew` [`RenewCertRequest`] | a stream of [`Progress`] lines |
 //! | `GET /v1/db` | [`DbStatus`] |
 //! | `POST /v1/db` [`DbOrder`] | a stream of [`Progress`] lines |
 //! | `POST /v1/db/check` [`CheckRequest`] | a stream of [`Progress`] lines |
@@ -322,6 +324,57 @@ impl Backups {
             now,
         }
     }
+}
+
+/// What `pontoon cert status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertStatus {
+    /// [`API_VERSION`].
+    pub version: u32,
+    /// The fleet's name.
+    pub fleet: String,
+    /// The server that answers.
+    pub me: ServerName,
+    /// Which server orders certificates; `None` when none come from an authority.
+    pub orderer: Option<ServerName>,
+    /// The directory of the authority.
+    pub directory: Option<String>,
+    /// Those from the authority in the configuration's order, then those from files.
+    pub certificates: Vec<CertLine>,
+    /// The clock of the server that answers.
+    pub now: UnixMillis,
+}
+
+/// One certificate for visitors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertLine {
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// Who issued it; `None` while there is none.
+    pub issuer: Option<String>,
+    /// When it ends; `None` while there is none.
+    pub not_after: Option<UnixMillis>,
+    /// Where it comes from: the authority's directory, or `file`.
+    pub source: String,
+    /// The file that the edges read.
+    pub file: String,
+    /// When the next one is ordered, or when it is tried again; `None` for one from files.
+    pub next: Option<UnixMillis>,
+    /// Why the last attempt failed; `None` when it did not.
+    pub error: Option<String>,
+    /// When that was.
+    pub error_at: Option<UnixMillis>,
+    /// The servers whose edges show it.
+    pub on: Vec<ServerName>,
+    /// Those whose edges cannot use what is in the file, and why.
+    pub refused: Vec<(ServerName, String)>,
+}
+
+/// Asks for new certificates from the authority before they are due.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenewCertRequest {
+    /// For this name; `None`: for all.
+    pub name: Option<String>,
 }
 
 /// Asks for a copy in the object store.

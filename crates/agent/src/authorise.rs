@@ -15,6 +15,8 @@ pub(crate) enum Verb {
     Timeline,
     /// Facts about this server, and the two phases of a change: to steer. From control servers only.
     Steer,
+    /// The certificates that visitors are shown, with their keys: for edges, and for control servers, which order them.
+    Certificates,
     /// A new certificate for itself.
     Renew,
     /// A copy of the database, and replication rights.
@@ -106,6 +108,7 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
         (Peer::Member { roles, .. } | Peer::Joiner { roles, .. }, Verb::CopyDatabase) => {
             roles.contains(&Role::Db)
         }
+        (Peer::Member { control, roles, .. }, Verb::Certificates) => *control || roles.contains(&Role::Edge),
         (Peer::Member { roles, .. }, Verb::Failover) => roles.contains(&Role::Db),
         // One that gives its join up says so, and is an outsider from then on.
         (Peer::Joiner { .. }, Verb::Know | Verb::FinishJoin | Verb::Leave) => true,
@@ -138,11 +141,12 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const VERBS: [Verb; 9] = [
+    const VERBS: [Verb; 10] = [
         Verb::Hello,
         Verb::Know,
         Verb::Timeline,
         Verb::Steer,
+        Verb::Certificates,
         Verb::Renew,
         Verb::CopyDatabase,
         Verb::FinishJoin,

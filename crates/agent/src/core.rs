@@ -82,6 +82,8 @@ pub(crate) struct Agent {
     pub(crate) deadlines: Deadlines,
     /// Whether this server's SQL proxy is to begin nothing new.
     pub(crate) hold: Mark,
+    /// Certificates from authorities.
+    pub(crate) acme: crate::acme::Desk,
     /// Which public addresses visitors are sent to. Never held across an await.
     pub(crate) addresses: Mutex<Addresses>,
 }
@@ -171,6 +173,7 @@ impl Agent {
             joiners: store.joiners()?.unwrap_or_default(),
             ..Known::default()
         };
+        let acme = crate::acme::Desk::load(&parts.paths, parts.clock.unix())?;
         Ok(Agent {
             paths: parts.paths,
             store,
@@ -194,6 +197,7 @@ impl Agent {
             works: RwLock::new(None),
             deadlines: Deadlines::default(),
             hold: Mark::default(),
+            acme,
             addresses: Mutex::default(),
         })
     }
@@ -399,6 +403,7 @@ impl Agent {
     /// Forgets what was known of a fleet, after leaving it.
     pub(crate) fn forget_everything(&self) {
         *self.known() = Known::default();
+        self.acme.forget();
         self.changed.notify_one();
     }
 

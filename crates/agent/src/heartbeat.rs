@@ -22,7 +22,7 @@ use crate::dial;
 use crate::failover::FailoverReport;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
-use crate::{address_key, floor_key, ticket_keys};
+use crate::{acme, address_key, floor_key, ticket_keys};
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -82,6 +82,7 @@ pub(crate) fn hear(
             .joiners_elsewhere
             .insert(report.server.clone(), said.joiners);
     }
+    acme::hear(agent, peer, said.acme.as_ref());
     floor_key::hear(agent, &report.server, said.floor_key.as_deref());
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     address_key::hear(agent, &report.server, said.address_key.as_deref());
@@ -277,6 +278,7 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     let floor_key = floor_key::to_tell(agent);
     let ticket_keys = ticket_keys::to_tell(agent);
     let address_key = address_key::to_tell(agent);
+    let acme = acme::to_tell(agent);
     let (joiners, errant) = {
         let known = agent.known();
         (known.joiners.clone(), known.errant.clone())
@@ -286,6 +288,7 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         joiners,
         floor_key,
         ticket_keys,
+        acme,
         address_key,
         failover: agent.failover.report(agent.clock.now()),
         errant,

@@ -1,6 +1,7 @@
 //! Gives this server back: tiers stop, the database returns to its old place, what made it a member is renamed aside.
 //! Nothing of the user's is deleted.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
 
     agent.record(EventKind::ServerLeft { leaver: me.clone() });
     let suffix = format!("left-{}", agent.clock.unix().0 / 1000);
-    for (from, to) in agent.store.set_aside(&suffix)? {
+    let aside = agent.store.set_aside(&suffix)?;
+    for (from, to) in &aside {
         reporter
             .note(format!("{} was renamed to {}", from.display(), to.display()))
             .await;
@@ -71,10 +73,33 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
         // The fleet goes on without this machine, which must not be able to make servers of it any more.
         let dir = agent.paths.state_dir.join(format!("identity.{suffix}"));
         files::remove_optional(&IdentityFiles::in_dir(&dir).ca_key)?;
+        // Nor pass itself off as one to visitors.
+        forget_visitors_keys(&aside)?;
     }
     agent.forget_everything();
     agent.set_membership(None);
     Ok(format!("{me} belongs to no fleet any more"))
+}
+
+/// Deletes the keys of visitors' certificates that an authority issued: files of Pontoon's, which the fleet still has.
+fn forget_visitors_keys(aside: &[(PathBuf, PathBuf)]) -> Result<(), Refusal> {
+    let was = |name: &str| {
+        let is = move |(from, _): &&(PathBuf, PathBuf)| from.ends_with(name);
+        aside.iter().find(is).map(|(_, to)| to.as_path())
+    };
+    if let Some(book) = was("acme.json") {
+        files::remove_optional(book)?;
+    }
+    let failed = |dir: &Path| {
+        let dir = dir.display().to_string();
+        move |error: std::io::Error| {
+            Refusal::new(Code::N006, format!("cannot delete {dir}")).because(error.to_string())
+        }
+    };
+    match was("tls") {
+        Some(dir) => std::fs::remove_dir_all(dir).map_err(failed(dir)),
+        None => Ok(()),
+    }
 }
 
 /// Lets the others take this server out of their configuration, unless it is the only one.

@@ -11,6 +11,7 @@
 //! **Must never:** stand in the way of traffic. Kill it, and edge and SQL proxy go on with the last view (P5). It
 //! decides nothing that `decide` can decide, and believes no peer's word about what its certificate does not prove.
 
+mod acme;
 mod address_key;
 mod addresses;
 mod admin;
@@ -146,6 +147,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(errant::run(agent.clone())));
     tasks.spawn(infallible(reseed::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
+    tasks.spawn(infallible(acme::run(agent.clone())));
     tasks.spawn(infallible(backup::run(agent.clone())));
     tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));
     tasks.spawn(change::run(agent.clone(), change_inputs));

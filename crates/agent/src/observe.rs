@@ -19,7 +19,7 @@ use pontoon_rt::files;
 use crate::api::{API_VERSION, Health, Status};
 use crate::core::Agent;
 use crate::status::StatusInputs;
-use crate::{db_status, detect, publish, status as verdict};
+use crate::{acme, db_status, detect, publish, status as verdict};
 
 /// Between two looks at the database and the load.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -89,6 +89,8 @@ pub(crate) fn status(agent: &Agent) -> Status {
         lease,
         lease_store: config.as_deref().map_or("single", db_status::lease_store),
         failover: db_status::of_failover(agent),
+        acme: acme::problems(agent),
+        renewed_by_us: acme::renewed_by_us(agent),
         recent: agent.events().tail(8),
         now,
     })

@@ -6,6 +6,7 @@
 //! | `GET /p/v1/facts` | control servers | `ServerFacts` |
 //! | `GET /p/v1/config` | members and joiners | [`Committed`] |
 //! | `GET /p/v1/events?count=N` | members | this server's latest `Event`s |
+//! | `GET /p/v1/certificates` | edges and control servers | `Book`: visitors' certificates, see `acme` |
 //! | `POST /p/v1/change` [`ChangeMessage`] | see `authorise::verb_of` | nothing: the answer is a message of its own |
 //! | `POST /p/v1/renew` [`RenewRequest`] | members | [`RenewAnswer`] |
 //! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |
@@ -36,6 +37,7 @@ use pontoon_fleet::{DrainBook, Epoch, Event, LeaseRecord, Revision, Role, Server
 use pontoon_replication::{Errant, SqlAccount};
 use serde::{Deserialize, Serialize};
 
+use crate::acme::Told;
 use crate::failover::FailoverReport;
 use crate::store::PendingJoiner;
 
@@ -52,6 +54,9 @@ pub(crate) struct Heartbeat {
     /// What the edges seal session tickets with, from the keeper; see `ticket_keys`.
     #[serde(default)]
     pub(crate) ticket_keys: Option<String>,
+    /// What the sender knows of certificates from authorities, when it may order them; see `acme`.
+    #[serde(default)]
+    pub(crate) acme: Option<Told>,
     /// What heartbeats about addresses are signed with, from the keeper; see `address_key`.
     #[serde(default)]
     pub(crate) address_key: Option<String>,

@@ -12,6 +12,7 @@ use pontoon_rt::clock;
 use pontoon_rt::view::ViewPublisher;
 use tokio::sync::mpsc;
 
+use crate::acme;
 use crate::addresses;
 use crate::core::Agent;
 use crate::failover::{self, is_shared};
@@ -54,6 +55,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     // While this server hands over, the mark says what is held.
     let opening = holding.is_none() && opening(agent);
     let addresses = addresses::decided(agent);
+    let issued = acme::issued(agent);
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -70,6 +72,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         addresses: &addresses,
         write_until: write_until.as_ref(),
         opening,
+        issued: &issued,
         holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),
     }))
 }

@@ -20,7 +20,7 @@ use crate::admin::count;
 use crate::authorise::{Peer, Verb, authorise, verb_of};
 use crate::core::{Agent, Membership};
 use crate::peer::{ChangeMessage, Events, Heartbeat, Hello, RenewRequest};
-use crate::{backup, compare, failover, heartbeat, host, observe, renew, reseed, unstick};
+use crate::{acme, backup, compare, failover, heartbeat, host, observe, renew, reseed, unstick};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -174,6 +174,7 @@ async fn answer(
         (&Method::POST, "/p/v1/join/hello") => Verb::Hello,
         (&Method::POST, "/p/v1/heartbeat") | (&Method::GET, "/p/v1/config") => Verb::Know,
         (&Method::GET, "/p/v1/events") => Verb::Timeline,
+        (&Method::GET, "/p/v1/certificates") => Verb::Certificates,
         (&Method::GET, "/p/v1/facts") | (&Method::POST, "/p/v1/backup") => Verb::Steer,
         // What the message in it may do is looked at when it has been read.
         (&Method::POST, "/p/v1/change") => Verb::Know,
@@ -218,6 +219,7 @@ async fn answer(
         "/p/v1/events" => ok(&Events {
             events: agent.events().tail(count(&request)),
         }),
+        "/p/v1/certificates" => ok(&acme::book_for(agent, peer)),
         "/p/v1/backup" => ok(&backup::here(agent).await?),
         "/p/v1/facts" => ok(&observe::facts(agent).await?),
         "/p/v1/change" => {

@@ -23,6 +23,10 @@ pub(crate) struct StatusInputs<'a> {
     pub(crate) lease_store: &'a str,
     /// What is wrong with failover.
     pub(crate) failover: Vec<Problem>,
+    /// What is wrong with certificates from authorities.
+    pub(crate) acme: Vec<Problem>,
+    /// The files of certificates that Pontoon renews.
+    pub(crate) renewed_by_us: Vec<String>,
     pub(crate) recent: Vec<Event>,
     pub(crate) now: UnixMillis,
 }
@@ -51,6 +55,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     agents(&inputs, &servers, &mut problems);
     status_dns::name_servers(&inputs, &mut problems);
     problems.extend(inputs.failover);
+    problems.extend(inputs.acme);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
     let health = problems
         .iter()
@@ -200,7 +205,10 @@ fn certificates(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
                     next: vec!["pontoon explain T001".to_owned()],
                 });
             }
-            let Some(not_after) = certificate.not_after else {
+            let Some(not_after) = certificate
+                .not_after
+                .filter(|_| !inputs.renewed_by_us.contains(source))
+            else {
                 continue;
             };
             let left = not_after.since(inputs.now);

@@ -116,6 +116,7 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         write_until: None,
         opening: false,
         holding: None,
+        issued: &Default::default(),
         addresses: &Default::default(),
     });
     status(StatusInputs {
@@ -126,6 +127,8 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         lease,
         lease_store: "single",
         failover: Vec::new(),
+        acme: Vec::new(),
+        renewed_by_us: vec!["/renewed.pem".to_owned()],
         recent: Vec::new(),
         now: UnixMillis(0),
     })
@@ -164,6 +167,7 @@ fn a_certificate_is_named_in_time_and_when_it_was_refused() {
     let certificate = |not_after, refused: Option<&str>| CertificateReport {
         source: "/etc/x.pem".to_owned(),
         names: vec!["x.test".to_owned()],
+        issuer: "R11".to_owned(),
         not_after,
         refused: refused.map(str::to_owned),
     };

@@ -138,6 +138,8 @@ impl Store {
             "drains.json",
             "known-lease.json",
             "floor.key",
+            "acme.json",
+            "tls",
             "inherited.json",
             "database.secret",
             "clone.json",

@@ -24,6 +24,8 @@ pub struct Loaded {
     pub key: Arc<CertifiedKey>,
     /// The DNS names that it is for, in lower case; `*.` stands for one label.
     pub names: Vec<String>,
+    /// Who issued it: the common name, else the organisation.
+    pub issuer: String,
     /// When it ends.
     pub not_after: UnixMillis,
 }
@@ -67,7 +69,7 @@ pub fn load(files: &CertificateFiles) -> Result<Loaded, CertificateError> {
     let leaf = chain
         .first()
         .ok_or_else(|| wrong_chain("there is no certificate in it".to_owned()))?;
-    let (names, not_after) = facts(leaf).map_err(wrong_chain)?;
+    let (names, issuer, not_after) = facts(leaf).map_err(wrong_chain)?;
     let key_pem = read(&files.key)?;
     let wrong_key = |why: &str| content(&files.key, why.to_owned());
     let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| match error {
@@ -98,6 +100,7 @@ pub fn load(files: &CertificateFiles) -> Result<Loaded, CertificateError> {
     Ok(Loaded {
         key: Arc::new(certified),
         names,
+        issuer,
         not_after,
     })
 }
@@ -117,8 +120,8 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-/// The names of a certificate and its end. The common name counts for nothing, as in browsers (RFC 9525 section 2).
-fn facts(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, UnixMillis), String> {
+/// The names of a certificate, who issued it, and its end. The common name counts for nothing, as in browsers (RFC 9525 section 2).
+fn facts(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, String, UnixMillis), String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| format!("the first certificate cannot be read: {error}"))?;
     let alternative = parsed
@@ -139,7 +142,10 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, UnixMillis), 
         return Err("it names no host: no browser would take it".to_owned());
     }
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok((names, UnixMillis(seconds.saturating_mul(1000))))
+    let issuer = parsed.issuer();
+    let who = issuer.iter_common_name().chain(issuer.iter_organization()).next();
+    let who = who.and_then(|part| part.as_str().ok()).unwrap_or("unnamed");
+    Ok((names, who.to_owned(), UnixMillis(seconds.saturating_mul(1000))))
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ mod starter;
 
 pub use error::{ConfigError, Origin};
 pub use model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Config,
-    Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Place, Places,
-    Reads, Server, Tls, WhenAlone,
+    Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
+    Config, Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Place,
+    Places, Reads, Server, Tls, WhenAlone,
 };
 pub use not_yet::{NotYet, not_yet};
 pub use overrides::{OverrideError, Overrides};

@@ -88,14 +88,29 @@ pub struct Edge {
 pub struct Tls {
     /// As configured; empty means the default, see [`Config::https_listen`].
     pub listen: Vec<SocketAddr>,
-    /// Certificates from files; never empty.
+    /// Certificates from files; not empty, unless there is `acme`.
     pub certificates: Vec<CertificateFiles>,
+    /// Certificates from an authority.
+    pub acme: Option<Acme>,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
     /// Whether plain HTTP is answered with a redirect to HTTPS.
     pub redirect: bool,
     /// How long browsers may remember that there is HTTPS only; whole seconds.
     pub hsts: Option<Duration>,
+}
+
+/// `[edge.tls.acme]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// Each gets a certificate of its own; never empty.
+    pub names: Vec<String>,
+    /// Whom the authority writes to.
+    pub email: Option<String>,
+    /// The URL of the authority's directory (RFC 8555 section 7.1.1).
+    pub directory: String,
+    /// The authorities that the directory's own server is trusted by; `None` for the machine's.
+    pub ca: Option<PathBuf>,
 }
 
 /// `[app]`

@@ -163,6 +163,16 @@ fn print_tls(out: &mut String, tls: &Tls) {
     if let Some(hsts) = tls.hsts {
         out.text("hsts", &format_duration(hsts));
     }
+    if let Some(acme) = &tls.acme {
+        out.section("[edge.tls.acme]");
+        out.list("names", &acme.names);
+        out.optional("email", acme.email.as_deref());
+        out.text("directory", &acme.directory);
+        out.optional(
+            "ca",
+            acme.ca.as_deref().map(|path| path.to_string_lossy()).as_deref(),
+        );
+    }
     for files in &tls.certificates {
         out.section("[[edge.tls.certificates]]");
         out.text("certificate", &files.certificate.to_string_lossy());

@@ -220,12 +220,28 @@ pub(crate) struct Tls {
     pub listen: Option<At<Vec<Text>>>,
     /// Certificates from files. A visitor gets the one that has the name that it asks for, otherwise the first.
     pub certificates: Option<At<Vec<At<Certificate>>>>,
+    /// Certificates from an authority (ACME), which one server orders and all serve.
+    pub acme: Option<At<Acme>>,
     /// The oldest version of TLS that is spoken: "1.2" or "1.3". Default "1.2".
     pub min_version: Option<Text>,
     /// Whether plain HTTP is answered with a redirect to HTTPS. Default true.
     pub redirect: Option<At<bool>>,
     /// How long browsers may remember that the site is served over HTTPS only, such as "365d". Default: nothing is said.
     pub hsts: Option<Text>,
+}
+
+/// Certificates from an authority that speaks ACME (RFC 8555).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Acme {
+    /// The names, each of which gets a certificate of its own. Default: fleet.domains.
+    pub names: Option<At<Vec<Text>>>,
+    /// Whom the authority writes to about certificates that are about to end.
+    pub email: Option<Text>,
+    /// The authority's directory. Default: Let's Encrypt.
+    pub directory: Option<Text>,
+    /// The authorities that the directory's own server is trusted by, PEM. Default: those that the machine trusts.
+    pub ca: Option<Text>,
 }
 
 /// A certificate for visitors, from files that are on every server with an edge.

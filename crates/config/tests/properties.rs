@@ -583,13 +583,21 @@ fn tls() -> impl Strategy<Value = Tls> {
     let file = "/[a-zé\" ]{1,9}";
     let rest = (file, prop::option::of(file)).prop_map(|(key, ocsp)| (key.into(), ocsp.map(Into::into)));
     let certificates = prop::collection::btree_map(file, rest, 1..3);
+    let acme = (1usize..4, any::<bool>(), prop::option::of(file)).prop_map(|(names, told, ca)| Acme {
+        names: (0..names).map(|n| format!("n{n}.example.com")).collect(),
+        email: told.then(|| "a.b+c@example.com".to_owned()),
+        directory: "https://ca.example:14000/dir".to_owned(),
+        ca: ca.map(Into::into),
+    });
     (
+        prop::option::of(acme),
         certificates,
         any::<bool>(),
         any::<bool>(),
         prop::option::of(1u64..=9_999),
     )
-        .prop_map(|(certificates, old, redirect, hsts)| Tls {
+        .prop_map(|(acme, certificates, old, redirect, hsts)| Tls {
+            acme,
             listen: Vec::new(),
             certificates: certificates
                 .into_iter()

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, DatabaseServerView, DnsView, DrainBook, Engine, Epoch, FleetView,
-    HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
-    SqlView, TakeoverView, Tier, TierDetail,
+    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook, Engine, Epoch,
+    FleetView, HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState,
+    ServerView, SqlView, TakeoverView, Tier, TierDetail,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -52,6 +52,17 @@ pub struct ViewInputs<'a> {
     pub opening: bool,
     /// The leader of this epoch is about to hand over: nothing new is begun until that moment.
     pub holding: Option<(Epoch, &'a BootMoment)>,
+    /// What authorities issued for the names of `[edge.tls.acme]`.
+    pub issued: &'a Issued,
+}
+
+/// Certificates of authorities, as this server has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Issued {
+    /// Their files, in the order of the configuration's names.
+    pub certificates: Vec<CertificateFiles>,
+    /// What edges answer challenges with; see [`HttpsView::acme_thumbprint`].
+    pub thumbprint: Option<String>,
 }
 
 /// Makes the view. What it rests on:
@@ -95,7 +106,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             .as_ref()
             .filter(|db| db.proxy && db.is_ours())
             .map(|db| sql_view(inputs, db, epoch)),
-        https: config.edge.tls.as_ref().map(|tls| https_view(config, tls)),
+        https: config.edge.tls.as_ref().map(|tls| https_view(inputs, tls)),
         limits: config.edge.limits.clone(),
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
@@ -109,16 +120,21 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
     }
 }
 
-fn https_view(config: &Config, tls: &Tls) -> HttpsView {
+fn https_view(inputs: &ViewInputs<'_>, tls: &Tls) -> HttpsView {
+    let config = inputs.config;
     let edges = config.with_role(Role::Edge);
+    // An operator's own come first: they are there whatever an authority does.
+    let mut certificates = tls.certificates.clone();
+    certificates.extend(inputs.issued.certificates.iter().cloned());
     HttpsView {
         listen: edges
             .map(|server| (server.name.clone(), config.https_listen(server)))
             .collect(),
-        certificates: tls.certificates.clone(),
+        certificates,
         min_version: tls.min_version,
         redirect: tls.redirect,
         hsts_seconds: tls.hsts.map(|span| span.as_secs()),
+        acme_thumbprint: tls.acme.as_ref().and(inputs.issued.thumbprint.clone()),
     }
 }
 

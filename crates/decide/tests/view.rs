@@ -145,6 +145,7 @@ fn view(case: &Case) -> FleetView {
         write_until: None,
         opening: false,
         holding: None,
+        issued: &Default::default(),
         addresses: &Default::default(),
     })
 }
@@ -211,6 +212,7 @@ fn a_report_under_another_servers_name_is_not_believed() {
         write_until: None,
         opening: false,
         holding: None,
+        issued: &Default::default(),
         addresses: &Default::default(),
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
@@ -241,6 +243,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
         });
         let reports: BTreeMap<_, _> = reports.collect();
         let view = compose(&ViewInputs {
+            issued: &Default::default(),
             config: &config,
             revision: Revision(1),
             epoch: Epoch(2),
@@ -256,6 +259,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
             write_until: None,
             opening: false,
             holding: None,
+            issued: &Default::default(),
             addresses: &Default::default(),
         });
         let reads = view.sql.unwrap().reads.unwrap();
@@ -319,6 +323,7 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             write_until: None,
             opening: false,
             holding: None,
+            issued: &Default::default(),
             addresses: &Default::default(),
             unreachable_after: LIMIT,
         });
@@ -353,6 +358,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
     };
     let view = |me: usize, opening, held| {
         let view = compose(&ViewInputs {
+            issued: &Default::default(),
             config: &config,
             revision: Revision(3),
             epoch: Epoch(4),

@@ -29,6 +29,20 @@ pub fn write(out: &mut Vec<u8>, status: u16, detail: &str, extra: &str, head_onl
     out.extend_from_slice(text.as_bytes());
 }
 
+/// An answer of the edge itself that is nothing but `body`. The connection ends with it.
+pub fn whole(out: &mut Vec<u8>, body: &str, head_only: bool) {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n",
+        body.len(),
+    );
+    out.extend_from_slice(head.as_bytes());
+    if !head_only {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         301 => "Moved Permanently",

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::access_log::Record;
 use crate::answer;
+use crate::challenge;
 use crate::forward::{self, After, Served};
 use crate::http1::body::Length;
 use crate::http1::head::{HeadLimits, Scanner};
@@ -234,9 +235,10 @@ async fn carry_out(
     let served = match &admitted {
         Err(denied) => forward::denied(worker, client, request, denied).await,
         Ok(_) => match gather_body(worker, client, request, &mut up, limit).await {
-            Ok(()) => match elsewhere {
-                Some(port) => redirect(worker, client, request, &up, port).await,
-                None => forward::forward(worker, client, request, &mut up, route).await,
+            Ok(()) => match (challenge(worker, sender, request, &up), elsewhere) {
+                (Some(body), _) => answer_challenge(worker, client, request, &body).await,
+                (None, Some(port)) => redirect(worker, client, request, &up, port).await,
+                (None, None) => forward::forward(worker, client, request, &mut up, route).await,
             },
             Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
             Err(None) => Served::nothing(),
@@ -308,6 +310,31 @@ async fn gather_body(
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Some(Reject::BodyTimeout)),
             Ok(_) | Err(_) => return Err(None),
         }
+    }
+}
+
+/// What an authority that wants to see whether a name is ours is to be told; `None` when nobody asks that.
+fn challenge(worker: &Worker, sender: &Sender, request: &Request, up: &Pipe) -> Option<String> {
+    if !matches!(sender, Sender::Visitor { .. }) {
+        return None;
+    }
+    let head = up.staged();
+    let (method, target) = (
+        head.get(..request.method_length)?,
+        head.get(request.target.clone())?,
+    );
+    challenge::body(method, target, || worker.shared.acme_thumbprint.borrow().clone())
+}
+
+async fn answer_challenge(worker: &Worker, client: &mut Client, request: &Request, body: &str) -> Served {
+    let mut text = Vec::new();
+    answer::whole(&mut text, body, request.is_head);
+    let sent = send(client, &text, worker.upstreams().tuning.write_timeout).await;
+    Served {
+        status: 200,
+        bytes: text.len() as u64,
+        after: if sent.is_ok() { After::Linger } else { After::Close },
+        ..Served::nothing()
     }
 }
 

@@ -50,6 +50,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none(&options.tuning)));
     let (health_changes, health_changes_seen) = watch::channel(0);
     let (https, https_seen) = watch::channel(None);
+    let (acme_thumbprint, acme_thumbprint_seen) = watch::channel(None);
     // Each client connection may need a second one to an application.
     let by_files = usize::try_from(files.saturating_sub(200) / 2)
         .unwrap_or(usize::MAX)
@@ -72,6 +73,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
         clock: AnswerClock::start(),
         https: https_seen,
+        acme_thumbprint: acme_thumbprint_seen,
     });
     let tickets = Tickets::new(options.paths.ticket_keys_file());
     let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
@@ -118,6 +120,7 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         not_listening: BTreeMap::new(),
         view: None,
         site: Site::new(tickets, https),
+        acme_thumbprint,
     };
     LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
     serving.join()?;
@@ -140,6 +143,7 @@ struct Control {
     not_listening: BTreeMap<(Door, SocketAddr), String>,
     view: Option<Arc<FleetView>>,
     site: Site,
+    acme_thumbprint: watch::Sender<Option<Arc<str>>>,
 }
 
 /// How long a drain may take when no view says.
@@ -214,6 +218,14 @@ impl Control {
     /// Looks at the certificates for visitors.
     fn refresh_site(&mut self) {
         let https = self.view.as_ref().and_then(|view| view.https.as_ref());
+        let thumbprint: Option<Arc<str>> = https
+            .and_then(|https| https.acme_thumbprint.as_deref())
+            .map(Arc::from);
+        self.acme_thumbprint.send_if_modified(|known| {
+            let changes = *known != thumbprint;
+            *known = thumbprint;
+            changes
+        });
         let listen = https.and_then(|https| https.listen.get(&self.server));
         let port = listen.and_then(|listen| listen.first()).map(SocketAddr::port);
         // A server without an edge has nobody to show a certificate to.
@@ -349,6 +361,7 @@ impl Control {
                     .collect(),
                 carries_floors: self.carries_floors(),
                 certificates: self.site.report(),
+                acme_thumbprint: self.acme_thumbprint.borrow().as_deref().map(str::to_owned),
                 not_listening: self
                     .not_listening
                     .iter()

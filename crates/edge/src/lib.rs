@@ -16,6 +16,7 @@
 
 mod access_log;
 mod answer;
+mod challenge;
 mod clients;
 mod connection;
 mod control;

@@ -58,6 +58,8 @@ pub struct Shared {
     pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+    /// What challenges of an authority are answered with; see [`crate::challenge`].
+    pub acme_thumbprint: watch::Receiver<Option<Arc<str>>>,
 }
 
 /// Milliseconds that all threads share.

@@ -193,6 +193,11 @@ codes! {
     T001 Usage "a certificate for visitors cannot be used"
         "The file in the evidence is not there, cannot be read by the group pontoon-tier, is not PEM, has ended, or the key is not the certificate's. An edge that serves an older one goes on with it and looks at the files each second.";
 
+    T002 Failed "the authority issued no certificate"
+        "The evidence is what the authority said, or why it could not be asked. What is served stays: a certificate that is there is shown until its end and renewed long before. An authority looks for a file below /.well-known/acme-challenge/ at every address that the name has, on port 80, so all of them must be this fleet's edges. It is tried again by itself, ever more seldom, because authorities allow few failures; `pontoon cert status` says when, and `pontoon cert renew NAME` tries at once.";
+    T003 Usage "that certificate does not come from an authority"
+        "`pontoon cert renew` orders new certificates for the names of [edge.tls.acme]. Certificates from files are renewed by whoever makes the files; the edges take a new one up within a second.";
+
     A001 Usage "public addresses do not move in this fleet"
         "Addresses move from a server that died to one that lives only where fleet.toml has [ip] with method = \"arp\" and there are two servers at least, on one local network.";
 

@@ -142,6 +142,14 @@ pub enum EventKind {
     ReplicationBroken {
         reason: String,
     },
+    VisitorCertificateIssued {
+        name: String,
+        until: UnixMillis,
+    },
+    VisitorCertificateRefused {
+        name: String,
+        reason: String,
+    },
     CertificateRenewed {
         until: UnixMillis,
     },
@@ -319,6 +327,8 @@ impl fmt::Display for EventKind {
             K::DatabaseUp { version } => write!(f, "database {version} answers"),
             K::ReplicationStarted { source } => write!(f, "replicates from {source}"),
             K::ReplicationBroken { reason } => write!(f, "replication stopped: {reason}"),
+            K::VisitorCertificateIssued { name, .. } => write!(f, "certificate for {name} issued"),
+            K::VisitorCertificateRefused { name, reason } => write!(f, "no certificate for {name}: {reason}"),
             K::CertificateRenewed { .. } => write!(f, "certificate renewed"),
             K::LeaseTaken { epoch } => write!(f, "took the lease: epoch {epoch}"),
             K::PrimaryOpened { epoch } => write!(f, "takes writes as the primary of epoch {epoch}"),

@@ -81,6 +81,9 @@ pub struct EdgeReport {
     /// The certificates that it shows to visitors, or should.
     #[serde(default)]
     pub certificates: Vec<CertificateReport>,
+    /// What it answers an authority's challenges with; `None` while it does not.
+    #[serde(default)]
+    pub acme_thumbprint: Option<String>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
 }
@@ -92,6 +95,9 @@ pub struct CertificateReport {
     pub source: String,
     /// The names that it is for; empty while there is none to serve.
     pub names: Vec<String>,
+    /// Who issued it; empty while there is none to serve.
+    #[serde(default)]
+    pub issuer: String,
     /// When the one that is served ends; `None` while there is none.
     pub not_after: Option<UnixMillis>,
     /// Why what is in the file is not served. The one before it, if there was one, still is.

@@ -352,6 +352,10 @@ pub struct HttpsView {
     pub redirect: bool,
     /// How long browsers may remember that there is HTTPS only, in seconds (RFC 6797); `None`: nothing is said.
     pub hsts_seconds: Option<u64>,
+    /// The thumbprint of the key of the fleet's account with an authority (RFC 7638): every edge answers every
+    /// HTTP-01 challenge with it (RFC 8555 section 8.3). `None` without ACME, or before there is a key.
+    #[serde(default)]
+    pub acme_thumbprint: Option<String>,
 }
 
 /// Where a certificate for visitors is.

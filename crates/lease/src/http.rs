@@ -27,7 +27,7 @@ const TRUSTED: &[&str] = &[
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// Nothing was sent.
     #[error("no connection to {0}: {1}")]
     NotSent(String, String),
@@ -38,7 +38,7 @@ pub(crate) enum Fault {
 
 /// Sends requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
+pub struct Client {
     /// How long one may take, from connecting to the last byte.
     patience: Duration,
     /// The longest answer that is read, in bytes.
@@ -70,7 +70,7 @@ impl Client {
     ///
     /// # Errors
     /// When the certificates cannot be read, or do not belong together.
-    pub(crate) fn with_files(patience: Duration, files: EtcdTls) -> Result<Client, String> {
+    pub fn with_files(patience: Duration, files: EtcdTls) -> Result<Client, String> {
         let machine = match &files.ca {
             Some(_) => RootCertStore::empty(),
             None => trusted()?,
@@ -94,7 +94,10 @@ impl Client {
     }
 
     /// Sends one request, whose URI is whole, and reads the answer.
-    pub(crate) async fn send(&self, ask: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Fault> {
+    ///
+    /// # Errors
+    /// When there is no answer, and whether anything was sent.
+    pub async fn send(&self, ask: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Fault> {
         let place = ask.uri().authority().map(ToString::to_string).unwrap_or_default();
         let deadline = tokio::time::Instant::now() + self.patience;
         let late = || format!("nothing within {:?}", self.patience);

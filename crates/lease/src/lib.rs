@@ -12,7 +12,7 @@
 
 mod cell;
 mod etcd;
-mod http;
+pub mod http;
 mod kept;
 mod place;
 pub mod probe;

@@ -128,6 +128,9 @@ pub enum Command {
     /// Show the databases, and change who is primary
     #[command(subcommand, arg_required_else_help = true)]
     Db(crate::commands::db::Db),
+    /// Show the certificates that visitors are shown, and order new ones
+    #[command(subcommand, arg_required_else_help = true)]
+    Cert(crate::commands::cert::Cert),
     /// Look into the store that decides who may be primary
     #[command(subcommand, arg_required_else_help = true)]
     Lease(crate::commands::lease::Lease),
@@ -183,6 +186,7 @@ impl Command {
             },
             Command::Address(args) => args.wants_json(),
             Command::Db(args) => args.wants_json(),
+            Command::Cert(args) => args.wants_json(),
             Command::Lease(args) => args.wants_json(),
             Command::Schema
             | Command::Completions(_)

@@ -71,6 +71,16 @@ impl Paths {
         self.state_dir.join("ticket.keys")
     }
 
+    /// What the fleet knows of certificates from authorities.
+    pub fn acme_file(&self) -> PathBuf {
+        self.state_dir.join("acme.json")
+    }
+
+    /// Certificates from authorities with their keys, as the edge reads them.
+    pub fn issued_dir(&self) -> PathBuf {
+        self.state_dir.join("tls")
+    }
+
     /// What the servers of the fleet sign their heartbeats about addresses with.
     pub fn address_key_file(&self) -> PathBuf {
         self.state_dir.join("address.key")

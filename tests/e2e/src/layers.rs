@@ -29,6 +29,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-mysql-wire", Layer::Pure),
     ("pontoon-sql-class", Layer::Pure),
     ("pontoon-zone", Layer::Pure),
+    ("pontoon-acme", Layer::Runtime),
     ("pontoon-certs", Layer::Runtime),
     ("pontoon-helper", Layer::Runtime),
     ("pontoon-lease", Layer::Runtime),

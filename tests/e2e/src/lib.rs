@@ -8,6 +8,7 @@
 //! proves nothing.
 
 pub mod addresses;
+pub mod authority;
 pub mod documents;
 pub mod fleet;
 pub mod layers;

@@ -6,19 +6,28 @@ use std::time::Duration;
 use pontoon_fleet::{CertificateFiles, Code, TlsVersion};
 
 use super::Check;
-use crate::model::{Edge, Tls};
+use super::values::is_host_name;
+use crate::model::{Acme, Edge, Tls};
 use crate::raw::{self, At, Text};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Let's Encrypt.
+const DEFAULT_DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
+/// What all of them take when they are handed from server to server stays small.
+const MOST_NAMES: usize = 100;
+
+const WILDCARD_HINT: &str = "an authority wants a record in the DNS for a wildcard: name the hosts one by one, or bring the certificate as files";
+
 impl Check<'_> {
-    pub(super) fn edge(&mut self, edge: Option<&raw::Edge>) -> Option<Edge> {
+    pub(super) fn edge(&mut self, edge: Option<&raw::Edge>, fleet: &raw::Fleet) -> Option<Edge> {
         let Some(edge) = edge else {
             return Some(Edge::default());
         };
         let listen = self.visitors("edge.listen", edge.listen.as_ref(), 80);
         let tls = match &edge.tls {
-            Some(tls) => Some(self.tls(tls)?),
+            Some(tls) => Some(self.tls(tls, fleet)?),
             None => None,
         };
         let limits = self.limits(edge.limits.as_ref());
@@ -29,10 +38,14 @@ impl Check<'_> {
         })
     }
 
-    fn tls(&mut self, typed: &At<raw::Tls>) -> Option<Tls> {
+    fn tls(&mut self, typed: &At<raw::Tls>, fleet: &raw::Fleet) -> Option<Tls> {
         let tls = typed.get();
         let listen = self.visitors("edge.tls.listen", tls.listen.as_ref(), 443);
         let certificates = self.certificates(typed);
+        let acme = match &tls.acme {
+            Some(acme) => Some(self.acme(acme, fleet)?),
+            None => None,
+        };
         let min_version = match &tls.min_version {
             None => Some(TlsVersion::default()),
             Some(text) => match text.get().as_str() {
@@ -65,6 +78,7 @@ impl Check<'_> {
         Some(Tls {
             listen: listen?,
             certificates: certificates?,
+            acme,
             min_version: min_version?,
             redirect: tls.redirect.as_ref().is_none_or(|redirect| *redirect.get()),
             hsts: hsts?,
@@ -73,7 +87,7 @@ impl Check<'_> {
 
     fn certificates(&mut self, typed: &At<raw::Tls>) -> Option<Vec<CertificateFiles>> {
         let list = typed.get().certificates.as_ref();
-        if list.is_none_or(|list| list.get().is_empty()) {
+        if list.is_none_or(|list| list.get().is_empty()) && typed.get().acme.is_none() {
             let span = list.map_or(self.first_line(typed.span()), At::span);
             let message = "`edge.tls` has no certificates: nothing could be served";
             let hint =
@@ -97,6 +111,101 @@ impl Check<'_> {
             found.push(files);
         }
         found.into_iter().collect()
+    }
+
+    fn acme(&mut self, typed: &At<raw::Acme>, fleet: &raw::Fleet) -> Option<Acme> {
+        let acme = typed.get();
+        let names = self.acme_names(typed, fleet);
+        let email = match &acme.email {
+            Some(email) => Some(self.email(email)?),
+            None => None,
+        };
+        let directory = match &acme.directory {
+            Some(text) => {
+                let url = self.url("edge.tls.acme.directory", text)?;
+                if !url.starts_with("https://") {
+                    let message = "`edge.tls.acme.directory` is not reached over https";
+                    self.wrong(
+                        Code::C002,
+                        message,
+                        text.span(),
+                        "what it says must be what the authority says",
+                    );
+                    return None;
+                }
+                url
+            }
+            None => DEFAULT_DIRECTORY.to_owned(),
+        };
+        let ca = match &acme.ca {
+            Some(path) => Some(self.path("edge.tls.acme.ca", path)?),
+            None => None,
+        };
+        Some(Acme {
+            names: names?,
+            email,
+            directory,
+            ca,
+        })
+    }
+
+    /// As typed, else the fleet's domains.
+    fn acme_names(&mut self, typed: &At<raw::Acme>, fleet: &raw::Fleet) -> Option<Vec<String>> {
+        let own = typed.get().names.as_ref();
+        let typed_names: Vec<&Text> = match own {
+            Some(names) => names.get().iter().collect(),
+            None => fleet.domains.iter().flatten().collect(),
+        };
+        let span = own.map_or(self.first_line(typed.span()), At::span);
+        if typed_names.is_empty() {
+            let message = "`edge.tls.acme` has no names: there would be nothing to order";
+            self.wrong(Code::C003, message, span, "names = [\"www.example.com\"]");
+            return None;
+        }
+        if typed_names.len() > MOST_NAMES {
+            let message = format!("`edge.tls.acme` has more than {MOST_NAMES} names");
+            self.wrong(Code::C006, message, span, "authorities issue only so many a week");
+            return None;
+        }
+        let mut names: Vec<String> = Vec::new();
+        for text in typed_names {
+            let name = self.host("edge.tls.acme.names", text, true)?;
+            let refusal = if name.starts_with("*.") {
+                Some((
+                    Code::C006,
+                    format!("`edge.tls.acme`: {name:?} cannot be proved over HTTP"),
+                    WILDCARD_HINT,
+                ))
+            } else if !name.contains('.') {
+                let message =
+                    format!("`edge.tls.acme`: {name:?} is not a name that visitors anywhere could use");
+                Some((Code::C006, message, "such as www.example.com"))
+            } else if names.contains(&name) {
+                Some((Code::C005, format!("the name {name:?} stands twice"), ""))
+            } else {
+                None
+            };
+            if let Some((code, message, hint)) = refusal {
+                self.wrong(code, message, text.span(), hint);
+                return None;
+            }
+            names.push(name);
+        }
+        Some(names)
+    }
+
+    /// An address that can stand in a `mailto:` URL as it is.
+    fn email(&mut self, text: &Text) -> Option<String> {
+        let typed = text.get();
+        let good = typed.split_once('@').is_some_and(|(local, domain)| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".!#$&'*+-/=^_`{|}~".contains(&byte);
+            !local.is_empty() && local.bytes().all(plain) && is_host_name(domain) && typed.len() <= 254
+        });
+        if good {
+            return Some(typed.clone());
+        }
+        self.bad("edge.tls.acme.email", text, "is not an e-mail address");
+        None
     }
 
     fn certificate(&mut self, typed: &raw::Certificate) -> Option<CertificateFiles> {

@@ -101,7 +101,7 @@ impl Check<'_> {
     fn file(&mut self, file: &File) -> Option<Config> {
         let fleet = self.fleet(&file.fleet);
         let servers = self.servers(file);
-        let edge = self.edge(file.edge.as_ref());
+        let edge = self.edge(file.edge.as_ref(), &file.fleet);
         let app = file.app.as_ref().map(|app| self.app(app));
         let db = file.db.as_ref().map(|db| self.db(db));
         let lease = file.lease.as_ref().map(|lease| self.lease(lease));

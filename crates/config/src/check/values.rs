@@ -323,7 +323,7 @@ impl Check<'_> {
 }
 
 /// RFC 1123 section 2.1, lower case only, so that it can be compared as it stands.
-fn is_host_name(name: &str) -> bool {
+pub(super) fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label

@@ -95,10 +95,10 @@ impl Site {
             return None;
         }
         let refused = self.known.values().find_map(|known| known.refused.clone());
-        Some(format!(
-            "no certificate can be served: {}",
-            refused.unwrap_or_default()
-        ))
+        Some(match refused {
+            Some(why) => format!("no certificate can be served: {why}"),
+            None => "there is no certificate yet".to_owned(),
+        })
     }
 
     /// For the report.
@@ -111,6 +111,7 @@ impl Site {
                 Some(CertificateReport {
                     source: files.certificate.display().to_string(),
                     names: loaded.map_or_else(Vec::new, |loaded| loaded.names.clone()),
+                    issuer: loaded.map_or_else(String::new, |loaded| loaded.issuer.clone()),
                     not_after: loaded.map(|loaded| loaded.not_after),
                     refused: known.refused.clone(),
                 })

@@ -61,6 +61,7 @@ pub fn with_https(mut view: FleetView, certificates: &[&CertificateFiles]) -> (F
         min_version: TlsVersion::V1_2,
         redirect: true,
         hsts_seconds: Some(86_400),
+        acme_thumbprint: Some("thumb".to_owned()),
     });
     (view, at)
 }

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backup;
+pub mod cert;
 pub mod change;
 pub mod config;
 pub mod db;
@@ -57,6 +58,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Drain(args) => block_on(change::drain(context, args, true)),
         Command::Undrain(args) => block_on(change::drain(context, args, false)),
         Command::Db(args) => block_on(db::db(context, args)),
+        Command::Cert(args) => block_on(cert::cert(context, args)),
         Command::Lease(args) => block_on(lease::lease(context, args)),
         Command::Schema => config::schema(context),
         Command::Completions(args) => manual::completions(context, &args),

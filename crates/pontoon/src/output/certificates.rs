@@ -37,14 +37,15 @@ pub fn render(status: &Status, paint: Paint) -> String {
         vec![
             Cell::new(harmless(source)),
             Cell::new(harmless(names)),
-            ends(*not_after, status.now),
+            ends(*not_after, status.now, false),
             Cell::new(servers.join(" ")),
         ]
     }));
     format!("\n{}", table::render(&rows, paint))
 }
 
-fn ends(not_after: Option<UnixMillis>, now: UnixMillis) -> Cell {
+/// The day on which one ends. One that is `renewed` by itself is nobody's business before its last week.
+pub fn ends(not_after: Option<UnixMillis>, now: UnixMillis, renewed: bool) -> Cell {
     let Some(end) = not_after else {
         return Cell::toned("not served", Tone::Bad);
     };
@@ -53,7 +54,7 @@ fn ends(not_after: Option<UnixMillis>, now: UnixMillis) -> Cell {
     let days = end.since(now).as_secs() / 86_400;
     match days {
         0 => Cell::toned(date, Tone::Bad),
-        1..21 => Cell::toned(format!("{date} ({days} days)"), Tone::Warn),
+        1..21 if !renewed => Cell::toned(format!("{date} ({days} days)"), Tone::Warn),
         days => Cell::new(format!("{date} ({days} days)")),
     }
 }
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn an_end_is_a_day_and_how_far_it_is() {
         let day = |days: u64| UnixMillis(days * 86_400_000);
-        let text = |end, now| ends(end, now).text;
+        let text = |end, now| ends(end, now, false).text;
         assert_eq!(text(Some(day(100)), day(10)), "1970-04-11 (90 days)");
         assert_eq!(text(Some(day(100)), day(100)), "1970-04-11");
         assert_eq!(text(None, day(100)), "not served");

@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod backups;
+pub mod cert;
 pub mod certificates;
 pub mod db;
 pub mod demo;
