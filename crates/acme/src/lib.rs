@@ -14,6 +14,6 @@ mod book;
 mod key;
 pub mod schedule;
 
-pub use authority::{Authority, Failure, FailureKind, Place};
+pub use authority::{Authority, Failure, FailureKind, Obtained, Place};
 pub use book::{Account, Attempt, Begun, Book, Entry, Issued, Stamped};
 pub use key::{Secret, account_key, certificate_key};

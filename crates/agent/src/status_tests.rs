@@ -183,6 +183,11 @@ fn a_certificate_is_named_in_time_and_when_it_was_refused() {
         said(certificate(day(0), None)),
         ["the certificate /etc/x.pem on b ends today"]
     );
+    let renewed = CertificateReport {
+        source: "/renewed.pem".to_owned(),
+        ..certificate(day(20), None)
+    };
+    assert!(said(renewed).is_empty(), "Pontoon renews it when it is due");
     let ended = Some(UnixMillis(0));
     assert_eq!(
         said(certificate(ended, None)),

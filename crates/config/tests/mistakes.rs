@@ -684,6 +684,66 @@ fn https_without_what_it_needs() {
 }
 
 #[test]
+fn certificates_of_an_authority_that_cannot_be_had() {
+    let with = |table: &str| ONE.replace("[app]", &format!("[edge.tls.acme]\n{table}\n\n[app]"));
+    let good = "names = [\"www.example.com\"]";
+    let config = Config::parse(&with(good)).unwrap();
+    let acme = config.edge.tls.unwrap().acme.unwrap();
+    assert!(
+        acme.directory
+            .starts_with("https://acme-v02.api.letsencrypt.org/")
+    );
+    assert_eq!(
+        (acme.names, acme.email, acme.ca),
+        (vec!["www.example.com".to_owned()], None, None)
+    );
+    // Without names it is for those of the fleet.
+    let config = Config::parse(&with("")).unwrap();
+    assert_eq!(config.edge.tls.unwrap().acme.unwrap().names, config.fleet.domains);
+    let wrong = |table: &str, code: Code, place: &str| one(&with(good), good, table, code, place);
+    wrong("names = []", Code::C003, "[]");
+    wrong("names = [\"*.example.com\"]", Code::C006, "\"*.example.com\"");
+    wrong("names = [\"localhost\"]", Code::C006, "\"localhost\"");
+    wrong("names = [\"198.51.100.7:80\"]", Code::C002, "\"198.51.100.7:80\"");
+    wrong("names = [\"WWW.example.com\"]", Code::C002, "\"WWW.example.com\"");
+    let more = |line: &str, code: Code, place: &str| wrong(&format!("{good}\n{line}"), code, place);
+    for email in [
+        "nobody",
+        "@example.com",
+        "a@b@c.example",
+        "a b@example.com",
+        "a@example.com?x=y",
+        "a@",
+    ] {
+        more(
+            &format!("email = \"{email}\""),
+            Code::C002,
+            &format!("\"{email}\""),
+        );
+    }
+    more(
+        "directory = \"http://ca.example/dir\"",
+        Code::C002,
+        "\"http://ca.example/dir\"",
+    );
+    more("directory = \"ca.example\"", Code::C002, "\"ca.example\"");
+    more(
+        "directory = \"https://me:word@ca.example/\"",
+        Code::C007,
+        "\"https://me:word@ca.example/\"",
+    );
+    more("ca = \"ca.pem\"", Code::C002, "\"ca.pem\"");
+    more("domains = [\"x.example\"]", Code::C004, "domains");
+    let twice = with("names = [\"a.example.com\", \"a.example.com\"]");
+    assert_eq!(Config::parse(&twice).unwrap_err()[0].code, Code::C005);
+    let many: Vec<String> = (0..101).map(|n| format!("n{n}.example.com")).collect();
+    assert_eq!(
+        Config::parse(&with(&format!("names = {many:?}"))).unwrap_err()[0].code,
+        Code::C006
+    );
+}
+
+#[test]
 fn what_stands_for_the_edges_is_in_the_zone() {
     let with = |lines: &str| {
         let dns = format!("[dns]\nzone = \"example.com\"\n{lines}\n");

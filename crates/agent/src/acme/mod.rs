@@ -9,6 +9,8 @@
 mod order;
 mod say;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
