@@ -49,15 +49,18 @@ fn spawn(program: &str, args: &[&str]) -> Option<Running> {
 }
 
 impl Pebble {
-    fn start() -> Option<Pebble> {
+    async fn start() -> Option<Pebble> {
         // A port that somebody else took in between: again.
-        (0..5).find_map(|_| Pebble::try_start()).or_else(|| {
-            println!("SKIPPED: Debian's package pebble is not installed, or does not start");
-            None
-        })
+        for _ in 0..5 {
+            if let Some(pebble) = Pebble::try_start().await {
+                return Some(pebble);
+            }
+        }
+        println!("SKIPPED: Debian's package pebble is not installed, or does not start");
+        None
     }
 
-    fn try_start() -> Option<Pebble> {
+    async fn try_start() -> Option<Pebble> {
         let dir = tempfile::tempdir().unwrap();
         let thumbprint = Arc::new(Mutex::new(String::new()));
         let http = answer_challenges(Arc::clone(&thumbprint));
@@ -105,7 +108,7 @@ impl Pebble {
                     _running: [names, pebble],
                 });
             }
-            std::thread::sleep(Duration::from_millis(20));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         None
     }
@@ -171,7 +174,9 @@ fn is_for(obtained: &Obtained, name: &str, dir: &std::path::Path) {
 
 #[tokio::test]
 async fn an_order_becomes_a_certificate_whoever_goes_on_with_it() {
-    let Some(pebble) = Pebble::start() else { return };
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
     let (place, account) = (pebble.place(), pebble.account());
     let first = Authority::open(&place, &account).await.unwrap();
     let begun = first.begin("www.notes.example").await.unwrap();
@@ -192,7 +197,9 @@ async fn an_order_becomes_a_certificate_whoever_goes_on_with_it() {
 
 #[tokio::test]
 async fn a_name_that_is_not_answered_for_is_refused_in_the_authoritys_words() {
-    let Some(pebble) = Pebble::start() else { return };
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
     let (place, account) = (pebble.place(), pebble.account());
     let authority = Authority::open(&place, &account).await.unwrap();
     // Somebody else answers there.
@@ -230,7 +237,9 @@ async fn a_name_that_is_not_answered_for_is_refused_in_the_authoritys_words() {
 
 #[tokio::test]
 async fn an_authority_that_is_none_or_wants_nothing_of_us() {
-    let Some(pebble) = Pebble::start() else { return };
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
     let (place, account) = (pebble.place(), pebble.account());
     let why = async |change: &dyn Fn(&mut Place), account: &Account| {
         let mut place = place.clone();
@@ -293,7 +302,9 @@ async fn an_authority_that_is_none_or_wants_nothing_of_us() {
 
 #[tokio::test]
 async fn a_server_that_speaks_something_else_is_no_directory() {
-    let Some(pebble) = Pebble::start() else { return };
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
     let account = pebble.account();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

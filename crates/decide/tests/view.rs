@@ -259,7 +259,6 @@ fn floors_of_this_epoch_are_heard_in_one() {
             write_until: None,
             opening: false,
             holding: None,
-            issued: &Default::default(),
             addresses: &Default::default(),
         });
         let reads = view.sql.unwrap().reads.unwrap();

@@ -208,6 +208,58 @@ fn plain_http_is_sent_to_https() {
 }
 
 #[test]
+fn an_authority_is_answered_over_http_and_https_and_everything_else_goes_its_way() {
+    let site = site();
+    let at = "/.well-known/acme-challenge/";
+    let told = site.edge.get(&format!("{at}aZ_9-"));
+    assert_eq!((told.status, told.text()), (200, "aZ_9-.thumb".into()));
+    assert_eq!(
+        told.field("location"),
+        None,
+        "not redirected: it has no other way to ask"
+    );
+    let ask = |method: &str, path: &str, more: &str| {
+        let mut client = site.edge.client();
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: site.test\r\n{more}\r\n"
+        ));
+        client
+    };
+    let url = format!("http://{}{at}tok", site.edge.address);
+    if let Some(head) = run("curl", &["-sSI", "--max-time", "20", &url], b"") {
+        let text = out(&head).to_lowercase();
+        assert!(
+            text.starts_with("http/1.1 200 ") && text.contains("content-length: 9\r\n"),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        ask("POST", &format!("{at}tok"), "Content-Length: 0\r\n")
+            .answer()
+            .status,
+        308
+    );
+    for path in ["a/b", "a?b", "%0d%0aX:y", ""] {
+        let answer = ask("GET", &format!("{at}{path}"), "").answer();
+        assert_eq!(
+            answer.status, 301,
+            "{path}: what is no token is the application's"
+        );
+    }
+    if let Some(answer) = site.curl("site.test", "site.ca", &format!("{at}tok"), &[]) {
+        assert_eq!(out(&answer), "tok.thumb");
+    }
+    // Without an account there is nothing to say.
+    let mut view = site.view.clone();
+    let https = view.https.as_mut().unwrap();
+    (https.acme_thumbprint, https.redirect) = (None, false);
+    site.edge.publisher.publish(view).unwrap();
+    wait_for("no account", || {
+        site.edge.get(&format!("{at}tok")).text() != "tok.thumb"
+    });
+}
+
+#[test]
 fn a_certificate_is_renewed_under_a_connection_that_goes_on() {
     let site = site();
     // Asks each time that a line comes in, on one connection.

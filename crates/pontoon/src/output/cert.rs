@@ -46,7 +46,12 @@ pub fn render(status: &CertStatus, paint: Paint) -> String {
             let ago = line.error_at.map_or_else(String::new, |at| {
                 format!(" ({} ago)", when::span(status.now.since(at)))
             });
-            text.push_str(&format!("{name}: not issued{ago}: {}\n", harmless(why)));
+            let what = if line.not_after.is_some() {
+                "not renewed"
+            } else {
+                "not issued"
+            };
+            text.push_str(&format!("{name}: {what}{ago}: {}\n", harmless(why)));
         }
         for (server, why) in &line.refused {
             text.push_str(&format!("{name}: not served on {server}: {}\n", harmless(why)));
