@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Config,
-    Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Overrides, Places,
-    Reads, Server, Tls, WhenAlone, not_yet, render_all,
+    Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
+    Config, Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Overrides,
+    Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeLimits, Engine, HashKey,
