@@ -125,6 +125,9 @@ pub enum Command {
     Drain(Drain),
     /// Put a drained server back into service
     Undrain(Drain),
+    /// Take the application on a server out of service and put it back, as for a rolling deploy
+    #[command(subcommand, arg_required_else_help = true)]
+    App(App),
     /// Show the databases, and change who is primary
     #[command(subcommand, arg_required_else_help = true)]
     Db(crate::commands::db::Db),
@@ -171,6 +174,7 @@ impl Command {
             Command::Events(args) => args.json,
             Command::Explain(args) => args.json,
             Command::Drain(args) | Command::Undrain(args) => args.json,
+            Command::App(App::Drain(args) | App::Undrain(args)) => args.json,
             Command::Demo(args) => args.json,
             Command::Sql(args) => match &args.command {
                 Some(SqlCommand::Explain(args)) => args.json,
@@ -376,6 +380,16 @@ pub struct Drain {
     /// Print the progress as JSON lines
     #[arg(long)]
     pub json: bool,
+}
+
+/// `pontoon app`
+#[derive(Debug, Subcommand)]
+pub enum App {
+    /// Send the application on a server nothing new and wait until it has finished what it began; the rest of the server
+    /// goes on
+    Drain(Drain),
+    /// Send it requests again, once its checks are good
+    Undrain(Drain),
 }
 
 /// `pontoon completions`

@@ -56,6 +56,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Explain(args) => explain::explain(context, &args),
         Command::Drain(args) => block_on(change::drain(context, args, true)),
         Command::Undrain(args) => block_on(change::drain(context, args, false)),
+        Command::App(command) => block_on(change::app(context, command)),
         Command::Db(args) => block_on(db::db(context, args)),
         Command::Lease(args) => block_on(lease::lease(context, args)),
         Command::Schema => config::schema(context),
