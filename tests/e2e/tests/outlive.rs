@@ -212,6 +212,12 @@ async fn deploy(fleet: &Fleet, load: &Load) -> Result<(), LabError> {
         load.phase(&format!("{} gets a new version", server.name()));
         run(a, &["app", "drain", server.name()]).await?;
         signal(server, "notes-app", "-KILL").await?;
+        let told = run(server, &["edge", "explain", "http://notes.example.com/"]).await?;
+        let other = if server.name() == "a" { "b" } else { "a" };
+        expect(
+            told.contains(&format!("it goes to {other}")) && told.contains("drained"),
+            || told,
+        )?;
         // Its edge goes on: what comes there is answered by the other application, and its address stays published.
         let view = std::fs::read_to_string(a.path("/var/lib/pontoon/view.json")?)
             .map_err(LabError::io("read the view"))?;

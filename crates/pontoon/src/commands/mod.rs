@@ -6,6 +6,7 @@ pub mod change;
 pub mod config;
 pub mod db;
 mod dns;
+mod edge;
 mod events;
 mod explain;
 mod file;
@@ -65,7 +66,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Demo(args) => crate::demo::demo(context.screen, &args),
         Command::DemoApp => crate::demo::demo_app(),
         Command::Agent(args) => process::agent(context, &args),
-        Command::Edge(args) => process::edge(context, args),
+        Command::Edge(args) => edge::edge(context, args),
         Command::Sql(args) => sql::sql(context, args),
         Command::Dns(args) => dns::dns(context, args),
         Command::Address(args) => address::address(context, args),
