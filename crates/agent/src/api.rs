@@ -206,6 +206,9 @@ pub struct DrainRequest {
     pub server: ServerName,
     /// Out or back.
     pub drained: bool,
+    /// The application alone, and nothing else that the server does.
+    #[serde(default)]
+    pub app_only: bool,
 }
 
 /// What may have been lost when a primary took over.

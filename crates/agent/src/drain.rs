@@ -31,7 +31,7 @@ pub(crate) async fn drain(
     if request.drained {
         somebody_else_serves(agent, &subject)?;
     }
-    set_mark(agent, &subject, request.drained)?;
+    set_mark(agent, &subject, request.drained, request.app_only)?;
     if !request.drained {
         return Ok(format!("{subject} is back in service"));
     }
@@ -51,15 +51,21 @@ pub(crate) async fn before_leaving(
     if agent.known().drains.is_drained(me) || somebody_else_serves(agent, me).is_err() {
         return Ok(false);
     }
-    set_mark(agent, me, true)?;
+    set_mark(agent, me, true, false)?;
     wait_for_requests(agent, me, reporter).await?;
     Ok(true)
 }
 
 /// Marks `subject` everywhere; nothing when it is marked so already.
-pub(crate) fn set_mark(agent: &Agent, subject: &ServerName, drained: bool) -> Result<(), Refusal> {
+pub(crate) fn set_mark(
+    agent: &Agent,
+    subject: &ServerName,
+    drained: bool,
+    app_only: bool,
+) -> Result<(), Refusal> {
     let before = agent.known().drains.0.get(subject).cloned();
-    if before.as_ref().is_some_and(|mark| mark.drained) == drained {
+    let stays = |mark: &DrainMark| mark.drained == drained && (!drained || mark.app_only == app_only);
+    if before.as_ref().map_or(!drained, stays) {
         return Ok(());
     }
     // Later than the mark that it replaces, also when a server whose clock is ahead made that.
@@ -67,6 +73,7 @@ pub(crate) fn set_mark(agent: &Agent, subject: &ServerName, drained: bool) -> Re
     let mark = DrainMark {
         at: UnixMillis(agent.clock.unix().0.max(after_before)),
         drained,
+        app_only: drained && app_only,
     };
     agent.learn_drains(&DrainBook([(subject.clone(), mark)].into()))?;
     agent.record(EventKind::DrainChanged {

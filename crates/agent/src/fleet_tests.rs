@@ -208,6 +208,7 @@ impl Server {
         let request = DrainRequest {
             server: name(server),
             drained,
+            app_only: false,
         };
         drain::drain(&self.agent, request, &Reporter::new().0).await
     }
@@ -341,7 +342,11 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
 }
 
 fn mark(server: &str, at: UnixMillis, drained: bool) -> pontoon_fleet::DrainBook {
-    let mark = pontoon_fleet::DrainMark { at, drained };
+    let mark = pontoon_fleet::DrainMark {
+        at,
+        drained,
+        app_only: false,
+    };
     pontoon_fleet::DrainBook([(name(server), mark)].into())
 }
 

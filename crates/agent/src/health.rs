@@ -119,7 +119,7 @@ fn standing(agent: &Agent) -> Standing {
     Standing {
         leader: known.lease.as_ref().map(|lease| lease.leader.clone()),
         epoch: known.lease.as_ref().map(|lease| lease.epoch.0),
-        drained: me.as_ref().is_some_and(|me| known.drains.is_drained(me)),
+        drained: me.as_ref().is_some_and(|me| known.drains.is_drained_whole(me)),
         database: known.database.clone(),
         me,
     }

@@ -254,7 +254,7 @@ pub(crate) async fn finish(agent: &Agent, peer: &Peer) -> Result<Done, Refusal> 
     .await?;
     forget_joiner(agent, name)?;
     // One of that name was drained when it left.
-    drain::set_mark(agent, name, false)?;
+    drain::set_mark(agent, name, false, false)?;
     agent.record(EventKind::ServerJoined { joiner: name.clone() });
     Ok(Done { revision })
 }

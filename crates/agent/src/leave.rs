@@ -155,7 +155,7 @@ async fn say_goodbye(
     let drained = drain::before_leaving(agent, me, reporter).await?;
     let told = tell_a_control_server(agent, me, &others, reporter).await;
     if told.is_err() && drained {
-        drain::set_mark(agent, me, false)?;
+        drain::set_mark(agent, me, false, false)?;
     }
     told
 }

@@ -107,7 +107,11 @@ async fn the_keeper_believes_its_store_and_nobody() {
 async fn drains_of_unknown_servers_and_of_days_to_come_are_not_taken_over() {
     let fixture = testing::founder_of(FLEET).await;
     let now = fixture.agent.clock.unix();
-    let mark = |at| DrainMark { at, drained: true };
+    let mark = |at| DrainMark {
+        at,
+        drained: true,
+        app_only: false,
+    };
     let mut said = heartbeat_of(&fixture, "c");
     said.report.drains = DrainBook(BTreeMap::from([
         (name("a"), mark(UnixMillis(u64::MAX))),

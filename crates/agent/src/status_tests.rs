@@ -284,6 +284,7 @@ fn a_drained_server_is_shown_with_the_way_back() {
             DrainMark {
                 at: UnixMillis(1),
                 drained: true,
+                app_only: false,
             },
         )]
         .into(),

@@ -178,7 +178,7 @@ impl Addresses {
             .filter(|name| **name != server.name && well(name))
             .cloned();
         let moving = look.moving.contains(&address);
-        let drained = look.drains.is_drained(&server.name);
+        let drained = look.drains.is_drained_whole(&server.name);
         let deaf = deaf(look, &server.name, address);
         let (holder, state, reason) = match taken_by {
             Some(other) => {

@@ -252,9 +252,32 @@ fn a_drained_server_is_out_at_once_and_back_at_once() {
     world.pass(10 * SECOND);
     for drained in [true, false] {
         let at = UnixMillis(1);
-        world.drains.0.insert(name("b"), DrainMark { at, drained });
+        world.drains.0.insert(
+            name("b"),
+            DrainMark {
+                at,
+                drained,
+                app_only: false,
+            },
+        );
         world.pass(INTERVAL);
         assert_eq!(world.states("a"), [Up, if drained { Draining } else { Up }]);
+    }
+}
+
+#[test]
+fn an_address_stays_while_only_the_application_is_drained() {
+    let mut world = world(&["a", "b"]);
+    world.pass(10 * SECOND);
+    for app_only in [true, false] {
+        let mark = DrainMark {
+            at: UnixMillis(1),
+            drained: true,
+            app_only,
+        };
+        world.drains.0.insert(name("b"), mark);
+        world.pass(SECOND);
+        assert_eq!(world.states("a"), [Up, if app_only { Up } else { Draining }]);
     }
 }
 

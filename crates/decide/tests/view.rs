@@ -123,6 +123,7 @@ fn view(case: &Case) -> FleetView {
                     DrainMark {
                         at: UnixMillis(1),
                         drained: *drained,
+                        app_only: false,
                     },
                 )
             })

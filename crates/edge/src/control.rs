@@ -27,6 +27,7 @@ use crate::http1::reject::Reject;
 use crate::https::Site;
 use crate::options::{EdgeError, EdgeOptions};
 use crate::queue::Queue;
+use crate::state::EdgeState;
 use crate::upstream::{Upstream, Upstreams};
 use crate::worker::{AnswerClock, Command, Door, Shared, Worker};
 
@@ -156,9 +157,11 @@ impl Control {
         let client = ViewClient::start(&options.paths, Tier::Edge, goes_on.clone());
         let mut views = client.subscribe();
         views.mark_changed();
-        metrics::serve(
+        let shared = Arc::clone(&self.shared);
+        metrics::serve_with(
             &options.paths.run_dir.join("edge.sock"),
             registry,
+            vec![metrics::json_page("/state", move || EdgeState::of(&shared))],
             goes_on.clone(),
         );
         let mut every_second = tokio::time::interval(Duration::from_secs(1));

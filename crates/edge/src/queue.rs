@@ -32,7 +32,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 impl Queue {
     /// Whether nobody waits: then nobody is overtaken.
     pub fn is_empty(&self) -> bool {
-        self.length.load(Ordering::Acquire) == 0
+        self.len() == 0
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.length.load(Ordering::Acquire)
     }
 
     /// A place at the end of the line; `None` when as many wait as may.

@@ -38,7 +38,11 @@ impl Wish {
 
 /// The server that the cookie `name` in `head` says, as [`set_cookie`] wrote it.
 fn server(head: &[u8], name: &str) -> Option<u64> {
-    let value = cookie(head, name)?;
+    id(cookie(head, name)?)
+}
+
+/// The server that the value of a cookie stands for.
+pub fn id(value: &[u8]) -> Option<u64> {
     let written_here = value.len() == 16 && value.iter().all(u8::is_ascii_hexdigit);
     let digits = std::str::from_utf8(value).ok().filter(|_| written_here)?;
     u64::from_str_radix(digits, 16).ok()

@@ -166,6 +166,11 @@ impl Health {
         now < self.left_out_until.load(Ordering::Relaxed)
     }
 
+    /// For how many milliseconds it still is.
+    pub fn left_out_for(&self, now: u64) -> u64 {
+        self.left_out_until.load(Ordering::Relaxed).saturating_sub(now)
+    }
+
     /// Takes a place for a request, of `most`; `false` when there is none left.
     pub fn enter(&self, most: Option<u32>) -> bool {
         let Some(most) = most else {

@@ -376,12 +376,22 @@ pub struct DrainMark {
     pub at: UnixMillis,
     /// Out (`true`) or in.
     pub drained: bool,
+    /// Only its application is out: its edge serves visitors as before, and its addresses stay published.
+    #[serde(default)]
+    pub app_only: bool,
 }
 
 impl DrainBook {
-    /// Whether `server` is taken out.
+    /// Whether the application on `server` is taken out.
     pub fn is_drained(&self, server: &ServerName) -> bool {
         self.0.get(server).is_some_and(|mark| mark.drained)
+    }
+
+    /// Whether `server` is taken out with all that it does.
+    pub fn is_drained_whole(&self, server: &ServerName) -> bool {
+        self.0
+            .get(server)
+            .is_some_and(|mark| mark.drained && !mark.app_only)
     }
 
     /// Takes over every mark of `other` that is later than ours; says whether anything changed. At the same
@@ -414,6 +424,7 @@ mod tests {
                             DrainMark {
                                 at: UnixMillis(*at),
                                 drained: *drained,
+                                app_only: false,
                             },
                         )
                     })

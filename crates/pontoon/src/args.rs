@@ -125,6 +125,9 @@ pub enum Command {
     Drain(Drain),
     /// Put a drained server back into service
     Undrain(Drain),
+    /// Take the application on a server out of service and put it back, as for a rolling deploy
+    #[command(subcommand, arg_required_else_help = true)]
+    App(App),
     /// Show the databases, and change who is primary
     #[command(subcommand, arg_required_else_help = true)]
     Db(crate::commands::db::Db),
@@ -144,7 +147,7 @@ pub enum Command {
     Demo(Demo),
     /// Run the control process of this server (a service starts it)
     Agent(Process),
-    /// Run the load balancer of this server (the agent starts it)
+    /// Run the load balancer of this server (the agent starts it), or ask about it
     Edge(Edge),
     /// Run the SQL proxy of this server (the agent starts it), or ask about it
     Sql(Sql),
@@ -174,10 +177,15 @@ impl Command {
             Command::Events(args) => args.json,
             Command::Explain(args) => args.json,
             Command::Drain(args) | Command::Undrain(args) => args.json,
+            Command::App(App::Drain(args) | App::Undrain(args)) => args.json,
             Command::Demo(args) => args.json,
             Command::Sql(args) => match &args.command {
                 Some(SqlCommand::Explain(args)) => args.json,
                 Some(SqlCommand::Top(args)) => args.json,
+                None => false,
+            },
+            Command::Edge(args) => match &args.command {
+                Some(EdgeCommand::Explain(args)) => args.json,
                 None => false,
             },
             Command::Dns(args) => match &args.command {
@@ -192,7 +200,6 @@ impl Command {
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Agent(_)
-            | Command::Edge(_)
             | Command::DemoApp
             | Command::Helper(_) => false,
         }
@@ -382,6 +389,16 @@ pub struct Drain {
     pub json: bool,
 }
 
+/// `pontoon app`
+#[derive(Debug, Subcommand)]
+pub enum App {
+    /// Send the application on a server nothing new and wait until it has finished what it began; the rest of the server
+    /// goes on
+    Drain(Drain),
+    /// Send it requests again, once its checks are good
+    Undrain(Drain),
+}
+
 /// `pontoon completions`
 #[derive(Debug, Args)]
 pub struct Completions {
@@ -443,7 +460,11 @@ pub struct Process {
 
 /// `pontoon edge`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Edge {
+    /// What to ask; without it, the load balancer runs.
+    #[command(subcommand)]
+    pub command: Option<EdgeCommand>,
     /// What every tier takes.
     #[command(flatten)]
     pub tier: Tier,
@@ -465,6 +486,70 @@ pub struct Edge {
         env = "PONTOON_ACCESS_LOG_TO"
     )]
     pub access_log_to: AccessLogTo,
+}
+
+/// A question about the edge.
+#[derive(Debug, Subcommand)]
+pub enum EdgeCommand {
+    /// Say what would happen to a request at this moment, and why; sends none
+    Explain(EdgeExplain),
+}
+
+/// `pontoon edge explain`
+#[derive(Debug, Args)]
+pub struct EdgeExplain {
+    /// What a visitor would ask for, as in https://notes.example.com/export/
+    #[arg(value_name = "URL", value_parser = web_address)]
+    pub url: WebAddress,
+    /// Where the visitor would come from
+    #[arg(long, value_name = "IP")]
+    pub client: Option<IpAddr>,
+    /// A cookie that it would have; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = cookie)]
+    pub cookie: Vec<(String, String)>,
+    /// A header field that it would have; may be repeated
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
+    pub field: Vec<(String, String)>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A URL, as far as the edge looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebAddress {
+    /// Over HTTPS.
+    pub secure: bool,
+    /// Path and query.
+    pub target: String,
+}
+
+fn web_address(text: &str) -> Result<WebAddress, String> {
+    let (secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return Err("begins with https:// or http://".to_owned()),
+    };
+    let rest = rest.split('#').next().unwrap_or_default();
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    if host.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is no URL: https://HOST/PATH, without blanks".to_owned());
+    }
+    let target = match &rest[host.len()..] {
+        path if path.starts_with('/') => path.to_owned(),
+        query => format!("/{query}"),
+    };
+    Ok(WebAddress { secure, target })
+}
+
+fn cookie(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("is not NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// How requests are logged.
@@ -744,6 +829,11 @@ mod tests {
             "pontoon status --check --watch",
             "pontoon explain X999",
             "pontoon drain ../etc",
+            "pontoon app drain ../etc",
+            "pontoon edge explain notes.example.com",
+            "pontoon edge explain https:///path",
+            "pontoon edge explain https://notes.example.com/ --cookie where",
+            "pontoon edge explain https://notes.example.com/ --client nobody",
             "pontoon demo --app joomla",
             "pontoon demo --seed -1",
             "pontoon",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 38] = [
     "init",
     "db",
     "db-status",
@@ -34,6 +34,10 @@ const COMMANDS: [&str; 34] = [
     "explain",
     "drain",
     "undrain",
+    "app",
+    "app-drain",
+    "app-undrain",
+    "edge-explain",
     "schema",
     "completions",
     "man",
@@ -566,6 +570,26 @@ fn an_init_that_cannot_write_leaves_nothing_behind() {
         std::fs::read_to_string(machine.path("state/identity")).unwrap(),
         "mine"
     );
+}
+
+#[test]
+fn edge_explain_needs_an_edge_and_a_url() {
+    let machine = Machine::new();
+    let url = "https://notes.example.com/";
+    let nobody = machine.run(&["edge", "explain", url]).must_exit(4).err;
+    assert!(
+        nobody.contains("N002") && nobody.contains("edge.sock"),
+        "{nobody}"
+    );
+    for wrong in [
+        "notes.example.com",
+        "https://",
+        "https:///a",
+        "https://a/b c",
+        "ftp://a/",
+    ] {
+        machine.run(&["edge", "explain", wrong]).must_exit(2);
+    }
 }
 
 #[test]

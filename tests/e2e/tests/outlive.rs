@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use pontoon_e2e::fleet::{
     Fleet, ask, attempt, event_kinds, expect, identical, kill_agent, logs, long, programs, refused, run,
-    start_agent, status, tell, wait_until_healthy,
+    start_agent, start_application, status, tell, wait_until_healthy,
 };
-use pontoon_testkit::{LabError, LoadReport, Server, in_lab, wait_until};
+use pontoon_testkit::{LabError, Load, LoadReport, Server, in_lab, wait_until};
 
 /// Requests per second of the visitors: enough to notice, little enough for a machine with two cores.
 const RATE: f64 = 40.0;
@@ -197,9 +197,44 @@ fn a_drained_server_gets_no_request_and_nobody_notices() -> Result<(), LabError>
                 wait_until_healthy(a, 2).await?;
                 wait_until_healthy(b, 2).await?;
             }
+            deploy(&fleet, &load).await?;
             nobody_noticed(&load.stop().await?)
         },
     )
+}
+
+/// A new version of the application on one server after the other. The short form has one.
+async fn deploy(fleet: &Fleet, load: &Load) -> Result<(), LabError> {
+    let (a, b) = (&fleet.a, &fleet.b);
+    refused(a, &["app", "drain", "nobody"], "F004", 2).await?;
+    let servers = if long() { vec![b, a] } else { vec![b] };
+    for server in servers {
+        load.phase(&format!("{} gets a new version", server.name()));
+        run(a, &["app", "drain", server.name()]).await?;
+        signal(server, "notes-app", "-KILL").await?;
+        let told = run(server, &["edge", "explain", "http://notes.example.com/"]).await?;
+        let other = if server.name() == "a" { "b" } else { "a" };
+        expect(
+            told.contains(&format!("it goes to {other}")) && told.contains("drained"),
+            || told,
+        )?;
+        // Its edge goes on: what comes there is answered by the other application, and its address stays published.
+        let view = std::fs::read_to_string(a.path("/var/lib/pontoon/view.json")?)
+            .map_err(LabError::io("read the view"))?;
+        let view: serde_json::Value = serde_json::from_str(&view)
+            .map_err(|error| LabError::App(format!("the view is not JSON: {error}")))?;
+        let rows = view["addresses"].as_array().cloned().unwrap_or_default();
+        expect(
+            !rows.is_empty() && rows.iter().all(|row| row["state"] == "up"),
+            || format!("an address is not up: {rows:?}"),
+        )?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        start_application(&fleet.app, server).await?;
+        wait_until_app(a, server.name()).await?;
+        run(b, &["app", "undrain", server.name()]).await?;
+        wait_until_healthy(a, 2).await?;
+    }
+    Ok(())
 }
 
 async fn two_servers(lab: pontoon_testkit::Lab) -> Result<Fleet, LabError> {

@@ -1,27 +1,35 @@
-//! `pontoon drain`, `pontoon undrain`, and how every long change is followed.
+//! `pontoon drain`, `pontoon undrain`, the same for the application alone, and how every long change is followed.
 
 use pontoon_agent::api::DrainRequest;
 use serde::Serialize;
 
 use super::Context;
-use crate::args::Drain;
+use crate::args::{App, Drain};
 use crate::output::progress::Reporter;
 
 /// `pontoon drain SERVER` and `pontoon undrain SERVER`.
 pub async fn drain(context: &Context, args: Drain, drained: bool) -> anyhow::Result<u8> {
+    take_out(context, args, drained, false).await
+}
+
+/// `pontoon app drain SERVER` and `pontoon app undrain SERVER`.
+pub async fn app(context: &Context, command: App) -> anyhow::Result<u8> {
+    match command {
+        App::Drain(args) => take_out(context, args, true, true).await,
+        App::Undrain(args) => take_out(context, args, false, true).await,
+    }
+}
+
+async fn take_out(context: &Context, args: Drain, drained: bool, app_only: bool) -> anyhow::Result<u8> {
+    let of = if app_only { "app " } else { "" };
     let word = if drained { "drain" } else { "undrain" };
-    let again = format!("pontoon {word} {}", args.server);
-    follow(
-        context,
-        "/v1/drain",
-        &DrainRequest {
-            server: args.server,
-            drained,
-        },
-        args.json,
-        &again,
-    )
-    .await
+    let again = format!("pontoon {of}{word} {}", args.server);
+    let request = DrainRequest {
+        server: args.server,
+        drained,
+        app_only,
+    };
+    follow(context, "/v1/drain", &request, args.json, &again).await
 }
 
 /// Asks the agent for something long and shows how it goes. Ctrl-C ends the looking, not the doing.

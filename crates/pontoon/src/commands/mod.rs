@@ -7,6 +7,7 @@ pub mod change;
 pub mod config;
 pub mod db;
 mod dns;
+mod edge;
 mod events;
 mod explain;
 mod file;
@@ -57,6 +58,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Explain(args) => explain::explain(context, &args),
         Command::Drain(args) => block_on(change::drain(context, args, true)),
         Command::Undrain(args) => block_on(change::drain(context, args, false)),
+        Command::App(command) => block_on(change::app(context, command)),
         Command::Db(args) => block_on(db::db(context, args)),
         Command::Cert(args) => block_on(cert::cert(context, args)),
         Command::Lease(args) => block_on(lease::lease(context, args)),
@@ -66,7 +68,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Demo(args) => crate::demo::demo(context.screen, &args),
         Command::DemoApp => crate::demo::demo_app(),
         Command::Agent(args) => process::agent(context, &args),
-        Command::Edge(args) => process::edge(context, args),
+        Command::Edge(args) => edge::edge(context, args),
         Command::Sql(args) => sql::sql(context, args),
         Command::Dns(args) => dns::dns(context, args),
         Command::Address(args) => address::address(context, args),

@@ -1,0 +1,120 @@
+//! `pontoon edge`: the load balancer itself, and the question what it would do.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use pontoon_edge::{EdgeState, Explanation, Question, ServerState, Stands};
+use pontoon_fleet::{Code, Refusal};
+use pontoon_rt::http::{self, Call};
+use tokio::net::UnixStream;
+
+use super::{Context, process};
+use crate::args::{Edge, EdgeCommand, EdgeExplain};
+use crate::output::paint::harmless;
+
+/// How long the edge may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the edge, or answers a question.
+pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
+    match args.command.take() {
+        None => process::edge(context, args),
+        Some(EdgeCommand::Explain(args)) => super::block_on(explain(context, args)),
+    }
+}
+
+async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
+    let question = Question {
+        secure: args.url.secure,
+        target: args.url.target,
+        client: args.client,
+        fields: args.field,
+        cookies: args.cookie,
+    };
+    let explanation = Explanation::of(state(context).await?, &question);
+    match args.json {
+        true => context.screen.json(&explanation)?,
+        false => context.screen.answer(&text(&explanation))?,
+    }
+    Ok(0)
+}
+
+/// What the edge of this server says of itself.
+async fn state(context: &Context) -> Result<EdgeState, Refusal> {
+    let socket = context.paths.run_dir.join("edge.sock");
+    let silent = |why: String| {
+        Refusal::new(Code::N002, "the edge of this server does not answer")
+            .because(format!("{}: {why}", socket.display()))
+            .next("see what runs", "pontoon status")
+    };
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|error| silent(error.to_string()))?;
+    http::call(
+        stream,
+        &Call::get("edge", "/state").timeout(PATIENCE),
+        None::<&()>,
+    )
+    .await
+    .map_err(|error| silent(error.to_string()))
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for (number, step) in explanation.steps.iter().enumerate() {
+        let _ = writeln!(text, "  {}. {}", number + 1, harmless(step));
+    }
+    if !explanation.state.servers.is_empty() {
+        let _ = writeln!(
+            text,
+            "\n  {:<16} {:<11} {:>6} {:>11} {:>11}  WHY",
+            "SERVER", "STANDS", "SHARE", "UNDER WAY", "ANSWERS IN"
+        );
+    }
+    for server in &explanation.state.servers {
+        let answers = match server.answers_ms {
+            none if none < 0.05 => "-".to_owned(),
+            millis => format!("{millis:.1} ms"),
+        };
+        let _ = writeln!(
+            text,
+            "  {:<16} {:<11} {:>6.2} {:>11} {answers:>11}  {}",
+            server.server.as_str(),
+            stands(server),
+            server.share,
+            server.in_flight,
+            harmless(&why(server)),
+        );
+    }
+    text
+}
+
+fn stands(server: &ServerState) -> &'static str {
+    match server.stands {
+        Stands::InService if server.full => "full",
+        Stands::InService => "in service",
+        Stands::Unhealthy => "out",
+        Stands::LeftOut => "left out",
+        Stands::Drained => "drained",
+    }
+}
+
+fn why(server: &ServerState) -> String {
+    let way = format!("by {}", server.way);
+    let seen = server
+        .reason
+        .clone()
+        .unwrap_or_else(|| "not checked yet".to_owned());
+    match server.stands {
+        Stands::InService if server.share < server.weight => {
+            format!("{way}; {seen}; its share still grows (app.slow_start)")
+        }
+        Stands::InService | Stands::Unhealthy => format!("{way}; {seen}"),
+        Stands::LeftOut => {
+            let seconds = server.left_out_ms.div_ceil(1000);
+            format!("{way}; its answers were bad: for {seconds} s more (app.outliers)")
+        }
+        Stands::Drained => format!("{way}; an operator took it out"),
+    }
+}
