@@ -247,6 +247,8 @@ fn commits_that_wait_for_long_are_told_of_and_those_that_end_are_not() {
     assert!(look(&mut bench, waiting(true), moment));
     assert!(look(&mut bench, waiting(true), moment), "until it has helped");
     assert!(!look(&mut bench, mute(), moment), "not known");
+    let mut bench = Bench::new(Some(facts(false)));
+    assert!(!look(&mut bench, waiting(false), moment));
     assert!(!look(&mut bench, waiting(false), patience), "nobody writes here");
 }
 
