@@ -17,7 +17,7 @@ on_terminal() { [ -t 0 ] && [ -t 2 ] && [ "${CI:-}" != true ]; }
 
 # ---- Debian packages --------------------------------------------------------------------------------------
 
-# Prints the packages of a purpose (build, fleet, wordpress, clients) that are missing here, one a line. It looks for what
+# Prints the packages of a purpose (build, fleet, filter, wordpress, clients) that are missing here, one a line. It looks for what
 # is used, not for package names: a MariaDB from MariaDB's own repository is as good as Debian's.
 missing_packages() {
     case $1 in
@@ -35,6 +35,10 @@ missing_packages() {
         has mariadbd && has mariadb-install-db || echo mariadb-server-core
         has mariadb || echo mariadb-client-core
         has mariadb-backup && has mbstream || echo mariadb-backup
+        ;;
+    filter)
+        # The package's service is not enabled.
+        has nft || echo nftables
         ;;
     wordpress)
         has php || echo php-cli

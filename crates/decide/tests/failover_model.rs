@@ -247,14 +247,16 @@ fn successors((world, budget): &State) -> Vec<(Act, bool, Option<usize>, Budget)
             );
         }
         if b.silences > 0 {
-            push(
-                Act::Silent(at),
-                false,
-                Budget {
-                    silences: b.silences - 1,
-                    ..b
-                },
-            );
+            for silence in [Act::Silent(at), Act::Unacknowledged(at)] {
+                push(
+                    silence,
+                    false,
+                    Budget {
+                        silences: b.silences - 1,
+                        ..b
+                    },
+                );
+            }
         }
         if b.orders > 0 {
             let to = world.servers[1 - at].setup.me.clone();

@@ -339,6 +339,8 @@ impl Run {
             42..=43 => self.troubles[at].database_frozen = until,
             // A busy machine may look like one whose database stands still.
             44 => self.act(Act::Silent(at))?,
+            // And like one whose replica does not answer.
+            48 => self.act(Act::Unacknowledged(at))?,
             6..=7 => self.troubles[at].no_store = until,
             8..=9 => self.troubles[at].cut = until,
             10..=19 => self.act(Act::FailJob(at))?,
@@ -379,9 +381,12 @@ impl Run {
             Act::Hear(at, of) => agent(at) || stands(of) || apart(at, of),
             Act::Lag(at) => agent(at) || frozen(source(at)) || apart(at, source(at)),
             Act::Message(_) => self.dice.one_in(4),
-            Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) | Act::FailJob(at) | Act::Silent(at) => {
-                agent(at)
-            }
+            Act::EndJob(at)
+            | Act::TellStopped(at)
+            | Act::Tick(at)
+            | Act::FailJob(at)
+            | Act::Silent(at)
+            | Act::Unacknowledged(at) => agent(at),
             _ => false,
         };
         // Requests that nobody answers come back as a doubt, after the time that they may take.
@@ -413,6 +418,7 @@ impl Run {
             | Act::FailJob(at)
             | Act::TellStopped(at)
             | Act::Silent(at)
+            | Act::Unacknowledged(at)
             | Act::StartAgent(at)
             | Act::Tick(at)
             | Act::Hear(at, _)

@@ -75,12 +75,12 @@ impl HelperClient {
         self.done(&Request::Kill).await
     }
 
-    /// Ends the database's connections to its source; see [`Request::HangUp`].
+    /// Ends the database's connections with another server, or those to a port of it; see [`Request::HangUp`].
     ///
     /// # Errors
     /// [`Code::N003`] when the kernel does not let it.
-    pub async fn hang_up(&self, source: std::net::SocketAddr) -> Result<(), Refusal> {
-        self.done(&Request::HangUp { source }).await
+    pub async fn hang_up(&self, address: std::net::IpAddr, port: Option<u16>) -> Result<(), Refusal> {
+        self.done(&Request::HangUp { address, port }).await
     }
 
     /// Cuts the binary log; see [`Request::CutBinlog`].

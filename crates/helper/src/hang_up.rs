@@ -1,28 +1,27 @@
-//! Ends the connections of the database to its source, so that a receiver that waits for one that is dead notices that it was
-//! told to stop. The database has no word for it: MariaDB and MySQL wait for up to two seconds in such a connection, be it made
-//! already or on its way.
+//! Ends connections of the database, so that what waits in them goes on. The database has no word for it: a receiver that is
+//! told to stop waits for up to two seconds in a connection to a source that is dead, be it made already or on its way. And
+//! MariaDB, when a replica dials anew, waits for its earlier connection to say something, and lets nobody in meanwhile
+//! (`Ack_receiver::remove_slave`, 10.11).
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use pontoon_fleet::{Code, Refusal};
 use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
-/// Shuts every TCP connection of the process `pid` that goes to `source`, made or on its way; says how many there were.
-pub(crate) fn hang_up(pid: u32, source: SocketAddr) -> Result<usize, Refusal> {
-    let sockets = connections(pid, source);
+/// Shuts every TCP connection of the process `pid` with `address`, made or on its way, or only those to that port there; says
+/// how many there were.
+pub(crate) fn hang_up(pid: u32, address: IpAddr, port: Option<u16>) -> Result<usize, Refusal> {
+    let sockets = connections(pid, address, port);
     if sockets.is_empty() {
         return Ok(0);
     }
     shut(pid, &sockets).map_err(|error| {
-        Refusal::new(
-            Code::N003,
-            "the database's connection to its source cannot be ended",
-        )
-        .because(format!("{source}: {error}"))
-        .because("that needs Linux 5.6, CAP_SYS_PTRACE and the system call pidfd_getfd")
+        Refusal::new(Code::N003, "the database's connections cannot be ended")
+            .because(format!("{address}: {error}"))
+            .because("that needs Linux 5.6, CAP_SYS_PTRACE and the system call pidfd_getfd")
     })
 }
 
@@ -61,21 +60,25 @@ fn shut(pid: u32, sockets: &[String]) -> io::Result<usize> {
 }
 
 /// Those connections, as the links in `/proc/PID/fd` name them.
-fn connections(pid: u32, source: SocketAddr) -> Vec<String> {
+fn connections(pid: u32, address: IpAddr, port: Option<u16>) -> Vec<String> {
     ["tcp", "tcp6"]
         .into_iter()
         .filter_map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
         .flat_map(|table| {
             let found = table.lines().filter_map(connection);
-            let here = found.filter(|(remote, _)| *remote == source);
-            here.map(|(_, inode)| format!("socket:[{inode}]"))
+            let wanted = found.filter(|(remote, to, inode)| {
+                // A connection that its process has closed has no inode.
+                *remote == address && port.is_none_or(|port| port == *to) && *inode != "0"
+            });
+            wanted
+                .map(|(.., inode)| format!("socket:[{inode}]"))
                 .collect::<Vec<_>>()
         })
         .collect()
 }
 
-/// The other end and the inode of a line of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
-fn connection(line: &str) -> Option<(SocketAddr, &str)> {
+/// The other end's address and port, and the inode, of a line of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
+fn connection(line: &str) -> Option<(IpAddr, u16, &str)> {
     let mut fields = line.split_ascii_whitespace();
     let (address, port) = fields.nth(2)?.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -90,7 +93,7 @@ fn connection(line: &str) -> Option<(SocketAddr, &str)> {
         Ok(four) => IpAddr::from(four),
         Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[..]).ok()?).to_canonical(),
     };
-    Some((SocketAddr::new(address, port), inode))
+    Some((address, port, inode))
 }
 
 #[cfg(test)]
@@ -110,7 +113,7 @@ mod tests {
             let port = source.local_addr().unwrap().port();
             let mut waits = TcpStream::connect((dialled, port)).unwrap();
             let mut stays = TcpStream::connect(other.local_addr().unwrap()).unwrap();
-            let ended = hang_up(std::process::id(), SocketAddr::new([127, 0, 0, 1].into(), port));
+            let ended = hang_up(std::process::id(), [127, 0, 0, 1].into(), Some(port));
             if let Err(refusal) = &ended
                 && refusal.to_string().contains("Operation not permitted")
             {
@@ -131,19 +134,19 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_or_connected_to_nobody_is_left_alone() {
-        let nobody = "192.0.2.1:3306".parse().unwrap();
-        assert_eq!(hang_up(std::process::id(), nobody).unwrap(), 0);
-        assert_eq!(hang_up(u32::MAX, nobody).unwrap(), 0);
+        let nobody = "192.0.2.1".parse().unwrap();
+        assert_eq!(hang_up(std::process::id(), nobody, None).unwrap(), 0);
+        assert_eq!(hang_up(u32::MAX, nobody, Some(3306)).unwrap(), 0);
     }
 
     #[test]
     fn the_kernels_table_is_read() {
         let four = "   1: 0B6433C6:D3FE 0C6433C6:0CEB 02 00000001:00000000 01:00000064 00000001   106        0 70461 2 ffff";
-        let (remote, inode) = connection(four).unwrap();
+        let (remote, port, inode) = connection(four).unwrap();
         if cfg!(target_endian = "little") {
-            assert_eq!(remote, "198.51.100.12:3307".parse().unwrap());
+            assert_eq!(remote, IpAddr::from([198, 51, 100, 12]));
         }
-        assert_eq!(inode, "70461");
+        assert_eq!((port, inode), (3307, "70461"));
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
         for nonsense in ["", head, "1: x y z", "1: 0:0 12345:0CEB 02 0 0 0 0 0 7"] {
             assert_eq!(connection(nonsense), None, "{nonsense:?}");

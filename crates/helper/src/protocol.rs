@@ -1,6 +1,6 @@
 //! What goes over the helper's socket: one JSON line there, one JSON line back.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use pontoon_fleet::{Refusal, ServerName, Tier};
@@ -29,11 +29,13 @@ pub enum Request {
     /// `SIGKILL` to the database, at once, also while another verb is under way; ends every verb that was asked before and
     /// could start it, and waits until its process is gone. Answer: `Done`.
     Kill,
-    /// End the database's connections to that address: its source is dead or cut off, and its receiver is to stop. Waits for
-    /// nobody; fine when there are none. Answer: `Done`.
+    /// End the database's TCP connections with another server of the fleet that is dead, cut off or has dialled anew. Waits
+    /// for nobody; fine when there are none. Answer: `Done`.
     HangUp {
-        /// Where the source listens.
-        source: SocketAddr,
+        /// The other server.
+        address: IpAddr,
+        /// Those to this port of it only: where its database listens that this one received from.
+        port: Option<u16>,
     },
     /// Cut off the end of the stopped database's binary log what its new primary lacks. Answer: [`Reply::Cut`].
     CutBinlog {

@@ -203,9 +203,9 @@ impl Helper {
             self.kill().await?;
             return Ok(Some(Reply::Done));
         }
-        if let Request::HangUp { source } = request {
+        if let Request::HangUp { address, port } = request {
             if let Some(pid) = find::server_in(&self.node()?.datadir) {
-                hang_up::hang_up(pid, *source)?;
+                hang_up::hang_up(pid, *address, *port)?;
             }
             return Ok(Some(Reply::Done));
         }

@@ -24,6 +24,9 @@ const VERSIONS: usize = 4;
 /// How long a primary's database may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
+/// For how long commits have waited by the time that [`Facts::waiting`] says so.
+const WAITING_FOR: Duration = Duration::from_secs(1);
+
 /// How often in a row the database must be seen otherwise than the node left it. Once may be a look from before.
 const SURE: u32 = 2;
 
@@ -92,6 +95,8 @@ pub(crate) struct Driver {
     answered: Option<Duration>,
     /// How long it has not answered, at the last look.
     silent: Duration,
+    /// Since when commits have waited for an acknowledgement, as far as it was looked.
+    waiting: Option<Duration>,
     /// What came in while the database is killed without the node's word: it must not begin anything meanwhile.
     held: Option<VecDeque<Input>>,
 }
@@ -133,6 +138,7 @@ impl Driver {
             patience,
             answered: None,
             silent: Duration::ZERO,
+            waiting: None,
             held: None,
         }
     }
@@ -272,6 +278,7 @@ impl Driver {
     ) {
         self.facts = facts;
         self.listen(now, events);
+        self.await_acknowledgements(now, events);
         if self.work.is_some() || self.killing {
             return; // between two states
         }
@@ -335,6 +342,19 @@ impl Driver {
         };
         if self.silent >= limit && self.database.open {
             events.push_back(Event::Silent);
+        }
+    }
+
+    /// Notes for how long commits have waited for an acknowledgement. The replicas may be there and have it all: MariaDB counts
+    /// an acknowledgement that got lost with its connection as not given, and does not ask again.
+    fn await_acknowledgements(&mut self, now: Duration, events: &mut VecDeque<Event>) {
+        let Some(facts) = self.facts.as_ref().filter(|facts| facts.answers) else {
+            return; // not known
+        };
+        if !facts.waiting || !self.database.open {
+            self.waiting = None;
+        } else if now.saturating_sub(*self.waiting.get_or_insert(now)) + WAITING_FOR >= self.patience {
+            events.push_back(Event::Unacknowledged);
         }
     }
 

@@ -31,6 +31,7 @@ fn facts(open: bool) -> Facts {
         received: String::new(),
         applied: String::new(),
         behind_ms: None,
+        waiting: false,
         error: None,
     }
 }
@@ -218,6 +219,37 @@ fn a_replica_is_near_by_its_beat_or_by_its_transactions() {
     let facts = bench.driver.facts.as_mut().unwrap();
     facts.answers = false;
     assert!(!bench.driver.peer_facts().near, "one that does not answer is not");
+}
+
+#[test]
+fn commits_that_wait_for_long_are_told_of_and_those_that_end_are_not() {
+    let mut bench = Bench::new(Some(facts(true)));
+    let patience = Timing::etcd().peer;
+    let mut events = VecDeque::new();
+    let mut look = |bench: &mut Bench, facts: Facts, after: Duration| {
+        bench.now += after;
+        bench
+            .driver
+            .look(Some(facts), bench.now, &mut events, &mut Vec::new());
+        let told = events.contains(&Event::Unacknowledged);
+        events.clear();
+        told
+    };
+    let waiting = |open| Facts {
+        waiting: true,
+        ..facts(open)
+    };
+    let moment = Duration::from_millis(100);
+    assert!(!look(&mut bench, waiting(true), moment), "it has only begun");
+    assert!(!look(&mut bench, facts(true), patience), "one was acknowledged");
+    assert!(!look(&mut bench, waiting(true), patience));
+    assert!(!look(&mut bench, waiting(true), patience - WAITING_FOR - moment));
+    assert!(look(&mut bench, waiting(true), moment));
+    assert!(look(&mut bench, waiting(true), moment), "until it has helped");
+    assert!(!look(&mut bench, mute(), moment), "not known");
+    let mut bench = Bench::new(Some(facts(false)));
+    assert!(!look(&mut bench, waiting(false), moment));
+    assert!(!look(&mut bench, waiting(false), patience), "nobody writes here");
 }
 
 /// One that lives and does not answer.

@@ -434,6 +434,7 @@ impl Works for Hands {
             received: String::new(),
             applied: String::new(),
             behind_ms: (db.receiving && reaches).then_some(20),
+            waiting: false,
             error: None,
         });
         async move { facts }.boxed()

@@ -215,6 +215,9 @@ pub enum Event {
     Stopped,
     /// The database's process lives and has answered nothing for [`Timing::silence`]: it stands still, or its disk does.
     Silent,
+    /// Commits have waited for an acknowledgement for [`Timing::peer`], although the replicas in sync are heard of: none
+    /// comes from them, or it got lost with the connection that it was sent on.
+    Unacknowledged,
     /// A peer's facts.
     Peer(ServerName, PeerFacts),
     /// How far behind the leader this replica is, by its heartbeat; not said while nothing comes.

@@ -334,6 +334,7 @@ impl Node {
                 self.handing = None;
             }
             Event::Silent => self.silent = true,
+            Event::Unacknowledged => self.unacknowledged(now),
             Event::Peer(from, facts) => {
                 let rest_until = self
                     .peers

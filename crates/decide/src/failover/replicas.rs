@@ -154,6 +154,15 @@ impl Node {
         }
     }
 
+    /// Commits wait for those in sync, in vain. Going on without them ends that, and they are asked again later. Without the
+    /// leave to go on alone commits wait on.
+    pub(super) fn unacknowledged(&mut self, now: Duration) {
+        let leads = self.seen.as_ref().filter(|seen| self.leads(&seen.record));
+        if let Some(members) = leads.map(|seen| seen.record.sync.clone()) {
+            self.slow(&members, now);
+        }
+    }
+
     /// Whether these replicas are there, in these lives, and were not too slow lately.
     pub(super) fn are_there(&self, members: &Members, now: Duration) -> bool {
         members.iter().all(|(name, life)| {

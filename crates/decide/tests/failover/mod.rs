@@ -171,6 +171,8 @@ pub enum Act {
     KillDatabase(usize),
     /// It has not answered for long, its agent finds.
     Silent(usize),
+    /// Commits have waited for too long, its agent finds.
+    Unacknowledged(usize),
     TellStopped(usize),
     KillAgent(usize),
     StartAgent(usize),
@@ -271,7 +273,7 @@ impl World {
                 .as_ref()
                 .is_some_and(|job| job.done.is_none()),
             Act::KillDatabase(at) => self.servers[at].db.up,
-            Act::Silent(at) => {
+            Act::Silent(at) | Act::Unacknowledged(at) => {
                 let server = &self.servers[at];
                 server.db.up && server.agent.is_some() && !server.untold
             }
@@ -362,6 +364,7 @@ impl World {
                 self.stop(at);
             }
             Act::Silent(at) => self.happen(at, Event::Silent, now, crash),
+            Act::Unacknowledged(at) => self.happen(at, Event::Unacknowledged, now, crash),
             Act::TellStopped(at) => {
                 self.servers[at].untold = false;
                 // Nothing of the work has an effect after this.

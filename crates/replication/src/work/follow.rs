@@ -135,12 +135,7 @@ impl Worker {
     /// Commits that wait for an acknowledgement get none any more. Switching it off would end them as if they had one; of a
     /// database that is killed they are cut off when it rejoins.
     async fn check_no_waiters(&self) -> Result<(), Refusal> {
-        let rows = self
-            .database
-            .control
-            .query(self.database.flavor.waiting_commits())
-            .await?;
-        let waiting = rows.first().map_or(0, |row| row.number("Value"));
+        let waiting = self.waiting_commits().await?;
         if waiting == 0 {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! The primary's side: recover, drain, open, close, and when a commit is acknowledged.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pontoon_decide::failover::{Acks, Members, Position};
@@ -20,6 +20,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// How long a receiver may take to stop before its connection is ended, and between two attempts at that.
 const HANG_UP: Duration = Duration::from_millis(50);
+
+/// How long a primary may take to do without its replicas before their connections are ended. They dial anew.
+const HANG_UP_REPLICAS: Duration = Duration::from_millis(500);
 
 /// How long replication may take to stop: what it applies just now comes to its end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(120);
@@ -96,23 +99,36 @@ impl Worker {
     /// Carries that statement out, which waits for the receiver's end.
     async fn stop(&self, statement: &str, patience: Duration, status: &ReplicaStatus) -> Result<(), Refusal> {
         let mut session = self.database.control.session().await?;
-        let source = status.source_host.parse().ok();
-        let source = source.map(|address| SocketAddr::new(address, status.source_port));
+        let Ok(source) = status.source_host.parse() else {
+            return session.query(statement, patience).await.map(drop);
+        };
+        let stopped = session.query(statement, patience);
+        let hung_up = self.hanging_up(stopped, HANG_UP, vec![(source, Some(status.source_port))]);
+        hung_up.await.map(drop)
+    }
+
+    /// Does it, and ends those connections of the database whenever it has taken so long.
+    async fn hanging_up<T>(
+        &self,
+        work: impl Future<Output = T>,
+        every: Duration,
+        connections: Vec<(IpAddr, Option<u16>)>,
+    ) -> T {
         let hang_up = async {
-            let Some(source) = source else { return };
             loop {
-                tokio::time::sleep(HANG_UP).await;
-                if let Err(refusal) = self.database.helper.hang_up(source).await {
-                    tracing::debug!(%refusal, "the receiver's end is waited for");
-                    return;
+                tokio::time::sleep(every).await;
+                for (address, port) in &connections {
+                    if let Err(refusal) = self.database.helper.hang_up(*address, *port).await {
+                        tracing::debug!(%refusal, "the end of the connection is waited for");
+                        return;
+                    }
                 }
             }
         };
-        let stopped = session.query(statement, patience);
-        tokio::pin!(stopped);
+        tokio::pin!(work);
         tokio::select! {
-            stopped = &mut stopped => stopped.map(drop),
-            () = hang_up => stopped.await.map(drop),
+            done = &mut work => done,
+            () = hang_up => work.await,
         }
     }
 
@@ -204,10 +220,16 @@ impl Worker {
         let (members, needed) = match acks {
             Acks::Alone => {
                 // In a session of its own: a statement before it may wait for the very acknowledgement that will not come.
-                let mut session = self.database.control.session().await?;
-                for statement in words.acknowledge(0) {
-                    session.query(&statement, SQL_PATIENCE).await?;
-                }
+                let alone = async {
+                    let mut session = self.database.control.session().await?;
+                    for statement in words.acknowledge(0) {
+                        session.query(&statement, SQL_PATIENCE).await?;
+                    }
+                    Ok::<_, Refusal>(())
+                };
+                let replicas = peers.servers.values().map(|peer| (peer.address, None));
+                self.hanging_up(alone, HANG_UP_REPLICAS, replicas.collect())
+                    .await?;
                 self.let_everybody_in().await;
                 return Ok(());
             }

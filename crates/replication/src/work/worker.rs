@@ -44,6 +44,20 @@ pub struct Worker {
 struct Beats {
     sessions: [tokio::sync::Mutex<Option<Session>>; BEAT_ROWS],
     next: AtomicUsize,
+    /// When the last one was written and acknowledged.
+    last: Mutex<Option<Instant>>,
+}
+
+impl Beats {
+    fn beaten(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether none came to its end for longer than one may take.
+    fn are_late(&self) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_none_or(|last| last.elapsed() > BEAT_PATIENCE)
+    }
 }
 
 /// How it ended that is not as it should be.
@@ -175,6 +189,7 @@ impl Worker {
             },
             applied: has.applied.to_string(),
             behind_ms,
+            waiting: has.open && self.beats.are_late() && self.waiting_commits().await? > 0,
             error: status.error,
         })
     }
@@ -197,6 +212,13 @@ impl Worker {
         Ok(())
     }
 
+    /// How many commits wait for an acknowledgement at this moment.
+    pub(super) async fn waiting_commits(&self) -> Result<u64, Refusal> {
+        let statement = self.database.flavor.waiting_commits();
+        let rows = self.database.control.query(statement).await?;
+        Ok(rows.first().map_or(0, |row| row.number("Value")))
+    }
+
     async fn look(&self) -> Option<Facts> {
         let silent = || Facts {
             answers: false,
@@ -208,6 +230,7 @@ impl Worker {
             received: String::new(),
             applied: String::new(),
             behind_ms: None,
+            waiting: false,
             error: None,
         };
         match self.database.helper.state().await {
@@ -328,6 +351,7 @@ impl Worker {
         let beaten = session.query(&statement, BEAT_PATIENCE).await;
         match beaten {
             Ok(_) => {
+                self.beats.beaten();
                 *slot = Some(session);
                 Ok(())
             }

@@ -35,6 +35,8 @@ pub enum Fault {
     LostToReplica,
     /// Nothing that the replica's server sends arrives at the primary's; both hear the store.
     LostToPrimary,
+    /// Acknowledgements of the replica get lost, and then the connection that they were sent on.
+    AcksLost,
     /// The store answers nobody for longer than a lease holds.
     StoreSilent,
     /// The store answers nobody, and then the servers lose each other.
@@ -56,11 +58,23 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those that need no patience: continuous integration plays them.
-    pub const SHORT: [Fault; 2] = [Fault::DatabaseKilled, Fault::DatabaseKilled];
+    /// Continuous integration plays these, one after the other on one fleet: those that need little patience, and in which
+    /// another takes over, however busy the machine is.
+    pub const SHORT: [Fault; 10] = [
+        Fault::DatabaseKilled,
+        Fault::DatabaseKilled,
+        Fault::ServerFrozen,
+        Fault::DatabaseKilled,
+        Fault::AgentAndDatabaseKilled,
+        Fault::DatabaseKilled,
+        Fault::PrimaryCutOff,
+        Fault::DatabaseKilled,
+        Fault::ServerLost,
+        Fault::DatabaseKilled,
+    ];
 
     /// Those that every machine can play; the disks are asked for by name.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Fault::DatabaseKilled,
         Fault::DatabaseStopped,
         Fault::DatabaseFrozen,
@@ -77,6 +91,7 @@ impl Fault {
         Fault::Divided,
         Fault::LostToReplica,
         Fault::LostToPrimary,
+        Fault::AcksLost,
         Fault::StoreSilent,
         Fault::StoreSilentAndDivided,
         Fault::StoreSilentAndPrimaryLost,
@@ -88,6 +103,9 @@ impl Fault {
 
     /// Those for which the servers need disks of their own.
     pub const DISKS: [Fault; 2] = [Fault::PrimaryDiskFull, Fault::ReplicaDiskFull];
+
+    /// Those for which the servers need a packet filter.
+    pub const FILTERS: [Fault; 1] = [Fault::AcksLost];
 
     /// Those with these names, separated by commas.
     pub fn named(names: &str) -> Vec<Fault> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pontoon_testkit::database::databases;
-use pontoon_testkit::{LabError, LabStore, Server, wait_until};
+use pontoon_testkit::{LabError, LabStore, Lost, Server, wait_until};
 
 use super::Fault;
 use crate::fleet::{Fleet, Standing, attempt, expect, kill_agent, programs, standing, start_agent, tell};
@@ -16,6 +16,9 @@ pub(super) const TTL: Duration = Duration::from_secs(6);
 
 /// How much of the end of what a replica received is lost with its power: pages that were not written yet.
 const UNSYNCED: u64 = 4096;
+
+/// Where the databases of the fleet listen, beside their proxies.
+const DATABASE_PORT: u16 = 3307;
 
 /// Who plays.
 pub struct Scene<'a> {
@@ -131,6 +134,7 @@ impl Scene<'_> {
             }
             Fault::LostToReplica => self.apart(primary, replica).await,
             Fault::LostToPrimary => self.apart(replica, primary).await,
+            Fault::AcksLost => self.acknowledgements_lost().await,
             Fault::StoreSilent => {
                 store.link_down().await?;
                 self.nobody_takes_over().await?;
@@ -220,6 +224,31 @@ impl Scene<'_> {
         self.one_way(&[(from, to)], false).await
     }
 
+    /// As behind a middlebox that forgets a connection: what the replica answers on the connection of now is lost for ever,
+    /// while it receives; then it receives nothing either, until it dials anew. Who dials anew is let through.
+    async fn acknowledgements_lost(&self) -> Result<(), LabError> {
+        let replica = self.replica;
+        let port = ports_of(replica, self.primary).await?;
+        replica.lose(&[Lost::sent(format!("tcp sport {port}"))]).await?;
+        // Commits are written, received, and wait.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        replica
+            .lose(&[
+                Lost::sent(format!("tcp sport {port}")),
+                Lost::received(format!("tcp dport {port}")),
+            ])
+            .await?;
+        wait_until("another connection of the replica", LIMIT, async || {
+            ports_of(replica, self.primary)
+                .await
+                .ok()
+                .filter(|now| *now != port)
+        })
+        .await?;
+        self.nobody_takes_over().await?;
+        replica.lose(&[]).await
+    }
+
     async fn power_on(&self, server: &Server) -> Result<(), LabError> {
         server.power_on().await?;
         self.store.hand_keys_to(server)?;
@@ -297,6 +326,22 @@ impl Scene<'_> {
             full.name()
         )))
     }
+}
+
+/// The replica's port of the connection over which it receives.
+async fn ports_of(replica: &Server, primary: &Server) -> Result<String, LabError> {
+    let wanted = format!(
+        "ss -Htn state established dst {} dport = :{DATABASE_PORT}",
+        primary.private()
+    );
+    let lines = replica.sh(&wanted).await?;
+    let local = lines
+        .lines()
+        .next_back()
+        .and_then(|line| line.split_whitespace().nth(2));
+    let port = local.and_then(|address| address.rsplit_once(':'));
+    port.map(|(_, port)| port.to_owned())
+        .ok_or_else(|| LabError::App(format!("the replica receives from nobody: {lines:?}")))
 }
 
 fn is_open(now: &Standing) -> bool {
