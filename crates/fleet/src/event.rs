@@ -400,6 +400,12 @@ impl fmt::Display for EventKind {
             }
             K::LeaseForeign { fleet } => write!(f, "the lease in the store is that of the fleet {fleet}"),
             K::SwitchoverAsked { to } => write!(f, "an operator asked to hand over to {to}"),
+            K::FailoverForced {
+                accept_loss: u64::MAX,
+            } => write!(
+                f,
+                "an operator made this server the primary and accepted a loss that nobody knows"
+            ),
             K::FailoverForced { accept_loss } => {
                 write!(
                     f,
