@@ -14,6 +14,7 @@
 mod address_key;
 mod addresses;
 mod admin;
+mod adopted;
 pub mod api;
 mod apply;
 mod authorise;
