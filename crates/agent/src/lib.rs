@@ -43,6 +43,7 @@ mod lies_tests;
 mod observe;
 mod peer;
 mod publish;
+mod reclone;
 mod renew;
 mod reporter;
 mod reseed;
@@ -146,6 +147,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(errant::run(agent.clone())));
     tasks.spawn(infallible(reseed::run(agent.clone())));
+    tasks.spawn(infallible(reclone::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
     tasks.spawn(infallible(backup::run(agent.clone())));
     tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));

@@ -195,6 +195,10 @@ pub enum EventKind {
     DatabaseErrant {
         transactions: String,
     },
+    /// Because it diverged, and the configuration says so (`db.auto_reclone`).
+    DatabaseCopiedAnew {
+        transactions: String,
+    },
     LeaseStoreSilent {
         reason: String,
     },
@@ -238,6 +242,7 @@ impl EventKind {
             | K::DatabaseStranded { .. }
             | K::DatabaseNeedsCopy { .. }
             | K::DatabaseErrant { .. }
+            | K::DatabaseCopiedAnew { .. }
             | K::WritesAtRisk { .. }
             | K::LeaseStoreWentBack
             | K::LeaseForeign { .. }
@@ -390,6 +395,10 @@ impl fmt::Display for EventKind {
             K::DatabaseErrant { transactions } => {
                 write!(f, "has transactions that the primary lacks: {transactions}")
             }
+            K::DatabaseCopiedAnew { transactions } => write!(
+                f,
+                "is copied anew by itself: it has transactions that the primary lacks: {transactions}"
+            ),
             K::LeaseStoreSilent { reason } => write!(f, "the lease store does not answer: {reason}"),
             K::LeaseStoreAnswers => write!(f, "the lease store answers again"),
             K::LeaseStoreWentBack => {
