@@ -193,6 +193,9 @@ pub struct JoinRequest {
     pub public: Vec<IpAddr>,
     /// Its roles; by default all.
     pub roles: Option<Vec<Role>>,
+    /// Whether the database is copied also when the one that is here replicates already.
+    #[serde(default)]
+    pub copy: bool,
 }
 
 /// Makes this machine leave its fleet.

@@ -169,6 +169,7 @@ pub(crate) fn wanted_at(agent: &Agent, db: &Db, private: IpAddr, replica: bool) 
         private: Some(private),
         replica,
         tls: true,
+        by_position: false,
         failover,
         inherited: if replica {
             agent.store.inherited()?.unwrap_or_default()

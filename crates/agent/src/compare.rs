@@ -99,7 +99,7 @@ async fn pass_on(told: Told, table: &mut String, reporter: &Reporter) {
 }
 
 /// What is said in the end: the same, or D012.
-fn verdict(primary: &ServerName, names: &str, checked: &Checked) -> Result<String, Refusal> {
+pub(crate) fn verdict(primary: &ServerName, names: &str, checked: &Checked) -> Result<String, Refusal> {
     let compared = format!(
         "{} tables with {} rows were compared",
         checked.tables, checked.rows

@@ -191,6 +191,7 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::DatabaseStranded { .. }
                     | K::DatabaseNeedsCopy { .. }
                     | K::DatabaseErrant { .. }
+                    | K::DatabaseCopiedAnew { .. }
                     | K::LeaseStoreSilent { .. }
                     | K::LeaseStoreAnswers
                     | K::LeaseStoreWentBack

@@ -221,6 +221,7 @@ impl Server {
             private: Some(address(me)),
             public: Vec::new(),
             roles: Some(roles.to_vec()),
+            copy: false,
         };
         joiner::join(&self.agent, request, &Reporter::new().0).await
     }

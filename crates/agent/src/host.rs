@@ -12,7 +12,7 @@ use pontoon_decide::change::Outcome;
 use pontoon_fleet::{Code, Engine, EventKind, Refusal, Revision, Role, ServerName};
 use pontoon_helper::BackupOptions;
 use pontoon_pki::{Authority, IdentityFiles, SERVER_LIFETIME, csr_fingerprint};
-use pontoon_replication::{Joiner, SourceTicket, SqlAccount};
+use pontoon_replication::{Joiner, Origin, OriginAsk, SourceTicket, SqlAccount};
 use pontoon_rt::files;
 use pontoon_rt::http::{self, Body};
 
@@ -209,6 +209,13 @@ pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, R
         step: "copies the database".to_owned(),
     });
     Ok(ticket)
+}
+
+/// Answers a joiner whose database follows this one already, by file and position.
+pub(crate) async fn origin(agent: &Agent, peer: &Peer, ask: &OriginAsk) -> Result<Origin, Refusal> {
+    joiner_of(agent, peer)?;
+    let (database, _) = primary_here(agent).await?;
+    database.origin(ask).await
 }
 
 /// Streams a copy of this server's database.

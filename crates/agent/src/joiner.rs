@@ -21,7 +21,7 @@ use crate::core::{Agent, Membership, activated, parse};
 use crate::peer::{Done, Hello, Welcome};
 use crate::reporter::Reporter;
 use crate::store::JoinRecord;
-use crate::{apply, carry_out, detect, dial, load_membership, observe};
+use crate::{adopted, apply, carry_out, detect, dial, load_membership, observe};
 
 /// How long a connection with its handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +55,10 @@ pub(crate) async fn join(
     let record = match agent.store.join()? {
         Some(record) if agent.membership().is_some() => {
             refuse_another_fleet(&record, &request)?;
-            record
+            JoinRecord {
+                copy: record.copy || request.copy,
+                ..record
+            }
         }
         _ => {
             if let Some(membership) = agent.membership() {
@@ -140,6 +143,7 @@ async fn become_joiner(
         name: me.clone(),
         private,
         needs_database: welcome.source.is_some(),
+        copy: request.copy,
         database_done: false,
     };
     keep(agent, &record, &key, welcome, &authority)?;
@@ -222,6 +226,22 @@ async fn copy_database(
         .ok_or_else(|| Refusal::new(Code::N005, "the fleet's configuration has no [db]"))?;
     let (source, address, ticket) = ticket(agent, &record, &active.config).await?;
     let database = carry_out::open_database(agent, db).await?;
+    if database.node().follows.is_some() && !record.copy {
+        let wanted = carry_out::wanted_at(agent, db, record.private, true)?;
+        let adopting = adopted::Adopting {
+            database: &database,
+            source: &source,
+            address,
+            ticket: &ticket,
+        };
+        if adopting.run(agent, &wanted, reporter).await? {
+            agent.record(EventKind::ReplicationStarted { source });
+            return database_is_there(agent, record);
+        }
+    }
+    // A copy that was begun is gone on with, whatever the repeated command says.
+    let record = JoinRecord { copy: true, ..record };
+    agent.store.save_join(&record)?;
     agent.store.save_inherited(&ticket.inherited)?;
     let wanted = carry_out::wanted_at(agent, db, record.private, true)?;
 
@@ -253,6 +273,10 @@ async fn copy_database(
     Database::clone_from(&database, &ticket, &wanted, open, &mut progress).await?;
     wait_until_caught_up(agent, &database, (&source, address), reporter).await?;
     agent.record(EventKind::ReplicationStarted { source });
+    database_is_there(agent, record)
+}
+
+fn database_is_there(agent: &Agent, record: JoinRecord) -> Result<JoinRecord, Refusal> {
     let record = JoinRecord {
         database_done: true,
         ..record
@@ -319,7 +343,7 @@ pub(crate) async fn backup_stream(
 }
 
 /// A replica tells its lag by what the agent of its source writes there. Without that agent there is nothing to wait for.
-async fn wait_until_caught_up(
+pub(crate) async fn wait_until_caught_up(
     agent: &Agent,
     database: &Database,
     (source, address): (&ServerName, SocketAddr),
@@ -415,7 +439,7 @@ async fn own_facts(agent: &Agent, with_database: bool) -> Result<ServerFacts, Re
     if is_root && with_database && Node::load(&node_file)?.database.is_none() {
         match pontoon_replication::detect().await {
             Ok(detected) => Node {
-                database: Some(detected.node),
+                database: Some(detected.joiner()),
             }
             .save(&node_file)?,
             Err(refusal) if refusal.code == Code::D009 => tracing::info!(%refusal, "no database here"),

@@ -15,7 +15,7 @@ use crate::authorise::is_control;
 use crate::core::{Active, Agent};
 use crate::peer::Done;
 use crate::reporter::Reporter;
-use crate::{carry_out, dial, drain, supervise};
+use crate::{carry_out, dial, drain, failover, supervise};
 
 /// Leaves the fleet. Repeatable: what is already done is skipped.
 pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<String, Refusal> {
@@ -31,6 +31,7 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
     agent.known().active = None;
     agent.changed.notify_one();
     supervise::wait_until_stopped(agent).await?;
+    failover::at_end(agent).await?;
 
     let db = active
         .as_ref()

@@ -11,6 +11,7 @@
 //! | `POST /p/v1/renew` [`RenewRequest`] | members | [`RenewAnswer`] |
 //! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |
 //! | `POST /p/v1/join/source` | joiners | [`Source`] |
+//! | `POST /p/v1/join/origin` `OriginAsk` | joiners whose database replicates already | `Origin` |
 //! | `GET /p/v1/join/backup` | joiners | the backup stream |
 //! | `POST /p/v1/db/look` `Ask` | who may copy the database | `Answer`: what this server's database holds |
 //! | `POST /p/v1/db/mend` `Mend` | members with the role db | what this server's database says to that |

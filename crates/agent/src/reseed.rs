@@ -259,6 +259,7 @@ pub(crate) fn words(server: &ServerName, primary: &ServerName, errant: &Errant) 
         };
         lines.push(format!("{}: {what}", one.gtid));
     }
+    lines.extend(errant.left.clone());
     lines
 }
 
@@ -454,7 +455,7 @@ async fn going(agent: &Agent, database: &Database) -> Result<Going, Refusal> {
     })
 }
 
-async fn begin(agent: &Arc<Agent>, database: &Database, yes: bool) -> Result<(), Refusal> {
+pub(crate) async fn begin(agent: &Arc<Agent>, database: &Database, yes: bool) -> Result<(), Refusal> {
     let me = agent.member()?.me;
     if takes_part(agent, &me)? {
         let report = agent.failover.report(agent.clock.now());
@@ -596,6 +597,7 @@ mod tests {
                     tables: vec!["app.t".to_owned()],
                 },
             ],
+            left: None,
         };
         assert_eq!(
             words(&name("b"), &name("a"), &errant),

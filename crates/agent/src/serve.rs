@@ -181,7 +181,7 @@ async fn answer(
         (&Method::POST, "/p/v1/renew") => Verb::Renew,
         (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup") => Verb::CopyDatabase,
         // Who may copy it all may read some of it.
-        (&Method::POST, "/p/v1/db/look") => Verb::CopyDatabase,
+        (&Method::POST, "/p/v1/db/look" | "/p/v1/join/origin") => Verb::CopyDatabase,
         (&Method::POST, "/p/v1/join/finish") => Verb::FinishJoin,
         (&Method::POST, "/p/v1/leave") => Verb::Leave,
         (
@@ -240,6 +240,7 @@ async fn answer(
             ok(&host::welcome(agent, hello, from)?)
         }
         "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
+        "/p/v1/join/origin" => ok(&host::origin(agent, peer, &read(request, MAX_SMALL_BYTES).await?).await?),
         "/p/v1/join/backup" => host::backup(agent, peer).await,
         "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
         "/p/v1/db/mend" => ok(&unstick::here(agent, read(request, MAX_MENDED_BYTES).await?).await?),

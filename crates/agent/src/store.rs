@@ -73,6 +73,9 @@ pub(crate) struct JoinRecord {
     pub(crate) private: IpAddr,
     /// Whether the database is to be copied.
     pub(crate) needs_database: bool,
+    /// Whether it is copied also when the one that is here replicates already.
+    #[serde(default)]
+    pub(crate) copy: bool,
     /// Whether the database is copied and follows its source.
     pub(crate) database_done: bool,
 }
@@ -107,6 +110,8 @@ kept! {
     known_lease save_known_lease "known-lease.json" 0o640 LeaseRecord;
     /// Settings of the source that this replica must share.
     inherited save_inherited "inherited.json" 0o640 Vec<Setting>;
+    /// When this server's database was last copied anew without an operator.
+    reclone save_reclone "reclone.json" 0o640 pontoon_fleet::UnixMillis;
     /// Servers that are joining through this one.
     joiners save_joiners "joiners.json" 0o640 BTreeMap<ServerName, PendingJoiner>;
     /// The join tokens that this server issued.

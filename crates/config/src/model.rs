@@ -158,6 +158,8 @@ pub struct Db {
     pub acks: u8,
     /// With [`Durability::OneCopy`]: a replica further behind is not promoted by itself.
     pub max_lag: Duration,
+    /// A replica that diverged is copied anew by itself, at most once in this time.
+    pub auto_reclone: Option<Duration>,
     /// What a primary without a replica does.
     pub when_alone: Option<WhenAlone>,
     /// Whether replicas answer reads.

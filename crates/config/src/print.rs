@@ -318,6 +318,8 @@ fn print_db(out: &mut String, db: &Db) {
         Some(Durability::OneCopy) => out.text("max_lag", &format_duration(db.max_lag)),
         _ => {}
     }
+    let auto_reclone = db.auto_reclone.map(format_duration);
+    out.optional("auto_reclone", auto_reclone.as_deref());
     let when_alone = db.when_alone.map(|when_alone| match when_alone {
         WhenAlone::Continue => "continue",
         WhenAlone::Stop => "stop",

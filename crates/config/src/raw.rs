@@ -389,6 +389,9 @@ pub(crate) struct Db {
     pub acks: Option<At<i64>>,
     /// With durability = "one-copy" and failover = "auto": a replica further behind is not promoted. Default "2s".
     pub max_lag: Option<Text>,
+    /// A replica that has transactions which the primary lacks is copied anew by itself, at most once in this time; what was
+    /// there is kept under another name. Default: an operator does it.
+    pub auto_reclone: Option<Text>,
     /// What a primary without a replica does.
     #[schemars(with = "Option<WhenAlone>")]
     pub when_alone: Option<At<WhenAlone>>,

@@ -498,6 +498,7 @@ fn dbs() -> impl Strategy<Value = Db> {
                     durability,
                     acks: 1,
                     max_lag: Duration::from_secs(2),
+                    auto_reclone: None,
                     when_alone,
                     reads: reads.map(|reads| Reads {
                         split: reads.split && proxy,

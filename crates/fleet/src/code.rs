@@ -181,6 +181,8 @@ codes! {
         "`pontoon db reseed SERVER` replaces a replica's database by a new copy of the primary's. It does not do so with the primary itself, and not while the primary does not answer: that replica may have the last copy of what was acknowledged.";
     D015 Safety "a filter leaves databases out of replication"
         "Options such as `binlog-ignore-db` and `replicate-ignore-db` keep databases out of the binary log or out of a replica. Whoever is promoted lacks what was kept out, and no copy or archive has it. They also go by the default database: `CREATE TABLE other.t` after `USE test` is left out with `binlog-ignore-db=test`, and the next row of that table stops the replica (1146). Take the lines out of the option file and restart the database; nothing is lost by that.";
+    D016 Safety "the replica that is here is not taken over"
+        "A server that joins and replicates already, by file and position, goes over to GTID and keeps its data. Not when it is broken, wrote something of its own, is not where it says that it is, lacks accounts, or holds other rows than the primary: whatever it is promoted with would become the truth. The evidence says which. Nothing of its data was changed; it may follow the primary by GTID already. Put right what the evidence names and repeat the join, or have it copied anew: `pontoon join … --copy` keeps the data that is there under another name.";
     D020 Failed "the copy in the object store could not be made"
         "Nothing that looks like a whole copy was left there: the manifest, which makes it one, is written last. The tool's or the store's own words are in the evidence.";
     D021 Safety "what is in the object store cannot be restored"

@@ -203,6 +203,10 @@ pub enum EventKind {
     DatabaseErrant {
         transactions: String,
     },
+    /// Because it diverged, and the configuration says so (`db.auto_reclone`).
+    DatabaseCopiedAnew {
+        transactions: String,
+    },
     LeaseStoreSilent {
         reason: String,
     },
@@ -246,6 +250,7 @@ impl EventKind {
             | K::DatabaseStranded { .. }
             | K::DatabaseNeedsCopy { .. }
             | K::DatabaseErrant { .. }
+            | K::DatabaseCopiedAnew { .. }
             | K::WritesAtRisk { .. }
             | K::LeaseStoreWentBack
             | K::LeaseForeign { .. }
@@ -400,6 +405,10 @@ impl fmt::Display for EventKind {
             K::DatabaseErrant { transactions } => {
                 write!(f, "has transactions that the primary lacks: {transactions}")
             }
+            K::DatabaseCopiedAnew { transactions } => write!(
+                f,
+                "is copied anew by itself: it has transactions that the primary lacks: {transactions}"
+            ),
             K::LeaseStoreSilent { reason } => write!(f, "the lease store does not answer: {reason}"),
             K::LeaseStoreAnswers => write!(f, "the lease store answers again"),
             K::LeaseStoreWentBack => {
@@ -410,6 +419,12 @@ impl fmt::Display for EventKind {
             }
             K::LeaseForeign { fleet } => write!(f, "the lease in the store is that of the fleet {fleet}"),
             K::SwitchoverAsked { to } => write!(f, "an operator asked to hand over to {to}"),
+            K::FailoverForced {
+                accept_loss: u64::MAX,
+            } => write!(
+                f,
+                "an operator made this server the primary and accepted a loss that nobody knows"
+            ),
             K::FailoverForced { accept_loss } => {
                 write!(
                     f,

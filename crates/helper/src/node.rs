@@ -42,6 +42,9 @@ pub struct DatabaseNode {
     pub server_id: u32,
     /// Whether the user's own configuration has a binary log; then its name and place stay as they are.
     pub own_log_bin: bool,
+    /// Whom it followed, by file and position, when Pontoon found it: its relay log keeps its name then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
     /// A directory of Pontoon's own that the database's user can read: TLS files, the start-up statements.
     pub files: PathBuf,
     /// How it is started and stopped.
@@ -225,6 +228,7 @@ mod tests {
             port: 3306,
             server_id: 7,
             own_log_bin: false,
+            follows: None,
             files: "/etc/mysql/pontoon".into(),
             run: Run::Systemd {
                 unit: "mariadb.service".to_owned(),

@@ -18,6 +18,7 @@ pub(crate) fn process_node(dir: &Path, argv: &[&str]) -> DatabaseNode {
         port: 3306,
         server_id: 7,
         own_log_bin: false,
+        follows: None,
         files: dir.join("data.pontoon"),
         run: Run::Process {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),

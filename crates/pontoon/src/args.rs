@@ -314,6 +314,9 @@ pub struct Join {
     /// What this server does, as in edge,app; by default everything
     #[arg(long, value_name = "ROLE,…", value_delimiter = ',', value_parser = role)]
     pub roles: Option<Vec<Role>>,
+    /// Copy the primary's database anew, also where the one that is here replicates already; it is kept under another name
+    #[arg(long)]
+    pub copy: bool,
     /// Print the progress as JSON lines
     #[arg(long)]
     pub json: bool,

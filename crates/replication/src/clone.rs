@@ -23,6 +23,9 @@ use crate::work::FATAL_READING;
 /// A source that sends nothing for this long is gone; one that lives sends its progress every second.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// MariaDB: «Could not initialize master info structure».
+const UNREADABLE_SOURCE: &str = "ERROR 1201";
+
 /// Who wants a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Joiner {
@@ -421,9 +424,7 @@ impl Database {
                 session.query(&statement, patience).await?;
             }
         }
-        for statement in self.flavor.follow(&source, &self.tls_files()) {
-            session.query(&statement, patience).await?;
-        }
+        self.point_to(&mut session, &source).await?;
         if let Some(appliers) = self.flavor.set_appliers() {
             session.query(&appliers, patience).await?;
         }
@@ -452,6 +453,32 @@ impl Database {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Writes down whom this stopped replica follows, from the position that it has.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub(crate) async fn point_to(&self, session: &mut Session, source: &Source) -> Result<(), Refusal> {
+        let patience = Duration::from_secs(60);
+        for statement in self.flavor.follow(source, &self.tls_files()) {
+            let Err(refusal) = session.query(&statement, patience).await else {
+                continue;
+            };
+            if !refusal
+                .evidence
+                .iter()
+                .any(|line| line.contains(UNREADABLE_SOURCE))
+            {
+                return Err(refusal);
+            }
+            // A MariaDB that was killed while it wrote this down never can again, until that is taken away. The position
+            // is in a table, and stays.
+            tracing::warn!(%refusal, "what the database wrote down of its source is damaged: it is written anew");
+            session.query(self.flavor.forget_source(), patience).await?;
+            session.query(&statement, patience).await?;
+        }
+        Ok(())
     }
 
     /// Stops following and becomes a server of its own that still takes no writes. Repeatable.

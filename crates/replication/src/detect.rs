@@ -30,6 +30,17 @@ pub struct Detected {
 }
 
 impl Detected {
+    /// How to run it as a server that joins. One that follows another already keeps the names of what it received, and
+    /// begins a binary log of its own: what it wrote into the one before is in no order with what it receives.
+    pub fn joiner(self) -> DatabaseNode {
+        let follows = self.recipe.follows;
+        DatabaseNode {
+            own_log_bin: self.node.own_log_bin && follows.is_none(),
+            follows,
+            ..self.node
+        }
+    }
+
     /// One line for `init`: `MariaDB 10.11.19 (3 databases, 1.2 GiB) on /run/mysqld/mysqld.sock`.
     pub fn summary(&self) -> String {
         let engine = if self.node.is_mariadb() {
@@ -175,11 +186,12 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         port,
         server_id,
         own_log_bin,
+        follows: None,
         files,
         run,
     };
     Ok(Detected {
-        recipe: Recipe::find(&options.0, &node.datadir),
+        recipe: Recipe::find(engine, &options.0, &node.datadir),
         node,
         pid: server.pid,
         schemas,

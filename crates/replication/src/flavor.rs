@@ -7,6 +7,7 @@ use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Row;
+use crate::repair::LogPlace;
 use crate::version::Version;
 
 /// What a database server is wanted to be.
@@ -22,6 +23,8 @@ pub struct Wanted {
     pub tls: bool,
     /// Settings that the source has and a replica must share.
     pub inherited: Vec<Setting>,
+    /// Whether it still follows by file and position: transactions without a GTID are taken too (MySQL).
+    pub by_position: bool,
     /// Whether the primary may change: then every start is read-only and follows nobody, whatever the role, and only
     /// [`work::Worker`](crate::work::Worker) opens the server and lets it follow.
     pub failover: bool,
@@ -74,6 +77,10 @@ pub struct ReplicaStatus {
     pub receiving_error: u64,
     /// The number of that error of the applying side; 0 for none.
     pub applying_error: u64,
+    /// Whether it follows by GTID, and not by file and position.
+    pub by_gtid: bool,
+    /// MySQL: the source's `server_uuid`, once it was connected.
+    pub source_uuid: String,
     /// What it has received from this source: MariaDB's position, the set that MySQL received since it was pointed there.
     pub received: String,
 }
@@ -138,6 +145,9 @@ pub trait Flavor: Send + Sync {
     /// Points a stopped replica to its source.
     fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String>;
 
+    /// Points a stopped replica to a place of its source's binary log; nothing where one goes on by GTID at once.
+    fn follow_from(&self, source: &Source, tls: &TlsFiles, place: &LogPlace) -> Vec<String>;
+
     /// How many transactions a stopped replica applies side by side from its next start of replication on.
     fn set_appliers(&self) -> Option<String>;
 
@@ -199,10 +209,13 @@ pub(crate) fn common_settings(
         Setting::new("binlog_row_image", "FULL"),
         Setting::new("sync_binlog", 1),
         Setting::new("innodb_flush_log_at_trx_commit", 1),
-        Setting::new("relay_log", "pontoon-relay"),
         // Once more than the seed's week: how long a replica may be away and still come back without a new copy.
         Setting::new("read_only", u8::from(wanted.replica || wanted.failover)),
     ];
+    if node.follows.is_none() {
+        // A server that follows already does not find what it received under another name.
+        settings.push(Setting::new("relay_log", "pontoon-relay"));
+    }
     if !node.own_log_bin {
         settings.push(Setting::new("log_bin", "pontoon-bin"));
         settings.push(Setting::new("binlog_expire_logs_seconds", 7 * 86_400));

@@ -13,6 +13,7 @@
 //!
 //! What goes wrong, and the test that shows it: `tests/FAILURES.md`.
 
+mod adopt;
 mod backup;
 pub mod check;
 mod checksum;
@@ -31,6 +32,7 @@ mod sql_account;
 mod version;
 pub mod work;
 
+pub use adopt::{AskOrigin, Origin, OriginAsk, adoptable};
 pub use backup::OpenBackup;
 pub use checksum::{Checksums, Difference, differences};
 pub use clone::{CloneProgress, CloneState, CloneStep, Joiner, Method, SourceTicket};

@@ -5,6 +5,7 @@ use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
 
 use crate::control::Row;
 use crate::flavor::{Account, FOREVER_MS, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::repair::LogPlace;
 use crate::version::Version;
 
 /// How many transactions a replica applies side by side, as MySQL does from 8.0.27 on by itself.
@@ -79,6 +80,8 @@ impl Flavor for MariaDb {
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
             receiving_error: row.number("Last_IO_Errno"),
             applying_error: row.number("Last_SQL_Errno"),
+            by_gtid: row.get("Using_Gtid").is_some_and(|using| using != "No"),
+            source_uuid: String::new(),
             received: row.get("Gtid_IO_Pos").unwrap_or_default().to_owned(),
         }
     }
@@ -159,6 +162,10 @@ impl Flavor for MariaDb {
             tls.cert.display(),
             tls.key.display(),
         )]
+    }
+
+    fn follow_from(&self, _source: &Source, _tls: &TlsFiles, _place: &LogPlace) -> Vec<String> {
+        Vec::new()
     }
 
     fn set_appliers(&self) -> Option<String> {

@@ -5,6 +5,7 @@ use pontoon_helper::{DatabaseNode, Setting, TlsFiles};
 
 use crate::control::Row;
 use crate::flavor::{Account, FOREVER_MS, Flavor, ReplicaStatus, Source, Wanted, common_settings};
+use crate::repair::LogPlace;
 use crate::version::Version;
 
 /// MySQL's words: those of sources and replicas, the only ones that 9.x still knows.
@@ -34,7 +35,10 @@ impl Flavor for MySql {
                     }
         });
         settings.extend([
-            Setting::new("gtid_mode", "ON"),
+            Setting::new(
+                "gtid_mode",
+                if wanted.by_position { "ON_PERMISSIVE" } else { "ON" },
+            ),
             Setting::new("enforce_gtid_consistency", "ON"),
             Setting::new("log_replica_updates", 1),
             Setting::new("replica_net_timeout", 4),
@@ -81,6 +85,8 @@ impl Flavor for MySql {
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
             receiving_error: row.number("Last_IO_Errno"),
             applying_error: row.number("Last_SQL_Errno"),
+            by_gtid: row.get("Auto_Position") == Some("1"),
+            source_uuid: row.get("Source_UUID").unwrap_or_default().to_owned(),
             received: row
                 .get("Retrieved_Gtid_Set")
                 .unwrap_or_default()
@@ -157,19 +163,15 @@ impl Flavor for MySql {
     }
 
     fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String> {
-        vec![format!(
-            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{}', SOURCE_PORT={}, SOURCE_USER='{}', SOURCE_PASSWORD='{}', \
-             SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1, \
-             SOURCE_SSL=1, SOURCE_SSL_CA='{}', SOURCE_SSL_CERT='{}', SOURCE_SSL_KEY='{}', \
-             SOURCE_SSL_VERIFY_SERVER_CERT=1",
-            source.address,
-            source.port,
-            source.account.user,
-            source.account.password,
-            tls.ca.display(),
-            tls.cert.display(),
-            tls.key.display(),
-        )]
+        vec![change_source(source, tls, "SOURCE_AUTO_POSITION=1")]
+    }
+
+    fn follow_from(&self, source: &Source, tls: &TlsFiles, place: &LogPlace) -> Vec<String> {
+        let start = format!(
+            "SOURCE_AUTO_POSITION=0, SOURCE_LOG_FILE='{}', SOURCE_LOG_POS={}",
+            place.file, place.offset
+        );
+        vec![change_source(source, tls, &start)]
     }
 
     fn set_appliers(&self) -> Option<String> {
@@ -226,4 +228,21 @@ impl Flavor for MySql {
     fn reload_tls(&self) -> &'static str {
         "ALTER INSTANCE RELOAD TLS"
     }
+}
+
+/// Points a stopped replica to its source, where `start` says.
+fn change_source(source: &Source, tls: &TlsFiles, start: &str) -> String {
+    format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{}', SOURCE_PORT={}, SOURCE_USER='{}', SOURCE_PASSWORD='{}', \
+         {start}, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1, \
+         SOURCE_SSL=1, SOURCE_SSL_CA='{}', SOURCE_SSL_CERT='{}', SOURCE_SSL_KEY='{}', \
+         SOURCE_SSL_VERIFY_SERVER_CERT=1",
+        source.address,
+        source.port,
+        source.account.user,
+        source.account.password,
+        tls.ca.display(),
+        tls.cert.display(),
+        tls.key.display(),
+    )
 }

@@ -29,14 +29,15 @@ pub struct Recipe {
     pub filters: Vec<String>,
     /// `STATEMENT` or `MIXED`, when that is set.
     pub format: Option<String>,
-    /// The source that it follows by file and position, with both, when that can be seen.
+    /// The source that it follows by file and position, as far as its files tell.
     pub follows: Option<String>,
 }
 
 impl Recipe {
     /// From the server's options as given, and its data directory.
-    pub(crate) fn find(words: &[String], datadir: &Path) -> Recipe {
+    pub(crate) fn find(engine: Engine, words: &[String], datadir: &Path) -> Recipe {
         let mut recipe = Recipe::default();
+        let mut relay_log = None;
         for (at, word) in words.iter().enumerate() {
             let Some(rest) = word.strip_prefix("--") else {
                 continue;
@@ -57,12 +58,20 @@ impl Recipe {
                     recipe.filters.push(line);
                 }
             }
+            if name == "relay_log" {
+                relay_log = Path::new(value)
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned());
+            }
             if name == "binlog_format" {
                 let other = !value.eq_ignore_ascii_case("row");
                 recipe.format = other.then(|| value.to_ascii_uppercase());
             }
         }
-        recipe.follows = follows(datadir);
+        recipe.follows = match engine {
+            Engine::Mysql => received(datadir, relay_log.as_deref()),
+            _ => follows(datadir),
+        };
         recipe
     }
 
@@ -83,9 +92,9 @@ impl Recipe {
         }
         if let Some(follows) = &self.follows {
             notes.push(format!(
-                "the database here follows {follows} by file and position: where a transaction was ever skipped \
-                 (SQL_SLAVE_SKIP_COUNTER) nobody can tell whether it still holds the same, so it is copied anew; the data \
-                 that is there is kept under another name"
+                "the database here follows {follows} by file and position: when this server joins, it goes over to GTID \
+                 and keeps its data; where a transaction was ever skipped (SQL_SLAVE_SKIP_COUNTER) nobody can tell \
+                 whether it still holds the same, so all rows are compared"
             ));
         }
         notes
@@ -128,6 +137,18 @@ fn follows(datadir: &Path) -> Option<String> {
     (is_one && !by_gtid).then(|| format!("{host}:{port} (at {position} of {file})"))
 }
 
+/// MySQL keeps whom it follows in a table. Its files tell that it received something: a list of relay logs.
+fn received(datadir: &Path, relay_log: Option<&str>) -> Option<String> {
+    let named = relay_log.map(|name| format!("{name}.index"));
+    let mut entries = std::fs::read_dir(datadir).ok()?.flatten();
+    let found = entries.any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_list = name.ends_with("-relay-bin.index") || named.as_ref() == Some(&name);
+        is_list && entry.metadata().is_ok_and(|metadata| metadata.len() > 0)
+    });
+    found.then(|| "another server".to_owned())
+}
+
 impl Database {
     /// Refuses to be copied while the binary log leaves databases out: what is written there would be missing on whoever is
     /// promoted.
@@ -168,7 +189,21 @@ mod tests {
             std::fs::write(dir.path().join("master.info"), text).unwrap();
         }
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        Recipe::find(&words, dir.path())
+        Recipe::find(Engine::Mariadb, &words, dir.path())
+    }
+
+    #[test]
+    fn what_mysql_received_shows_that_it_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = ["--relay-log=/x/relays".to_owned()];
+        let found = |words: &[String]| Recipe::find(Engine::Mysql, words, dir.path()).follows;
+        std::fs::write(dir.path().join("relays.index"), "").unwrap();
+        assert_eq!(found(&words), None, "an empty list");
+        std::fs::write(dir.path().join("relays.index"), "./relays.000001\n").unwrap();
+        assert_eq!(found(&[]), None, "another server's list");
+        assert!(found(&words).is_some());
+        std::fs::write(dir.path().join("b-relay-bin.index"), "./b-relay-bin.000001\n").unwrap();
+        assert!(found(&[]).is_some());
     }
 
     #[test]

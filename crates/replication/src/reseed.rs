@@ -24,6 +24,9 @@ pub struct Errant {
     pub count: u64,
     /// The first of them.
     pub first: Vec<ErrantTransaction>,
+    /// Why it is not copied anew by itself, where that is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
 }
 
 /// One of them.
@@ -97,7 +100,12 @@ impl Database {
         let text = |column: &str| row.get(column).unwrap_or_default().replace(['\n', ' '], "");
         Ok(match self.node.engine {
             Engine::Mysql => text("history"),
-            _ => format!("{},{}", text("history"), text("applied")),
+            // Either may be empty: a fresh binary log, a server that never followed.
+            _ => {
+                let (history, applied) = (text("history"), text("applied"));
+                let parts = [history, applied].into_iter().filter(|part| !part.is_empty());
+                parts.collect::<Vec<_>>().join(",")
+            }
         })
     }
 

@@ -263,6 +263,27 @@ async fn a_joiner_that_stops_reading_does_not_stop_the_source() {
     assert!(worst < Duration::from_secs(3), "{worst:?}");
 }
 
+/// What MariaDB writes down of its source is several files, and a kill leaves any of them empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_killed_while_it_wrote_down_its_source_follows_again() {
+    if !have(Software::Mariadb) {
+        return;
+    }
+    let mut pair = pair(Software::Mariadb).await;
+    pair.join(pair.stream()).await.unwrap();
+    for file in ["relay-log.info", "pontoon-relay.index", "master.info"] {
+        pair.b.kill_database();
+        std::fs::write(pair.b.datadir().join(file), "").unwrap();
+        let replica = pair.b.database();
+        replica.ensure_running().await.unwrap();
+        replica.follow(&pair.ticket).await.unwrap();
+        pair.a.moved_sql(&format!(
+            "CREATE DATABASE `after {file}`; CREATE TABLE `after {file}`.t (id INT PRIMARY KEY)"
+        ));
+        pair.assert_joined().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_start_says_why() {
     if !have(Software::Mariadb) {

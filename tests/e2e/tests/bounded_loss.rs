@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, attempt, expect, in_sync, long, run, standing, tell};
+use pontoon_e2e::fleet::{
+    Engine, Fleet, Standing, ask, attempt, expect, in_sync, long, refused, run, standing, tell,
+};
 use pontoon_e2e::under_load::{Writers, fill};
 use pontoon_testkit::{DatabaseOptions, LabError, Server, StoreKind, in_lab, wait_until};
 use serde_json::Value;
@@ -41,6 +43,27 @@ fn mysql_loses_no_more_than_it_says() -> Result<(), LabError> {
     )
 }
 
+#[test]
+fn an_operator_who_promotes_a_replica_names_the_loss() -> Result<(), LabError> {
+    if !long() {
+        tell("SKIPPED: a promotion with a loss is in the long form only: PONTOON_LONG=1");
+        return Ok(());
+    }
+    in_lab(
+        "an_operator_who_promotes_a_replica_names_the_loss",
+        Duration::from_secs(600),
+        async |lab| {
+            let mut fleet = Fleet::new(lab).await?;
+            StoreKind::Etcd.available()?;
+            fill(&fleet.a, 1).await?;
+            fleet.found().await?;
+            fleet.join().await?;
+            let outcome = by_an_operator(&mut fleet).await;
+            fleet.explain(outcome).await
+        },
+    )
+}
+
 async fn played(mut fleet: Fleet) -> Result<(), LabError> {
     StoreKind::Etcd.available()?;
     fill(&fleet.a, 1).await?;
@@ -63,13 +86,6 @@ async fn cut_off(fleet: &Fleet) -> Result<(), LabError> {
         format!("{before:?}")
     })?;
     let writers = Writers::start_as(0, primary, RATE).await?;
-    let more = async |writers: &Writers, what: &str| {
-        let count = writers.acknowledged();
-        wait_until(what, LIMIT, async || {
-            (writers.acknowledged() > count + 40).then_some(())
-        })
-        .await
-    };
     more(&writers, "writes at the primary").await?;
     let alone = Instant::now();
     primary.link_down().await?;
@@ -105,6 +121,76 @@ async fn cut_off(fleet: &Fleet) -> Result<(), LabError> {
         format!("nothing is said of a loss: {shown}")
     })?;
 
+    lost_and_said(fleet, writers, others, window).await
+}
+
+/// An operator promotes a replica that is not in sync, and must say that he knows what that means.
+async fn by_an_operator(fleet: &mut Fleet) -> Result<(), LabError> {
+    let _store = fleet.share_lease(StoreKind::Etcd).await?;
+    let before = in_sync(&[&fleet.a, &fleet.b]).await?;
+    let (primary, replica) = (&fleet.a, &fleet.b);
+    let writers = Writers::start_as(0, primary, RATE).await?;
+    more(&writers, "writes at the primary").await?;
+    replica.link_down().await?;
+    wait_until("a primary that goes on alone", LIMIT, async || {
+        let now = standing(primary).await.ok()?;
+        now.in_sync.is_empty().then_some(())
+    })
+    .await?;
+    // Nobody else has these.
+    more(&writers, "writes at a primary without a replica").await?;
+    primary.link_down().await?;
+    replica.link_up().await?;
+    // It was told of renewals that came after the last word of the primary's database.
+    let said = wait_until("the replica to know what it does not know", LIMIT, async || {
+        refused(replica, &["db", "failover", "b"], "F002", 3).await.ok()
+    })
+    .await?;
+    let all = u64::MAX.to_string();
+    expect(said.contains("is not known") && said.contains(&all), || {
+        said.clone()
+    })?;
+    refused(
+        replica,
+        &["db", "failover", "b", "--accept-loss", "100000"],
+        "F002",
+        3,
+    )
+    .await?;
+    let said = run(replica, &["db", "failover", "b", "--accept-loss", &all]).await?;
+    tell(&said);
+    let now = standing(replica).await?;
+    expect(now.leader == "b" && now.epoch > before.epoch, || {
+        format!("{now:?}")
+    })?;
+    let others = Writers::start_as(1, replica, RATE).await?;
+    more(&others, "writes at the new primary").await?;
+    let status: Value = serde_json::from_str(&run(replica, &["db", "status", "--json"]).await?)
+        .map_err(|error| LabError::App(error.to_string()))?;
+    let window = status["loss"]["window_ms"].as_u64();
+    let shown = run(replica, &["db", "status"]).await?;
+    expect(shown.contains("may lack"), || {
+        format!("nothing is said of a loss: {shown}")
+    })?;
+    lost_and_said(fleet, writers, others, window).await
+}
+
+async fn more(writers: &Writers, what: &str) -> Result<(), LabError> {
+    let count = writers.acknowledged();
+    wait_until(what, LIMIT, async || {
+        (writers.acknowledged() > count + 40).then_some(())
+    })
+    .await
+}
+
+/// The old primary comes back: what it has alone is counted and kept, and no less than what was lost.
+async fn lost_and_said(
+    fleet: &Fleet,
+    writers: Writers,
+    others: Writers,
+    window: Option<u64>,
+) -> Result<(), LabError> {
+    let (primary, replica) = (&fleet.a, &fleet.b);
     primary.link_up().await?;
     // What it has that nobody else does is counted.
     let counted = wait_until("what is missing to be counted", LIMIT, async || {

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn a_mariadb_replica_that_was_written_to_is_named_and_copied_anew() -> Result<(), LabError> {
     in_lab(
         "a_mariadb_replica_that_was_written_to_is_named_and_copied_anew",
-        Duration::from_secs(280),
+        Duration::from_secs(360),
         async |lab| played(Fleet::new(lab).await?).await,
     )
 }
@@ -51,7 +51,8 @@ async fn played(mut fleet: Fleet) -> Result<(), LabError> {
         let _store = fleet.share_lease(StoreKind::Etcd).await?;
         in_sync(&[&fleet.a, &fleet.b]).await?;
         never_promoted(&fleet).await?;
-        broken(&fleet).await
+        broken(&fleet).await?;
+        by_itself(&fleet).await
     }
     .await;
     fleet.explain(outcome).await
@@ -131,6 +132,29 @@ async fn never_promoted(fleet: &Fleet) -> Result<(), LabError> {
     expect(status == 0, || format!("exit {status}: {said:?}"))?;
     in_sync(&[a, b]).await?;
     same(fleet).await
+}
+
+/// With `auto_reclone` nobody has to ask; and not again and again.
+async fn by_itself(fleet: &Fleet) -> Result<(), LabError> {
+    let (a, b) = (&fleet.a, &fleet.b);
+    in_sync(&[a, b]).await?;
+    fleet.set_db("auto_reclone = \"1h\"").await?;
+    in_sync(&[a, b]).await?;
+    write_by_hand(fleet, b, "once more on b").await?;
+    wait_until("a copy that nobody asked for", LIMIT, async || {
+        let (_, out, _) = attempt(b, &["events", "-n", "100"]).await.ok()?;
+        out.contains("is copied anew by itself").then_some(())
+    })
+    .await?;
+    wait_until("the new copy", LIMIT, async || {
+        let there = "SELECT t FROM notes.by_hand WHERE t = 'once more on b'";
+        ask(b, there).await.ok()?.is_empty().then_some(())
+    })
+    .await?;
+    in_sync(&[a, b]).await?;
+    same(fleet).await?;
+    write_by_hand(fleet, b, "and again on b").await?;
+    named(a, "that is done once in 1h").await
 }
 
 /// What is left of a data directory does not start any more.

@@ -102,6 +102,7 @@ mod tests {
             port: 3306,
             server_id: 7,
             own_log_bin: true,
+            follows: None,
             files: "/nonexistent/pontoon".into(),
             run: Run::Process {
                 argv: Vec::new(),

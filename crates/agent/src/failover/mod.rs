@@ -30,5 +30,5 @@ pub(crate) use desk::Desk;
 pub use desk::{FailoverReport, Told};
 pub(crate) use line::{answer, asked, changed, halted, here};
 pub(crate) use orders::{order, order_here, reports, words as why_words};
-pub(crate) use run::{at_rest, run, worker};
+pub(crate) use run::{at_end, at_rest, run, worker};
 pub(crate) use setup::{is_shared, takes_part};

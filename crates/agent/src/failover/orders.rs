@@ -204,7 +204,11 @@ pub(crate) fn words(why: Why) -> String {
         Why::Loss(Some(loss)) => {
             format!("its copy lacks {loss} transactions that the primary had when it was last heard")
         }
-        Why::Loss(None) => "how many transactions its copy lacks is not known".to_owned(),
+        Why::Loss(None) => {
+            "how many transactions its copy lacks is not known: the primary renewed its lease after this \
+                            server last heard from its database"
+                .to_owned()
+        }
         Why::Diverged => "its copy has transactions that the primary lacks".to_owned(),
         Why::Busy => "something is under way there, or failover is paused".to_owned(),
     }

@@ -150,11 +150,20 @@ fn is_over(agent: &Agent, revision: Revision) -> bool {
 /// Waits until no task holds the database, so that it may be given other settings. A task ends by itself once another
 /// revision is active than the one that it was begun for.
 pub(crate) async fn at_rest(agent: &Agent) -> Result<(), Refusal> {
-    let begun = agent.clock.now();
     let revision = agent.revision();
+    free(agent, || agent.known().settled >= revision).await
+}
+
+/// The same where no configuration is active any more: nobody may kill or start the database of a server that leaves
+/// while it is moved back.
+pub(crate) async fn at_end(agent: &Agent) -> Result<(), Refusal> {
+    free(agent, || false).await
+}
+
+async fn free(agent: &Agent, is_settled: impl Fn() -> bool) -> Result<(), Refusal> {
+    let begun = agent.clock.now();
     loop {
-        let settled = agent.known().settled >= revision;
-        if settled || agent.works().is_none() {
+        if is_settled() || agent.works().is_none() {
             return Ok(());
         }
         if agent.clock.now().saturating_sub(begun) > REST_PATIENCE {

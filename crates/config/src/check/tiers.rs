@@ -211,6 +211,17 @@ impl Check<'_> {
         };
         let durability = typed.durability.as_ref().map(|value| *value.get());
         let (acks, max_lag) = self.worth(typed, durability);
+        let auto_reclone = match &typed.auto_reclone {
+            Some(_) => self
+                .duration(
+                    "db.auto_reclone",
+                    typed.auto_reclone.as_ref(),
+                    DAY,
+                    HOUR / 6..=30 * DAY,
+                )
+                .map(Some),
+            None => Some(None),
+        };
         let listen = listen?;
         let server_socket = self.server_socket(typed.server_socket.as_ref(), &listen);
         Some(Db {
@@ -225,6 +236,7 @@ impl Check<'_> {
             durability,
             acks: acks?,
             max_lag: max_lag?,
+            auto_reclone: auto_reclone?,
             when_alone: typed.when_alone.as_ref().map(|value| *value.get()),
             reads: reads?,
             hold_writes: hold_writes?,

@@ -78,8 +78,11 @@ impl Node {
     }
 
     /// An operator's word: lead, although something may be lost.
-    pub(super) fn force(&mut self, accept_loss: u64, out: &mut Vec<Effect>) {
-        let Some(seen) = self.seen.clone() else {
+    pub(super) fn force(&mut self, accept_loss: u64, now: Duration, out: &mut Vec<Effect>) {
+        let timing = &self.setup.timing;
+        // What an old record says of who is in sync is no word about a loss.
+        let recent = |answers: super::node::Answers| now <= answers.last + timing.look + timing.request;
+        let Some(seen) = self.seen.clone().filter(|_| self.answers.is_some_and(recent)) else {
             return self.refuse(Why::Busy, out);
         };
         if self.leads(&seen.record) {
@@ -89,22 +92,37 @@ impl Node {
             // What it has alone would become everybody's, and what it lacks nobody can count.
             return self.refuse(Why::Diverged, out);
         }
+        match self.loses_more(&seen, accept_loss) {
+            None => (self.forced, self.copy_wanted) = (Some(accept_loss), false),
+            Some(why) => self.refuse(why, out),
+        }
+    }
+
+    /// Why not, when more would be lost than was accepted.
+    fn loses_more(&self, seen: &Seen, accepted: u64) -> Option<Why> {
         let in_sync = seen.record.in_sync(&self.setup.me, self.durable.incarnation);
         let loss = if in_sync {
             Some(0)
         } else {
-            self.lag.map(|lag| lag.missing)
+            // A leader that has renewed since went on writing, nobody here knows how much.
+            let counted = self.lag.filter(|lag| lag.beat >= seen.since);
+            counted.map(|lag| lag.missing)
         };
         // What is not known must be named all the same: by a number that no loss can be over.
-        match loss.unwrap_or(u64::MAX) <= accept_loss {
-            true => (self.forced, self.copy_wanted) = (true, false),
-            false => self.refuse(Why::Loss(loss), out),
-        }
+        (loss.unwrap_or(u64::MAX) > accepted).then_some(Why::Loss(loss))
     }
 
     pub(super) fn take_by_force(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
-        if !self.forced || !self.store_is_idle() || !self.free(now) {
+        let Some(accepted) = self.forced else {
             return;
+        };
+        if !self.store_is_idle() || !self.free(now) {
+            return;
+        }
+        // The record may be another than the one that the operator's word was judged by.
+        if let Some(why) = self.loses_more(seen, accepted) {
+            self.forced = None;
+            return self.refuse(why, out);
         }
         let epoch = seen.record.epoch.next();
         if self.database == Database::Stopped {

@@ -69,8 +69,8 @@ pub struct Node {
     /// What was heard in the election of an epoch.
     pub(super) ballot: (Epoch, BTreeMap<ServerName, (super::Incarnation, Position)>),
     pub(super) handing: Option<Handing>,
-    /// An operator wants this server to lead, whatever is lost with it.
-    pub(super) forced: bool,
+    /// An operator wants this server to lead, and accepts to lose so many transactions with it.
+    pub(super) forced: Option<u64>,
     paused: bool,
     /// Said by the event of this step.
     pub(super) silent: bool,
@@ -189,7 +189,7 @@ impl Node {
             peers: BTreeMap::new(),
             ballot: (Epoch(0), BTreeMap::new()),
             handing: None,
-            forced: false,
+            forced: None,
             paused: false,
             silent: false,
             told: None,
@@ -375,7 +375,7 @@ impl Node {
             Event::Command(Command::Pause) => self.paused = true,
             Event::Command(Command::Resume) => self.paused = false,
             Event::Command(Command::Switchover(to)) => self.switchover(to, now, out),
-            Event::Command(Command::Force { accept_loss }) => self.force(accept_loss, out),
+            Event::Command(Command::Force { accept_loss }) => self.force(accept_loss, now, out),
         }
     }
 
@@ -439,7 +439,7 @@ impl Node {
             }
             if seen.record.epoch != record.epoch {
                 seen.epoch_since = now;
-                (self.diverged, self.forced) = (false, false);
+                (self.diverged, self.forced) = (false, None);
                 // Beats of the leader before say nothing of this one.
                 (self.handing, self.lag) = (None, None);
             }

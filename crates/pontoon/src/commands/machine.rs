@@ -41,8 +41,9 @@ pub async fn know_database(paths: &Paths, again: &str) -> Result<Vec<String>, Re
         match database::detect().await? {
             Some(detected) => {
                 detected.recipe.check()?;
-                keep_database(paths, &detected.node)?;
-                Ok(detected.recipe.notes())
+                let notes = detected.recipe.notes();
+                keep_database(paths, &detected.joiner())?;
+                Ok(notes)
             }
             // No database: the fleet says whether one is needed.
             None => Ok(Vec::new()),

@@ -64,7 +64,8 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
         Some(name) => name,
         None => own_name(context)?,
     };
-    let again = format!("pontoon join {} {}", args.address, args.token);
+    let copy = if args.copy { " --copy" } else { "" };
+    let again = format!("pontoon join {} {}{copy}", args.address, args.token);
     if args.roles.as_ref().is_none_or(|roles| roles.contains(&Role::Db)) {
         machine::make_dirs(&context.paths).await;
         for note in machine::know_database(&context.paths, &again).await? {
@@ -93,6 +94,7 @@ pub async fn join(context: &Context, args: Join) -> anyhow::Result<u8> {
             args.public
         },
         roles: args.roles,
+        copy: args.copy,
     };
     let status = follow(context, "/v1/join", &request, args.json, &again).await?;
     if status == 0 {

@@ -94,9 +94,7 @@ impl Worker {
         }
         let flag = words.semi_sync_replica(self.flag());
         session.query(&flag, SQL_PATIENCE).await?;
-        for statement in words.follow(&source, &self.database.tls_files()) {
-            session.query(&statement, SQL_PATIENCE).await?;
-        }
+        self.database.point_to(&mut session, &source).await?;
         if let Some(appliers) = words.set_appliers() {
             session.query(&appliers, SQL_PATIENCE).await?;
         }

@@ -185,6 +185,7 @@ impl Machine {
             replica,
             tls: true,
             inherited: Vec::new(),
+            by_position: false,
             failover: false,
         }
     }

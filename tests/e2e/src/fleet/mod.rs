@@ -207,7 +207,8 @@ impl Fleet {
         self.join_of(&self.b, token)
     }
 
-    fn join_of(&self, server: &Server, token: &str) -> Vec<String> {
+    /// The same on any server.
+    pub fn join_of(&self, server: &Server, token: &str) -> Vec<String> {
         let (address, public) = (self.a.private().to_string(), server.public().to_string());
         [
             "join",

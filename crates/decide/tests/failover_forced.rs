@@ -1,0 +1,161 @@
+//! An operator's word to a replica that is not in sync: what it would lose must be named, and what is not known counts as
+//! more than any number.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pontoon_decide::failover::{
+    Command, Database, Durable, Effect, Event, Incarnation, Mode, Node, Nonce, Notice, Policy, Record, Setup,
+    Timing, Why,
+};
+use pontoon_fleet::{Epoch, ServerName};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
+}
+
+fn policy() -> Policy {
+    Policy {
+        mode: Mode::Safe,
+        acks: 1,
+        max_lag: SECOND,
+    }
+}
+
+fn record(nonce: u128) -> Record {
+    Record {
+        fleet: "notes".parse().unwrap_or_else(|_| unreachable!()),
+        epoch: Epoch(3),
+        leader: name("a"),
+        incarnation: Incarnation(1),
+        electing: false,
+        released: false,
+        sync: BTreeMap::new(),
+        acks: 0,
+        policy: policy(),
+        candidate: None,
+        fragile: false,
+        loss: None,
+        seq: nonce as u64,
+        nonce: Nonce(nonce),
+    }
+}
+
+/// A replica that has seen the leader renew its lease at each of these seconds and a beat, with so many transactions
+/// missing, at each of those.
+fn replica(renewals: &[u64], beats: &[(u64, u64)]) -> (Node, Duration) {
+    let setup = Setup::new(
+        "notes".parse().unwrap_or_else(|_| unreachable!()),
+        name("b"),
+        Timing::etcd(),
+        policy(),
+    );
+    let durable = Durable {
+        incarnation: Incarnation(2),
+        follows: Some(Epoch(3)),
+        drained: None,
+    };
+    let receiving = Database::Running {
+        open: false,
+        receiving: true,
+    };
+    let mut node = Node::new(setup, durable, receiving);
+    let (mut nonce, mut last) = (1, 0);
+    for second in 0..=20_u32 {
+        let now = SECOND * second;
+        nonce += u128::from(renewals.contains(&u64::from(second)));
+        node.step(Event::Tick, now, Nonce(1_000 + u128::from(second)));
+        let read = Event::Read(Some(record(nonce)));
+        node.step(read, now, Nonce(2_000 + u128::from(second)));
+        if let Some((_, missing)) = beats.iter().find(|(at, _)| *at == u64::from(second)) {
+            let lag = Event::Lag {
+                behind: Duration::ZERO,
+                missing: *missing,
+            };
+            node.step(lag, now, Nonce(3_000 + u128::from(second)));
+        }
+        last = second;
+    }
+    (node, SECOND * last)
+}
+
+/// Why it is not done; `None`: it is.
+fn forced(mut node: Node, now: Duration, accept_loss: u64) -> Option<Why> {
+    let effects = node.step(Event::Command(Command::Force { accept_loss }), now, Nonce(9_999));
+    effects.into_iter().find_map(|effect| match effect {
+        Effect::Tell(Notice::Refused(why)) => Some(why),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_record_that_changed_meanwhile_is_the_one_that_counts() {
+    let in_sync = |nonce| Record {
+        sync: BTreeMap::from([(name("b"), Incarnation(2))]),
+        acks: 1,
+        ..record(nonce)
+    };
+    let (mut node, now) = replica(&[1], &[]);
+    node.step(Event::Tick, now, Nonce(4_001));
+    node.step(Event::Read(Some(in_sync(9))), now, Nonce(4_002));
+    // Long ago: nobody knows who is in sync now.
+    let late = now + SECOND * 30;
+    assert_eq!(forced(node.clone(), late, 0), Some(Why::Busy));
+
+    // In time, and before anything came of it the leader has gone on alone.
+    let effects = node.step(
+        Event::Command(Command::Force { accept_loss: 0 }),
+        now,
+        Nonce(4_003),
+    );
+    assert!(
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Tell(Notice::Refused(_)))),
+        "{effects:?}"
+    );
+    let mut said = node.step(Event::Lost(Some(record(10))), now, Nonce(4_004));
+    for step in 1..20_u32 {
+        let at = now + Duration::from_millis(100) * step;
+        let effects = node.step(Event::Tick, at, Nonce(5_000 + u128::from(step)));
+        let swaps = effects.iter().any(|effect| matches!(effect, Effect::Swap { .. }));
+        assert!(!swaps, "it takes over, and loses what nobody accepted to lose");
+        if effects.contains(&Effect::Read) {
+            let nonce = Nonce(6_000 + u128::from(step));
+            said.extend(node.step(Event::Read(Some(record(10))), at, nonce));
+        }
+        said.extend(effects);
+    }
+    assert!(
+        said.contains(&Effect::Tell(Notice::Refused(Why::Loss(None)))),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_loss_that_is_known_must_be_named_and_no_less() {
+    let case = || replica(&[1, 4, 7], &[(2, 0), (8, 12)]);
+    let (node, now) = case();
+    assert_eq!(forced(node, now, 11), Some(Why::Loss(Some(12))));
+    let (node, now) = case();
+    assert_eq!(forced(node, now, 12), None);
+}
+
+#[test]
+fn a_leader_that_renewed_after_the_last_beat_has_written_nobody_knows_how_much() {
+    for beats in [&[(2, 0), (6, 12)][..], &[]] {
+        let case = || replica(&[1, 4, 7], beats);
+        let (node, now) = case();
+        assert_eq!(forced(node, now, 12), Some(Why::Loss(None)), "{beats:?}");
+        let (node, now) = case();
+        assert_eq!(
+            forced(node, now, u64::MAX - 1),
+            Some(Why::Loss(None)),
+            "{beats:?}"
+        );
+        let (node, now) = case();
+        assert_eq!(forced(node, now, u64::MAX), None, "{beats:?}");
+    }
+}
