@@ -6,8 +6,8 @@ use pontoon_fleet::ServerName;
 
 use super::known::Known;
 use super::{
-    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Beat, Claim, Event, Held, Setup, Share, Shares, Standing, Suspicion,
-    Why,
+    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Beat, Claim, Event, Held, NoRehearsal, Setup, Share, Shares,
+    Standing, Suspicion, Why,
 };
 
 /// See the [module](super). Feed it every event with the present moment of a clock that runs while the machine sleeps,
@@ -100,6 +100,14 @@ impl Node {
                 self.gateway = self.gateway.max(Some(sent));
                 self.consider_all(now, &mut out);
             }
+            Event::Rehearse { home, until } => {
+                if let Ok(holder) = self.rehearsable(&home, now) {
+                    self.take(now, &home, Why::Rehearsal(holder), &mut out);
+                    if let Some(held) = self.shares.get_mut(&home).and_then(|share| share.held.as_mut()) {
+                        held.rehearsal = Some(until);
+                    }
+                }
+            }
             Event::Fit(fit) => {
                 if self.fit != fit {
                     self.fit = fit;
@@ -143,6 +151,35 @@ impl Node {
     /// Whether this server holds the share of `home`.
     pub fn holds(&self, home: &ServerName) -> bool {
         self.shares.get(home).is_some_and(|share| share.held.is_some())
+    }
+
+    /// The living home from which a rehearsal would take the share of `home` now.
+    ///
+    /// # Errors
+    /// What stands in the way: nothing is rehearsed that could become an outage.
+    pub fn rehearsable(&self, home: &ServerName, now: Duration) -> Result<ServerName, NoRehearsal> {
+        let share = self.shares.get(home).ok_or(NoRehearsal::Unknown)?;
+        if *home == self.setup.me {
+            return Err(NoRehearsal::Own);
+        }
+        if !self.is_edge() || !self.fit || self.settling {
+            return Err(NoRehearsal::Unfit);
+        }
+        if !self.is_proved(now) {
+            return Err(NoRehearsal::Unheard);
+        }
+        let at_home = self.holder(home, now).is_some_and(|(holder, _)| holder == *home);
+        let quiet = share.held.is_none() && share.suspicion.is_none();
+        if at_home && quiet && self.is_well(home, now) {
+            Ok(home.clone())
+        } else {
+            Err(NoRehearsal::Away)
+        }
+    }
+
+    /// The living peer that says that it holds the share.
+    pub fn other_holder(&self, home: &ServerName, now: Duration) -> Option<ServerName> {
+        self.holder(home, now).map(|(holder, _)| holder)
     }
 
     /// Which peers this node hears now.
@@ -613,6 +650,7 @@ impl Node {
             refreshed: now,
             announced_from: now,
             announcements: 1,
+            rehearsal: None,
         });
         out.push(Action::Take {
             home: home.clone(),
@@ -698,14 +736,20 @@ impl Node {
 
     /// Whether a share that this node holds may go home.
     fn offers(&self, home: &ServerName, share: &Share, now: Duration) -> bool {
+        let held = share.held.as_ref();
+        let over = |held: &Held| held.rehearsal.is_none_or(|until| now >= until);
+        held.is_some_and(over) && self.is_well(home, now)
+    }
+
+    /// Whether the server has been well for so long that its addresses may go home.
+    fn is_well(&self, server: &ServerName, now: Duration) -> bool {
         let timing = self.setup.timing;
-        share.held.is_some()
-            && self.known.peers.get(home).is_some_and(|peer| {
-                let well = peer
-                    .well_since
-                    .is_some_and(|since| now.saturating_sub(since) >= timing.home_after);
-                well && now.saturating_sub(peer.seen) <= timing.silence()
-            })
+        self.known.peers.get(server).is_some_and(|peer| {
+            let well = peer
+                .well_since
+                .is_some_and(|since| now.saturating_sub(since) >= timing.home_after);
+            well && now.saturating_sub(peer.seen) <= timing.silence()
+        })
     }
 
     /// Whether a majority hears this node now.

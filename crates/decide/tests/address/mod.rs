@@ -233,6 +233,15 @@ impl World {
         }
     }
 
+    /// A rehearsal: `at` takes the share for so long, if it may.
+    pub fn rehearse(&mut self, at: usize, home: &ServerName, ms: Ms) {
+        if self.machines[at].runs() && !self.machines[at].stopped {
+            let until = self.machines[at].clock(self.now) + Duration::from_millis(ms);
+            let home = home.clone();
+            self.event(at, Event::Rehearse { home, until });
+        }
+    }
+
     /// How many running kernels have the share.
     pub fn holders(&self, home: &ServerName) -> Vec<usize> {
         (0..self.machines.len())
