@@ -189,6 +189,18 @@ fn a_killed_or_stopped_process_that_stays_away_loses_its_share_and_nobody_holds_
 }
 
 #[test]
+fn servers_that_all_suspect_another_one_do_not_answer_each_others_answers_for_ever() {
+    let mut world = settled(5, Timing::USUAL);
+    // Its edge goes on answering: they ask again and again until the kernel there has let go.
+    world.kill(0);
+    world.run_for(300);
+    let before = world.beats;
+    world.run_for(500);
+    let sent = world.beats - before;
+    assert!(sent <= 4 * 55, "four servers sent {sent} beats in half a second");
+}
+
+#[test]
 fn a_frozen_server_is_replaced_at_once_and_lets_go_when_it_thaws() {
     let mut world = settled(3, Timing::USUAL);
     world.machines[0].frozen = true;

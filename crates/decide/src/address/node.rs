@@ -19,6 +19,7 @@ pub struct Node {
     started: Duration,
     last_step: Duration,
     seq: u64,
+    last_beat: Duration,
     next_beat: Duration,
     fit: bool,
     settling: bool,
@@ -57,6 +58,7 @@ impl Node {
             started: now,
             last_step: now,
             seq: 0,
+            last_beat: Duration::ZERO,
             next_beat: now,
             fit: true,
             settling: true,
@@ -618,7 +620,9 @@ impl Node {
             }
         }
         if asked {
-            self.next_beat = now;
+            // Several that ask each other would answer each answer: a beat each tenth of a heartbeat is soon enough.
+            let soon = self.last_beat + timing.heartbeat / 10;
+            self.next_beat = self.next_beat.min(soon.max(now));
         }
         if std::mem::take(&mut self.contests) > 0 {
             self.shares.values_mut().for_each(|share| share.barred = None);
@@ -714,6 +718,7 @@ impl Node {
     fn beat(&mut self, now: Duration) -> Beat {
         self.seq += 1;
         self.known.sent(self.seq, now);
+        self.last_beat = now;
         self.next_beat = now + self.setup.timing.heartbeat;
         let claim = |(home, share): (&ServerName, &Share)| Claim {
             home: home.clone(),
