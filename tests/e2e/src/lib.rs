@@ -10,6 +10,7 @@
 pub mod addresses;
 pub mod documents;
 pub mod fleet;
+pub mod keepalived;
 pub mod layers;
 pub mod rounds;
 pub mod source;
