@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::health::{self, Finding};
 use crate::kernel::{Kernel, Word};
 use crate::plan::Plan;
+use crate::rehearsal;
 use crate::wire::{Key, MAX_DATAGRAM};
 use crate::{AddressError, AddressOptions, system};
 
@@ -33,6 +34,8 @@ pub(crate) enum Order {
     Key(Key),
     /// Nothing moves any more.
     LetGo,
+    /// Take a living server's addresses for a while.
+    Rehearse(rehearsal::Request),
 }
 
 /// All that the thread has.
@@ -56,6 +59,7 @@ pub(crate) struct Driver {
     /// What does not work, by what it is about; gone when it works.
     trouble: BTreeMap<String, String>,
     returns: bool,
+    rehearsal: Option<rehearsal::Running>,
     reported: Option<Instant>,
 }
 
@@ -81,6 +85,7 @@ impl Driver {
             moved: 0,
             trouble: BTreeMap::new(),
             returns: false,
+            rehearsal: None,
             reported: None,
         })
     }
@@ -102,6 +107,7 @@ impl Driver {
             self.wait(&mut buffer);
             self.hear();
             self.event(Event::Tick);
+            self.go_on_rehearsing();
             if self.reported.is_none_or(|at| at.elapsed() >= REPORT) {
                 self.reported = Some(Instant::now());
                 if reports.send(self.report()).is_err() {
@@ -127,7 +133,74 @@ impl Driver {
             }
             Order::Key(key) => self.key = Some(key),
             Order::LetGo => self.let_go(),
+            Order::Rehearse(request) => self.rehearse(request),
         }
+    }
+
+    fn rehearse(&mut self, request: rehearsal::Request) {
+        let now = self.clock.now();
+        let (Some(plan), Some(node), None) = (&self.plan, &self.node, &self.rehearsal) else {
+            let _ = request
+                .reply
+                .send(Err("addresses do not move here now".to_owned()));
+            return;
+        };
+        if let Err(no) = node.rehearsable(&request.home, now) {
+            let _ = request.reply.send(Err(no.to_string()));
+            return;
+        }
+        let home = request.home.clone();
+        let addresses = plan.homes.get(&home).cloned().unwrap_or_default();
+        let beside = addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(self.kernel.beside(*ip, &self.neighbours())),
+            IpAddr::V6(_) => None,
+        });
+        let gateway = self.kernel.gateway();
+        let learner = |ip| rehearsal::Learner { ip, learned_ms: None };
+        let blank = rehearsal::Outcome {
+            home: home.clone(),
+            at: node.setup().me.clone(),
+            addresses,
+            let_go_ms: None,
+            gateway: gateway.map(learner),
+            neighbours: beside
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|ip| Some(*ip) != gateway)
+                .map(learner)
+                .collect(),
+            home_again_ms: None,
+        };
+        let running = rehearsal::Running::new(request, blank, now);
+        let until = running.until;
+        self.rehearsal = Some(running);
+        self.event(Event::Rehearse { home, until });
+    }
+
+    /// Asks those who have not learned yet, and ends what is over.
+    fn go_on_rehearsing(&mut self) {
+        let Some(mut running) = self.rehearsal.take() else {
+            return;
+        };
+        let now = self.clock.now();
+        let node = self.node.as_ref();
+        let here = node.is_some_and(|node| node.holds(running.home()));
+        let other = node.and_then(|node| node.other_holder(running.home(), now));
+        if node.is_none() || running.stands(now, here, other.as_ref()) {
+            self.kernel.forget_neighbours();
+            return running.finish();
+        }
+        if let Some((from, learners)) = running.whom_to_ask(now).filter(|_| here) {
+            let moving = self.moving();
+            for learner in learners {
+                if self.kernel.gateway() == Some(learner) {
+                    self.kernel.ask_return(now, from, &moving);
+                } else {
+                    self.kernel.ask_neighbour(now, from, learner, &moving);
+                }
+            }
+        }
+        self.rehearsal = Some(running);
     }
 
     /// Nothing moves any more: what is at home stays for good, what is not goes.
@@ -252,7 +325,18 @@ impl Driver {
     /// What the gateway and edges said.
     fn hear(&mut self) {
         for word in self.kernel.words() {
+            let now = self.clock.now();
+            let gateway = self.kernel.gateway();
+            let answer = match word {
+                Word::Returned(to, sent) => gateway.map(|gateway| (gateway, to, sent)),
+                Word::Neighbour(from, to, sent) => Some((from, to, sent)),
+                Word::Answered(_) => None,
+            };
+            if let (Some((from, to, sent)), Some(running)) = (answer, &mut self.rehearsal) {
+                running.answered(from, to, sent, now);
+            }
             match word {
+                Word::Neighbour(..) => {}
                 Word::Answered(sent) => self.event(Event::Gateway { sent }),
                 Word::Returned(to, sent) => {
                     let home = self.plan.as_ref().and_then(|plan| {
@@ -460,6 +544,7 @@ fn words(why: &Why) -> String {
         Why::Silent(holder) => format!("{holder} fell silent"),
         Why::Unfit(holder) => format!("the edge of {holder} does not serve"),
         Why::Home(holder) => format!("handed back by {holder}"),
+        Why::Rehearsal(holder) => format!("a rehearsal; {holder} is well"),
         Why::Resumed => "restarted, still in the kernel".to_owned(),
         Why::Outbid(holder) => format!("{holder} has them now"),
         Why::Alone => "nobody can be asked whether another server has them".to_owned(),

@@ -31,6 +31,8 @@ pub(crate) struct Kernel {
     gateway: Option<At>,
     /// Of this process's echoes.
     id: u16,
+    /// Neighbours that are asked whether they know where an address is, and their hardware addresses.
+    watched: BTreeMap<Ipv4Addr, Option<Mac>>,
 }
 
 /// The gateway as it is known.
@@ -50,6 +52,8 @@ pub(crate) enum Word {
     Answered(Duration),
     /// It returned what was sent then from this address.
     Returned(Ipv4Addr, Duration),
+    /// A watched neighbour (the first) returned what was sent then from this address (the second).
+    Neighbour(Ipv4Addr, Ipv4Addr, Duration),
 }
 
 impl Kernel {
@@ -67,6 +71,7 @@ impl Kernel {
             wanted_gateway: None,
             gateway: None,
             id,
+            watched: BTreeMap::new(),
         })
     }
 
@@ -218,17 +223,8 @@ impl Kernel {
         let Some(link) = self.links.get(&gateway.interface) else {
             return;
         };
-        let own = link.interface().addresses.iter().find_map(|(ip, _)| match ip {
-            IpAddr::V4(v4) if !moving.contains(ip) => Some(*v4),
-            _ => None,
-        });
-        // Without one it is a probe (RFC 5227), from which nobody learns.
-        let sender = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
         gateway.asked = Some(now);
-        send(
-            link,
-            &Arp::question(link.interface().mac, sender, gateway.ip).frame(BROADCAST),
-        );
+        ask_where(link, gateway.ip, moving);
     }
 
     /// Asks the gateway to return something to `from`: it comes back here only if the gateway thinks that it is here.
@@ -237,19 +233,64 @@ impl Kernel {
         let (Some(mac), Some(link)) = (gateway.mac, self.links.get(&gateway.interface)) else {
             return self.ask_gateway(now, moving);
         };
+        self.ask_echo(link, mac, now, from, gateway.ip);
+    }
+
+    fn ask_echo(&self, link: &Link, mac: Mac, now: Duration, from: Ipv4Addr, to: Ipv4Addr) {
         let sent = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
         let own = link.interface().mac;
-        send(link, &echo_request(own, mac, from, gateway.ip, self.id, &sent));
+        send(link, &echo_request(own, mac, from, to, self.id, &sent));
+    }
+
+    /// Which of these addresses are on the same network as `address`.
+    pub(crate) fn beside(&self, address: Ipv4Addr, others: &[IpAddr]) -> Vec<Ipv4Addr> {
+        let link = self
+            .place(IpAddr::V4(address))
+            .and_then(|index| self.links.get(&index));
+        let near = others.iter().filter_map(|other| match other {
+            IpAddr::V4(v4) if link?.interface().reaches(*other) => Some(*v4),
+            _ => None,
+        });
+        near.collect()
+    }
+
+    /// Asks a neighbour to return something to `from`, as [`Kernel::ask_return`] asks the gateway; first for its hardware
+    /// address, in a way that tells it nothing.
+    pub(crate) fn ask_neighbour(&mut self, now: Duration, from: Ipv4Addr, to: Ipv4Addr, moving: &[IpAddr]) {
+        let known = *self.watched.entry(to).or_insert(None);
+        let Some(link) = self
+            .place(IpAddr::V4(from))
+            .and_then(|index| self.links.get(&index))
+        else {
+            return;
+        };
+        match known {
+            Some(mac) => self.ask_echo(link, mac, now, from, to),
+            None => ask_where(link, to, moving),
+        }
+    }
+
+    /// Nobody is asked any more but the gateway.
+    pub(crate) fn forget_neighbours(&mut self) {
+        self.watched.clear();
     }
 
     /// What the gateway said meanwhile.
     pub(crate) fn words(&mut self) -> Vec<Word> {
         let mut words = Vec::new();
-        if let Some(gateway) = &mut self.gateway
-            && let Some(link) = self.links.get(&gateway.interface)
-        {
+        for (index, link) in &self.links {
+            let mut gateway = self
+                .gateway
+                .as_mut()
+                .filter(|gateway| gateway.interface == *index);
+            if gateway.is_none() && self.watched.is_empty() {
+                continue;
+            }
             while let Some(arp) = link.receive_arp() {
-                if arp.sender == gateway.ip {
+                if let Some(known) = self.watched.get_mut(&arp.sender) {
+                    *known = Some(arp.sender_mac);
+                }
+                if let Some(gateway) = gateway.as_mut().filter(|gateway| gateway.ip == arp.sender) {
                     gateway.mac = Some(arp.sender_mac);
                     if let Some(asked) = gateway.asked.filter(|_| arp.reply) {
                         words.push(Word::Answered(asked));
@@ -259,8 +300,14 @@ impl Kernel {
         }
         while let Some(echo) = self.echoes.receive(self.id) {
             let sent = <[u8; 8]>::try_from(echo.payload.as_slice()).map(u64::from_be_bytes);
-            if let (Ok(sent), true) = (sent, Some(echo.from) == self.gateway()) {
-                words.push(Word::Returned(echo.to, Duration::from_nanos(sent)));
+            let Ok(sent) = sent.map(Duration::from_nanos) else {
+                continue;
+            };
+            if Some(echo.from) == self.gateway() {
+                words.push(Word::Returned(echo.to, sent));
+            }
+            if self.watched.contains_key(&echo.from) {
+                words.push(Word::Neighbour(echo.from, echo.to, sent));
             }
         }
         words
@@ -299,6 +346,20 @@ impl Kernel {
         near.map(|(index, _)| *index)
             .or(self.gateway.map(|at| at.interface))
     }
+}
+
+/// Asks for the hardware address of `ip`, from an address that does not move. Without one it is a probe (RFC 5227), from
+/// which nobody learns.
+fn ask_where(link: &Link, ip: Ipv4Addr, moving: &[IpAddr]) {
+    let own = link.interface().addresses.iter().find_map(|(ip, _)| match ip {
+        IpAddr::V4(v4) if !moving.contains(ip) => Some(*v4),
+        _ => None,
+    });
+    let sender = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    send(
+        link,
+        &Arp::question(link.interface().mac, sender, ip).frame(BROADCAST),
+    );
 }
 
 fn send(link: &Link, frame: &[u8]) {

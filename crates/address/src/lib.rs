@@ -9,13 +9,14 @@
 //! signed with the fleet's key; depend on a living agent (P5); touch an address that is no edge's public address.
 //!
 //! What follows from what is decided in [`pontoon_decide::address`], which is pure and simulated. `driver` is the thread
-//! around it, `wire` the heartbeats, `kernel` what is done with addresses, `health` whether edges serve. What can fail,
+//! around it, `rehearsal` a takeover on request, `wire` the heartbeats, `kernel` what is done with addresses, `health` whether edges serve. What can fail,
 //! and the test of each, stands in `FAILURES.md`.
 
 mod driver;
 mod health;
 mod kernel;
 mod plan;
+pub mod rehearsal;
 mod wire;
 
 use std::io;
@@ -96,6 +97,15 @@ pub fn run_until(options: AddressOptions, shutdown: Shutdown) -> Result<(), Addr
         .build()
         .map_err(system("the asynchronous runtime"))?;
     let result = runtime.block_on(async {
+        let to_driver = orders.clone();
+        let give = move |request| {
+            let _ = to_driver.send(Order::Rehearse(request));
+        };
+        tokio::spawn(rehearsal::serve(
+            options.paths.address_socket(),
+            give,
+            shutdown.clone(),
+        ));
         let client = ViewClient::start(&options.paths, Tier::Address, shutdown.clone());
         let mut views = client.subscribe();
         views.mark_changed();
@@ -135,6 +145,8 @@ pub fn run_until(options: AddressOptions, shutdown: Shutdown) -> Result<(), Addr
     if options.paths.addresses_stay_file().exists() {
         let _ = orders.send(Order::LetGo);
     }
+    // With it ends whoever else could give orders.
+    drop(runtime);
     drop(orders);
     if thread.join().is_err() {
         return Err(AddressError::Ended);

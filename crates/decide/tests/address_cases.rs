@@ -83,6 +83,59 @@ fn a_share_goes_home_without_a_gap_after_a_minute_of_health() {
 }
 
 #[test]
+fn a_rehearsal_takes_and_hands_back_without_a_gap_and_is_refused_where_it_could_hurt() {
+    for servers in [2, 3] {
+        let mut world = settled(servers, Timing::USUAL);
+        world.rehearse(1, &server("a"), 2_000);
+        assert_eq!(
+            world.holders(&server("a")),
+            [0],
+            "its home has not been well for a minute"
+        );
+        world.run_for(60_000);
+        world.rehearse(0, &server("a"), 2_000);
+        world.rehearse(1, &server("x"), 2_000);
+        assert_eq!(
+            world.takes as usize, servers,
+            "its own, and one that is not there"
+        );
+        world.rehearse(1, &server("a"), 2_000);
+        assert_eq!(unserved(&mut world, &server("a"), 1_500), 0);
+        assert_eq!(world.holders(&server("a")), [1]);
+        assert_eq!(unserved(&mut world, &server("a"), 1_000), 0);
+        assert_eq!(world.holders(&server("a")), [0]);
+        assert!(world.longest_double < 100, "{}", world.longest_double);
+        // Nobody hears it; its edge is broken; the share is away.
+        for to in 0..servers {
+            world.cut[1][to] = true;
+        }
+        world.run_for(1_000);
+        let takes = world.takes;
+        world.rehearse(1, &server("a"), 2_000);
+        assert_eq!(world.takes, takes);
+        let mut world = settled(servers, Timing::USUAL);
+        world.machines[1].wedged = true;
+        world.run_for(62_000);
+        let takes = world.takes;
+        world.rehearse(1, &server("a"), 2_000);
+        assert_eq!(world.takes, takes);
+    }
+}
+
+#[test]
+fn a_server_that_dies_in_a_rehearsal_loses_the_share_to_its_home() {
+    let mut world = settled(2, Timing::USUAL);
+    world.run_for(60_000);
+    world.rehearse(1, &server("a"), 30_000);
+    world.run_for(1_000);
+    assert_eq!(world.holders(&server("a")), [1]);
+    world.die(1);
+    let gap = unserved(&mut world, &server("a"), 2_000);
+    assert!(gap <= 500, "{gap} ms");
+    assert_eq!(world.holders(&server("a")), [0]);
+}
+
+#[test]
 fn a_home_that_flaps_does_not_get_its_share_back() {
     let mut world = settled(2, Timing::USUAL);
     world.die(0);
@@ -133,6 +186,18 @@ fn a_killed_or_stopped_process_that_stays_away_loses_its_share_and_nobody_holds_
         assert_ne!(world.holders(&server("a")), [0]);
         assert_eq!(world.longest_double, 0);
     }
+}
+
+#[test]
+fn servers_that_all_suspect_another_one_do_not_answer_each_others_answers_for_ever() {
+    let mut world = settled(5, Timing::USUAL);
+    // Its edge goes on answering: they ask again and again until the kernel there has let go.
+    world.kill(0);
+    world.run_for(300);
+    let before = world.beats;
+    world.run_for(500);
+    let sent = world.beats - before;
+    assert!(sent <= 4 * 55, "four servers sent {sent} beats in half a second");
 }
 
 #[test]

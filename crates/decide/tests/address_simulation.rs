@@ -1,5 +1,5 @@
 //! The address machine under dice: one to five servers, loss, one-way loss, partitions, pauses, freezes, deaths, wedged
-//! edges, clocks that run fast and slow.
+//! edges, rehearsals, clocks that run fast and slow.
 //!
 //! At no moment do two kernels have a share for longer than [`Timing::longest_overlap`]; and when the faults have
 //! stopped, every share is at home.
@@ -122,6 +122,11 @@ fn run(seed: u64, noisy: bool) -> Result<Seen, String> {
                 faults += 1;
                 mended.push((until, fault));
             }
+        }
+        if dice.below(400) == 0 {
+            let homes = world.homes();
+            let home = &homes[dice.below(homes.len() as u64) as usize];
+            world.rehearse(dice.below(servers as u64) as usize, home, 100 + dice.below(3_000));
         }
         mend(&mut world, &mut mended, false, noisy);
         world.step();

@@ -202,6 +202,10 @@ codes! {
 
     A001 Usage "public addresses do not move in this fleet"
         "Addresses move from a server that died to one that lives only where fleet.toml has [ip] with method = \"arp\" and there are two servers at least, on one local network.";
+    A002 Safety "the addresses are not taken for a rehearsal now"
+        "A rehearsal takes a living server's addresses for some seconds. It begins only where it cannot become an outage: they are at home, their home has been well for home_after, this server's edge serves, and the others hear it.";
+    A003 Failed "after a takeover not everybody would find the addresses"
+        "In the rehearsal the router or a server of the same network went on sending to the old place, or the addresses did not go home again. Who it was stands in the evidence. A router may be slow, or believe nobody who announces an address (static entries, port security of a switch).";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

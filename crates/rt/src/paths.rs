@@ -92,6 +92,11 @@ impl Paths {
         self.state_dir.join("returning-gateway")
     }
 
+    /// Where the address process takes requests for a rehearsal.
+    pub fn address_socket(&self) -> PathBuf {
+        self.run_dir.join("address.sock")
+    }
+
     /// There while public addresses are not to move: an address process that ends leaves this server its own for good.
     pub fn addresses_stay_file(&self) -> PathBuf {
         self.run_dir.join("addresses-stay")

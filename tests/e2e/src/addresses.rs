@@ -15,13 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pontoon_fleet::{Epoch, FleetView, Ports, Revision, Role, ServerState, ServerView, TakeoverView};
+use pontoon_fleet::{
+    AppView, Epoch, FleetView, HealthCheck, Ports, RetryPolicy, Revision, Role, ServerState, ServerView,
+    TakeoverView,
+};
 use pontoon_testkit::{Bind, Lab, LabError, Process, ProcessId, Server, Spawn, wait_until};
 
 use crate::fleet::{pontoon, sibling};
 
 /// Where the answerers listen (discard would be 9).
-const PORT: u16 = 9009;
+pub(crate) const ANSWERS_AT: u16 = 9009;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +37,7 @@ pub struct Fleet {
     edges: bool,
     pids: Arc<Mutex<Vec<Option<i32>>>>,
     processes: Vec<Option<Process>>,
+    running_edges: Vec<Option<Process>>,
 }
 
 /// How a fleet is.
@@ -47,6 +51,8 @@ pub struct Shape {
     pub home_after: Duration,
     /// Whether edges run.
     pub edges: bool,
+    /// Whether each address process watches the edge of its server.
+    pub judged: bool,
 }
 
 impl Fleet {
@@ -77,6 +83,7 @@ impl Fleet {
         let mut fleet = Fleet {
             pids: Arc::new(Mutex::new(vec![None; servers.len()])),
             processes: servers.iter().map(|_| None).collect(),
+            running_edges: servers.iter().map(|_| None).collect(),
             lab,
             edges: shape.edges,
             servers,
@@ -123,7 +130,26 @@ impl Fleet {
             epoch: Epoch(1),
             serial: 1,
             servers: self.servers.iter().map(server).collect(),
-            app: None,
+            app: shape.judged.then(|| AppView {
+                upstream: SocketAddr::from(([127, 0, 0, 1], 8080)),
+                protocol: Default::default(),
+                balance: Default::default(),
+                dispatch: Default::default(),
+                health: HealthCheck {
+                    path: None,
+                    expect: None,
+                    interval: Duration::from_secs(1),
+                    timeout: Duration::from_secs(1),
+                    fall: 3,
+                    rise: 1,
+                },
+                retries: RetryPolicy {
+                    methods: Vec::new(),
+                    max: 0,
+                    budget: 0,
+                },
+                drain: Duration::from_secs(1),
+            }),
             sql: None,
             https: None,
             limits: Default::default(),
@@ -137,6 +163,22 @@ impl Fleet {
                 interface: None,
             }),
         }
+    }
+
+    /// How many servers.
+    #[allow(clippy::len_without_is_empty, reason = "there is no fleet of none")]
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// The edge's process of a server.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn edge(&self, at: usize) -> Result<ProcessId, LabError> {
+        let edge = self.running_edges.get(at).and_then(Option::as_ref);
+        edge.map(|process| process.id())
+            .ok_or_else(|| LabError::Unknown("no edge".to_owned()))
     }
 
     /// The server at that place.
@@ -159,11 +201,11 @@ impl Fleet {
     async fn start(&mut self, at: usize) -> Result<(), LabError> {
         let server = self.servers[at].clone();
         lock(&self.pids)[at] = server.processes().first().map(|id| id.pid);
-        let answerer = Spawn::new("/run/answerer", "answerer").args([server.name(), &PORT.to_string()]);
+        let answerer = Spawn::new("/run/answerer", "answerer").args([server.name(), &ANSWERS_AT.to_string()]);
         server.spawn(answerer).await?;
         if self.edges {
             let edge = Spawn::new("/run/pontoon-program", "edge").args(["edge", "--server", server.name()]);
-            server.spawn(edge).await?;
+            self.running_edges[at] = Some(server.spawn(edge).await?);
         }
         self.start_process(at).await
     }
@@ -262,7 +304,7 @@ struct Seen {
 }
 
 impl Watch {
-    fn start(address: IpAddr, pids: Arc<Mutex<Vec<Option<i32>>>>) -> Result<Watch, LabError> {
+    pub(crate) fn start(address: IpAddr, pids: Arc<Mutex<Vec<Option<i32>>>>) -> Result<Watch, LabError> {
         let local: IpAddr = match address {
             IpAddr::V4(_) => Lab::VISITOR.into(),
             IpAddr::V6(_) => IpAddr::from([0; 16]),
@@ -283,7 +325,7 @@ impl Watch {
                 while !end.load(Ordering::Relaxed) {
                     if asked.elapsed() >= Duration::from_millis(1) {
                         asked = Instant::now();
-                        let _ = socket.send_to(b"who", (address, PORT));
+                        let _ = socket.send_to(b"who", (address, ANSWERS_AT));
                     }
                     let Ok((count, _)) = socket.recv_from(&mut buffer) else {
                         continue;
@@ -339,19 +381,38 @@ impl Watch {
     /// # Errors
     /// When it does not within a minute.
     pub async fn until_answered_by(&self, name: &str) -> Result<(), LabError> {
+        self.until_answered(&format!("answers by {name}"), |by| by == name)
+            .await
+    }
+
+    async fn until_answered(&self, what: &str, by_whom: impl Fn(&str) -> bool) -> Result<(), LabError> {
         let mut since = None;
-        wait_until(&format!("answers by {name}"), PATIENCE, || {
+        wait_until(what, PATIENCE, || {
             let seen = lock(&self.seen);
             let here = seen
                 .last
                 .as_ref()
-                .is_some_and(|(at, by)| by == name && at.elapsed() < Duration::from_millis(100));
+                .is_some_and(|(at, by)| by_whom(by) && at.elapsed() < Duration::from_millis(100));
             drop(seen);
             since = here.then(|| since.unwrap_or_else(Instant::now));
             let long = since.is_some_and(|since| since.elapsed() > Duration::from_millis(300));
             async move { long.then_some(()) }
         })
         .await
+    }
+
+    /// Waits until another server than that answers, and goes on doing so.
+    ///
+    /// # Errors
+    /// When none does within a minute.
+    pub async fn until_answered_by_another_than(&self, name: &str) -> Result<(), LabError> {
+        self.until_answered(&format!("answers by another than {name}"), |by| by != name)
+            .await
+    }
+
+    /// The longest time for which two kernels had the address, since the beginning or since this was asked last.
+    pub fn take_longest_double(&self) -> Duration {
+        std::mem::take(&mut lock(&self.seen).longest_double)
     }
 
     /// The longest time for which two kernels had the address, since the beginning.

@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod authority;
 pub mod documents;
 pub mod fleet;
+pub mod keepalived;
 pub mod layers;
 pub mod rounds;
 pub mod source;

@@ -21,6 +21,7 @@ const SHAPE: Shape = Shape {
     fast: false,
     home_after: Duration::from_secs(1),
     edges: false,
+    judged: false,
 };
 
 fn limit() -> Duration {
@@ -197,6 +198,78 @@ fn an_edge_that_serves_keeps_its_address_while_its_process_restarts() -> Result<
             Ok(())
         },
     )
+}
+
+#[test]
+fn a_rehearsal_says_who_learned_hands_back_and_is_refused_where_it_could_hurt() -> Result<(), LabError> {
+    in_lab(
+        "a_rehearsal_says_who_learned_hands_back_and_is_refused_where_it_could_hurt",
+        Duration::from_secs(240),
+        |lab| async move {
+            let fleet = Fleet::new(lab, SHAPE).await?;
+            let (a, b) = (fleet.server(0), fleet.server(1));
+            let watch = fleet.watch(a.public().into())?;
+            watch.until_answered_by("a").await?;
+            for (server, args, status, code) in [
+                (b, ["a", "--hold", "3s"].as_slice(), 2, "P007"),
+                (b, &["a", "--hold", "31s", "--yes"], 2, ""),
+                (b, &["../a", "--yes"], 2, ""),
+                (b, &["x", "--yes"], 3, "A002"),
+                (a, &["a", "--yes"], 3, "A002"),
+            ] {
+                let (found, _, err) = attempt(server, &[&["address", "test"], args].concat()).await?;
+                assert!(found == status && err.contains(code), "{args:?}: {found} {err}");
+            }
+            watch.mark();
+            let said = until_rehearsed(b, 0).await?;
+            tell(&said);
+            watch.until_answered_by("a").await?;
+            fleet.until_held(0, 0).await?;
+            tell_series("a rehearsal", vec![watch.longest_gap()], &watch);
+            let log = std::fs::read_to_string(b.log_file("address")).unwrap();
+            assert!(log.contains("a rehearsal; a is well"), "{log}");
+
+            // A router that believes nobody who announces an address.
+            let vip = a.public().to_string();
+            let mac = a.sh("cat /sys/class/net/eth0/address").await?;
+            let neigh = |args: &[&str]| {
+                let mut command = std::process::Command::new("ip");
+                command.arg("neigh").args(args).args(["dev", "fleet"]);
+                assert!(command.status().unwrap().success(), "ip neigh {args:?}");
+            };
+            neigh(&["replace", &vip, "lladdr", mac.trim(), "nud", "permanent"]);
+            let said = until_rehearsed(b, 1).await?;
+            assert!(
+                said.contains("A003") && said.contains(&Lab::VISITOR.to_string()),
+                "{said}"
+            );
+            tell(&said);
+            fleet.until_held(0, 0).await?;
+            neigh(&["del", &vip]);
+
+            fleet.process(1)?.kill_9()?;
+            let (status, _, err) = attempt(b, &["address", "test", "a", "--yes"]).await?;
+            assert!(status == 4 && err.contains("N002"), "{status} {err}");
+            Ok(())
+        },
+    )
+}
+
+/// Rehearses on `server` a takeover of a's addresses until it ends with this status; says what was said.
+async fn until_rehearsed(server: &pontoon_testkit::Server, wanted: i32) -> Result<String, LabError> {
+    let mut said = String::new();
+    for _ in 0..20 {
+        let (status, out, err) = attempt(server, &["address", "test", "a", "--yes"]).await?;
+        said = format!("{status}\n{out}{err}");
+        // Its home must have been well for a while first.
+        if status == wanted {
+            return Ok(said);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Err(LabError::App(format!(
+        "no rehearsal that ends with {wanted}: {said}"
+    )))
 }
 
 #[test]

@@ -193,6 +193,14 @@ pub enum Event {
         /// When it was asked, by this node's clock.
         sent: Duration,
     },
+    /// A rehearsal: take this share from its home, which lives, and hand it back at that moment. [`Node::rehearsable`]
+    /// says whether anything comes of it.
+    Rehearse {
+        /// Which share.
+        home: ServerName,
+        /// Until when, by this node's clock.
+        until: Duration,
+    },
     /// Whether this server's edge serves; true at the start.
     Fit(bool),
     /// The kernel did not do what an action said, or lost what it had.
@@ -257,6 +265,8 @@ pub enum Why {
     Unfit(ServerName),
     /// It goes home from there.
     Home(ServerName),
+    /// An operator wants to see whether it can be taken from there.
+    Rehearsal(ServerName),
     /// This node restarted, and the kernel still had it.
     Resumed,
     /// Another server holds it with a higher epoch.
@@ -267,6 +277,26 @@ pub enum Why {
     Paused(Duration),
     /// The kernel lost it.
     Kernel,
+}
+
+/// Why a share is not taken in a rehearsal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRehearsal {
+    /// There is no such share.
+    #[error("no server of this name has public addresses that move")]
+    Unknown,
+    /// It is this server's own.
+    #[error("they are this server's own: rehearse on another one")]
+    Own,
+    /// This server cannot serve visitors.
+    #[error("this server's edge does not serve, or this server has no edge")]
+    Unfit,
+    /// This server cannot prove that the others hear it.
+    #[error("too few of the other servers hear this one")]
+    Unheard,
+    /// They are not at home, are about to move, or their home has not been well for long enough to get them back.
+    #[error("they are not at home, or their home has not been well for long enough")]
+    Away,
 }
 
 /// How a share stands at this node, for people and for DNS.
@@ -308,6 +338,8 @@ struct Held {
     /// When it was taken or outbid somebody: announcements are repeated from here.
     announced_from: Duration,
     announcements: usize,
+    /// It is held for a rehearsal, until then.
+    rehearsal: Option<Duration>,
 }
 
 /// A share whose holder does not look well.

@@ -6,8 +6,8 @@ use pontoon_fleet::ServerName;
 
 use super::known::Known;
 use super::{
-    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Beat, Claim, Event, Held, Setup, Share, Shares, Standing, Suspicion,
-    Why,
+    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Beat, Claim, Event, Held, NoRehearsal, Setup, Share, Shares,
+    Standing, Suspicion, Why,
 };
 
 /// See the [module](super). Feed it every event with the present moment of a clock that runs while the machine sleeps,
@@ -19,6 +19,7 @@ pub struct Node {
     started: Duration,
     last_step: Duration,
     seq: u64,
+    last_beat: Duration,
     next_beat: Duration,
     fit: bool,
     settling: bool,
@@ -57,6 +58,7 @@ impl Node {
             started: now,
             last_step: now,
             seq: 0,
+            last_beat: Duration::ZERO,
             next_beat: now,
             fit: true,
             settling: true,
@@ -99,6 +101,14 @@ impl Node {
             Event::Gateway { sent } => {
                 self.gateway = self.gateway.max(Some(sent));
                 self.consider_all(now, &mut out);
+            }
+            Event::Rehearse { home, until } => {
+                if let Ok(holder) = self.rehearsable(&home, now) {
+                    self.take(now, &home, Why::Rehearsal(holder), &mut out);
+                    if let Some(held) = self.shares.get_mut(&home).and_then(|share| share.held.as_mut()) {
+                        held.rehearsal = Some(until);
+                    }
+                }
             }
             Event::Fit(fit) => {
                 if self.fit != fit {
@@ -143,6 +153,35 @@ impl Node {
     /// Whether this server holds the share of `home`.
     pub fn holds(&self, home: &ServerName) -> bool {
         self.shares.get(home).is_some_and(|share| share.held.is_some())
+    }
+
+    /// The living home from which a rehearsal would take the share of `home` now.
+    ///
+    /// # Errors
+    /// What stands in the way: nothing is rehearsed that could become an outage.
+    pub fn rehearsable(&self, home: &ServerName, now: Duration) -> Result<ServerName, NoRehearsal> {
+        let share = self.shares.get(home).ok_or(NoRehearsal::Unknown)?;
+        if *home == self.setup.me {
+            return Err(NoRehearsal::Own);
+        }
+        if !self.is_edge() || !self.fit || self.settling {
+            return Err(NoRehearsal::Unfit);
+        }
+        if !self.is_proved(now) {
+            return Err(NoRehearsal::Unheard);
+        }
+        let at_home = self.holder(home, now).is_some_and(|(holder, _)| holder == *home);
+        let quiet = share.held.is_none() && share.suspicion.is_none();
+        if at_home && quiet && self.is_well(home, now) {
+            Ok(home.clone())
+        } else {
+            Err(NoRehearsal::Away)
+        }
+    }
+
+    /// The living peer that says that it holds the share.
+    pub fn other_holder(&self, home: &ServerName, now: Duration) -> Option<ServerName> {
+        self.holder(home, now).map(|(holder, _)| holder)
     }
 
     /// Which peers this node hears now.
@@ -581,7 +620,9 @@ impl Node {
             }
         }
         if asked {
-            self.next_beat = now;
+            // Several that ask each other would answer each answer: a beat each tenth of a heartbeat is soon enough.
+            let soon = self.last_beat + timing.heartbeat / 10;
+            self.next_beat = self.next_beat.min(soon.max(now));
         }
         if std::mem::take(&mut self.contests) > 0 {
             self.shares.values_mut().for_each(|share| share.barred = None);
@@ -613,6 +654,7 @@ impl Node {
             refreshed: now,
             announced_from: now,
             announcements: 1,
+            rehearsal: None,
         });
         out.push(Action::Take {
             home: home.clone(),
@@ -676,6 +718,7 @@ impl Node {
     fn beat(&mut self, now: Duration) -> Beat {
         self.seq += 1;
         self.known.sent(self.seq, now);
+        self.last_beat = now;
         self.next_beat = now + self.setup.timing.heartbeat;
         let claim = |(home, share): (&ServerName, &Share)| Claim {
             home: home.clone(),
@@ -698,14 +741,20 @@ impl Node {
 
     /// Whether a share that this node holds may go home.
     fn offers(&self, home: &ServerName, share: &Share, now: Duration) -> bool {
+        let held = share.held.as_ref();
+        let over = |held: &Held| held.rehearsal.is_none_or(|until| now >= until);
+        held.is_some_and(over) && self.is_well(home, now)
+    }
+
+    /// Whether the server has been well for so long that its addresses may go home.
+    fn is_well(&self, server: &ServerName, now: Duration) -> bool {
         let timing = self.setup.timing;
-        share.held.is_some()
-            && self.known.peers.get(home).is_some_and(|peer| {
-                let well = peer
-                    .well_since
-                    .is_some_and(|since| now.saturating_sub(since) >= timing.home_after);
-                well && now.saturating_sub(peer.seen) <= timing.silence()
-            })
+        self.known.peers.get(server).is_some_and(|peer| {
+            let well = peer
+                .well_since
+                .is_some_and(|since| now.saturating_sub(since) >= timing.home_after);
+            well && now.saturating_sub(peer.seen) <= timing.silence()
+        })
     }
 
     /// Whether a majority hears this node now.

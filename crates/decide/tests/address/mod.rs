@@ -110,6 +110,8 @@ pub struct World {
     /// Every take and drop, for people and for tests.
     pub log: Vec<(Ms, usize, ServerName, Result<Why, Why>)>,
     pub takes: u64,
+    /// Beats that were sent.
+    pub beats: u64,
     pub noisy: bool,
 }
 
@@ -148,6 +150,7 @@ impl World {
             longest_double: 0,
             log: Vec::new(),
             takes: 0,
+            beats: 0,
             noisy: false,
             members,
         };
@@ -230,6 +233,15 @@ impl World {
         let until = self.now + ms;
         while self.now < until {
             self.step();
+        }
+    }
+
+    /// A rehearsal: `at` takes the share for so long, if it may.
+    pub fn rehearse(&mut self, at: usize, home: &ServerName, ms: Ms) {
+        if self.machines[at].runs() && !self.machines[at].stopped {
+            let until = self.machines[at].clock(self.now) + Duration::from_millis(ms);
+            let home = home.clone();
+            self.event(at, Event::Rehearse { home, until });
         }
     }
 
@@ -351,6 +363,7 @@ impl World {
         let gateway = self.machines.len();
         match action {
             Action::Send(beat) => {
+                self.beats += 1;
                 for to in (0..gateway).filter(|to| *to != at) {
                     if self.passes(at, to) && !self.dice.chance(self.loss) {
                         self.send(to, Arrival::Beat(beat.clone()));

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use pontoon_address::rehearsal::{self, RehearsalError};
 use pontoon_agent::api::{ServerStatus, Status};
 use pontoon_fleet::{AddressReport, Code, Refusal, ServerName, ServerState};
 use serde::Serialize;
@@ -46,6 +48,34 @@ pub struct Run {
 pub enum AddressCommand {
     /// Show who holds which public address, and what stands in the way of a takeover
     Status(AddressStatus),
+    /// Rehearse a takeover: this server takes another one's addresses for some seconds, and says who learned of it and how
+    /// fast
+    Test(AddressTest),
+}
+
+/// `pontoon address test`
+#[derive(Debug, Args)]
+pub struct AddressTest {
+    /// Whose addresses this server takes; it must live
+    #[arg(value_name = "SERVER")]
+    pub home: ServerName,
+    /// For how long, at most 30s
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = hold)]
+    pub hold: Duration,
+    /// Do it: connections that are open at those addresses end
+    #[arg(long)]
+    pub yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let hold = pontoon_fleet::units::parse_duration(text)?;
+    match Duration::from_millis(100) <= hold && hold <= rehearsal::LONGEST {
+        true => Ok(hold),
+        false => Err("between 100ms and 30s".to_owned()),
+    }
 }
 
 /// `pontoon address status`
@@ -59,7 +89,11 @@ pub struct AddressStatus {
 impl Address {
     /// Whether the answer is for machines.
     pub fn wants_json(&self) -> bool {
-        matches!(&self.command, Some(AddressCommand::Status(args)) if args.json)
+        match &self.command {
+            Some(AddressCommand::Status(args)) => args.json,
+            Some(AddressCommand::Test(args)) => args.json,
+            None => false,
+        }
     }
 }
 
@@ -68,6 +102,7 @@ pub fn address(context: &Context, args: Address) -> anyhow::Result<u8> {
     match args.command {
         None => process::address(context, &args.run),
         Some(AddressCommand::Status(args)) => super::block_on(status(context, &args)),
+        Some(AddressCommand::Test(args)) => super::block_on(test(context, &args)),
     }
 }
 
@@ -82,6 +117,49 @@ async fn status(context: &Context, args: &AddressStatus) -> anyhow::Result<u8> {
             .answer(&addresses::render(&standing, context.screen.out))?;
     }
     Ok(0)
+}
+
+/// Asks this server's address process, not the agent: addresses move without agents, so their rehearsal does.
+async fn test(context: &Context, args: &AddressTest) -> anyhow::Result<u8> {
+    if !args.yes {
+        let again = format!("pontoon address test {} --yes", args.home);
+        return Err(Refusal::new(Code::P007, "a rehearsal moves addresses that visitors use")
+            .because(format!(
+                "this server would take the addresses of {} for {}; connections that are open there end, new ones are served here",
+                args.home,
+                pontoon_fleet::units::format_duration(args.hold)
+            ))
+            .next("if you want that", &again)
+            .into());
+    }
+    let socket = context.paths.address_socket();
+    let outcome = rehearsal::ask(&socket, &args.home, args.hold)
+        .await
+        .map_err(|error| match error {
+            RehearsalError::Refused(why) => Refusal::new(
+                Code::A002,
+                format!("the addresses of {} stay where they are", args.home),
+            )
+            .because(why)
+            .next("see how everything stands", "pontoon address status"),
+            other => Refusal::new(Code::N002, "the address process of this server does not answer")
+                .because(other.to_string())
+                .next(
+                    "is it running, and do addresses move here?",
+                    "pontoon address status",
+                ),
+        })?;
+    if args.json {
+        context.screen.json(&outcome)?;
+    } else {
+        context
+            .screen
+            .answer(&addresses::rehearsal(&outcome, context.screen.out))?;
+    }
+    if outcome.is_good() {
+        return Ok(0);
+    }
+    Err(addresses::unlearned(&outcome).into())
 }
 
 /// How the public addresses of a fleet stand.

@@ -1,6 +1,9 @@
-//! `pontoon address status`, for people.
+//! `pontoon address status` and `pontoon address test`, for people.
 
 use std::fmt::Write;
+
+use pontoon_address::rehearsal::{Learner, Outcome};
+use pontoon_fleet::{Code, Refusal};
 
 use crate::commands::address::Standing;
 use crate::output::paint::Paint;
@@ -75,3 +78,73 @@ pub fn render(standing: &Standing, paint: Paint) -> String {
     }
     text
 }
+
+/// What a rehearsal came to: a line for each who had to learn.
+pub fn rehearsal(outcome: &Outcome, paint: Paint) -> String {
+    let addresses: Vec<String> = outcome.addresses.iter().map(ToString::to_string).collect();
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{} took {} of {}",
+        outcome.at,
+        addresses.join(" "),
+        outcome.home
+    );
+    let mut line = |what: String, after: Option<u64>, missing: &str| {
+        let line = match after {
+            Some(ms) => format!("  {what}: {ms} ms"),
+            None => paint.warn(&format!("  {what}: {missing}")),
+        };
+        let _ = writeln!(text, "{line}");
+    };
+    line(
+        format!("{} let go", outcome.home),
+        outcome.let_go_ms,
+        "not heard of",
+    );
+    match &outcome.gateway {
+        Some(gateway) => line(
+            format!("the gateway {} sends here", gateway.ip),
+            gateway.learned_ms,
+            NEVER,
+        ),
+        None => line("no gateway is known".to_owned(), None, "set ip.gateway"),
+    }
+    for neighbour in &outcome.neighbours {
+        line(
+            format!("{} sends here", neighbour.ip),
+            neighbour.learned_ms,
+            NEVER,
+        );
+    }
+    line(
+        format!("at {} again, after the hand-over", outcome.home),
+        outcome.home_again_ms,
+        "not yet",
+    );
+    text
+}
+
+/// Who did not learn in a rehearsal that was not good.
+pub fn unlearned(outcome: &Outcome) -> Refusal {
+    let title = format!(
+        "a takeover of the addresses of {} by {} would not reach everybody",
+        outcome.home, outcome.at
+    );
+    let mut refusal = Refusal::new(Code::A003, title);
+    let missing = |learner: &&Learner| learner.learned_ms.is_none();
+    let learners = outcome.gateway.iter().chain(&outcome.neighbours);
+    for learner in learners.filter(missing) {
+        refusal = refusal.because(format!("{} {NEVER}", learner.ip));
+    }
+    if outcome.let_go_ms.is_none() {
+        refusal = refusal.because(format!("{} was not heard to let go", outcome.home));
+    }
+    if outcome.home_again_ms.is_none() {
+        refusal = refusal.because(format!("{} was not heard to have them again", outcome.home));
+    }
+    refusal.next("see where they are", "pontoon address status")
+}
+
+const NEVER: &str = "sent nothing here while the rehearsal ran";
