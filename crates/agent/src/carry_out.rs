@@ -3,28 +3,49 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_config::{Config, Db, Server};
 use pontoon_fleet::{
     Code, Epoch, EventKind, LeaseRecord, ListenAddress, Refusal, Revision, Role, ServerName,
 };
+use pontoon_helper::HelperClient;
 use pontoon_lease::{LeaseStore, Single, Swap};
 use pontoon_replication::{Database, Place, Wanted};
+use tokio::time::sleep;
 
 use crate::core::{Active, Agent};
 use crate::failover;
 
+/// Between two looks whether a helper that did not answer is back.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Runs until shutdown.
 pub(crate) async fn run(agent: Arc<Agent>) {
+    let mut without_helper = false;
     loop {
         tokio::select! {
             () = agent.to_carry_out.notified() => {}
+            () = helper_answers(&agent), if without_helper => {}
             () = agent.shutdown.requested() => return,
         }
         // A join or a leave that is under way does the same things in its own order.
         let _changing = agent.changing.lock().await;
         once(&agent).await;
+        // Only what failed for want of the helper is tried again by itself: a database that does not start must not be
+        // started over and over.
+        without_helper = agent.known().trouble.is_some() && helper(&agent).state().await.is_err();
     }
+}
+
+async fn helper_answers(agent: &Agent) {
+    while helper(agent).state().await.is_err() {
+        sleep(LOOK).await;
+    }
+}
+
+fn helper(agent: &Agent) -> HelperClient {
+    HelperClient::new(agent.paths.helper_socket())
 }
 
 /// One pass, with its result noted. The caller holds `changing`.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Fleet, Following, ask, attempt, end_program, expect, identical, one_line, refused, run, snapshot,
-    start_agent, status, tell, wait_until_healthy,
+    Fleet, Following, ask, attempt, end_program, expect, identical, one_line, pontoon, refused, run,
+    snapshot, start_agent, status, tell, wait_until_healthy,
 };
 use pontoon_testkit::{DemoApp, LabError, Server, in_lab, wait_until};
 
@@ -178,6 +178,22 @@ fn a_change_happens_on_every_server_or_on_none() -> Result<(), LabError> {
             // And then it can be made.
             run(a, &["apply", "--yes"]).await?;
             wait_for_revision(&[a, b], 4).await?;
+            wait_until_healthy(b, 2).await?;
+
+            // What becomes active while the helper is away is carried out when that is back.
+            end_program(b, "helper").await?;
+            write(a, &good.replace("[app]\n", "[app]\ndrain = \"10s\"\n"))?;
+            refused(a, &["apply", "--yes"], "N003", 1).await?;
+            wait_until("b to say what it lacks", Duration::from_secs(60), async || {
+                let (_, said, _) = attempt(b, &["status"]).await.ok()?;
+                said.contains("b is not as configured").then_some(())
+            })
+            .await?;
+            let helper = format!(
+                "setsid {} helper </dev/null >/dev/null 2>&1 &",
+                pontoon()?.display()
+            );
+            b.sh(&helper).await?;
             wait_until_healthy(b, 2).await?;
 
             // Those of b are cut off with it. Of the others, a write that was on its way to b's application when the cable
