@@ -21,6 +21,34 @@ use tokio::net::UnixStream;
 
 use crate::start;
 
+/// How long a tier of this machine may take to answer.
+const TIER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the tier `name` of this machine answers to a question; `called` is what people call it.
+pub async fn ask_tier<T: DeserializeOwned>(
+    paths: &Paths,
+    name: &str,
+    called: &str,
+    question: &str,
+) -> Result<T, Refusal> {
+    let socket = paths.run_dir.join(format!("{name}.sock"));
+    let silent = |why: String| {
+        Refusal::new(Code::N002, format!("{called} of this server does not answer"))
+            .because(format!("{}: {why}", socket.display()))
+            .next("see what runs", "pontoon status")
+    };
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|error| silent(error.to_string()))?;
+    http::call(
+        stream,
+        &Call::get(name, question).timeout(TIER_PATIENCE),
+        None::<&()>,
+    )
+    .await
+    .map_err(|error| silent(error.to_string()))
+}
+
 /// The agent of this machine.
 #[derive(Clone, Debug)]
 pub struct Client {

@@ -1,19 +1,14 @@
 //! `pontoon edge`: the load balancer itself, and the question what it would do.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use pontoon_edge::{EdgeState, Explanation, Question, ServerState, Stands};
-use pontoon_fleet::{Code, Refusal};
-use pontoon_rt::http::{self, Call};
-use tokio::net::UnixStream;
+use pontoon_fleet::Refusal;
 
 use super::{Context, process};
 use crate::args::{Edge, EdgeCommand, EdgeExplain};
+use crate::client::ask_tier;
 use crate::output::paint::harmless;
-
-/// How long the edge may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the edge, or answers a question.
 pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
@@ -41,22 +36,7 @@ async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
 
 /// What the edge of this server says of itself.
 async fn state(context: &Context) -> Result<EdgeState, Refusal> {
-    let socket = context.paths.run_dir.join("edge.sock");
-    let silent = |why: String| {
-        Refusal::new(Code::N002, "the edge of this server does not answer")
-            .because(format!("{}: {why}", socket.display()))
-            .next("see what runs", "pontoon status")
-    };
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|error| silent(error.to_string()))?;
-    http::call(
-        stream,
-        &Call::get("edge", "/state").timeout(PATIENCE),
-        None::<&()>,
-    )
-    .await
-    .map_err(|error| silent(error.to_string()))
+    ask_tier(&context.paths, "edge", "the edge", "/state").await
 }
 
 fn text(explanation: &Explanation) -> String {

@@ -1,11 +1,9 @@
 //! `pontoon sql`: the proxy itself, and questions about it.
 
 use std::io::Read;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use pontoon_fleet::{Code, Refusal, Role};
-use pontoon_rt::http::{self, Call};
+use pontoon_fleet::{Refusal, Role};
 use pontoon_sql_class::{
     Charset, Context as Session, Effects, Engine, Previous, Route, SqlMode, Verdict, classify, digest,
     is_system_schema,
@@ -13,18 +11,15 @@ use pontoon_sql_class::{
 use pontoon_sqlproxy::route::{self, Bonds, Place, Side};
 use pontoon_telemetry::digests::Report;
 use serde_json::json;
-use tokio::net::UnixStream;
 
 use super::{Context, config, process};
 use crate::args::{Sql, SqlCommand, SqlEngine, SqlExplain, SqlTop};
+use crate::client::ask_tier;
 use crate::output::paint::{Paint, harmless, width};
 use crate::output::sql_top;
 
 /// The longest statement that is explained: the servers' own `max_allowed_packet` is 16 MiB by default.
 const LONGEST_STATEMENT: u64 = 16 << 20;
-
-/// How long the proxy may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the proxy, or answers a question.
 pub fn sql(context: &Context, args: Sql) -> anyhow::Result<u8> {
@@ -73,22 +68,7 @@ async fn top(context: &Context, args: &SqlTop) -> anyhow::Result<u8> {
 
 /// What the SQL proxy of this server has counted.
 async fn counted(context: &Context) -> Result<Report, Refusal> {
-    let socket = context.paths.run_dir.join("sql.sock");
-    let silent = |why: String| {
-        Refusal::new(Code::N002, "the SQL proxy of this server does not answer")
-            .because(format!("{}: {why}", socket.display()))
-            .next("see what runs", "pontoon status")
-    };
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|error| silent(error.to_string()))?;
-    http::call(
-        stream,
-        &Call::get("sql", "/digests").timeout(PATIENCE),
-        None::<&()>,
-    )
-    .await
-    .map_err(|error| silent(error.to_string()))
+    ask_tier(&context.paths, "sql", "the SQL proxy", "/digests").await
 }
 
 fn explain(context: &Context, args: &SqlExplain) -> anyhow::Result<u8> {
