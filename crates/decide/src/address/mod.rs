@@ -318,6 +318,8 @@ struct Share {
     epoch: Epoch,
     held: Option<Held>,
     suspicion: Option<Suspicion>,
+    /// What was asked before there is a suspicion, because the holder is late.
+    early: Option<Asked>,
     /// Found in the kernel at the start.
     present: bool,
     /// The last one that was heard to hold it.
@@ -346,8 +348,13 @@ struct Held {
 #[derive(Clone, Debug)]
 struct Suspicion {
     since: Duration,
-    /// When the edge at the address was last asked, and what came of it.
-    probed: Duration,
+    asked: Asked,
+}
+
+/// When the edge at the address was last asked, and what came of it.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Duration,
     answer: Option<bool>,
 }
 

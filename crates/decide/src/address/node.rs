@@ -6,7 +6,7 @@ use pontoon_fleet::ServerName;
 
 use super::known::Known;
 use super::{
-    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Beat, Claim, Event, Held, NoRehearsal, Setup, Share, Shares,
+    ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Asked, Beat, Claim, Event, Held, NoRehearsal, Setup, Share, Shares,
     Standing, Suspicion, Why,
 };
 
@@ -82,12 +82,11 @@ impl Node {
             Event::Tick => self.tick(now, &mut out),
             Event::Beat(beat) => self.hear(now, beat, &mut out),
             Event::Probed { home, serving } => {
-                if let Some(suspicion) = self
-                    .shares
-                    .get_mut(&home)
-                    .and_then(|share| share.suspicion.as_mut())
-                {
-                    suspicion.answer = Some(serving);
+                if let Some(share) = self.shares.get_mut(&home) {
+                    let asked = share.suspicion.as_mut().map(|suspicion| &mut suspicion.asked);
+                    if let Some(asked) = asked.or(share.early.as_mut()) {
+                        asked.answer = Some(serving);
+                    }
                 }
                 self.consider_all(now, &mut out);
             }
@@ -235,7 +234,7 @@ impl Node {
                     why: Why::Paused(away),
                 });
             }
-            share.suspicion = None;
+            (share.suspicion, share.early) = (None, None);
             share.free_since = None;
             share.present = false;
         }
@@ -390,7 +389,8 @@ impl Node {
                     return self.take(now, home, Why::Home(holder.clone()), out);
                 }
                 if fit {
-                    return self.calm(home);
+                    self.calm(home);
+                    return self.ask_early(now, home, &holder.clone(), out);
                 }
                 Why::Unfit(holder.clone())
             }
@@ -419,18 +419,22 @@ impl Node {
         let suspicion = match &mut share.suspicion {
             Some(suspicion) => suspicion,
             none => {
-                out.push(Action::Probe { home: home.clone() });
+                let early = share.early.take();
+                let asked = early.filter(|early| now.saturating_sub(early.at) <= 2 * timing.probe);
+                let asked = asked.unwrap_or_else(|| {
+                    out.push(Action::Probe { home: home.clone() });
+                    Asked {
+                        at: now,
+                        answer: None,
+                    }
+                });
                 out.push(Action::AskGateway { from: None });
                 self.next_beat = now; // it asks everybody
-                none.insert(Suspicion {
-                    since: now,
-                    probed: now,
-                    answer: None,
-                })
+                none.insert(Suspicion { since: now, asked })
             }
         };
-        let probed_for = now.saturating_sub(suspicion.probed);
-        match (&why, suspicion.answer) {
+        let probed_for = now.saturating_sub(suspicion.asked.at);
+        match (&why, suspicion.asked.answer) {
             // Its own word that its edge does not serve is enough.
             (Why::Unfit(_), _) | (_, Some(false)) => {}
             // Visitors are served there: it is left alone for as long as the kernel there lets it.
@@ -438,8 +442,10 @@ impl Node {
                 if probed_for >= timing.probe {
                     *suspicion = Suspicion {
                         since: now,
-                        probed: now,
-                        answer: None,
+                        asked: Asked {
+                            at: now,
+                            answer: None,
+                        },
                     };
                     out.push(Action::Probe { home: home.clone() });
                     out.push(Action::AskGateway { from: None });
@@ -453,6 +459,30 @@ impl Node {
         let since = suspicion.since;
         if self.may_take(since) {
             self.take(now, home, why, out);
+        }
+    }
+
+    /// The edge at the address of a holder that is late is asked so early that the answer is there when the holder is
+    /// suspected. That alone takes nothing: the evidence for that is younger than the suspicion.
+    fn ask_early(&mut self, now: Duration, home: &ServerName, holder: &ServerName, out: &mut Vec<Action>) {
+        let timing = self.setup.timing;
+        let from = timing.silence().saturating_sub(timing.probe);
+        let seen = self.known.peers.get(holder).map(|peer| peer.seen);
+        let late = seen.is_some_and(|seen| now.saturating_sub(seen) >= from);
+        let asks = late && self.is_edge() && self.fit && !self.settling;
+        let Some(share) = self.shares.get_mut(home) else {
+            return;
+        };
+        match (asks, share.early) {
+            (false, _) => share.early = None,
+            (true, Some(_)) => {}
+            (true, None) => {
+                share.early = Some(Asked {
+                    at: now,
+                    answer: None,
+                });
+                out.push(Action::Probe { home: home.clone() });
+            }
         }
     }
 
@@ -644,7 +674,7 @@ impl Node {
             return;
         };
         share.epoch = share.epoch.next();
-        share.suspicion = None;
+        (share.suspicion, share.early) = (None, None);
         share.present = false;
         share.free_since = None;
         share.returned = None;
@@ -668,7 +698,7 @@ impl Node {
             return;
         };
         share.held = None;
-        share.suspicion = None;
+        (share.suspicion, share.early) = (None, None);
         share.present = false;
         share.free_since = Some(now);
         out.push(Action::Drop {
