@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use pontoon_fleet::{Code, Refusal};
+use pontoon_rt::proc_net;
 use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
@@ -80,20 +81,9 @@ fn connections(pid: u32, address: IpAddr, port: Option<u16>) -> Vec<String> {
 /// The other end's address and port, and the inode, of a line of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
 fn connection(line: &str) -> Option<(IpAddr, u16, &str)> {
     let mut fields = line.split_ascii_whitespace();
-    let (address, port) = fields.nth(2)?.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
+    let remote = proc_net::parse_end(fields.nth(2)?)?;
     let inode = fields.nth(6)?;
-    // Words of four bytes each, as the machine keeps them.
-    let mut bytes = Vec::new();
-    for at in (0..address.len()).step_by(8) {
-        let word = u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
-    }
-    let address = match <[u8; 4]>::try_from(&bytes[..]) {
-        Ok(four) => IpAddr::from(four),
-        Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[..]).ok()?).to_canonical(),
-    };
-    Some((address, port, inode))
+    Some((remote.ip(), remote.port(), inode))
 }
 
 #[cfg(test)]

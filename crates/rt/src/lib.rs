@@ -13,6 +13,7 @@ pub mod floor;
 pub mod http;
 pub mod listen;
 pub mod paths;
+pub mod proc_net;
 pub mod process;
 pub mod shutdown;
 pub mod threads;

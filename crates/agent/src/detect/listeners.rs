@@ -1,13 +1,14 @@
 //! Which programs listen on which TCP ports and Unix sockets, from `/proc` alone.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pontoon_decide::ListenerFact;
 use pontoon_fleet::ListenAddress;
 use pontoon_helper::find;
+use pontoon_rt::proc_net;
 
 /// A listening TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -112,10 +113,8 @@ fn parse_tcp(line: &str) -> Option<Socket> {
     }
     let uid = fields.nth(3)?.parse().ok();
     let inode = fields.nth(1)?.parse().ok()?;
-    let (ip, port) = local.split_once(':')?;
-    let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
     Some(Socket {
-        at: ListenAddress::Tcp(address),
+        at: ListenAddress::Tcp(proc_net::parse_end(local)?),
         inode,
         uid,
     })
@@ -139,22 +138,6 @@ fn parse_unix(line: &str) -> Option<Socket> {
         inode: inode.parse().ok()?,
         uid,
     })
-}
-
-/// Words of four bytes, each in the machine's own byte order.
-fn parse_ip(hex: &str) -> Option<IpAddr> {
-    let word = |index: usize| u32::from_str_radix(hex.get(index * 8..index * 8 + 8)?, 16).ok();
-    match hex.len() {
-        8 => Some(IpAddr::V4(Ipv4Addr::from(word(0)?.to_ne_bytes()))),
-        32 => {
-            let mut bytes = [0; 16];
-            for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
-                chunk.copy_from_slice(&word(index)?.to_ne_bytes());
-            }
-            Some(Ipv6Addr::from(bytes).to_canonical())
-        }
-        _ => None,
-    }
 }
 
 /// Who owns which socket.
@@ -290,7 +273,6 @@ mod tests {
         ] {
             assert_eq!(parse_tcp(bad), None, "{bad}");
         }
-        assert_eq!(parse_ip("0100007"), None);
         assert!(look(Path::new("/nonexistent")).is_empty());
     }
 
