@@ -9,7 +9,7 @@ use pontoon_backup::{About, Catalog, Manifest, Place, Store, apply_retention, ne
 use pontoon_config::Backup;
 use pontoon_fleet::units::human_bytes;
 use pontoon_fleet::{Code, DatabaseReport, DatabaseRole, EventKind, Refusal, Role, ServerName, UnixMillis};
-use pontoon_helper::{BackupOptions, HelperClient};
+use pontoon_helper::BackupOptions;
 use pontoon_rt::http::Call;
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +140,7 @@ async fn archive_once(
     };
     let begun = agent.clock.unix();
     let epoch = agent.known().lease.as_ref().map_or(0, |lease| lease.epoch.0);
-    let helper = HelperClient::new(agent.paths.helper_socket());
+    let helper = agent.helper();
     let clock = agent.clock.clone();
     archiver.tick(&helper, epoch, &move || clock.unix()).await?;
     Ok(begun)

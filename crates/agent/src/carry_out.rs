@@ -9,7 +9,6 @@ use pontoon_config::{Config, Db, Server};
 use pontoon_fleet::{
     Code, Epoch, EventKind, LeaseRecord, ListenAddress, Refusal, Revision, Role, ServerName,
 };
-use pontoon_helper::HelperClient;
 use pontoon_lease::{LeaseStore, Single, Swap};
 use pontoon_replication::{Database, Place, Wanted};
 use tokio::time::sleep;
@@ -34,18 +33,14 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         once(&agent).await;
         // Only what failed for want of the helper is tried again by itself: a database that does not start must not be
         // started over and over.
-        without_helper = agent.known().trouble.is_some() && helper(&agent).state().await.is_err();
+        without_helper = agent.known().trouble.is_some() && agent.helper().state().await.is_err();
     }
 }
 
 async fn helper_answers(agent: &Agent) {
-    while helper(agent).state().await.is_err() {
+    while agent.helper().state().await.is_err() {
         sleep(LOOK).await;
     }
-}
-
-fn helper(agent: &Agent) -> HelperClient {
-    HelperClient::new(agent.paths.helper_socket())
 }
 
 /// One pass, with its result noted. The caller holds `changing`.

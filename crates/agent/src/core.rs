@@ -13,6 +13,7 @@ use pontoon_fleet::{
     Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, Role, ServerName,
     ServerReport, Tier, TierReport, UnixMillis,
 };
+use pontoon_helper::HelperClient;
 use pontoon_pki::SharedIdentity;
 use pontoon_replication::work::Works;
 use pontoon_replication::{Database, Errant};
@@ -163,6 +164,11 @@ impl Known {
 }
 
 impl Agent {
+    /// The helper of this machine.
+    pub(crate) fn helper(&self) -> HelperClient {
+        HelperClient::new(self.paths.helper_socket())
+    }
+
     pub(crate) fn new(parts: Parts) -> Result<Agent, Refusal> {
         let store = Store::new(&parts.paths);
         let known = Known {

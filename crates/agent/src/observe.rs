@@ -127,7 +127,7 @@ pub(crate) async fn database_facts(agent: &Agent) -> Result<Option<DatabaseFacts
     let Some(node) = Node::load(&agent.paths.node_file())?.database else {
         return Ok(None);
     };
-    let helper = pontoon_helper::HelperClient::new(agent.paths.helper_socket());
+    let helper = agent.helper();
     let settings_active = helper.state().await.is_ok_and(|state| state.settings_written);
     let moved = agent
         .active()

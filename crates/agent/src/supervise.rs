@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier};
-use pontoon_helper::HelperClient;
 use pontoon_rt::process::{self, Running, Spec};
 
 use crate::core::{Agent, Supervision};
@@ -237,9 +236,7 @@ async fn systemd(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Minded>)
     if is_active(tier).await {
         return Ok(());
     }
-    HelperClient::new(agent.paths.helper_socket())
-        .tier_unit(tier, true)
-        .await?;
+    agent.helper().tier_unit(tier, true).await?;
     if first {
         agent.record(EventKind::TierStarted { tier, pid: 0 });
     }
@@ -257,9 +254,7 @@ async fn is_active(tier: Tier) -> bool {
 }
 
 async fn stop_unit(agent: &Agent, tier: Tier) -> Result<(), Refusal> {
-    HelperClient::new(agent.paths.helper_socket())
-        .tier_unit(tier, false)
-        .await
+    agent.helper().tier_unit(tier, false).await
 }
 
 /// 0, 0.2, 0.4, … up to [`SLOWEST`].
