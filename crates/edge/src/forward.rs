@@ -82,6 +82,17 @@ pub async fn forward(
     // As it is when the request comes; servers are chosen from the newest.
     let upstreams = worker.upstreams();
     let queue = &worker.shared.queue;
+    let head = up.staged();
+    let answer_timeout = upstreams.answer_timeout(head.get(request.target.clone()).unwrap_or(&[]));
+    let wish = match route {
+        Route::Visitors => Wish::of(
+            &upstreams,
+            head.get(..request.head_length).unwrap_or(&[]),
+            request,
+        ),
+        Route::Relay => Wish::default(),
+    };
+    let may_repeat = worker.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
     let mut attempt = Attempt {
         worker,
         client,
@@ -91,23 +102,13 @@ pub async fn forward(
         tried: Tried::default(),
         retries: 0,
         repeats: 0,
-        may_repeat: false,
+        may_repeat,
         fresh: false,
         floor_field: 0,
         floor_told: false,
-        wish: Wish::default(),
-        answer_timeout: upstreams.answer_timeout(&[]),
+        wish,
+        answer_timeout,
     };
-    let head = attempt.up.staged();
-    attempt.answer_timeout = upstreams.answer_timeout(head.get(request.target.clone()).unwrap_or(&[]));
-    if route == Route::Visitors {
-        attempt.wish = Wish::of(
-            &upstreams,
-            head.get(..request.head_length).unwrap_or(&[]),
-            request,
-        );
-    }
-    attempt.may_repeat = worker.may_repeat(attempt.up.staged().get(..request.method_length).unwrap_or(&[]));
     let mut hold: Option<Hold<'_>> = None;
     let mut place: Option<Place<'_>> = None;
     loop {
