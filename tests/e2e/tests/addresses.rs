@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use pontoon_e2e::addresses::{Fleet, Shape, Watch};
-use pontoon_e2e::fleet::{self, attempt, event_kinds, long, run, tell};
+use pontoon_e2e::fleet::{self, attempt, event_kinds, long, rounds_asked, run, tell};
 use pontoon_testkit::{Lab, LabError, in_lab, wait_until};
 use rustix::process::Signal;
 
@@ -29,10 +29,7 @@ fn limit() -> Duration {
 }
 
 fn rounds() -> usize {
-    let asked = std::env::var("PONTOON_ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok());
-    asked.unwrap_or(if long() { 200 } else { 1 })
+    rounds_asked().unwrap_or(if long() { 200 } else { 1 })
 }
 
 /// What a series of one fault came to.

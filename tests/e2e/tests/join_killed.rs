@@ -1,13 +1,12 @@
 //! A join that is killed at any step is repeated with the same command, and ends as one that was not: an identical
 //! replica, a healthy fleet, nothing left over. Visitors of the first server notice none of it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Fleet, Following, ask, end_program, expect, identical, logs, long, one_line, run, start_agent, tell,
-    wait_until_healthy, words,
+    Fleet, Following, ask, dice, end_program, expect, identical, logs, long, one_line, run, start_agent,
+    tell, wait_until_healthy, words,
 };
-use pontoon_testkit::app::Dice;
 use pontoon_testkit::{DatabaseOptions, LabError, Load, Mariadb, Server, in_lab};
 
 /// The steps of a join by what it says at their beginning.
@@ -75,17 +74,11 @@ fn a_join_is_killed_at_random_interrupted_and_cut_off_from_power() -> Result<(),
             let site = Site::new(lab).await?;
             site.interrupted().await?;
             site.powered_off().await?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let seed = std::env::var("PONTOON_SEED")
-                .ok()
-                .and_then(|seed| seed.parse().ok())
-                .unwrap_or(now.as_secs());
-            tell(&format!("PONTOON_SEED={seed}"));
-            let mut dice = Dice::new(seed);
+            let mut dice = dice();
             for round in 0..if long() { 30 } else { 3 } {
                 let victim = [Victim::Joiner, Victim::Host, Victim::Source][dice.below(3)];
                 let after = Duration::from_millis(dice.below(4_000) as u64);
-                site.killed_after(&format!("round {round}, seed {seed}"), victim, after)
+                site.killed_after(&format!("round {round}"), victim, after)
                     .await?;
             }
             site.end().await

@@ -3,14 +3,13 @@
 //! half-done.
 
 use std::cell::RefCell;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Following, attempt, end_program, expect, in_sync, long, one_line, run, start_agent, tell,
-    words,
+    Engine, Fleet, Following, attempt, dice, end_program, expect, in_sync, long, one_line, rounds_asked, run,
+    start_agent, tell, words,
 };
-use pontoon_e2e::under_load::{Writers, compare, fill};
-use pontoon_testkit::app::Dice;
+use pontoon_e2e::under_load::{Writers, fill, nothing_lost};
 use pontoon_testkit::database::databases;
 use pontoon_testkit::{DatabaseOptions, LabError, Server, StoreKind, in_lab, wait_until};
 
@@ -85,12 +84,8 @@ fn played(name: &str, engine: Engine) -> Result<(), LabError> {
 }
 
 async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed = number("PONTOON_SEED").unwrap_or(now.as_secs());
-    let points = number("PONTOON_ROUNDS").map_or(POINTS, |points: u64| points as usize);
-    tell(&format!("PONTOON_SEED={seed}"));
-    let mut dice = Dice::new(seed);
+    let points = rounds_asked().unwrap_or(POINTS);
+    let mut dice = dice();
     let writers = Writers::start(&fleet.a, RATE).await?;
     for round in 0..points {
         let victim = VICTIMS[dice.below(VICTIMS.len())];
@@ -100,17 +95,7 @@ async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
             .await
             .map_err(|error| LabError::App(format!("{name}: {error}")))?;
     }
-    let ledger = writers.stop().await;
-    let now = in_sync(&[&fleet.a, &fleet.b]).await?;
-    let replica = if now.leader == "a" { &fleet.b } else { &fleet.a };
-    let comparison = compare(fleet.named(&now.leader)?, replica, fleet.engine, &ledger).await?;
-    tell(&format!(
-        "{points} rounds, {} writes acknowledged, {:?} found",
-        comparison.acknowledged, comparison.found
-    ));
-    expect(comparison.holds() && comparison.acknowledged > 0, || {
-        format!("lost or different: {comparison:?}")
-    })
+    nothing_lost(fleet, writers, points).await
 }
 
 async fn killed(fleet: &Fleet, victim: Victim, after: Duration, name: &str) -> Result<(), LabError> {

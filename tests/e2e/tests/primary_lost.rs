@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_e2e::fleet::{Engine, Fleet, Standing, ask, expect, in_sync, logs, long, run, standing, tell};
+use pontoon_e2e::fleet::{
+    Engine, Fleet, Standing, ask, expect, in_sync, logs, long, rounds_asked, run, standing, tell,
+};
 use pontoon_e2e::rounds::{Fault, Round, Scene, Tally, copy_of};
 use pontoon_e2e::under_load::{Histories, Writers, compare, fill};
 use pontoon_testkit::database::databases;
@@ -86,12 +88,10 @@ fn limit() -> Duration {
 /// Which faults, in which order: `PONTOON_FAULTS=Divided,ServerFrozen`, and `PONTOON_ROUNDS` times all of them.
 fn faults() -> Vec<Fault> {
     let wanted = Fault::named(&std::env::var("PONTOON_FAULTS").unwrap_or_default());
-    let rounds = std::env::var("PONTOON_ROUNDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let rounds = rounds_asked().unwrap_or(1);
     let mut faults = match (wanted.is_empty(), long()) {
-        (false, _) => wanted.repeat(rounds.unwrap_or(1)),
-        (true, true) => Fault::ALL.repeat(rounds.unwrap_or(1)),
+        (false, _) => wanted.repeat(rounds),
+        (true, true) => Fault::ALL.repeat(rounds),
         (true, false) => Fault::SHORT.to_vec(),
     };
     if let Err(skip) = pontoon_testkit::filter::available() {

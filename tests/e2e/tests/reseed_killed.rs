@@ -1,13 +1,12 @@
 //! With failover on, whoever works on a new copy or on a switchover is killed at random moments, under writes. Each time the
 //! fleet comes back to two copies by itself, nothing that was acknowledged is lost, and nothing half-done is left over.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Following, end_program, expect, in_sync, long, one_line, start_agent, tell,
+    Engine, Fleet, Following, dice, end_program, in_sync, long, one_line, rounds_asked, start_agent, tell,
 };
-use pontoon_e2e::under_load::{Writers, compare, fill};
-use pontoon_testkit::app::Dice;
+use pontoon_e2e::under_load::{Writers, fill, nothing_lost};
 use pontoon_testkit::database::databases;
 use pontoon_testkit::{DatabaseOptions, LabError, Server, StoreKind, in_lab};
 
@@ -75,12 +74,8 @@ fn played(name: &str, engine: Engine) -> Result<(), LabError> {
 }
 
 async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed = number("PONTOON_SEED").unwrap_or(now.as_secs());
-    let points = number("PONTOON_ROUNDS").map_or(POINTS, |points: u64| points as usize);
-    tell(&format!("PONTOON_SEED={seed}"));
-    let mut dice = Dice::new(seed);
+    let points = rounds_asked().unwrap_or(POINTS);
+    let mut dice = dice();
     let writers = Writers::start(&fleet.a, RATE).await?;
     for round in 0..points * 2 {
         let copies = round % 2 == 0;
@@ -92,19 +87,7 @@ async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
             .await
             .map_err(|error| LabError::App(format!("{name}: {error}")))?;
     }
-    let ledger = writers.stop().await;
-    let now = in_sync(&[&fleet.a, &fleet.b]).await?;
-    let (primary, replica) = both(fleet, &now.leader)?;
-    let comparison = compare(primary, replica, fleet.engine, &ledger).await?;
-    tell(&format!(
-        "{} rounds, {} writes acknowledged, {:?} found",
-        points * 2,
-        comparison.acknowledged,
-        comparison.found
-    ));
-    expect(comparison.holds() && comparison.acknowledged > 0, || {
-        format!("lost or different: {comparison:?}")
-    })
+    nothing_lost(fleet, writers, points * 2).await
 }
 
 async fn killed(

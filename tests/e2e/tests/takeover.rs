@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_e2e::addresses::{Fleet, Shape, Watch};
-use pontoon_e2e::fleet::{long, tell};
+use pontoon_e2e::fleet::{long, rounds_asked, tell};
 use pontoon_e2e::keepalived::Vrrp;
 use pontoon_testkit::{LabError, Spawn, in_lab};
 use rustix::process::Signal;
@@ -83,10 +83,7 @@ fn limit() -> Duration {
 }
 
 fn rounds() -> usize {
-    let asked = std::env::var("PONTOON_ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok());
-    asked.unwrap_or(1)
+    rounds_asked().unwrap_or(1)
 }
 
 async fn play(fleet: &mut Fleet, watch: &Watch, fault: Fault) -> Result<(), LabError> {

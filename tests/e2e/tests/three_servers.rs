@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
-    Engine, Fleet, Standing, expect, long, members_in_sync, refused, run, standing, tell,
+    Engine, Fleet, Standing, expect, long, members_in_sync, refused, rounds_asked, run, standing, tell,
 };
 use pontoon_e2e::under_load::{Ledger, Writers, compare, fill};
 use pontoon_testkit::database::databases;
@@ -126,10 +126,7 @@ fn faults() -> Vec<Fault> {
         .into_iter()
         .filter(|fault| named.split(',').any(|name| name == format!("{fault:?}")))
         .collect();
-    let rounds = std::env::var("PONTOON_ROUNDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1);
+    let rounds = rounds_asked().unwrap_or(1);
     match (wanted.is_empty(), long()) {
         (false, _) => wanted.repeat(rounds),
         (true, true) => Fault::ALL.repeat(rounds),

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pontoon_testkit::app::Dice;
 use pontoon_testkit::database::{connect_root, rows};
 use pontoon_testkit::{LabError, Server};
 use serde_json::Value;
@@ -138,6 +139,22 @@ pub async fn ask(server: &Server, query: &str) -> Result<Vec<String>, LabError> 
 /// Whether the long form of the tests was asked for: `PONTOON_LONG=1`.
 pub fn long() -> bool {
     std::env::var("PONTOON_LONG").is_ok_and(|value| value == "1")
+}
+
+/// How many rounds were asked for: `PONTOON_ROUNDS`.
+pub fn rounds_asked() -> Option<usize> {
+    std::env::var("PONTOON_ROUNDS").ok()?.parse().ok()
+}
+
+/// Dice that begin at `PONTOON_SEED`, or with the time; says where, so that what they find can be played again.
+pub fn dice() -> Dice {
+    let asked = std::env::var("PONTOON_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = asked.unwrap_or(now.as_secs());
+    tell(&format!("PONTOON_SEED={seed}"));
+    Dice::new(seed)
 }
 
 /// The database's own socket on `server`: beside the one that the SQL proxy took, or that one.

@@ -9,8 +9,8 @@ use pontoon_testkit::database::{SOCKET, connect_root, rows};
 use pontoon_testkit::{LabError, Server};
 use serde::Serialize;
 
-use super::writers::Ledger;
-use crate::fleet::{Engine, expect};
+use super::writers::{Ledger, Writers};
+use crate::fleet::{Engine, Fleet, expect, in_sync, tell};
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +70,25 @@ pub async fn compare(
         different: different.collect(),
         acknowledged: ledger.acknowledged.len(),
         found: (held(&mut ours, ledger).await?, held(&mut theirs, ledger).await?),
+    })
+}
+
+/// Stops the writers of a fleet of two, one of which leads, and says of how many rounds nothing that was acknowledged was
+/// lost.
+///
+/// # Errors
+/// When something was, or the two differ.
+pub async fn nothing_lost(fleet: &Fleet, writers: Writers, rounds: usize) -> Result<(), LabError> {
+    let ledger = writers.stop().await;
+    let now = in_sync(&[&fleet.a, &fleet.b]).await?;
+    let replica = if now.leader == "a" { &fleet.b } else { &fleet.a };
+    let comparison = compare(fleet.named(&now.leader)?, replica, fleet.engine, &ledger).await?;
+    tell(&format!(
+        "{rounds} rounds, {} writes acknowledged, {:?} found",
+        comparison.acknowledged, comparison.found
+    ));
+    expect(comparison.holds() && comparison.acknowledged > 0, || {
+        format!("lost or different: {comparison:?}")
     })
 }
 

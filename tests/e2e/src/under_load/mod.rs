@@ -13,7 +13,7 @@ mod writers;
 pub use data::{fill, size_bytes};
 pub use flat_out::FlatOut;
 pub use histories::Histories;
-pub use joined::{Comparison, compare, database_socket};
+pub use joined::{Comparison, compare, database_socket, nothing_lost};
 pub use report::{Machine, Report};
 pub use terminal::{Screen, on_a_terminal};
 pub use writers::{Changes, Ledger, Span, Writers};
