@@ -102,20 +102,22 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
     };
     let wanted = wanted(agent, db, server, replica)?;
     let before = database.helper().state().await?;
-    let mut failover_starts = false;
-    if failover::takes_part(&active.config, &me) {
+    let was_aside = before.settings_written;
+    let moved = if failover::takes_part(&active.config, &me) {
         failover::at_rest(agent).await?;
         let settled = agent.known().settled >= active.committed.revision;
-        failover_starts = settled && before.settings_written;
-        if settled && before.settings_written && before.pid.is_none() {
-            // It has its settings and is down: whether and as what it starts is for failover to say.
+        if settled && was_aside && !database.answers().await {
+            // It has its settings, and is down or was killed just now: what becomes of it is for failover to say.
             return Ok(());
         }
-    }
-    let was_aside = before.settings_written;
-    let moved = match failover_starts {
-        true => database.keep_aside(&wanted).await?,
-        false => database.move_aside(&wanted).await?,
+        // Down with settings of another revision, it may be a primary whose last writes nobody acknowledged: that is for
+        // failover to say too, once this revision is settled.
+        match was_aside {
+            true => database.keep_aside(&wanted).await?,
+            false => database.move_aside(&wanted).await?,
+        }
+    } else {
+        database.move_aside(&wanted).await?
     };
     for note in &moved.notes {
         tracing::info!("{note}");

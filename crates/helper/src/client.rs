@@ -67,6 +67,15 @@ impl HelperClient {
         self.done(&Request::Stop { patience_ms, kill }).await
     }
 
+    /// Restarts the database that is this process; see [`Request::Restart`].
+    ///
+    /// # Errors
+    /// [`Code::N003`] when it is not, was killed or does not stop, [`Code::D005`] when it does not start.
+    pub async fn restart(&self, pid: u32, patience: std::time::Duration) -> Result<(), Refusal> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.done(&Request::Restart { pid, patience_ms }).await
+    }
+
     /// Kills the database; see [`Request::Kill`].
     ///
     /// # Errors

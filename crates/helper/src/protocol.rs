@@ -26,6 +26,14 @@ pub enum Request {
         /// Whether to end it with SIGKILL after that; otherwise it is a refusal.
         kill: bool,
     },
+    /// Stop the database that runs, wait until it is gone and start it again, as `Start` does. Refused when that process is
+    /// not the database, or was killed meanwhile: then somebody else says whether it starts. Answer: `Done`.
+    Restart {
+        /// The process, as in [`Reply::State`].
+        pid: u32,
+        /// How long a graceful end may take.
+        patience_ms: u64,
+    },
     /// `SIGKILL` to the database, at once, also while another verb is under way; ends every verb that was asked before and
     /// could start it, and waits until its process is gone. Answer: `Done`.
     Kill,

@@ -66,6 +66,7 @@ pub async fn serve(paths: Paths, shutdown: Shutdown) -> Result<(), Refusal> {
         copying: Mutex::new(()),
         binlogs: binlogs::Base::default(),
         kills: AtomicU64::new(0),
+        killing: AtomicU64::new(0),
     });
     loop {
         tokio::select! {
@@ -115,6 +116,8 @@ struct Helper {
     binlogs: binlogs::Base,
     /// Counts the kills: a verb that was asked before one does nothing after it.
     kills: AtomicU64,
+    /// How many are under way: what is asked meanwhile starts nothing either.
+    killing: AtomicU64,
 }
 
 impl Helper {
@@ -197,8 +200,10 @@ impl Helper {
         if *request == Request::Kill {
             // Before it waits for nobody; after it, what was asked meanwhile by a caller who is gone.
             self.kills.fetch_add(1, Ordering::Relaxed);
+            self.killing.fetch_add(1, Ordering::Relaxed);
             let killed = self.kill().await;
             self.kills.fetch_add(1, Ordering::Relaxed);
+            self.killing.fetch_sub(1, Ordering::Relaxed);
             killed?;
             self.kill().await?;
             return Ok(Some(Reply::Done));
@@ -210,7 +215,8 @@ impl Helper {
             return Ok(Some(Reply::Done));
         }
         let asked = self.kills.load(Ordering::Relaxed);
-        let called_off = || self.kills.load(Ordering::Relaxed) != asked;
+        let called_off =
+            || self.kills.load(Ordering::Relaxed) != asked || self.killing.load(Ordering::Relaxed) > 0;
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
         let lock = if matches!(request, Request::Backup(_) | Request::MakeCloning { .. }) {
             &self.copying
@@ -265,6 +271,24 @@ impl Helper {
             }
             Request::Stop { patience_ms, kill } => {
                 unit::stop(paths, &node, Duration::from_millis(*patience_ms), *kill).await?;
+                Reply::Done
+            }
+            Request::Restart { pid, patience_ms } => {
+                if find::server_in(&node.datadir) != Some(*pid) {
+                    return Err(Refusal::new(
+                        Code::N003,
+                        "the database to be restarted does not run any more",
+                    )
+                    .because(format!(
+                        "process {pid} is not the server of {}",
+                        node.datadir.display()
+                    )));
+                }
+                unit::stop(paths, &node, Duration::from_millis(*patience_ms), false).await?;
+                if called_off() {
+                    return Err(unit::was_called_off());
+                }
+                unit::start(paths, &node, &called_off).await?;
                 Reply::Done
             }
             Request::WriteSettings(wanted) => {

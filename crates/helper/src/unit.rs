@@ -139,7 +139,7 @@ pub(crate) async fn start(
     }
 }
 
-fn was_called_off() -> Refusal {
+pub(crate) fn was_called_off() -> Refusal {
     Refusal::new(Code::N003, "the database was killed while this was under way")
 }
 

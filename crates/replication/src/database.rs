@@ -21,6 +21,9 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a graceful stop may take: dirty pages are written first.
 pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a kill that came in between may be under way.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long after a start the account must work.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -215,19 +218,47 @@ impl Database {
     /// # Errors
     /// [`Code::D001`]; [`Code::D005`] when it does not start or a setting does not take effect; the helper's.
     pub async fn move_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
-        self.set_aside(wanted, true).await
+        self.set_aside(wanted, None).await
     }
 
-    /// The same where failover decides every start: a server that does not answer, because it was killed just now, is left
-    /// as it is. Started as it stands it would commit what nobody acknowledged.
+    /// The same where failover decides every start. A server that is down gets its settings and stays down: started as it
+    /// stands it would commit what nobody acknowledged. One that runs is restarted only if nobody ended it meanwhile.
     ///
     /// # Errors
     /// As [`move_aside`](Database::move_aside).
     pub async fn keep_aside(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
-        self.set_aside(wanted, false).await
+        let begun = Instant::now();
+        loop {
+            let running = self.helper.state().await?.pid;
+            let outcome = match running {
+                Some(_) => self.set_aside(wanted, running).await,
+                None => self.leave_down(wanted).await,
+            };
+            let Err(refusal) = outcome else { return outcome };
+            let is_as_before = running.is_some() && self.helper.state().await?.pid == running;
+            if is_as_before || begun.elapsed() > KILL_PATIENCE {
+                return Err(refusal);
+            }
+            tracing::info!(%refusal, "the database was killed meanwhile");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
-    async fn set_aside(&self, wanted: &Wanted, may_start: bool) -> Result<MovedAside, Refusal> {
+    /// Whether it takes questions at its place.
+    pub async fn answers(&self) -> bool {
+        self.control.query("SELECT 1").await.is_ok()
+    }
+
+    /// The settings for the next start, whoever decides it.
+    async fn leave_down(&self, wanted: &Wanted) -> Result<MovedAside, Refusal> {
+        let (settings, notes) = self.settings(wanted, self.server_id()?)?;
+        self.helper.write_settings(&settings).await?;
+        let interruption = Duration::ZERO;
+        Ok(MovedAside { interruption, notes })
+    }
+
+    /// `running`: the process that may be restarted, and no other; without one the server is started if it is down.
+    async fn set_aside(&self, wanted: &Wanted, running: Option<u32>) -> Result<MovedAside, Refusal> {
         let (settings, notes) = self.settings(wanted, self.server_id()?)?;
         // At boot systemd starts the database while the agent starts: that is no reason to restart it.
         let asked = Instant::now();
@@ -241,18 +272,11 @@ impl Database {
         {
             tracing::info!(%refusal, "whether events run could not be asked");
         }
-        if !may_start && self.differences(&settings).await.is_err() {
-            let interruption = Duration::ZERO;
-            return Ok(MovedAside { interruption, notes });
-        }
         self.helper.write_settings(&settings).await?;
         let begun = Instant::now();
         let mut interruption = Duration::ZERO;
         let mut differing = self.differences(&settings).await.ok();
-        if differing.is_none() && !may_start {
-            return Ok(MovedAside { interruption, notes });
-        }
-        if wanted.failover && !self.is_semi_sync_loaded().await {
+        if wanted.failover && differing.is_some() && !self.is_semi_sync_loaded().await? {
             // MySQL loads it at a start.
             differing = None;
         }
@@ -276,7 +300,7 @@ impl Database {
                     .await?;
             }
             _ => {
-                self.restart().await?;
+                self.restart(running).await?;
                 interruption = begun.elapsed();
                 let mut left = self.differences(&settings).await?;
                 left.retain(|name| !wanted.failover || !is_of_role(name));
@@ -304,14 +328,14 @@ impl Database {
         Ok(MovedAside { interruption, notes })
     }
 
-    async fn is_semi_sync_loaded(&self) -> bool {
+    async fn is_semi_sync_loaded(&self) -> Result<bool, Refusal> {
         if self.node.engine != pontoon_fleet::Engine::Mysql {
-            return true;
+            return Ok(true);
         }
         let loaded = "SELECT COUNT(*) AS n FROM information_schema.plugins \
                       WHERE plugin_name IN ('rpl_semi_sync_source', 'rpl_semi_sync_replica') AND plugin_status = 'ACTIVE'";
-        let rows = self.control.query(loaded).await;
-        rows.is_ok_and(|rows| rows.first().is_some_and(|row| row.number("n") == 2))
+        let rows = self.control.query(loaded).await?;
+        Ok(rows.first().is_some_and(|row| row.number("n") == 2))
     }
 
     /// Whether the running server was started with the settings of a primary that may change.
@@ -526,10 +550,16 @@ impl Database {
             .ok_or_else(|| Refusal::new(Code::D008, "the database says nothing about itself"))
     }
 
-    pub(crate) async fn restart(&self) -> Result<(), Refusal> {
+    /// `running`: only this process; without one whatever runs, and what does not is started.
+    async fn restart(&self, running: Option<u32>) -> Result<(), Refusal> {
         self.control.close().await;
-        self.helper.stop(STOP_PATIENCE, false).await?;
-        self.helper.start().await?;
+        match running {
+            Some(pid) => self.helper.restart(pid, STOP_PATIENCE).await?,
+            None => {
+                self.helper.stop(STOP_PATIENCE, false).await?;
+                self.helper.start().await?;
+            }
+        }
         self.login().await
     }
 

@@ -18,6 +18,7 @@ use common::fleet::{Deaf, Pair, Writers, missing, name, rounds};
 use common::{Software, have};
 use pontoon_decide::failover::{Acks, Outcome, Work};
 use pontoon_fleet::Epoch;
+use pontoon_replication::Wanted;
 use pontoon_replication::work::{Peer, Works};
 use rustix::process::Signal;
 
@@ -233,6 +234,50 @@ async fn hand_over(software: Software) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+    settings_start_nothing(&pair, replica).await;
+}
+
+/// What starts is for failover to say, also when the database needs other settings: one that is down stays down, and a
+/// restart that is overtaken by a kill starts nothing.
+async fn settings_start_nothing(pair: &Pair, replica: &str) {
+    let member = pair.member(replica);
+    let (database, datadir) = (member.worker.database(), member.machine.lock().unwrap().datadir());
+    let mut wanted = Wanted {
+        failover: true,
+        ..member.machine.lock().unwrap().wanted(true)
+    };
+    let listens = wanted.private;
+    for kill_after_ms in [0, 20, 200] {
+        // Where it listens is set at a start only.
+        wanted.private = if wanted.private.is_some() { None } else { listens };
+        member.worker.kill().await;
+        let kept = database.keep_aside(&wanted).await.unwrap();
+        assert_eq!(kept.interruption, Duration::ZERO);
+        assert_eq!(pontoon_helper::find::server_in(&datadir), None);
+
+        database.helper().start().await.unwrap();
+        wait_until("an answer", async || database.answers().await).await;
+        assert_eq!(
+            database.keep_aside(&wanted).await.unwrap().interruption,
+            Duration::ZERO
+        );
+        wanted.private = if wanted.private.is_some() { None } else { listens };
+        let (kept, ()) = tokio::join!(database.keep_aside(&wanted), async {
+            tokio::time::sleep(Duration::from_millis(kill_after_ms)).await;
+            member.worker.kill().await;
+        });
+        println!("killed after {kill_after_ms} ms: {kept:?}");
+        kept.unwrap();
+        // A kill that comes after all is done ends the server like any other.
+        assert_eq!(
+            pontoon_helper::find::server_in(&datadir),
+            None,
+            "{kill_after_ms} ms"
+        );
+    }
+    let other = database.helper().restart(1, Duration::from_secs(1)).await;
+    assert_eq!(other.unwrap_err().code, pontoon_fleet::Code::N003);
+    assert_eq!(pontoon_helper::find::server_in(&datadir), None);
 }
 
 /// A replica that acknowledged and cannot be asked to stop may not come back by itself: its word would count for another's.
