@@ -93,46 +93,29 @@ mod tests {
     use crate::testing;
 
     const SPREAD: &str = r#"
-version = 1
-[fleet]
-name = "notes"
-[[server]]
-name = "a"
-private = "198.51.100.11"
-[[server]]
-name = "b"
-private = "198.51.100.12"
-[app]
-upstream = "127.0.0.1:8080"
 [db]
 engine = "mariadb"
 listen = ["127.0.0.1:3306"]
 reads = { split = true }
 "#;
 
-    fn keeper(fixture: &testing::Fixture, keeper: &str) {
-        let mut membership = fixture.agent.membership().unwrap();
-        membership.keeper = keeper.parse().unwrap();
-        fixture.agent.set_membership(Some(membership));
-    }
-
     #[tokio::test]
     async fn the_keeper_makes_the_key_once_and_only_where_reads_are_spread() {
         let single = testing::founder().await;
         assert_eq!(to_tell(&single.agent), None);
-        let fixture = testing::founder_of(SPREAD).await;
+        let fixture = testing::founder_of(&testing::two_servers(SPREAD)).await;
         let key = to_tell(&fixture.agent).unwrap();
         assert_eq!(to_tell(&fixture.agent), Some(key.clone()));
         let on_disk = std::fs::read(fixture.agent.paths.floor_key_file()).unwrap();
         assert_eq!(unhex(&key).unwrap()[..], on_disk);
-        keeper(&fixture, "b");
+        fixture.keep_at("b");
         assert_eq!(to_tell(&fixture.agent), None, "it is for the keeper to say");
     }
 
     #[tokio::test]
     async fn the_keeper_is_believed_and_nobody_else() {
-        let fixture = testing::founder_of(SPREAD).await;
-        keeper(&fixture, "b");
+        let fixture = testing::founder_of(&testing::two_servers(SPREAD)).await;
+        fixture.keep_at("b");
         let (b, c): (ServerName, ServerName) = ("b".parse().unwrap(), "c".parse().unwrap());
         let path = fixture.agent.paths.floor_key_file();
         let key = "0f".repeat(32);

@@ -31,10 +31,37 @@ public = ["198.51.100.111"]
 upstream = "127.0.0.1:8080"
 "#;
 
+/// Two servers, `a` and `b`, each with an application, and what `rest` adds.
+pub(crate) fn two_servers(rest: &str) -> String {
+    let servers = r#"
+version = 1
+[fleet]
+name = "notes"
+[[server]]
+name = "a"
+private = "198.51.100.11"
+[[server]]
+name = "b"
+private = "198.51.100.12"
+[app]
+upstream = "127.0.0.1:8080"
+"#;
+    format!("{servers}{rest}")
+}
+
 pub(crate) struct Fixture {
     pub(crate) agent: Arc<Agent>,
     pub(crate) clock: Arc<TestClock>,
     _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// From now on `keeper` holds the store of a fleet without a shared one.
+    pub(crate) fn keep_at(&self, keeper: &str) {
+        let mut membership = self.agent.membership().unwrap();
+        membership.keeper = keeper.parse().unwrap();
+        self.agent.set_membership(Some(membership));
+    }
 }
 
 /// The agent of a server that founded a fleet and has applied [`CONFIG`].

@@ -77,33 +77,16 @@ mod tests {
     use crate::testing;
 
     const HTTPS: &str = r#"
-version = 1
-[fleet]
-name = "notes"
-[[server]]
-name = "a"
-private = "198.51.100.11"
-[[server]]
-name = "b"
-private = "198.51.100.12"
 [edge.tls]
 certificates = [{ certificate = "/etc/notes/chain.pem", key = "/etc/notes/key.pem" }]
-[app]
-upstream = "127.0.0.1:8080"
 "#;
-
-    fn keeper(fixture: &testing::Fixture, keeper: &str) {
-        let mut membership = fixture.agent.membership().unwrap();
-        membership.keeper = keeper.parse().unwrap();
-        fixture.agent.set_membership(Some(membership));
-    }
 
     #[tokio::test]
     async fn the_keeper_makes_keys_where_there_is_https_and_changes_them() {
         let plain = testing::founder().await;
         keep(&plain.agent);
         assert_eq!(to_tell(&plain.agent), None);
-        let fixture = testing::founder_of(HTTPS).await;
+        let fixture = testing::founder_of(&testing::two_servers(HTTPS)).await;
         keep(&fixture.agent);
         let first = to_tell(&fixture.agent).unwrap();
         keep(&fixture.agent);
@@ -115,14 +98,14 @@ upstream = "127.0.0.1:8080"
             both.len() > first.len() && both.ends_with(&first),
             "the old one stays for a while"
         );
-        keeper(&fixture, "b");
+        fixture.keep_at("b");
         assert_eq!(to_tell(&fixture.agent), None, "it is for the keeper to say");
     }
 
     #[tokio::test]
     async fn the_keeper_is_believed_and_nobody_else() {
-        let fixture = testing::founder_of(HTTPS).await;
-        keeper(&fixture, "b");
+        let fixture = testing::founder_of(&testing::two_servers(HTTPS)).await;
+        fixture.keep_at("b");
         let (b, c): (ServerName, ServerName) = ("b".parse().unwrap(), "c".parse().unwrap());
         let keys = format!("5 {}\n", "0f".repeat(32));
         hear(&fixture.agent, &c, Some(&keys));
