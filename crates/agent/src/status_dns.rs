@@ -51,6 +51,20 @@ pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem
                 "ss -lnup".to_owned(),
             );
         }
+        if let Some(reason) = &report.transfer_trouble {
+            add(
+                format!("no other name server can fetch the zone from {name}: {reason}"),
+                "everything else is answered",
+                format!("correct the file on {name}: it is read again by itself"),
+            );
+        }
+        for address in &report.not_told {
+            add(
+                format!("{name} could not tell another name server that the zone has changed: {address}"),
+                "the next change is told again; it asks by itself when the refresh time of the SOA is over",
+                format!("does it take NOTIFY from {name}, signed with the first key of the file?"),
+            );
+        }
         digests.extend(report.file_digest.clone());
     }
     if digests.len() > 1 {

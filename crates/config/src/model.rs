@@ -379,6 +379,19 @@ pub struct Dns {
     pub ttl: Duration,
     /// Where the name servers listen; empty means port 53 of all addresses.
     pub listen: Vec<SocketAddr>,
+    /// Other name servers that fetch the zone.
+    pub transfer: Option<DnsTransfer>,
+}
+
+/// `[dns] transfer`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsTransfer {
+    /// The file with the keys that they have too.
+    pub key_file: PathBuf,
+    /// Where they are told of changes.
+    pub to: Vec<SocketAddr>,
+    /// From where they may fetch it.
+    pub from: Vec<IpAddr>,
 }
 
 impl Dns {

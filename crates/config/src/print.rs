@@ -123,6 +123,12 @@ impl Config {
             if !dns.listen.is_empty() {
                 out.list("listen", &dns.listen);
             }
+            if let Some(transfer) = &dns.transfer {
+                out.section("[dns.transfer]");
+                out.text("key_file", &transfer.key_file.to_string_lossy());
+                out.list("to", &transfer.to);
+                out.list("from", &transfer.from);
+            }
         }
         if let Some(capacity) = &self.capacity {
             out.section("[capacity]");

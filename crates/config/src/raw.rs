@@ -554,6 +554,20 @@ pub(crate) struct Dns {
     pub ttl: Option<Text>,
     /// Addresses with port, UDP and TCP. Default: port 53 of all addresses.
     pub listen: Option<At<Vec<Text>>>,
+    /// Other name servers that fetch the zone.
+    pub transfer: Option<DnsTransfer>,
+}
+
+/// Other name servers that fetch the zone.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DnsTransfer {
+    /// The file with the keys that they have too, as tsig-keygen prints it, at the same place on every server.
+    pub key_file: Text,
+    /// Where they are told of changes: addresses, with a port if it is not 53.
+    pub to: At<Vec<Text>>,
+    /// The addresses from which they fetch the zone. Default: those of to.
+    pub from: Option<At<Vec<Text>>>,
 }
 
 /// Measured limits.

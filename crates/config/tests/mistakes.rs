@@ -772,6 +772,22 @@ fn what_stands_for_the_edges_is_in_the_zone() {
         ("listen = [\"everywhere\"]", Code::C002, "dns.listen"),
         ("ttl = \"1500ms\"", Code::C002, "whole seconds"),
         ("name = [\"example.com\"]", Code::C004, "name"),
+        ("transfer = { to = [\"192.0.2.1\"] }", Code::C003, "key_file"),
+        (
+            "transfer = { key_file = \"keys\", to = [] }",
+            Code::C002,
+            "is not an absolute path",
+        ),
+        (
+            "transfer = { key_file = \"/keys\", to = [\"ns.example.org\"] }",
+            Code::C002,
+            "dns.transfer.to",
+        ),
+        (
+            "transfer = { key_file = \"/keys\", to = [], from = [\"192.0.2.0/24\"] }",
+            Code::C002,
+            "dns.transfer.from",
+        ),
     ] {
         let found = errors(&with(lines));
         let right = |error: &pontoon_config::ConfigError| error.code == code && error.message.contains(said);
@@ -783,6 +799,11 @@ fn what_stands_for_the_edges_is_in_the_zone() {
     assert_eq!((dns.ttl.as_secs(), dns.listeners().len()), (60, 2));
     let config = Config::parse(&with("names = [\"*.example.com\", \"example.com\"]")).unwrap();
     assert_eq!(config.dns.unwrap().names.len(), 2);
+    let to = "transfer = { key_file = \"/keys\", to = [\"192.0.2.7\", \"[2001:db8::7]:5353\"] }";
+    let transfer = Config::parse(&with(to)).unwrap().dns.unwrap().transfer.unwrap();
+    let texts: Vec<String> = transfer.to.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["192.0.2.7:53", "[2001:db8::7]:5353"]);
+    assert_eq!(transfer.from.len(), 2, "those who are told");
 }
 
 #[test]

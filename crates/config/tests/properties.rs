@@ -10,8 +10,8 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, Credentials, Db, Dns, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore, Overrides,
-    Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
+    Config, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
+    Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeLimits, Engine, HashKey,
@@ -644,6 +644,11 @@ fn configs() -> impl Strategy<Value = Config> {
             0 => vec!["198.51.100.9:53".parse().unwrap()],
             _ => Vec::new(),
         },
+        transfer: (s % 5 == 0).then(|| DnsTransfer {
+            key_file: "/etc/keys".into(),
+            to: vec!["192.0.2.7:53".parse().unwrap()],
+            from: vec!["2001:db8::7".parse().unwrap()],
+        }),
     });
     let capacity = (millis(1..=3_600_000), 0u32..=100_000, 0u32..=100_000)
         .prop_map(|(p99, errors, warn_at)| Capacity { p99, errors, warn_at });

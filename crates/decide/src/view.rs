@@ -8,7 +8,7 @@ use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
     AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook, Engine, Epoch,
     FleetView, HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState,
-    ServerView, SqlView, TakeoverView, Tier, TierDetail,
+    ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -180,6 +180,11 @@ fn dns_view(dns: &Dns) -> DnsView {
         ttl_seconds,
         ttl_degraded_seconds: ttl_seconds.min(DEGRADED_TTL_SECONDS),
         listen: dns.listeners(),
+        transfer: dns.transfer.as_ref().map(|transfer| TransferView {
+            key_file: transfer.key_file.clone(),
+            to: transfer.to.clone(),
+            from: transfer.from.clone(),
+        }),
     }
 }
 

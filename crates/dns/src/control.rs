@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pontoon_fleet::{DnsReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport};
+use pontoon_fleet::{DnsReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport, TransferView};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
@@ -19,9 +19,11 @@ use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 
 use crate::file::ZoneFile;
-use crate::shared::Shared;
+use crate::notify::Deaf;
+use crate::shared::{self, Shared, Transfer};
 use crate::tcp::{self, Guests};
-use crate::{content, udp};
+use crate::tsig::Keys;
+use crate::{content, notify, udp};
 
 /// What the name server is started with.
 #[derive(Clone, Debug)]
@@ -103,6 +105,11 @@ pub fn run_until(options: DnsOptions, shutdown: Shutdown) -> Result<(), DnsError
         file: ZoneFile::default(),
         served: None,
         unfit: None,
+        transfer: Transfer::default(),
+        notify: Vec::new(),
+        transfer_trouble: None,
+        telling: Vec::new(),
+        deaf: Deaf::default(),
         listening: BTreeMap::new(),
         not_listening: BTreeMap::new(),
         view: None,
@@ -152,9 +159,18 @@ struct Control {
     connections: Runtime,
     guests: Arc<Guests>,
     file: ZoneFile,
-    served: Option<Zone>,
+    served: Option<Arc<Zone>>,
     /// Why file and view make no zone.
     unfit: Option<String>,
+    /// What other name servers may fetch; the serving threads have a copy.
+    transfer: Transfer,
+    /// Who is told of changes.
+    notify: Vec<SocketAddr>,
+    /// Why nobody can fetch the zone.
+    transfer_trouble: Option<String>,
+    /// Those who are being told of the last change.
+    telling: Vec<AbortHandle>,
+    deaf: Deaf,
     listening: BTreeMap<SocketAddr, Doors>,
     not_listening: BTreeMap<SocketAddr, String>,
     view: Option<Arc<FleetView>>,
@@ -196,6 +212,7 @@ impl Control {
     fn refresh(&mut self) {
         let Some(view) = self.view.clone() else { return };
         if let Some(dns) = &view.dns {
+            self.follow_transfer(dns.transfer.as_ref());
             self.file.look(dns.file.as_deref(), &dns.zone);
             let base = self.file.zone.as_ref();
             if dns.file.is_none() || base.is_some() {
@@ -215,18 +232,66 @@ impl Control {
                 // Another zone is wanted and cannot be made: what is served is not ours any more.
                 self.served = None;
                 self.shared.publish(Snapshot::default());
+                self.transfer.history.clear();
+                self.shared.set_transfer(self.transfer.clone());
             }
         }
         self.bind_wanted(&view);
     }
 
     fn serve(&mut self, zone: Zone) {
-        if self.served.as_ref() == Some(&zone) {
+        if self.served.as_deref() == Some(&zone) {
             return;
         }
         self.shared.publish(Snapshot::new(std::slice::from_ref(&zone)));
         tracing::info!(zone = %zone.apex(), serial = zone.serial(), "serving");
+        let zone = Arc::new(zone);
+        self.transfer.history.push(Arc::clone(&zone));
+        self.shared.set_transfer(self.transfer.clone());
         self.served = Some(zone);
+        self.tell_others();
+    }
+
+    /// Reads the keys of other name servers; a file that is wrong has none.
+    fn follow_transfer(&mut self, wanted: Option<&TransferView>) {
+        let loaded = wanted.map_or_else(|| Ok(Keys::default()), |wanted| Keys::load(&wanted.key_file));
+        let trouble = loaded.as_ref().err().cloned();
+        if let Some(reason) = trouble.as_ref().filter(|_| trouble != self.transfer_trouble) {
+            tracing::warn!(reason, "no other name server can fetch the zone");
+        }
+        self.transfer_trouble = trouble;
+        let keys = loaded.unwrap_or_default();
+        let (to, from) = wanted.map_or_else(Default::default, |wanted| {
+            (wanted.to.clone(), wanted.from.clone())
+        });
+        let unchanged = (&keys, &to, &from) == (&*self.transfer.keys, &self.notify, &self.transfer.from);
+        if unchanged {
+            return;
+        }
+        let mut deaf = self.deaf.lock().unwrap_or_else(PoisonError::into_inner);
+        deaf.retain(|address, _| to.contains(address));
+        drop(deaf);
+        self.transfer.keys = Arc::new(keys);
+        self.transfer.from = from;
+        self.notify = to;
+        self.shared.set_transfer(self.transfer.clone());
+        // Who is named anew has nothing yet.
+        self.tell_others();
+    }
+
+    /// Tells other name servers that there is another version.
+    fn tell_others(&mut self) {
+        self.telling.drain(..).for_each(|telling| telling.abort());
+        let (Some(key), Some(zone)) = (self.transfer.keys.first(), &self.served) else {
+            return;
+        };
+        let now = shared::now();
+        for (number, to) in self.notify.iter().enumerate() {
+            let id = (now as u16).wrapping_add(number as u16).wrapping_mul(0x9E37);
+            let message = notify::message(zone.apex(), id, key, u64::from(now));
+            let telling = notify::tell(*to, message, Arc::clone(&self.deaf));
+            self.telling.push(self.connections.spawn(telling).abort_handle());
+        }
     }
 
     /// Binds what the view wants and is not bound, closes what it no longer wants.
@@ -312,7 +377,7 @@ impl Control {
 
     fn report(&self) -> TierReport {
         let (queries_total, limited_total) = self.shared.metrics.totals();
-        let serial = self.served.as_ref().and_then(Zone::serial);
+        let serial = self.served.as_deref().and_then(Zone::serial);
         let refused = self.file.refused.clone().or_else(|| self.unfit.clone());
         self.shared.metrics.zone(serial, refused.is_some());
         TierReport {
@@ -329,6 +394,14 @@ impl Control {
                     .iter()
                     .map(|(address, reason)| format!("{address}: {reason}"))
                     .collect(),
+                transfer_trouble: self.transfer_trouble.clone(),
+                not_told: {
+                    let deaf = self.deaf.lock().unwrap_or_else(PoisonError::into_inner);
+                    let texts = deaf
+                        .iter()
+                        .map(|(address, reason)| format!("{address}: {reason}"));
+                    texts.collect()
+                },
             }),
         }
     }

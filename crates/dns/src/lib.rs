@@ -14,8 +14,11 @@
 pub mod content;
 mod control;
 mod file;
+mod notify;
 mod shared;
 mod tcp;
+mod transfer;
+mod tsig;
 mod udp;
 
 pub use control::{DnsError, DnsOptions, run, run_until};

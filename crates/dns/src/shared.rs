@@ -1,11 +1,15 @@
 //! What all serving threads share.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pontoon_telemetry::metrics::DnsMetrics;
-use pontoon_zone::{RateLimiter, Settings, Snapshot};
+use pontoon_zone::{Asker, Name, RateLimiter, Settings, Snapshot, Transport, answer, rcode};
+
+use crate::transfer::{self, History, Wanted};
+use crate::tsig::Keys;
 
 /// What all serving threads share.
 pub(crate) struct Shared {
@@ -14,6 +18,16 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) limiter: RateLimiter,
     pub(crate) metrics: DnsMetrics,
+    transfer: Mutex<Arc<Transfer>>,
+}
+
+/// What other name servers may fetch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transfer {
+    pub(crate) keys: Arc<Keys>,
+    /// Those who may; they need a key too.
+    pub(crate) from: Vec<IpAddr>,
+    pub(crate) history: History,
 }
 
 impl Shared {
@@ -24,7 +38,58 @@ impl Shared {
             settings,
             limiter,
             metrics,
+            transfer: Mutex::default(),
         }
+    }
+
+    /// What other name servers may fetch now.
+    pub(crate) fn transfer(&self) -> Arc<Transfer> {
+        Arc::clone(&self.transfer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_transfer(&self, transfer: Transfer) {
+        *self.transfer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(transfer);
+    }
+
+    /// The answer to a query that is signed: of several messages perhaps, over TCP. The second value says that the
+    /// signature was good.
+    pub(crate) fn answer_signed(
+        &self,
+        snapshot: &Snapshot,
+        asker: &Asker,
+        packet: &[u8],
+    ) -> (Vec<Vec<u8>>, bool) {
+        let transfer = self.transfer();
+        let now = u64::from(now());
+        let opened = match transfer.keys.open(packet, now) {
+            Ok(opened) => opened,
+            Err(fault) => return (vec![fault.answer(packet, now)], false),
+        };
+        let tcp = matches!(asker.transport, Transport::Tcp);
+        let may = transfer.from.contains(&asker.address);
+        let ours = |zone: &Name| transfer.history.current().is_some_and(|own| own.apex() == zone);
+        let mut messages = match Wanted::of(&opened.message, tcp) {
+            Some((zone, wanted)) if may && ours(&zone) => {
+                let made =
+                    transfer::messages(&transfer.history, &opened.message, wanted, opened.key.overhead());
+                self.metrics
+                    .transferred(made.as_ref().map_or("refused", |(sent, _)| sent.as_str()));
+                made.map_or_else(|| vec![failure(&opened.message)], |(_, messages)| messages)
+            }
+            wanted => {
+                if wanted.is_some() {
+                    self.metrics.transferred("refused");
+                }
+                let mut plain = Vec::new();
+                answer(snapshot, &self.settings, asker, &opened.message, &mut plain);
+                vec![plain]
+            }
+        };
+        let mut signer = opened.signer();
+        for message in messages.iter_mut().filter(|message| message.len() >= 12) {
+            signer.sign(message, now);
+        }
+        (messages, true)
     }
 
     /// Puts another snapshot in the place of the one that is answered from.
@@ -36,6 +101,12 @@ impl Shared {
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn failure(query: &[u8]) -> Vec<u8> {
+    let mut failure = transfer::head(query);
+    failure[3] = rcode::SERVFAIL as u8;
+    failure
 }
 
 /// A thread's own hold on the snapshot: it looks for another with one load.
@@ -74,7 +145,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use pontoon_telemetry::metrics::Registry;
-    use pontoon_zone::{Asker, Name, Rrset, Transport, Verdict, Zone, answer, rtype};
+    use pontoon_zone::{Rrset, Verdict, Zone, rtype};
 
     use super::*;
 

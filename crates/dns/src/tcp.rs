@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_telemetry::metrics::DnsThread;
-use pontoon_zone::{Asker, Transport, Verdict, answer};
+use pontoon_zone::{Asker, Transport, Verdict, answer, rcode};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -139,9 +139,22 @@ async fn converse(
         if outcome.verdict == Verdict::Silence {
             return Ok(());
         }
-        framed.clear();
-        framed.extend_from_slice(&u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes());
-        framed.extend_from_slice(&bytes);
-        timeout(IDLE, stream.write_all(&framed)).await??;
+        // Only what is signed is answered so.
+        if outcome.code == rcode::NOTAUTH {
+            let (messages, _) = shared.answer_signed(holder.get(shared), &asker, &packet);
+            for message in messages {
+                write(&mut stream, &mut framed, &message).await?;
+            }
+            continue;
+        }
+        write(&mut stream, &mut framed, &bytes).await?;
     }
+}
+
+/// Sends one message with its length before it (RFC 1035 section 4.2.2).
+async fn write(stream: &mut TcpStream, framed: &mut Vec<u8>, message: &[u8]) -> io::Result<()> {
+    framed.clear();
+    framed.extend_from_slice(&u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
+    timeout(IDLE, stream.write_all(framed)).await?
 }

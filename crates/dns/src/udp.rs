@@ -16,7 +16,7 @@ use nix::sys::socket::{
     sendmmsg, setsockopt, sockopt,
 };
 use pontoon_telemetry::metrics::DnsThread;
-use pontoon_zone::{Asker, Limit, Transport, Verdict, answer, truncated};
+use pontoon_zone::{Asker, Limit, Transport, Verdict, answer, rcode, truncated};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::shared::{Holder, Shared, now};
@@ -165,9 +165,15 @@ pub(crate) fn serve(
             let mut bytes = spare.pop().unwrap_or_default();
             let outcome = answer(snapshot, &shared.settings, &asker, packet, &mut bytes);
             stats.answered(outcome.verdict as usize, outcome.truncated);
+            let mut proved = false;
+            // Only what is signed is answered so.
+            if outcome.code == rcode::NOTAUTH {
+                let (messages, good) = shared.answer_signed(snapshot, &asker, packet);
+                (bytes, proved) = (messages.into_iter().next().unwrap_or_default(), good);
+            }
             let limit = match outcome.verdict {
                 Verdict::Silence => Limit::Drop,
-                _ if outcome.known => Limit::Send,
+                _ if proved || outcome.known => Limit::Send,
                 verdict => shared.limiter.count(address, verdict, now),
             };
             match limit {

@@ -17,6 +17,9 @@ use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
 use serde_json::json;
 
+#[path = "server/transfers.rs"]
+mod transfers;
+
 const HEAD: &str = "$TTL 60\n@ SOA ns h 5 7200 900 1209600 60\n@ NS ns\nns A 192.0.2.53\n";
 
 struct Server {
@@ -92,7 +95,13 @@ impl Server {
 
     /// A view in which these addresses are up.
     fn publish(&self, addresses: &[&str]) {
+        self.publish_with(addresses, 0, None);
+    }
+
+    /// As [`Server::publish`]: the opinion on them changed at `changed`, in milliseconds of Unix time.
+    fn publish_with(&self, addresses: &[&str], changed: u64, transfer: Option<&serde_json::Value>) {
         let view: FleetView = serde_json::from_value(json!({
+            "addresses_changed": changed,
             "fleet": "notes", "revision": 1, "epoch": 1, "serial": 1, "app": null, "sql": null,
             "servers": [{
                 "name": "a", "private": "127.0.0.1", "public": [], "roles": ["dns"], "zone": null, "standby": false,
@@ -105,6 +114,7 @@ impl Server {
                 "zone": "example.com", "file": self.file(), "names": ["www.example.com"], "ttl_seconds": 60,
                 "ttl_degraded_seconds": 20,
                 "listen": [format!("0.0.0.0:{}", self.port), format!("[::]:{}", self.port)],
+                "transfer": transfer,
             },
         }))
         .unwrap();

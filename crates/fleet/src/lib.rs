@@ -35,5 +35,5 @@ pub use role::{Engine, Role, Tier};
 pub use view::{
     AddressState, AddressView, AfterWrite, AppProtocol, AppView, BalanceRule, BootMoment, CertificateFiles,
     DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports, ReadsView,
-    RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion,
+    RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion, TransferView,
 };

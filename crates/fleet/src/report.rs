@@ -60,6 +60,12 @@ pub struct DnsReport {
     pub refused: Option<String>,
     /// Listening addresses that could not be bound, with the reason.
     pub not_listening: Vec<String>,
+    /// Why other name servers cannot fetch the zone; what is wrong with the file of their keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_trouble: Option<String>,
+    /// Other name servers that could not be told of the last change, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_told: Vec<String>,
 }
 
 /// What an edge saw since it started.

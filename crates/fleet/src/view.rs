@@ -79,6 +79,20 @@ pub struct DnsView {
     pub ttl_degraded_seconds: u32,
     /// Where the name servers listen, UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// Other name servers that fetch the zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<TransferView>,
+}
+
+/// Other name servers that fetch the zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferView {
+    /// The file with the keys (TSIG) that they have too.
+    pub key_file: PathBuf,
+    /// Where they are told of changes.
+    pub to: Vec<SocketAddr>,
+    /// The addresses from which they fetch it.
+    pub from: Vec<IpAddr>,
 }
 
 /// A public address of an edge: whether a visitor who uses it is served.

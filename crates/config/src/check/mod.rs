@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
 mod dispatch;
+mod dns;
 mod edge;
 mod limits;
 mod ports;

@@ -9,7 +9,7 @@ use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenA
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Db, Dns,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Db,
     Durability, EtcdTls, Lease, LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
@@ -709,56 +709,6 @@ impl Check<'_> {
             home_after: home_after?,
             gateway,
             interface,
-        })
-    }
-
-    pub(super) fn dns(&mut self, dns: &raw::Dns, fleet: &raw::Fleet) -> Option<Dns> {
-        let zone = self.host("dns.zone", &dns.zone, false);
-        let file = match &dns.file {
-            Some(file) => self.path("dns.file", file).map(Some),
-            None => Some(None),
-        };
-        let mut ttl = self.duration("dns.ttl", dns.ttl.as_ref(), 60 * SECOND, SECOND..=7 * DAY);
-        if let (Some(value), Some(text)) = (ttl, &dns.ttl)
-            && value.subsec_millis() != 0
-        {
-            ttl = self.none("dns.ttl", text, "is not whole seconds (RFC 1035 section 3.2.1)");
-        }
-        let sockets: Vec<_> = dns
-            .listen
-            .iter()
-            .flat_map(|listen| listen.get())
-            .map(|text| self.socket("dns.listen", text))
-            .collect();
-        let zone = zone?;
-        let in_zone = |name: &str| name == zone || name.ends_with(&format!(".{zone}"));
-        let names = match &dns.names {
-            None => {
-                let domains = fleet.domains.iter().flatten().map(Text::get);
-                let mut names: Vec<String> = domains.filter(|name| in_zone(name)).cloned().collect();
-                if names.is_empty() {
-                    names.push(zone.clone());
-                }
-                names
-            }
-            Some(typed) => {
-                let mut names: Vec<Option<String>> = Vec::new();
-                for text in typed.get() {
-                    let mut name = self.host("dns.names", text, true);
-                    if name.as_ref().is_some_and(|name| !in_zone(name)) {
-                        name = self.none("dns.names", text, &format!("is not in the zone {zone}"));
-                    }
-                    names.push(name);
-                }
-                names.into_iter().collect::<Option<_>>()?
-            }
-        };
-        Some(Dns {
-            zone,
-            file: file?,
-            names,
-            ttl: ttl?,
-            listen: sockets.into_iter().collect::<Option<_>>()?,
         })
     }
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Registry;
@@ -17,6 +19,7 @@ pub struct DnsMetrics {
     threads: Threads,
     serial: Gauge,
     refused: Gauge,
+    transfers: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 type Threads = Arc<Mutex<Vec<Arc<DnsThread>>>>;
@@ -52,6 +55,11 @@ impl DnsMetrics {
                 "1 while the zone file, as it is now, is not served",
                 Gauge::default(),
             ),
+            transfers: registry.add(
+                "pontoon_dns_transfers",
+                "Requests of other name servers for the zone, by what they got",
+                Family::default(),
+            ),
         }
     }
 
@@ -61,6 +69,11 @@ impl DnsMetrics {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.push(Arc::clone(&thread));
         thread
+    }
+
+    /// Another name server asked for the zone, and got this: `whole`, `changes`, `serial` or `refused`.
+    pub fn transferred(&self, what: &'static str) {
+        self.transfers.get_or_create(&[("result", what)]).inc();
     }
 
     /// Queries that came, and responses that were limited.
