@@ -471,6 +471,7 @@ impl Site {
                     }
                 });
             }
+            patiently("the first visitor", || !seen.lock().unwrap().is_empty());
             for n in 0..times {
                 let before = seen.lock().unwrap().len();
                 for extension in ["key", "pem"] {
@@ -479,7 +480,7 @@ impl Site {
                     std::fs::rename(file("new"), file("site")).unwrap();
                 }
                 let begun = Instant::now();
-                while seen.lock().unwrap().len() <= before && begun.elapsed() < 30 * SECOND {
+                while seen.lock().unwrap().len() <= before && begun.elapsed() < 60 * SECOND {
                     pause(20);
                 }
                 self.go_on(a_while().saturating_sub(begun.elapsed()) / times as u32);
