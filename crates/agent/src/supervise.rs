@@ -117,15 +117,32 @@ async fn keep_running(
         failures: 0,
         not_before: now,
     });
-    match entry.running.take() {
-        Some(running) if running.alive() => {
-            entry.running = Some(running);
+    // A process may have handed over to its successor, and may itself still be there to finish what it began.
+    let named = process::named(&agent.paths.pid_file(tier.as_str()))?;
+    let before = entry.running.take();
+    match (before, named) {
+        (Some(before), named) if before.alive() && named.as_ref().is_none_or(|named| *named == before) => {
+            entry.running = Some(before);
             return Ok(());
         }
-        Some(gone) => {
+        (before, Some(named)) if named.alive() => {
+            let pid = named.pid;
+            agent.record(match before {
+                Some(before) => EventKind::TierReplaced {
+                    tier,
+                    from: before.pid,
+                    to: pid,
+                },
+                None => EventKind::TierAdopted { tier, pid },
+            });
+            entry.started = now;
+            entry.running = Some(named);
+            return Ok(());
+        }
+        (Some(before), named) => {
             agent.record(EventKind::TierDied {
                 tier,
-                pid: gone.pid,
+                pid: named.map_or(before.pid, |named| named.pid),
                 reason: "the process ended".to_owned(),
             });
             entry.failures = if entry.started.elapsed() > SETTLED {
@@ -135,16 +152,7 @@ async fn keep_running(
             };
             entry.not_before = now + delay(entry.failures);
         }
-        None => {
-            if let Some(running) = process::adopt(&agent.paths.pid_file(tier.as_str()))? {
-                agent.record(EventKind::TierAdopted {
-                    tier,
-                    pid: running.pid,
-                });
-                entry.running = Some(running);
-                return Ok(());
-            }
-        }
+        (None, _) => {}
     }
     if now < entry.not_before {
         return Ok(());
@@ -186,9 +194,9 @@ async fn keep_stopped(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Min
         return Ok(());
     }
     let known = minded.remove(&tier).and_then(|entry| entry.running);
-    let running = match known {
+    let running = match process::adopt(&agent.paths.pid_file(tier.as_str()))? {
         Some(running) => Some(running),
-        None => process::adopt(&agent.paths.pid_file(tier.as_str()))?,
+        None => known,
     };
     if let Some(running) = running {
         running.terminate(STOP_GRACE).await?;

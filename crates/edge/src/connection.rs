@@ -20,7 +20,7 @@ use crate::http1::response::RelayWord;
 use crate::https;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::pipe::Pipe;
-use crate::worker::{Route, Worker};
+use crate::worker::{Idle, Route, Worker};
 
 /// A client's connection.
 pub struct Client {
@@ -169,7 +169,8 @@ async fn wait_for_first_byte(
     if route == Route::Relay {
         return read.await;
     }
-    if worker.draining.get() && !first {
+    let closes = || worker.idle.get() == Idle::Close;
+    if worker.draining.get() && !first && closes() {
         return false;
     }
     let drain = worker.drain_begins.notified();
@@ -177,6 +178,9 @@ async fn wait_for_first_byte(
         biased;
         came = &mut read => came,
         () = drain => {
+            if !closes() {
+                return read.await;
+            }
             // A connection that was made just now is about to carry a request; a kept one that is idle is not.
             first && tokio::time::timeout(GRACE, read).await.unwrap_or(false)
         }

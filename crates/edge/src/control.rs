@@ -6,22 +6,26 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon_certs::Tickets;
 use pontoon_fleet::{EdgeReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport, UpstreamReport};
 use pontoon_rt::clock::{self, Clock};
+use pontoon_rt::handover::{Asked, HandoverError, inherit, is_followed_by_systemd};
 use pontoon_rt::listen::{self, ListenOptions};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
 use pontoon_telemetry::metrics::{self, EdgeMetrics, Registry};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::access_log::{self, LogBuffer};
 use crate::dial::Identity;
 use crate::floors::SharedKey;
+use crate::handover::{
+    self, HandingOver, Sockets, TakingOver, end_of, in_a_thread, next, not_handed_over, outcome,
+};
 use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::https::Site;
@@ -29,7 +33,7 @@ use crate::options::{EdgeError, EdgeOptions};
 use crate::queue::Queue;
 use crate::state::EdgeState;
 use crate::upstream::{Upstream, Upstreams};
-use crate::worker::{AnswerClock, Command, Door, Shared, Worker};
+use crate::worker::{AnswerClock, Command, Door, Idle, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
 ///
@@ -46,6 +50,7 @@ pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeError> {
+    let taking_over = inherit()?.map(TakingOver::new).transpose()?;
     let files = pontoon_rt::process::raise_open_files();
     let count = threads::count(options.threads);
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none(&options.tuning)));
@@ -117,15 +122,17 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         commands,
         upstreams,
         health_changes,
-        listening: BTreeSet::new(),
+        sockets: Sockets::new(),
+        inherited: Sockets::new(),
+        taking_over,
         not_listening: BTreeMap::new(),
         view: None,
         site: Site::new(tickets, https),
         acme_thumbprint,
     };
-    LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
+    let ended = LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
     serving.join()?;
-    Ok(())
+    Ok(ended?)
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> EdgeError {
@@ -140,20 +147,36 @@ struct Control {
     upstreams: watch::Sender<Arc<Upstreams>>,
     health_changes: watch::Sender<u64>,
     checker: Checker,
-    listening: BTreeSet<(Door, SocketAddr)>,
+    /// What is listened on: other handles of the threads' sockets, to be handed over one day. While one lives the socket
+    /// does.
+    sockets: Sockets,
+    /// What a predecessor gave and is not listened on yet.
+    inherited: Sockets,
+    /// What a predecessor gave, until this process serves.
+    taking_over: Option<TakingOver>,
     not_listening: BTreeMap<(Door, SocketAddr), String>,
     view: Option<Arc<FleetView>>,
     site: Site,
     acme_thumbprint: watch::Sender<Option<Arc<str>>>,
 }
 
+/// What is left for what is begun when nobody listens any more.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// How long a drain may take when no view says.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 impl Control {
-    async fn run(mut self, options: &EdgeOptions, registry: Registry, shutdown: Shutdown) {
+    async fn run(
+        mut self,
+        options: &EdgeOptions,
+        registry: Registry,
+        shutdown: Shutdown,
+    ) -> Result<(), HandoverError> {
         // The view goes on while requests are finished: its task ends when this does.
         let goes_on = Shutdown::new();
+        // Sockets that there is one of, whoever serves.
+        let is_asked = Shutdown::new();
         let client = ViewClient::start(&options.paths, Tier::Edge, goes_on.clone());
         let mut views = client.subscribe();
         views.mark_changed();
@@ -162,8 +185,20 @@ impl Control {
             &options.paths.run_dir.join("edge.sock"),
             registry,
             vec![metrics::json_page("/state", move || EdgeState::of(&shared))],
-            goes_on.clone(),
+            is_asked.clone(),
         );
+        if let Err(error) = self.take_over(&mut views, &shutdown).await {
+            self.sockets.clear();
+            self.drain(&client, &shutdown, Idle::Close, None).await;
+            return Err(error);
+        }
+        let upgrade_socket = options.paths.upgrade_socket(Tier::Edge.as_str());
+        let mut asked = options
+            .successor
+            .as_ref()
+            .map(|_| pontoon_rt::handover::listen(&upgrade_socket, is_asked.clone()));
+        let mut handing_over: Option<HandingOver> = None;
+        let mut successor = None;
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         let mut views_end = false;
         loop {
@@ -188,11 +223,109 @@ impl Control {
                         break;
                     }
                 }
+                Some(answer) = next(&mut asked), if handing_over.is_none() => {
+                    handing_over = self.hand_over(options, answer);
+                }
+                result = outcome(&mut handing_over) => {
+                    successor = handing_over.take().and_then(|handing_over| handing_over.settle(result));
+                    if successor.is_some() {
+                        break;
+                    }
+                }
                 () = shutdown.requested() => break,
             }
         }
-        self.drain(&client, &shutdown).await;
+        // A successor opens them anew.
+        is_asked.trigger();
+        self.sockets.clear();
+        let idle = match successor {
+            Some(_) => Idle::Stay,
+            None => Idle::Close,
+        };
+        self.drain(&client, &shutdown, idle, successor).await;
         goes_on.trigger();
+        Ok(())
+    }
+
+    /// Serves in the place of the predecessor, if there is one, as soon as nothing is missing for it.
+    async fn take_over(
+        &mut self,
+        views: &mut watch::Receiver<Option<Arc<FleetView>>>,
+        shutdown: &Shutdown,
+    ) -> Result<(), HandoverError> {
+        let begun = Instant::now();
+        while self.taking_over.is_some() {
+            let view = match views.has_changed() {
+                Ok(true) => views.borrow_and_update().clone(),
+                Ok(false) | Err(_) => None,
+            };
+            if let Some(view) = view {
+                self.follow(view);
+            }
+            let missing = self.missing(begun.elapsed());
+            match (missing, self.taking_over.take()) {
+                (None, Some(taking_over)) => {
+                    self.inherited = taking_over.sockets;
+                    self.bind_wanted();
+                    let predecessor = taking_over.predecessor;
+                    in_a_thread(move || predecessor.ready())?
+                        .await
+                        .map_err(|_| HandoverError::Abandoned)??;
+                    tracing::info!("took over from the process before this one");
+                    // What the view no longer wants.
+                    self.inherited.clear();
+                }
+                (Some(reason), Some(taking_over)) if begun.elapsed() > handover::GIVE_UP => {
+                    taking_over.predecessor.refuse(&reason);
+                    return Err(HandoverError::Refused(reason));
+                }
+                (_, taking_over) => self.taking_over = taking_over,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(handover::LOOK_EVERY) => {}
+                () = shutdown.requested() => return Err(HandoverError::Abandoned),
+            }
+        }
+        Ok(())
+    }
+
+    /// What this process cannot do yet of what its predecessor does.
+    fn missing(&self, waited: Duration) -> Option<String> {
+        if self.view.is_none() {
+            return Some("there is no view of the fleet".to_owned());
+        }
+        let wanted = self.wanted();
+        let given = self.taking_over.iter().flat_map(|one| one.sockets.keys());
+        for (door, address) in given.filter(|key| wanted.contains(key)) {
+            if let Err(reason) = self.obstacle(*door) {
+                return Some(format!("{address}: {reason}"));
+            }
+        }
+        let upstreams = self.upstreams.borrow();
+        let unseen = upstreams.servers.iter().find(|one| one.health.reason().is_none());
+        unseen
+            .filter(|_| waited < handover::FIRST_LOOK)
+            .map(|one| format!("the application on {} was not looked at", one.server))
+    }
+
+    /// Begins to hand over to the installed version; `None` when that cannot even begin.
+    fn hand_over(&self, options: &EdgeOptions, answer: Asked) -> Option<HandingOver> {
+        let begin = || {
+            let sockets = handover::named(&self.sockets)?;
+            let spec = options.successor.clone().ok_or(HandoverError::Nonsense)?;
+            let pid_file = options.paths.pid_file(Tier::Edge.as_str());
+            tracing::info!(program = %spec.program.display(), "handing over");
+            let hand_over =
+                move || pontoon_rt::handover::hand_over(&spec, &sockets, &pid_file, handover::PATIENCE);
+            Ok::<_, HandoverError>(in_a_thread(hand_over)?)
+        };
+        match begin() {
+            Ok(outcome) => Some(HandingOver { outcome, answer }),
+            Err(error) => {
+                let _ = answer.send(Err(not_handed_over(&error)));
+                None
+            }
+        }
     }
 
     /// Obeys a view.
@@ -239,20 +372,23 @@ impl Control {
     /// Binds what the view wants and is not bound, closes what it no longer wants.
     fn bind_wanted(&mut self) {
         let wanted = self.wanted();
-        let gone: Vec<_> = self.listening.difference(&wanted).copied().collect();
-        for (door, address) in gone {
-            self.tell(|| Some(Command::Close(door, address)));
-            self.listening.remove(&(door, address));
+        // The first time it binds with what the predecessor gave.
+        if self.taking_over.is_some() {
+            return;
+        }
+        let gone = self.sockets.keys().filter(|key| !wanted.contains(key));
+        for (door, address) in gone.copied().collect::<Vec<_>>() {
+            self.sockets.remove(&(door, address));
+            self.tell(|| Command::Close(door, address));
         }
         self.not_listening.retain(|key, _| wanted.contains(key));
         for (door, address) in &wanted {
-            if self.listening.contains(&(*door, *address)) {
+            if self.sockets.contains_key(&(*door, *address)) {
                 continue;
             }
             match self.bind(*door, *address, &wanted) {
                 Ok(()) => {
                     self.not_listening.remove(&(*door, *address));
-                    self.listening.insert((*door, *address));
                 }
                 Err(reason) => {
                     if self
@@ -287,18 +423,23 @@ impl Control {
         wanted
     }
 
-    /// One socket for each serving thread, all or none.
+    /// Why this door cannot be opened now.
+    fn obstacle(&self, door: Door) -> Result<(), String> {
+        match door {
+            Door::Http => Ok(()),
+            Door::Https => self.site.obstacle().map_or(Ok(()), Err),
+            Door::Relay => self.shared.identity.configs().map(drop),
+        }
+    }
+
+    /// One socket for each serving thread, all or none; those of the predecessor first, and each of them.
     fn bind(
-        &self,
+        &mut self,
         door: Door,
         address: SocketAddr,
         wanted: &BTreeSet<(Door, SocketAddr)>,
     ) -> Result<(), String> {
-        match door {
-            Door::Http => {}
-            Door::Https => self.site.obstacle().map_or(Ok(()), Err)?,
-            Door::Relay => self.shared.identity.configs().map(drop)?,
-        }
+        self.obstacle(door)?;
         // `[::]` takes IPv4 too, unless somebody else is to take it.
         let v4_is_wanted = wanted
             .iter()
@@ -309,22 +450,31 @@ impl Control {
             freebind: self.view.as_ref().is_some_and(|view| view.takeover.is_some()) && door != Door::Relay,
             v6only: v4_is_wanted,
         };
-        let sockets: io::Result<Vec<TcpListener>> = self
-            .commands
-            .iter()
-            .map(|_| listen::tcp(address, options))
-            .collect();
-        let mut sockets = sockets.map_err(|error| error.to_string())?;
-        self.tell(|| sockets.pop().map(|socket| Command::Listen(door, address, socket)));
+        let mut sockets = self.inherited.remove(&(door, address)).unwrap_or_default();
+        let more = self.commands.len().saturating_sub(sockets.len());
+        let bound: io::Result<Vec<TcpListener>> = (0..more).map(|_| listen::tcp(address, options)).collect();
+        match bound {
+            Ok(bound) => sockets.extend(bound),
+            // It is listened on all the same.
+            Err(error) if !sockets.is_empty() => {
+                tracing::warn!(%address, %error, "some threads do not listen");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        let handles: io::Result<Vec<TcpListener>> = sockets.iter().map(TcpListener::try_clone).collect();
+        let handles = handles.map_err(|error| error.to_string())?;
+        for (thread, socket) in self.commands.iter().cycle().zip(sockets) {
+            // A thread that has ended is found out each second.
+            let _ = thread.send(Command::Listen(door, address, socket));
+        }
+        self.sockets.insert((door, address), handles);
         Ok(())
     }
 
-    fn tell(&self, mut command: impl FnMut() -> Option<Command>) {
+    fn tell(&self, command: impl Fn() -> Command) {
         for thread in &self.commands {
-            if let Some(command) = command() {
-                // A thread that has ended is found out each second.
-                let _ = thread.send(command);
-            }
+            // A thread that has ended is found out each second.
+            let _ = thread.send(command());
         }
     }
 
@@ -377,8 +527,15 @@ impl Control {
         }
     }
 
-    /// Takes no more connections, and waits until every thread has finished what it began.
-    async fn drain(&mut self, client: &ViewClient, shutdown: &Shutdown) {
+    /// Takes no more connections, and waits until every thread has finished what it began. After a handover the reports
+    /// are the successor's.
+    async fn drain(
+        &mut self,
+        client: &ViewClient,
+        shutdown: &Shutdown,
+        idle: Idle,
+        mut successor: Option<oneshot::Receiver<()>>,
+    ) {
         let limit = self
             .upstreams
             .borrow()
@@ -386,7 +543,7 @@ impl Control {
             .as_ref()
             .map_or(DEFAULT_DRAIN, |app| app.drain);
         tracing::info!(?limit, "draining");
-        self.tell(|| Some(Command::Drain(limit)));
+        self.tell(|| Command::Drain(limit, idle));
         let commands = self.commands.clone();
         let mut all_ended = std::pin::pin!(async move {
             for thread in &commands {
@@ -400,9 +557,15 @@ impl Control {
                 () = &mut all_ended => return,
                 () = shutdown.hurried(), if !hurried => {
                     hurried = true;
-                    self.tell(|| Some(Command::Drain(Duration::ZERO)));
+                    self.tell(|| Command::Drain(Duration::ZERO, idle));
                 }
-                _ = every_second.tick() => client.report(self.report()),
+                // systemd starts another one when this process is gone, too, and not before: it is no child of systemd's.
+                () = end_of(&mut successor), if is_followed_by_systemd() => {
+                    successor = None;
+                    tracing::error!("the process that took over has ended");
+                    self.tell(|| Command::Drain(LAST_MOMENT, idle));
+                }
+                _ = every_second.tick(), if idle == Idle::Close => client.report(self.report()),
             }
         }
     }

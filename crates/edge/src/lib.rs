@@ -26,6 +26,7 @@ mod exchange;
 mod explain;
 mod floors;
 mod forward;
+mod handover;
 mod health;
 pub mod http1;
 mod http2;

@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use pontoon_fleet::{EdgeLimits, ServerName};
+use pontoon_rt::handover::HandoverError;
 use pontoon_rt::paths::Paths;
+use pontoon_rt::process::Spec;
 
 use crate::http1::head::HeadLimits;
 
@@ -21,6 +23,8 @@ pub struct EdgeOptions {
     pub access_log: AccessLog,
     /// Times and sizes. The defaults are right unless a test or a measurement says otherwise.
     pub tuning: Tuning,
+    /// What is run to take over from this process when an operator asks for it; `None`: it cannot be asked.
+    pub successor: Option<Spec>,
 }
 
 impl EdgeOptions {
@@ -32,6 +36,7 @@ impl EdgeOptions {
             threads: 0,
             access_log: AccessLog::default(),
             tuning: Tuning::default(),
+            successor: None,
         }
     }
 }
@@ -164,4 +169,7 @@ pub enum EdgeError {
     /// A serving thread ended before its time: a bug.
     #[error("a serving thread ended: {0}")]
     Thread(#[from] pontoon_rt::threads::ThreadError),
+    /// It was started to take over from another process, and that did not come about.
+    #[error("taking over: {0}")]
+    Handover(#[from] HandoverError),
 }

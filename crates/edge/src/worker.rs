@@ -114,7 +114,17 @@ pub enum Command {
     /// Take no more from here. Connections that were made go on.
     Close(Door, SocketAddr),
     /// Take no more connections, finish what is begun within this time, and end.
-    Drain(Duration),
+    Drain(Duration, Idle),
+}
+
+/// What becomes of a client's connection that has no request under way when draining begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It is closed: the process is wanted out of the way.
+    Close,
+    /// It may carry one more request, whose answer says that it is the last, until the drain ends. So a successor gets
+    /// the traffic without a client that sends in the moment of a close.
+    Stay,
 }
 
 /// One serving thread.
@@ -129,6 +139,8 @@ pub struct Worker {
     pub stats: Arc<EdgeThread>,
     /// No new requests on kept connections.
     pub draining: Cell<bool>,
+    /// What becomes of those without a request then.
+    pub idle: Cell<Idle>,
     /// Wakes idle connections when draining begins.
     pub drain_begins: Notify,
     open: Cell<usize>,
@@ -202,6 +214,7 @@ impl Worker {
             ),
             stats,
             draining: Cell::new(false),
+            idle: Cell::new(Idle::Close),
             drain_begins: Notify::new(),
             open: Cell::new(0),
             closed: Notify::new(),
@@ -215,9 +228,9 @@ impl Worker {
 
     /// Serves until it was told to drain and has.
     pub async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut listeners: HashMap<(Door, SocketAddr), Listener> = HashMap::new();
+        let mut listeners: HashMap<(Door, SocketAddr), Vec<Listener>> = HashMap::new();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
-        let drain = loop {
+        let (drain, idle) = loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
                 _ = every_second.tick() => {
@@ -231,29 +244,29 @@ impl Worker {
                         let listener = Rc::new(listener);
                         let task =
                             tokio::task::spawn_local(Rc::clone(&self).accept(Rc::clone(&listener), door));
-                        listeners.insert(
-                            (door, address),
-                            Listener {
-                                listener,
-                                task: task.abort_handle(),
-                            },
-                        );
+                        listeners.entry((door, address)).or_default().push(Listener {
+                            listener,
+                            task: task.abort_handle(),
+                        });
                     }
                     Err(error) => tracing::error!(%address, %error, "the listener cannot be used"),
                 },
                 Some(Command::Close(door, address)) => {
-                    if let Some(listener) = listeners.remove(&(door, address)) {
+                    for listener in listeners.remove(&(door, address)).into_iter().flatten() {
                         self.close(door, listener).await;
                     }
                 }
-                Some(Command::Drain(limit)) => break limit,
+                Some(Command::Drain(limit, idle)) => break (limit, idle),
                 // The control thread is gone: a bug there must not end service here.
                 None => std::future::pending().await,
             }
         };
-        for ((door, _), listener) in listeners.drain() {
-            self.close(door, listener).await;
+        for ((door, _), several) in listeners.drain() {
+            for listener in several {
+                self.close(door, listener).await;
+            }
         }
+        self.idle.set(idle);
         self.draining.set(true);
         self.drain_begins.notify_waiters();
         let mut limit = tokio::time::Instant::now() + drain;
@@ -263,7 +276,7 @@ impl Worker {
                 () = tokio::time::sleep_until(limit) => break,
                 // Asked again, with less patience.
                 Some(command) = commands.recv() => {
-                    if let Command::Drain(drain) = command {
+                    if let Command::Drain(drain, _) = command {
                         limit = limit.min(tokio::time::Instant::now() + drain);
                     }
                 }

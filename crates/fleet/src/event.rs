@@ -100,6 +100,11 @@ pub enum EventKind {
         tier: Tier,
         pid: u32,
     },
+    TierReplaced {
+        tier: Tier,
+        from: u32,
+        to: u32,
+    },
     UpstreamDown {
         upstream: ServerName,
         reason: String,
@@ -313,6 +318,12 @@ impl fmt::Display for EventKind {
             K::TierStarted { tier, pid } => write!(f, "{tier} started (pid {pid})"),
             K::TierDied { tier, pid, reason } => write!(f, "{tier} (pid {pid}) died: {reason}"),
             K::TierAdopted { tier, pid } => write!(f, "{tier} (pid {pid}) went on without an agent, adopted"),
+            K::TierReplaced { tier, from, to } => {
+                write!(
+                    f,
+                    "{tier} (pid {from}) handed over to the installed version (pid {to})"
+                )
+            }
             K::UpstreamDown { upstream, reason } => write!(f, "application on {upstream} is out: {reason}"),
             K::UpstreamUp { upstream } => write!(f, "application on {upstream} is in again"),
             K::AddressesTaken { home, reason } => write!(f, "took the addresses of {home}: {reason}"),

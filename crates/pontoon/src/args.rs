@@ -186,6 +186,7 @@ impl Command {
             },
             Command::Edge(args) => match &args.command {
                 Some(EdgeCommand::Explain(args)) => args.json,
+                Some(EdgeCommand::Upgrade(args)) => args.json,
                 None => false,
             },
             Command::Dns(args) => match &args.command {
@@ -491,11 +492,21 @@ pub struct Edge {
     pub access_log_to: AccessLogTo,
 }
 
-/// A question about the edge.
+/// What the running edge is asked.
 #[derive(Debug, Subcommand)]
 pub enum EdgeCommand {
     /// Say what would happen to a request at this moment, and why; sends none
     Explain(EdgeExplain),
+    /// Have the installed version of Pontoon take over from the edge that runs; no connection is refused or reset
+    Upgrade(EdgeUpgrade),
+}
+
+/// `pontoon edge upgrade`
+#[derive(Debug, Args)]
+pub struct EdgeUpgrade {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `pontoon edge explain`

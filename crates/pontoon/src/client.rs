@@ -4,6 +4,7 @@
 //! midway, or may not be the agent at all. Each of these ends in a refusal, never in a panic or a hang.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -12,6 +13,7 @@ use pontoon_agent::api::Progress;
 use pontoon_agent::detect::disk;
 use pontoon_fleet::{Code, Refusal};
 use pontoon_pki::IdentityFiles;
+use pontoon_rt::handover::HandedOver;
 use pontoon_rt::http::{self, Body, Call, HttpError};
 use pontoon_rt::paths::Paths;
 use serde::Serialize;
@@ -24,6 +26,9 @@ use crate::start;
 /// How long a tier of this machine may take to answer.
 const TIER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a handover to the installed version may take: longer than the tier gives its successor.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the tier `name` of this machine answers to a question; `called` is what people call it.
 pub async fn ask_tier<T: DeserializeOwned>(
     paths: &Paths,
@@ -32,21 +37,29 @@ pub async fn ask_tier<T: DeserializeOwned>(
     question: &str,
 ) -> Result<T, Refusal> {
     let socket = paths.run_dir.join(format!("{name}.sock"));
+    call_tier(&socket, called, &Call::get(name, question).timeout(TIER_PATIENCE)).await
+}
+
+/// Has the installed version of Pontoon take over from the tier `name` of this machine.
+pub async fn upgrade_tier(paths: &Paths, name: &str, called: &str) -> Result<HandedOver, Refusal> {
+    let call = Call::post(name, "/upgrade").timeout(UPGRADE_PATIENCE);
+    call_tier(&paths.upgrade_socket(name), called, &call).await
+}
+
+async fn call_tier<T: DeserializeOwned>(socket: &Path, called: &str, call: &Call<'_>) -> Result<T, Refusal> {
     let silent = |why: String| {
         Refusal::new(Code::N002, format!("{called} of this server does not answer"))
             .because(format!("{}: {why}", socket.display()))
             .next("see what runs", "pontoon status")
     };
-    let stream = UnixStream::connect(&socket)
+    let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| silent(error.to_string()))?;
-    http::call(
-        stream,
-        &Call::get(name, question).timeout(TIER_PATIENCE),
-        None::<&()>,
-    )
-    .await
-    .map_err(|error| silent(error.to_string()))
+    let answer = http::call(stream, call, None::<&()>).await;
+    answer.map_err(|error| match error {
+        HttpError::Refused(refusal) => refusal,
+        error => silent(error.to_string()),
+    })
 }
 
 /// The agent of this machine.

@@ -92,6 +92,11 @@ impl Paths {
         self.state_dir.join("returning-gateway")
     }
 
+    /// Where the process of a tier is asked to hand over to the installed version of the program.
+    pub fn upgrade_socket(&self, tier: &str) -> PathBuf {
+        self.run_dir.join(format!("{tier}-upgrade.sock"))
+    }
+
     /// Where the address process takes requests for a rehearsal.
     pub fn address_socket(&self) -> PathBuf {
         self.run_dir.join("address.sock")

@@ -200,6 +200,14 @@ exec "$@" </dev/null"#;
 /// # Errors
 /// When the file is there and cannot be read. A file with nonsense in it is nobody.
 pub fn adopt(pid_file: &Path) -> Result<Option<Running>, ProcessError> {
+    Ok(named(pid_file)?.filter(Running::alive))
+}
+
+/// The process of `pid_file`, whether it still runs or not.
+///
+/// # Errors
+/// As [`adopt`].
+pub fn named(pid_file: &Path) -> Result<Option<Running>, ProcessError> {
     let Some(bytes) = files::read_limited(pid_file, 4096)? else {
         return Ok(None);
     };
@@ -207,7 +215,7 @@ pub fn adopt(pid_file: &Path) -> Result<Option<Running>, ProcessError> {
         tracing::warn!(path = %pid_file.display(), "the pid file holds nonsense: ignored");
         return Ok(None);
     };
-    Ok(running.alive().then_some(running))
+    Ok(Some(running))
 }
 
 impl Running {
@@ -219,6 +227,15 @@ impl Running {
             start_time: start_time(pid).unwrap_or(0),
             boot_id: boot_id(),
         }
+    }
+
+    /// The process with this pid as it is now; `None` when there is none.
+    pub fn of(pid: u32) -> Option<Running> {
+        Some(Running {
+            pid,
+            start_time: start_time(pid)?,
+            boot_id: boot_id(),
+        })
     }
 
     /// Writes the pid file.

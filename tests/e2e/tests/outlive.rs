@@ -83,6 +83,16 @@ fn tiers_and_databases_that_die_are_started_again() -> Result<(), LabError> {
                     format!("no word of {tier}: {kinds:?}")
                 })?;
             }
+            // The one that took over dies while the one before it may still finish what it began.
+            load.phase("an upgraded edge dies");
+            run(b, &["edge", "upgrade"]).await?;
+            let upgraded = fleet.process(b, "edge")?;
+            upgraded.kill_9()?;
+            wait_until("an edge on b again", Duration::from_secs(60), async || {
+                fleet.process(b, "edge").ok().filter(|now| *now != upgraded)
+            })
+            .await?;
+            wait_until_healthy(a, 2).await?;
             load.phase("steady again");
             tokio::time::sleep(Duration::from_secs(1)).await;
             let seen = load.summary();
@@ -198,6 +208,7 @@ fn a_drained_server_gets_no_request_and_nobody_notices() -> Result<(), LabError>
                 wait_until_healthy(b, 2).await?;
             }
             deploy(&fleet, &load).await?;
+            upgrade(&fleet, &load).await?;
             nobody_noticed(&load.stop().await?)
         },
     )
@@ -235,6 +246,45 @@ async fn deploy(fleet: &Fleet, load: &Load) -> Result<(), LabError> {
         wait_until_healthy(a, 2).await?;
     }
     Ok(())
+}
+
+/// The installed version takes over from the edge that runs, and the agent follows.
+async fn upgrade(fleet: &Fleet, load: &Load) -> Result<(), LabError> {
+    for server in [&fleet.a, &fleet.b] {
+        load.phase(&format!("the edge on {} is upgraded", server.name()));
+        let before = fleet.process(server, "edge")?;
+        let died = died(server).await?;
+        let done = run(server, &["edge", "upgrade", "--json"]).await?;
+        let done: serde_json::Value =
+            serde_json::from_str(&done).map_err(|error| LabError::App(format!("{error}: {done}")))?;
+        expect(done["from"] != done["to"], || format!("{done}"))?;
+        let after = fleet.process(server, "edge")?;
+        expect(after != before, || format!("{before:?} serves on"))?;
+        wait_until(
+            &format!("the agent of {} to hear of it", server.name()),
+            Duration::from_secs(60),
+            async || {
+                let kinds = event_kinds(server).await.ok()?;
+                kinds.iter().any(|kind| kind == "tier_replaced").then_some(())
+            },
+        )
+        .await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        wait_until_healthy(server, 2).await?;
+        expect(self::died(server).await? == died, || {
+            "the agent took the handover for a death".to_owned()
+        })?;
+        expect(fleet.process(server, "edge")? == after, || {
+            "another one was started".to_owned()
+        })?;
+    }
+    Ok(())
+}
+
+/// How many tiers have died on `server`.
+async fn died(server: &Server) -> Result<usize, LabError> {
+    let kinds = event_kinds(server).await?;
+    Ok(kinds.iter().filter(|kind| *kind == "tier_died").count())
 }
 
 async fn two_servers(lab: pontoon_testkit::Lab) -> Result<Fleet, LabError> {

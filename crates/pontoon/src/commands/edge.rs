@@ -1,4 +1,4 @@
-//! `pontoon edge`: the load balancer itself, and the question what it would do.
+//! `pontoon edge`: the load balancer itself, the question what it would do, and its upgrade.
 
 use std::fmt::Write as _;
 
@@ -6,8 +6,8 @@ use pontoon_edge::{EdgeState, Explanation, Question, ServerState, Stands};
 use pontoon_fleet::Refusal;
 
 use super::{Context, process};
-use crate::args::{Edge, EdgeCommand, EdgeExplain};
-use crate::client::ask_tier;
+use crate::args::{Edge, EdgeCommand, EdgeExplain, EdgeUpgrade};
+use crate::client::{ask_tier, upgrade_tier};
 use crate::output::paint::harmless;
 
 /// Runs the edge, or answers a question.
@@ -15,6 +15,7 @@ pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
     match args.command.take() {
         None => process::edge(context, args),
         Some(EdgeCommand::Explain(args)) => super::block_on(explain(context, args)),
+        Some(EdgeCommand::Upgrade(args)) => super::block_on(upgrade(context, &args)),
     }
 }
 
@@ -30,6 +31,18 @@ async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
     match args.json {
         true => context.screen.json(&explanation)?,
         false => context.screen.answer(&text(&explanation))?,
+    }
+    Ok(0)
+}
+
+async fn upgrade(context: &Context, args: &EdgeUpgrade) -> anyhow::Result<u8> {
+    let done = upgrade_tier(&context.paths, "edge", "the edge").await?;
+    match args.json {
+        true => context.screen.json(&done)?,
+        false => context.screen.answer(&format!(
+            "The edge (process {}) handed over to process {}; it finishes what it began and ends.\n",
+            done.from, done.to
+        ))?,
     }
     Ok(0)
 }

@@ -11,6 +11,7 @@ use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_helper::HelperOptions;
 use pontoon_pki::Identity;
+use pontoon_rt::process::Spec;
 use pontoon_sqlproxy::SqlOptions;
 
 use super::{Context, address};
@@ -56,6 +57,7 @@ pub fn edge(context: &Context, args: Edge) -> anyhow::Result<u8> {
     let mut options = EdgeOptions::new(server(context, args.tier.server)?, context.paths.clone());
     options.threads = args.tier.threads.unwrap_or(0).into();
     options.access_log = access_log;
+    options.successor = Some(installed()?);
     pontoon_edge::run(options)
         .map_err(|error| Refusal::new(Code::N007, "the edge cannot run").because(error.to_string()))?;
     Ok(0)
@@ -112,6 +114,13 @@ fn log(process: &str, format: LogFormat) -> anyhow::Result<()> {
     };
     pontoon_telemetry::init(process, format)?;
     Ok(())
+}
+
+/// The installed version of this program, with the arguments of this process. The path is what it is now: once the file
+/// was replaced, the kernel says that it was deleted.
+fn installed() -> Result<Spec, Refusal> {
+    let spec = Spec::new(start::own_program()?);
+    Ok(std::env::args_os().skip(1).fold(spec, Spec::arg))
 }
 
 /// The server's name: as told, or that of the certificate.
