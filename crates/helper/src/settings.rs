@@ -252,10 +252,11 @@ const MARIADB_RIGHTS: &str = "SELECT, INSERT, DELETE, RELOAD, PROCESS, LOCK TABL
     CONNECTION ADMIN, SET USER, EVENT, SUPER, SHOW VIEW, TRIGGER";
 
 /// The same for MySQL; BACKUP_ADMIN and CLONE_ADMIN for CLONE, SYSTEM_VARIABLES_ADMIN because it has no finer right to
-/// set read_only, INSERT for INSTALL PLUGIN (it writes mysql.plugin).
+/// set read_only, INSERT for INSTALL PLUGIN (it writes mysql.plugin). And SUPER: MySQL looks the finer rights up under the lock
+/// that a `GRANT` holds which waits for an acknowledgement, and ending that wait is what the right is needed for.
 const MYSQL_RIGHTS: &str = "SELECT, INSERT, DELETE, RELOAD, PROCESS, LOCK TABLES, CREATE USER, REPLICATION CLIENT, \
     REPLICATION SLAVE, REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, BINLOG_ADMIN, \
-    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, EVENT, SHUTDOWN, SHOW VIEW, TRIGGER";
+    CONNECTION_ADMIN, BACKUP_ADMIN, CLONE_ADMIN, ENCRYPTION_KEY_ADMIN, EVENT, SHUTDOWN, SHOW VIEW, TRIGGER, SUPER";
 
 pub(crate) fn init_file(node: &DatabaseNode) -> PathBuf {
     node.files.join("start.sql")

@@ -1,7 +1,7 @@
 //! The control connection: our own account, over the server's Unix socket.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Value};
@@ -11,6 +11,10 @@ use tokio::sync::Mutex;
 /// How long a statement of the control connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often the spare connection is tried, and how long it may take to say something.
+const SPARE_LOOK: Duration = Duration::from_secs(5);
+const SPARE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The account's name.
 pub(crate) const ACCOUNT: &str = "pontoon";
 
@@ -19,6 +23,14 @@ pub struct Control {
     socket: PathBuf,
     password: String,
     conn: Mutex<Option<Conn>>,
+    spare: Mutex<Option<Spare>>,
+}
+
+/// A connection for the moment in which the server lets nobody in: a `GRANT` that waits for an acknowledgement holds a lock
+/// that every login needs, and only another connection can end its wait.
+struct Spare {
+    session: Session,
+    seen: Instant,
 }
 
 /// A connection of one's own, for statements that take long.
@@ -63,6 +75,7 @@ impl Control {
             socket,
             password,
             conn: Mutex::new(None),
+            spare: Mutex::new(None),
         }
     }
 
@@ -110,8 +123,59 @@ impl Control {
         })
     }
 
-    /// Forgets the connection: the server is about to stop.
+    /// Sees to it that there is a spare connection.
+    ///
+    /// # Errors
+    /// As [`session`](Control::session).
+    pub async fn keep_spare(&self) -> Result<(), Refusal> {
+        // Who holds it sees to it.
+        let Ok(mut slot) = self.spare.try_lock() else {
+            return Ok(());
+        };
+        if let Some(spare) = slot.as_mut() {
+            let lives = spare.seen.elapsed() < SPARE_LOOK || {
+                spare.seen = Instant::now();
+                spare.session.query("DO 0", SPARE_PATIENCE).await.is_ok()
+            };
+            if lives {
+                return Ok(());
+            }
+        }
+        *slot = None;
+        let mut session = self.session().await?;
+        // Longer than it will be without a word.
+        session
+            .query("SET SESSION wait_timeout = 86400", PATIENCE)
+            .await?;
+        let seen = Instant::now();
+        *slot = Some(Spare { session, seen });
+        Ok(())
+    }
+
+    /// Runs statements in a connection of their own: in the spare one if there is one that lives.
+    ///
+    /// # Errors
+    /// As [`run`](Control::run).
+    pub async fn run_apart<S: AsRef<str>>(&self, statements: &[S]) -> Result<(), Refusal> {
+        let mut slot = self.spare.lock().await;
+        if let Some(mut spare) = slot.take() {
+            match spare.session.run(statements).await {
+                Ok(()) => {
+                    *slot = Some(spare);
+                    return Ok(());
+                }
+                Err(refusal) => tracing::info!(%refusal, "the spare connection is of no use"),
+            }
+        }
+        drop(slot);
+        self.session().await?.run(statements).await
+    }
+
+    /// Forgets its connections: the server is about to stop.
     pub async fn close(&self) {
+        if let Ok(mut spare) = self.spare.try_lock() {
+            *spare = None;
+        }
         if let Some(conn) = self.conn.lock().await.take() {
             let _ = tokio::time::timeout(Duration::from_secs(1), conn.disconnect()).await;
         }
@@ -161,6 +225,13 @@ impl Session {
         timed(&mut self.conn, statement, patience)
             .await
             .map_err(|failure| failure.refusal(statement))
+    }
+
+    async fn run<S: AsRef<str>>(&mut self, statements: &[S]) -> Result<(), Refusal> {
+        for statement in statements {
+            self.query(statement.as_ref(), PATIENCE).await?;
+        }
+        Ok(())
     }
 
     /// The server's id of this connection.

@@ -168,6 +168,7 @@ async fn hand_over(software: Software) {
     pair.sync(leader, replica).await;
 
     shut_out(&pair, leader, replica).await;
+    accounts_wait(&pair, leader, replica).await;
 
     // What a dead agent left in the database is ended by the next one's first look.
     let database = pair.member(leader).worker.database().clone();
@@ -278,6 +279,64 @@ async fn settings_start_nothing(pair: &Pair, replica: &str) {
     let other = database.helper().restart(1, Duration::from_secs(1)).await;
     assert_eq!(other.unwrap_err().code, pontoon_fleet::Code::N003);
     assert_eq!(pontoon_helper::find::server_in(&datadir), None);
+}
+
+/// A statement about accounts that waits for an acknowledgement lets nobody log in. The primary can do without its replica
+/// all the same; an agent that was not there before has to kill it.
+async fn accounts_wait(pair: &Pair, leader: &str, replica: &str) {
+    let member = pair.member(leader);
+    let begun = pair.sql(leader, "SELECT COUNT(*) FROM app.acked");
+    pair.member(replica).worker.kill().await;
+    let waiting = |user: &str| {
+        let socket = pair.socket(leader);
+        let statement = format!("CREATE USER {user}@localhost IDENTIFIED BY 'late-Password-1'");
+        tokio::spawn(async move {
+            let mut root = common::fleet::connect(&socket).await?;
+            mysql_async::prelude::Queryable::query_drop(&mut root, statement).await
+        })
+    };
+    let waits = waiting("late");
+    // Whether it waits cannot be asked for when nobody is let in.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waits.is_finished());
+    pair.must(leader, Work::Acknowledge(Acks::Alone)).await;
+    waits.await.unwrap().unwrap();
+
+    pair.must(replica, Work::Rejoin(name(leader), Epoch(pair.epoch)))
+        .await;
+    pair.sync(leader, replica).await;
+    pair.member(replica).worker.kill().await;
+    let waits = waiting("later");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waits.is_finished());
+    let (database, wanted) = {
+        let machine = member.machine.lock().unwrap();
+        (machine.database(), machine.wanted(false))
+    };
+    let next = pontoon_replication::work::Worker::new(Arc::new(database), wanted);
+    let peers = pair.peers(leader);
+    let mut attempts = 0;
+    while next.standing().await.is_some_and(|_| attempts < 5) {
+        attempts += 1;
+        let alone = next.carry_out(Work::Acknowledge(Acks::Alone), &peers).await;
+        if alone == Outcome::Done {
+            break;
+        }
+    }
+    println!("{:?}: {attempts} attempts without the connection", pair.software);
+    drop(waits);
+    if next.standing().await.is_none() {
+        pair.must(leader, Work::Recover).await;
+        pair.must(leader, Work::Open(Epoch(pair.epoch))).await;
+    }
+    for user in ["late", "later"] {
+        let there = format!("SELECT COUNT(*) FROM mysql.user WHERE user = '{user}'");
+        assert_eq!(pair.sql(leader, &there), "1", "{user}");
+    }
+    assert_eq!(pair.sql(leader, "SELECT COUNT(*) FROM app.acked"), begun);
+    pair.must(replica, Work::Rejoin(name(leader), Epoch(pair.epoch)))
+        .await;
+    pair.sync(leader, replica).await;
 }
 
 /// A replica that acknowledged and cannot be asked to stop may not come back by itself: its word would count for another's.

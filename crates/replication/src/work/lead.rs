@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pontoon_decide::failover::{Acks, Members, Position};
@@ -23,6 +24,9 @@ const HANG_UP: Duration = Duration::from_millis(50);
 
 /// How long a primary may take to do without its replicas before their connections are ended. They dial anew.
 const HANG_UP_REPLICAS: Duration = Duration::from_millis(500);
+
+/// How often a primary is told in vain to do without its replicas.
+const UNHEARD: u32 = 2;
 
 /// How long replication may take to stop: what it applies just now comes to its end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(120);
@@ -219,17 +223,13 @@ impl Worker {
         let words = &self.database.flavor;
         let (members, needed) = match acks {
             Acks::Alone => {
-                // In a session of its own: a statement before it may wait for the very acknowledgement that will not come.
-                let alone = async {
-                    let mut session = self.database.control.session().await?;
-                    for statement in words.acknowledge(0) {
-                        session.query(&statement, SQL_PATIENCE).await?;
-                    }
-                    Ok::<_, Refusal>(())
-                };
+                // Apart: a statement before it may wait for the very acknowledgement that will not come.
+                let statements = words.acknowledge(0);
+                let alone = self.database.control.run_apart(&statements);
                 let replicas = peers.servers.values().map(|peer| (peer.address, None));
-                self.hanging_up(alone, HANG_UP_REPLICAS, replicas.collect())
-                    .await?;
+                let done = self.hanging_up(alone, HANG_UP_REPLICAS, replicas.collect()).await;
+                self.mind_unheard(&done).await;
+                done?;
                 self.let_everybody_in().await;
                 return Ok(());
             }
@@ -243,7 +243,24 @@ impl Worker {
             .because(format!("{needed} were asked for")));
         }
         self.choose_members(members, peers).await?;
+        // Before commits may have to wait.
+        self.database.control.keep_spare().await?;
         self.run(&words.acknowledge(needed.max(1))).await
+    }
+
+    /// A server whose commits wait, and which does not hear that they need not, is of no use to anybody: it is killed after
+    /// some attempts, and started like one that died.
+    async fn mind_unheard(&self, alone: &Result<(), Refusal>) {
+        match alone {
+            Err(refusal) if refusal.code == Code::N002 => {
+                if self.unheard.fetch_add(1, Ordering::Relaxed) + 1 >= UNHEARD {
+                    tracing::error!(%refusal, "the database hears nothing and is killed");
+                    self.kill().await;
+                    self.unheard.store(0, Ordering::Relaxed);
+                }
+            }
+            _ => self.unheard.store(0, Ordering::Relaxed),
+        }
     }
 
     pub(super) async fn wait_for_members(&self, members: &Members, peers: &Peers) -> Result<(), Refusal> {

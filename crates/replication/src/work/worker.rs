@@ -1,7 +1,7 @@
 //! [`Worker`]: one database, and the work on it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Worker {
     beats: Beats,
     pub(super) only_here: Mutex<Option<OnlyHere>>,
     tidied: AtomicBool,
+    /// How often it was told in vain to do without its replicas.
+    pub(super) unheard: AtomicU32,
     /// Who may not connect, because it could not be asked not to acknowledge.
     pub(super) shut_out: tokio::sync::Mutex<BTreeSet<ServerName>>,
 }
@@ -105,6 +107,7 @@ impl Worker {
             beats: Beats::default(),
             only_here: Mutex::default(),
             tidied: AtomicBool::new(false),
+            unheard: AtomicU32::new(0),
             shut_out: tokio::sync::Mutex::default(),
         }
     }
@@ -353,7 +356,7 @@ impl Worker {
             Ok(_) => {
                 self.beats.beaten();
                 *slot = Some(session);
-                Ok(())
+                self.database.control.keep_spare().await
             }
             Err(refusal) if refusal.code == Code::D008 => {
                 *slot = Some(session);
