@@ -1,11 +1,14 @@
 //! One client connection: a head comes in, its request is carried out, and so on until either side has had enough.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use pontoon_fleet::ServerName;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::access_log::Record;
@@ -30,8 +33,10 @@ pub struct Client {
     pub buffer: Buffer,
     /// What it waits for, at most.
     pub deadline: Deadline,
-    /// Memory for heads of answers.
+    /// Memory for heads of answers; none while it waits for a request.
     pub scratch: Vec<u8>,
+    /// When it was last waited for something: the clock is not read more often than that.
+    pub now: Instant,
 }
 
 /// Serves `stream` until it ends. `caller` is who has proved to be on the other side, on a relay.
@@ -47,11 +52,25 @@ pub async fn serve(
         buffer: worker.buffers.take(),
         deadline: Deadline::new(worker.upstreams().tuning.head_timeout),
         scratch: Vec::new(),
+        now: Instant::now(),
     };
-    let mut head = Vec::with_capacity(1024);
+    let mut drain = Drain {
+        begins: std::pin::pin!(worker.drain_begins.notified()),
+        is_awaited: false,
+    };
+    let mut head = Vec::new();
     let mut first = true;
     loop {
-        match next_head(worker, &mut client, &sender, route, first, &mut head).await {
+        if client.buffer.is_empty() {
+            // Of all memory an idle connection has only what tells it from others.
+            worker.buffers.put_head(std::mem::take(&mut head));
+            worker.buffers.put_head(std::mem::take(&mut client.scratch));
+            if !wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
+                return;
+            }
+            head = worker.buffers.take_head();
+        }
+        match next_head(worker, &mut client, &sender, route, &mut head).await {
             // A server may leave the fleet while its connections are open.
             Next::Request(_) if caller.as_ref().is_some_and(|name| !worker.admits(name)) => {
                 let mut text = Vec::new();
@@ -62,7 +81,9 @@ pub async fn serve(
             }
             Next::Request(request) => {
                 first = false;
-                let (end, memory) = carry_out(worker, &mut client, route, &sender, &request, head).await;
+                // Not part of what an idle connection costs.
+                let carried_out = carry_out(worker, &mut client, route, &sender, &request, head);
+                let (end, memory) = Box::pin(carried_out).await;
                 head = memory;
                 match end {
                     After::KeepAlive => {}
@@ -85,37 +106,28 @@ enum Next {
     End,
 }
 
+/// The beginning of the drain, as one connection hears of it.
+struct Drain<'d, 'w> {
+    begins: Pin<&'d mut Notified<'w>>,
+    /// It wakes the connection's task, which is always the same.
+    is_awaited: bool,
+}
+
 /// Waits for the next request's head, and reads it; `head` then holds what is passed on.
 async fn next_head(
     worker: &Rc<Worker>,
     client: &mut Client,
     sender: &Sender,
     route: Route,
-    first: bool,
     head: &mut Vec<u8>,
 ) -> Next {
-    if client.buffer.is_empty() {
-        let patience = match (first, &worker.upstreams().tuning) {
-            (true, tuning) => tuning.head_timeout,
-            (false, tuning) => tuning.idle_timeout,
-        };
-        // One large request must not be what an idle connection costs from then on.
-        for memory in [&mut *head, &mut client.scratch] {
-            if memory.capacity() > IDLE_MEMORY {
-                *memory = Vec::new();
-            }
-        }
-        if !wait_for_first_byte(worker, client, patience, route, first).await {
-            return Next::End;
-        }
-    }
     // As they are now: the configuration may have changed while the connection was idle.
     let upstreams = worker.upstreams();
     let limits = match route {
         Route::Visitors => &upstreams.tuning.head,
         Route::Relay => &HeadLimits::RELAY,
     };
-    client.deadline.set(upstreams.tuning.head_timeout);
+    client.deadline.set_to(client.now + upstreams.tuning.head_timeout);
     let mut scanner = Scanner::default();
     loop {
         match scanner.scan(client.buffer.filled(), limits) {
@@ -149,51 +161,50 @@ async fn next_head(
 async fn wait_for_first_byte(
     worker: &Worker,
     client: &mut Client,
-    patience: Duration,
     route: Route,
     first: bool,
+    drain: &mut Drain<'_, '_>,
 ) -> bool {
-    client.deadline.set(patience);
+    let patience = match (first, &worker.upstreams().tuning) {
+        (true, tuning) => tuning.head_timeout,
+        (false, tuning) => tuning.idle_timeout,
+    };
+    client.deadline.set_to(client.now + patience);
     let Client {
         stream,
         buffer,
         deadline,
         ..
     } = client;
-    let mut read = std::future::poll_fn(|cx| match stream.poll_read(cx, buffer) {
-        Poll::Ready(result) => Poll::Ready(matches!(result, Ok(count) if count > 0)),
-        Poll::Pending => deadline.poll(cx).map(|()| false),
-    });
-    // A relay's connections stay open to the end of the drain: the other edge learns from its checks, and until
-    // then a request that is already on its way finds somebody.
-    if route == Route::Relay {
-        return read.await;
-    }
-    let closes = || worker.idle.get() == Idle::Close;
-    if worker.draining.get() && !first && closes() {
-        return false;
-    }
-    let drain = worker.drain_begins.notified();
-    tokio::select! {
-        biased;
-        came = &mut read => came,
-        () = drain => {
-            if !closes() {
-                return read.await;
-            }
-            // A connection that was made just now is about to carry a request; a kept one that is idle is not.
-            first && tokio::time::timeout(GRACE, read).await.unwrap_or(false)
+    let mut is_graced = false;
+    let came = std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = stream.poll_read(cx, buffer) {
+            return Poll::Ready(matches!(result, Ok(count) if count > 0));
         }
-    }
+        // A relay's connections stay open to the end of the drain: the other edge learns from its checks, and until
+        // then a request that is already on its way finds somebody.
+        if route == Route::Visitors {
+            if !std::mem::replace(&mut drain.is_awaited, true) {
+                let _ = drain.begins.as_mut().poll(cx);
+            }
+            match (worker.draining.get() && worker.idle.get() == Idle::Close, first) {
+                (true, false) => return Poll::Ready(false),
+                // A connection that was made just now is about to carry a request; a kept one that is idle is not.
+                (true, true) if !std::mem::replace(&mut is_graced, true) => deadline.set(GRACE),
+                _ => {}
+            }
+        }
+        deadline.poll(cx).map(|()| false)
+    })
+    .await;
+    client.now = Instant::now();
+    came
 }
-
-/// What an idle connection may keep of the memory for heads, each way.
-const IDLE_MEMORY: usize = 4 * 1024;
 
 /// What a connection without a request yet is given when draining begins.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Reads some bytes before the deadline.
+/// Reads some bytes before the deadline, and looks at the clock.
 async fn read_more(client: &mut Client) -> io::Result<usize> {
     let Client {
         stream,
@@ -201,14 +212,16 @@ async fn read_more(client: &mut Client) -> io::Result<usize> {
         deadline,
         ..
     } = client;
-    std::future::poll_fn(|cx| match stream.poll_read(cx, buffer) {
+    let read = std::future::poll_fn(|cx| match stream.poll_read(cx, buffer) {
         Poll::Ready(result) => Poll::Ready(result),
         Poll::Pending => {
             ready!(deadline.poll(cx));
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
         }
     })
-    .await
+    .await;
+    client.now = Instant::now();
+    read
 }
 
 /// Carries out one request. Gives back the memory of its head.
@@ -220,7 +233,7 @@ async fn carry_out(
     request: &Request,
     head: Vec<u8>,
 ) -> (After, Vec<u8>) {
-    let begun = Instant::now();
+    let begun = client.now;
     let head_length = head.len();
     let running = worker.stats.begin();
     let upstreams = worker.upstreams();
@@ -249,7 +262,10 @@ async fn carry_out(
         },
     };
     drop((running, admitted));
-    let took = begun.elapsed();
+    if served.upstream.is_none() {
+        client.now = Instant::now();
+    }
+    let took = client.now.saturating_duration_since(begun);
     if served.status != 0 {
         worker.stats.answered(served.status, took);
     }

@@ -107,6 +107,8 @@ pub struct State {
     /// How long that took.
     pub answered_after: Option<Duration>,
     begun: Instant,
+    /// It was looked whether anything moved.
+    looked: bool,
     /// The request was sent, or the server takes nothing more of it.
     up_done: bool,
     up_broken: bool,
@@ -132,8 +134,9 @@ enum Phase {
 /// How often a silent server's health is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-impl Default for State {
-    fn default() -> State {
+impl State {
+    /// Of an exchange that begins at `now`.
+    pub fn begun_at(now: Instant) -> State {
         State {
             phase: Phase::Head,
             scanner: Scanner::default(),
@@ -141,13 +144,14 @@ impl Default for State {
             cookie: None,
             response: None,
             answered_after: None,
-            begun: Instant::now(),
+            begun: now,
+            looked: false,
             up_done: false,
             up_broken: false,
             client_ended: false,
             keep_alive: false,
             tunnel_ends: false,
-            last_progress: Instant::now(),
+            last_progress: now,
             waited_for_body: Duration::ZERO,
             moved: [0; 3],
         }
@@ -160,7 +164,7 @@ impl Exchange<'_> {
     /// # Errors
     /// Why it did not end well. Whether something went to the client is told by `state.response`.
     pub async fn run(&mut self) -> Result<Done, Failure> {
-        self.deadline.set(LOOK_EVERY);
+        self.deadline.set_to(self.state.begun + LOOK_EVERY);
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
@@ -454,8 +458,12 @@ impl Exchange<'_> {
         let moved = [self.up.written(), self.down.written(), waiting];
         if moved != self.state.moved {
             self.state.moved = moved;
-            self.state.last_progress = Instant::now();
+            // What moves at once moves when it has begun.
+            if self.state.looked {
+                self.state.last_progress = Instant::now();
+            }
         }
+        self.state.looked = true;
     }
 
     /// Who kept the exchange waiting, if for too long.
@@ -580,7 +588,7 @@ mod tests {
             kept: false,
             tuning: &tuning,
             body_rate: 0,
-            state: State::default(),
+            state: State::begun_at(Instant::now()),
             floor: None,
             answer_timeout: tuning.answer_timeout,
             stay: None,

@@ -122,7 +122,7 @@ pub async fn forward(
         let chosen = if waits {
             Chosen::Full
         } else {
-            worker.choose(route, &asked)
+            worker.choose(route, &asked, worker.shared.clock.at(attempt.client.now))
         };
         let pick = match chosen {
             Chosen::Picked(pick) => Some(pick),
@@ -135,7 +135,9 @@ pub async fn forward(
                 let refusal = match &mut place {
                     None => Reject::QueueFull,
                     Some(place) => {
-                        if place.turn().await {
+                        let its_turn = place.turn().await;
+                        attempt.client.now = Instant::now();
+                        if its_turn {
                             continue;
                         }
                         Reject::QueueTimeout
@@ -168,6 +170,7 @@ pub async fn forward(
                     .answer(503, "no application server can be reached", RETRY_AFTER)
                     .await;
             }
+            attempt.client.now = Instant::now();
             attempt.tried.clear();
             continue;
         };
@@ -369,7 +372,7 @@ impl Attempt<'_> {
         // very moment, and nobody could tell whether the request was seen. A relay keeps its side open for longer
         // than connections are kept here.
         let may_use_kept = !self.fresh && (self.may_repeat || matches!(upstream.way, Way::Relay(_)));
-        if may_use_kept && let Some(stream) = self.worker.take_kept(upstream) {
+        if may_use_kept && let Some(stream) = self.worker.take_kept(upstream, self.client.now) {
             return Some((stream, true));
         }
         let shared = &self.worker.shared;
@@ -406,7 +409,14 @@ impl Attempt<'_> {
         let worker = self.worker;
         let upstreams = worker.upstreams();
         let mut memory = std::mem::take(&mut self.client.scratch);
+        if memory.capacity() == 0 {
+            memory = worker.buffers.take_head();
+        }
         memory.clear();
+        // Nothing was waited for since the client's clock was read, or else it is read again.
+        if !kept || self.floor_told || self.repeats + self.retries > 0 || self.fresh {
+            self.client.now = Instant::now();
+        }
         let somewhere_else = || {
             let now = worker.shared.clock.now();
             let upstreams = worker.upstreams();
@@ -438,7 +448,7 @@ impl Attempt<'_> {
                 Route::Visitors if !upstream.h2c => upstreams.tuning.body_rate,
                 Route::Visitors | Route::Relay => 0,
             },
-            state: State::default(),
+            state: State::begun_at(self.client.now),
             floor,
             answer_timeout: self.answer_timeout,
             stay: stay.as_deref(),
@@ -448,11 +458,13 @@ impl Attempt<'_> {
             },
         };
         let result = exchange.run().await;
-        let now = worker.shared.clock.now();
+        let (state, down) = (exchange.state, exchange.down);
+        self.client.now = Instant::now();
+        let now = worker.shared.clock.at(self.client.now);
         let millis = now as u32;
-        match (&exchange.state.response, &result) {
+        match (&state.response, &result) {
             (Some(response), _) => {
-                if let Some(took) = exchange.state.answered_after {
+                if let Some(took) = state.answered_after {
                     upstream.health.answered(response.status, took, millis);
                     upstreams.judge(upstream, response.status < 500, now);
                 }
@@ -474,7 +486,7 @@ impl Attempt<'_> {
             }
             (None, _) => {}
         }
-        (result, exchange.state, exchange.down)
+        (result, state, down)
     }
 
     /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
@@ -519,7 +531,7 @@ impl Attempt<'_> {
     }
 
     fn finished(
-        &self,
+        &mut self,
         upstream: &Arc<Upstream>,
         stream: Stream,
         done: Done,
@@ -527,12 +539,16 @@ impl Attempt<'_> {
         bytes: u64,
     ) -> Served {
         if done.reuse {
-            self.worker.keep(upstream, stream);
+            self.worker.keep(upstream, stream, self.client.now);
         }
-        let after = if done.keep_alive {
-            After::KeepAlive
-        } else {
-            After::Linger
+        // Who asked for the end sends nothing more (RFC 9112 section 9.6), so nothing is lost by a close at once.
+        let has_said_all = !self.request.keep_alive && self.up.is_past() && self.client.buffer.is_empty();
+        let may_close =
+            has_said_all && matches!(self.client.stream, Stream::Tcp(_)) && self.client.stream.is_quiet();
+        let after = match done.keep_alive {
+            true => After::KeepAlive,
+            false if may_close => After::Close,
+            false => After::Linger,
         };
         self.ended(
             upstream,

@@ -202,13 +202,19 @@ impl Pipe {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what `buffer` has of the body already, so that it goes out in one write with what is staged.
+    /// Takes what `buffer` has of the body already, so that it goes out in one write with what is staged; a little of it
+    /// in one piece with that, too, which costs less than to tell the kernel of two.
     ///
     /// # Errors
     /// The body is malformed.
     pub fn gather(&mut self, buffer: &mut Buffer) -> Result<(), Reject> {
+        const LITTLE: usize = 2 * 1024;
         if self.ready == 0 && !self.body.is_finished() {
             self.find_more(buffer)?;
+        }
+        if (1..=LITTLE).contains(&self.ready) {
+            self.staged.extend_from_slice(&buffer.filled()[..self.ready]);
+            buffer.consume(std::mem::take(&mut self.ready));
         }
         Ok(())
     }

@@ -442,9 +442,9 @@ impl Pool {
     }
 
     /// A connection that is still open and quiet; the others found on the way are closed.
-    pub fn take(&mut self, max_idle: Duration) -> Option<Stream> {
+    pub fn take(&mut self, now: Instant, max_idle: Duration) -> Option<Stream> {
         while let Some((mut stream, since)) = self.idle.pop_back() {
-            if since.elapsed() < max_idle && stream.is_quiet() {
+            if now.saturating_duration_since(since) < max_idle && stream.is_quiet() {
                 return Some(stream);
             }
         }
@@ -453,8 +453,8 @@ impl Pool {
 
     /// Keeps a connection for later. There were never more than requests at the same time, so their number follows
     /// the traffic by itself: upwards at once, and downwards by [`Pool::tidy`].
-    pub fn put(&mut self, stream: Stream) {
-        self.idle.push_back((stream, Instant::now()));
+    pub fn put(&mut self, stream: Stream, now: Instant) {
+        self.idle.push_back((stream, now));
     }
 
     /// Closes those that were unused for too long, and all of a server that is out. Those beyond `size` may be unused
@@ -474,8 +474,8 @@ impl Pool {
     }
 
     /// Whether it is for `upstream`.
-    pub fn is_for(&self, upstream: &Upstream) -> bool {
-        self.upstream.is_same(upstream)
+    pub fn is_for(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(&self.upstream, upstream) || self.upstream.is_same(upstream)
     }
 }
 
@@ -559,7 +559,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         for _ in 0..20 {
             let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            pool.put(Stream::Tcp(stream));
+            pool.put(Stream::Tcp(stream), Instant::now());
         }
         let (max_idle, size) = (Duration::from_secs(15), 8);
         pool.tidy(max_idle, size);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pontoon_balance::{Asked, Balancer, Rules, Verdict};
 use pontoon_fleet::{RetryPolicy, ServerName};
@@ -15,6 +15,7 @@ use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::access_log::{LogBuffer, Record};
@@ -64,17 +65,23 @@ pub struct Shared {
 
 /// Milliseconds that all threads share.
 #[derive(Clone, Copy, Debug)]
-pub struct AnswerClock(Instant);
+pub struct AnswerClock(std::time::Instant);
 
 impl AnswerClock {
     /// From now.
     pub fn start() -> AnswerClock {
-        AnswerClock(Instant::now())
+        AnswerClock(std::time::Instant::now())
     }
 
     /// Milliseconds since it began.
     pub fn now(&self) -> u64 {
-        self.0.elapsed().as_millis() as u64
+        self.at(Instant::now())
+    }
+
+    /// Milliseconds from its beginning to `moment`.
+    pub fn at(&self, moment: Instant) -> u64 {
+        let since = moment.into_std().saturating_duration_since(self.0);
+        since.as_secs() * 1000 + u64::from(since.subsec_millis())
     }
 }
 
@@ -269,7 +276,7 @@ impl Worker {
         self.idle.set(idle);
         self.draining.set(true);
         self.drain_begins.notify_waiters();
-        let mut limit = tokio::time::Instant::now() + drain;
+        let mut limit = Instant::now() + drain;
         while self.open.get() > 0 {
             tokio::select! {
                 () = self.closed.notified() => {}
@@ -277,7 +284,7 @@ impl Worker {
                 // Asked again, with less patience.
                 Some(command) = commands.recv() => {
                     if let Command::Drain(drain, _) = command {
-                        limit = limit.min(tokio::time::Instant::now() + drain);
+                        limit = limit.min(Instant::now() + drain);
                     }
                 }
             }
@@ -435,8 +442,8 @@ impl Worker {
         self.fleet.borrow_mut().budget.take()
     }
 
-    /// The server that a request goes to.
-    pub fn choose(self: &Rc<Self>, route: Route, asked: &Asked<'_>) -> Chosen {
+    /// The server that a request goes to, at `now` of the clock of all threads.
+    pub fn choose(self: &Rc<Self>, route: Route, asked: &Asked<'_>, now: u64) -> Chosen {
         let mut fleet = self.fleet.borrow_mut();
         let fleet = fleet.refreshed();
         let picked = |upstream: &Arc<Upstream>, index: usize| {
@@ -457,7 +464,7 @@ impl Worker {
         let Some(app) = &fleet.now.app else {
             return Chosen::Nobody;
         };
-        let (dispatch, now) = (&app.dispatch, self.shared.clock.now());
+        let dispatch = &app.dispatch;
         let rules = Rules {
             rule: app.balance,
             panic: dispatch.panic,
@@ -485,15 +492,15 @@ impl Worker {
     }
 
     /// A kept connection to `upstream`.
-    pub fn take_kept(&self, upstream: &Upstream) -> Option<Stream> {
+    pub fn take_kept(&self, upstream: &Arc<Upstream>, now: Instant) -> Option<Stream> {
         let max_idle = self.shared.tuning.pool_idle;
-        self.fleet.borrow_mut().pool(upstream)?.take(max_idle)
+        self.fleet.borrow_mut().pool(upstream)?.take(now, max_idle)
     }
 
-    /// Keeps a connection to `upstream`.
-    pub fn keep(&self, upstream: &Upstream, stream: Stream) {
+    /// Keeps a connection to `upstream`, unused from `now` on.
+    pub fn keep(&self, upstream: &Arc<Upstream>, stream: Stream, now: Instant) {
         if let Some(pool) = self.fleet.borrow_mut().pool(upstream) {
-            pool.put(stream);
+            pool.put(stream, now);
         }
     }
 
@@ -546,7 +553,7 @@ impl Fleet {
         self
     }
 
-    fn pool(&mut self, upstream: &Upstream) -> Option<&mut Pool> {
+    fn pool(&mut self, upstream: &Arc<Upstream>) -> Option<&mut Pool> {
         self.pools
             .iter_mut()
             .chain(&mut self.local)

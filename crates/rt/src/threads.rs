@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::thread::JoinHandle;
 
-use tokio::task::LocalSet;
+use tokio::runtime::LocalOptions;
 
 /// A thread that did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,8 @@ pub fn count(wanted: usize) -> usize {
     }
 }
 
-/// Runs `f(0)`, `f(1)`, … each on its own thread, inside a current-thread runtime and a [`LocalSet`], so that the
-/// futures need not be `Send`. `n == 0` means one a core.
+/// Runs `f(0)`, `f(1)`, … each on its own thread, inside a runtime of that thread alone, so that neither the futures nor
+/// what they spawn (`tokio::task::spawn_local`) need be `Send`. `n == 0` means one a core.
 ///
 /// # Errors
 /// When a thread cannot be started. Those already started go on until `f` ends.
@@ -51,8 +51,8 @@ where
                 .spawn(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
-                        .build()?;
-                    Ok(LocalSet::new().block_on(&runtime, f(index)))
+                        .build_local(LocalOptions::default())?;
+                    Ok(runtime.block_on(f(index)))
                 })
         })
         .collect::<io::Result<Vec<_>>>()?;

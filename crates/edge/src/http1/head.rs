@@ -1,6 +1,8 @@
 //! Finds the end of a head and cuts it into fields. Strict: lines end with CR LF, names are tokens, values have
 //! no control characters, nothing is folded (RFC 9112 sections 2 and 5).
 
+use std::ops::Range;
+
 use super::reject::Reject;
 use super::syntax;
 
@@ -122,15 +124,31 @@ struct Span {
     name_end: u16,
     value: u16,
     value_end: u16,
+    /// Where its line ends, before CR LF.
+    end: u16,
     known: Known,
+}
+
+/// One header field.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field<'h> {
+    /// What it is.
+    pub known: Known,
+    /// Its name.
+    pub name: &'h [u8],
+    /// Its value, without the spaces around it.
+    pub value: &'h [u8],
+    span: Span,
 }
 
 /// The fields of a head. Values are without the spaces around them.
 pub struct Fields<'h> {
     head: &'h [u8],
-    spans: [Span; MAX_FIELDS],
-    count: usize,
+    spans: Vec<Span>,
 }
+
+/// Fields that most messages have fewer of.
+const USUAL: usize = 24;
 
 impl<'h> Fields<'h> {
     /// Cuts `head`, a complete head from its first line to its empty line, into its first line and its fields.
@@ -138,11 +156,14 @@ impl<'h> Fields<'h> {
     /// # Errors
     /// The first thing that is wrong with a line.
     pub fn parse(head: &'h [u8]) -> Result<(&'h [u8], Fields<'h>), Reject> {
+        if head.len() > usize::from(u16::MAX) {
+            return Err(Reject::HeadTooLarge);
+        }
         let mut fields = Fields {
             head,
-            spans: [Span::default(); MAX_FIELDS],
-            count: 0,
+            spans: Vec::with_capacity(USUAL),
         };
+        let is_clean = syntax::is_clean(head);
         let first_end = line_end(head, 0)?;
         let first = &head[..first_end];
         let mut at = first_end + 2;
@@ -151,33 +172,45 @@ impl<'h> Fields<'h> {
             if end == at {
                 return Ok((first, fields));
             }
-            fields.push(at, end)?;
+            fields.push(at, end, is_clean)?;
             at = end + 2;
         }
     }
 
     /// Each field in order: what it is, its name and its value.
     pub fn iter(&self) -> impl Iterator<Item = (Known, &'h [u8], &'h [u8])> + '_ {
+        self.each().map(|field| (field.known, field.name, field.value))
+    }
+
+    /// Each field in order.
+    pub(super) fn each(&self) -> impl Iterator<Item = Field<'h>> + '_ {
         let head = self.head;
-        self.spans[..self.count].iter().map(move |span| {
-            (
-                span.known,
-                &head[usize::from(span.name)..usize::from(span.name_end)],
-                &head[usize::from(span.value)..usize::from(span.value_end)],
-            )
+        self.spans.iter().map(move |span| Field {
+            known: span.known,
+            name: &head[usize::from(span.name)..usize::from(span.name_end)],
+            value: &head[usize::from(span.value)..usize::from(span.value_end)],
+            span: *span,
         })
     }
 
-    fn push(&mut self, start: usize, end: usize) -> Result<(), Reject> {
+    /// Copies fields to `out`.
+    pub(super) fn copy_to<'o>(&self, out: &'o mut Vec<u8>) -> Copier<'h, 'o> {
+        out.reserve(self.head.len());
+        Copier {
+            head: self.head,
+            out,
+            pending: 0..0,
+        }
+    }
+
+    /// The line from `start` to `end`. Nothing in the values of a head that is clean needs to be looked at again.
+    fn push(&mut self, start: usize, end: usize, is_clean: bool) -> Result<(), Reject> {
         let line = &self.head[start..end];
         if matches!(line[0], b' ' | b'\t') {
             return Err(Reject::ObsFold);
         }
-        let colon = line
-            .iter()
-            .position(|b| !syntax::is_token_byte(*b))
-            .ok_or(Reject::BadFieldName)?;
-        match line[colon] {
+        let (colon, has_underscore) = syntax::token_length(line);
+        match line.get(colon).ok_or(Reject::BadFieldName)? {
             b':' if colon > 0 => {}
             b' ' | b'\t' if syntax::trim(&line[colon..]).first() == Some(&b':') => {
                 return Err(Reject::SpaceBeforeColon);
@@ -186,7 +219,7 @@ impl<'h> Fields<'h> {
             _ => return Err(Reject::BadFieldName),
         }
         let raw = &line[colon + 1..];
-        if !syntax::is_value(raw) {
+        if !is_clean && !syntax::is_value(raw) {
             let bad = raw.iter().find(|b| !syntax::is_value_byte(**b));
             return Err(match bad {
                 Some(b'\r') => Reject::BareCr,
@@ -194,26 +227,83 @@ impl<'h> Fields<'h> {
             });
         }
         let value = syntax::trim(raw);
-        let value_start = if value.is_empty() {
-            start + colon + 1
+        let before = if value.is_empty() {
+            0
         } else {
-            start + colon + 1 + raw.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()
+            raw.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()
         };
-        let span = self.spans.get_mut(self.count).ok_or(Reject::TooManyFields)?;
-        *span = Span {
-            name: offset(start)?,
-            name_end: offset(start + colon)?,
-            value: offset(value_start)?,
-            value_end: offset(value_start + value.len())?,
-            known: known(&line[..colon]),
-        };
-        self.count += 1;
+        if self.spans.len() == MAX_FIELDS {
+            return Err(Reject::TooManyFields);
+        }
+        let value_start = start + colon + 1 + before;
+        let name = &line[..colon];
+        // No head is longer than 16 bits say.
+        self.spans.push(Span {
+            name: start as u16,
+            name_end: (start + colon) as u16,
+            value: value_start as u16,
+            value_end: (value_start + value.len()) as u16,
+            end: end as u16,
+            known: known_with(name, has_underscore),
+        });
         Ok(())
     }
 }
 
-fn offset(at: usize) -> Result<u16, Reject> {
-    u16::try_from(at).map_err(|_| Reject::HeadTooLarge)
+/// Copies fields of a head. Those that stand side by side, and are written there as they are passed on, go in one piece.
+pub(super) struct Copier<'h, 'o> {
+    head: &'h [u8],
+    out: &'o mut Vec<u8>,
+    /// Lines that are due.
+    pending: Range<usize>,
+}
+
+impl<'h> Copier<'h, '_> {
+    /// Passes `field` on; gives the place of its value.
+    pub fn copy(&mut self, field: &Field<'h>) -> Range<usize> {
+        let span = &field.span;
+        let [start, name_end, value, value_end, end] =
+            [span.name, span.name_end, span.value, span.value_end, span.end].map(usize::from);
+        // `name: value`, with one space and nothing after it.
+        if value != name_end + 2 || self.head[name_end + 1] != b' ' || value_end != end {
+            return self.write(field.name, field.value);
+        }
+        if start != self.pending.end {
+            self.flush();
+            self.pending.start = start;
+        }
+        self.pending.end = end + 2;
+        let place = self.out.len() + value - self.pending.start;
+        place..place + field.value.len()
+    }
+
+    /// Writes another field in its place; gives the place of its value.
+    pub fn write(&mut self, name: &[u8], value: &[u8]) -> Range<usize> {
+        self.flush();
+        write_field(self.out, name, value)
+    }
+
+    fn flush(&mut self) {
+        self.out
+            .extend_from_slice(&self.head[std::mem::take(&mut self.pending)]);
+    }
+}
+
+impl Drop for Copier<'_, '_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Writes one field; gives the place of its value.
+pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Range<usize> {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    let start = out.len();
+    out.extend_from_slice(value);
+    let place = start..out.len();
+    out.extend_from_slice(b"\r\n");
+    place
 }
 
 /// Where the line that begins at `start` ends (its CR). A head that the [`Scanner`] passed has all of them.
@@ -270,6 +360,11 @@ pub const FLOOR_FIELD: &str = "Pontoon-Floor";
 
 /// What the field `name` is, whatever its case.
 pub fn known(name: &[u8]) -> Known {
+    known_with(name, name.contains(&b'_'))
+}
+
+/// As [`known`], where it is known whether the name has an underscore.
+fn known_with(name: &[u8], has_underscore: bool) -> Known {
     let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
     match name.len() {
         2 if is("te") => Known::Te,
@@ -289,7 +384,7 @@ pub fn known(name: &[u8]) -> Known {
         16 if is("proxy-connection") => Known::HopByHop,
         17 if is("transfer-encoding") => Known::TransferEncoding,
         n if n >= 11 && starts_with(name, b"x-forwarded") => Known::Forwarded,
-        _ if name.contains(&b'_') && confusing(name) => Known::Confusing,
+        _ if has_underscore && confusing(name) => Known::Confusing,
         _ => Known::Other,
     }
 }

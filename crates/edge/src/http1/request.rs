@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::body::Length;
 use super::crumb;
-use super::head::{Fields, Known};
+use super::head::{Fields, Known, write_field};
 use super::reject::Reject;
 use super::syntax;
 
@@ -113,7 +113,7 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
     }
     if let Sender::Visitor { peer, local, secure } = sender {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        display(out, &peer.to_canonical());
+        address(out, peer.to_canonical());
         let scheme: &[u8] = if *secure { b"https" } else { b"http" };
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
         out.extend_from_slice(scheme);
@@ -387,7 +387,9 @@ struct Passed {
 /// Writes the fields that are passed on; gives the places of `User-Agent` and `Referer`.
 fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mut Vec<u8>) -> Passed {
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
-    for (known, name, value) in fields.iter() {
+    let mut copier = fields.copy_to(out);
+    for field in fields.each() {
+        let (known, name, value) = (field.known, field.name, field.value);
         match known {
             Known::Host
             | Known::Connection
@@ -409,7 +411,7 @@ fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mu
                 if let Some((value, rest)) = crumb::cut(value) {
                     floor.get_or_insert(value);
                     if !rest.is_empty() {
-                        write_field(out, name, &rest);
+                        copier.write(name, &rest);
                     }
                     continue;
                 }
@@ -422,7 +424,7 @@ fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mu
                 }
             }
         }
-        let place = write_field(out, name, value);
+        let place = copier.copy(&field);
         match known {
             Known::UserAgent => user_agent = place,
             Known::Referer => referer = place,
@@ -463,17 +465,6 @@ pub(super) fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|option| !option.is_empty())
 }
 
-/// Writes one field; gives the place of its value.
-pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Range<usize> {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    let start = out.len();
-    out.extend_from_slice(value);
-    let place = start..out.len();
-    out.extend_from_slice(b"\r\n");
-    place
-}
-
 fn append(out: &mut Vec<u8>, path: Path<'_>) -> Range<usize> {
     let start = out.len();
     match path {
@@ -484,6 +475,25 @@ fn append(out: &mut Vec<u8>, path: Path<'_>) -> Range<usize> {
         }
     }
     start..out.len()
+}
+
+/// Writes an address; the usual ones without the machinery of formatting.
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(v4) = address else {
+        return display(out, &address);
+    };
+    for (place, octet) in v4.octets().into_iter().enumerate() {
+        if place > 0 {
+            out.push(b'.');
+        }
+        if octet >= 100 {
+            out.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            out.push(b'0' + octet / 10 % 10);
+        }
+        out.push(b'0' + octet % 10);
+    }
 }
 
 fn display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {

@@ -1,11 +1,9 @@
 //! A response's head: the verdict on its framing, and the head that is passed on to the client.
 
-use std::io::Write;
-
 use super::body::Length;
 use super::head::{Fields, Known};
 use super::reject::Reject;
-use super::request::{Framing, Version, is_nominated, options, write_field};
+use super::request::{Framing, Version, is_nominated, options};
 use super::syntax;
 
 /// What a relay tells the edge that asked, beside an answer of its own. Taken out of whatever anybody else sends.
@@ -163,21 +161,26 @@ impl Parsed<'_> {
     /// Appends to `out` the head that is passed on.
     pub fn write(&self, to: &Handover, out: &mut Vec<u8>) {
         let status = self.response.status;
-        let _ = write!(out, "HTTP/1.1 {status:03} ");
+        let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + (digit % 10) as u8);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(&digits);
+        out.push(b' ');
         out.extend_from_slice(self.reason);
         out.extend_from_slice(b"\r\n");
         let keeps_upgrade = matches!(status, 101 | 426);
         let without_length = status < 200 || status == 204;
-        for (known, name, value) in self.fields.iter() {
-            match known {
+        let mut copier = self.fields.copy_to(out);
+        for field in self.fields.each() {
+            match field.known {
                 Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::RelayWord => continue,
                 Known::ContentLength if without_length => continue,
                 Known::Upgrade if !keeps_upgrade => continue,
-                Known::Other if self.nominates && is_nominated(&self.fields, name) => continue,
+                Known::Other if self.nominates && is_nominated(&self.fields, field.name) => continue,
                 _ => {}
             }
-            write_field(out, name, value);
+            copier.copy(&field);
         }
+        drop(copier);
         if status == 101 {
             out.extend_from_slice(b"Connection: Upgrade\r\n\r\n");
             return;

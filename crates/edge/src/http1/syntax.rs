@@ -4,6 +4,7 @@ const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
 const TARGET: u8 = 4;
 const HOST: u8 = 8;
+const UNDERSCORE: u8 = 16;
 
 static CLASS: [u8; 256] = classes();
 
@@ -28,6 +29,9 @@ const fn classes() -> [u8; 256] {
         // uri-host [":" port]: reg-name, IPv4 and bracketed IPv6 (RFC 3986 section 3.2.2).
         if alphanumeric || is_in(byte, b"-._~!$&'()*+,;=%:[]") {
             table[i] |= HOST;
+        }
+        if byte == b'_' {
+            table[i] |= UNDERSCORE;
         }
         i += 1;
     }
@@ -58,6 +62,33 @@ pub fn is_value_byte(byte: u8) -> bool {
 /// Not empty, and all token characters.
 pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|b| is_token_byte(*b))
+}
+
+/// How many token characters `text` begins with, and whether an underscore is among them.
+pub fn token_length(text: &[u8]) -> (usize, bool) {
+    let mut seen = 0;
+    for (at, byte) in text.iter().enumerate() {
+        let class = CLASS[usize::from(*byte)];
+        if class & TOKEN == 0 {
+            return (at, seen & UNDERSCORE != 0);
+        }
+        seen |= class;
+    }
+    (text.len(), seen & UNDERSCORE != 0)
+}
+
+/// Every line of `head` ends with CR LF, and all other characters may stand in a field value. As [`is_value`], without a
+/// branch in the loop.
+pub fn is_clean(head: &[u8]) -> bool {
+    let (Some((first, rest)), Some((last, front))) = (head.split_first(), head.split_last()) else {
+        return false;
+    };
+    let bad = front.iter().zip(rest).fold(0, |bad, (&before, &b)| {
+        let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
+        let apart = (before == b'\r') != (b == b'\n');
+        bad | u8::from(control | (b == 0x7f) | apart)
+    });
+    bad == 0 && *last != b'\r' && is_value_byte(*first)
 }
 
 /// All characters may stand in a field value: the same as [`is_value_byte`] of each, without a branch in the loop, so
@@ -156,6 +187,29 @@ mod tests {
         for byte in 0..=255u8 {
             assert_eq!(is_value(&[b'a', byte]), is_value_byte(byte), "{byte:#x}");
         }
+    }
+
+    #[test]
+    fn a_clean_head_has_only_whole_line_ends_and_values() {
+        for byte in 0..=255u8 {
+            for (text, good) in [
+                (vec![b'a', byte, b'b', b'\r', b'\n'], is_value_byte(byte)),
+                (vec![byte, b'a'], is_value_byte(byte)),
+                (vec![b'a', byte], is_value_byte(byte)),
+                (vec![b'a', b'\r', byte, b'b'], byte == b'\n'),
+                (vec![b'a', byte, b'\n', b'b'], byte == b'\r'),
+            ] {
+                assert_eq!(is_clean(&text), good, "{text:?}");
+            }
+        }
+        assert!(!is_clean(b"") && is_clean(b"a") && is_clean(b"a: b\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_token_is_as_long_as_its_characters() {
+        assert_eq!(token_length(b"a-b: c_d"), (3, false));
+        assert_eq!(token_length(b"a_b"), (3, true));
+        assert_eq!(token_length(b""), (0, false));
     }
 
     #[test]
