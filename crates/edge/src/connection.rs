@@ -8,6 +8,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use pontoon_fleet::ServerName;
+use tokio::net::TcpStream;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
@@ -39,14 +40,17 @@ pub struct Client {
     pub now: Instant,
 }
 
-/// Serves `stream` until it ends. `caller` is who has proved to be on the other side, on a relay.
+/// Serves `stream` until it ends, or has been idle for so long that it is to be parked: it is given back then, with how
+/// long it may still be idle. `caller` is who has proved to be on the other side, on a relay; `first`: it has not
+/// carried a request yet.
 pub async fn serve(
     worker: &Rc<Worker>,
     stream: Stream,
     sender: Sender,
     route: Route,
     caller: Option<ServerName>,
-) {
+    mut first: bool,
+) -> Option<(TcpStream, Instant)> {
     let mut client = Client {
         stream,
         buffer: worker.buffers.take(),
@@ -59,14 +63,20 @@ pub async fn serve(
         is_awaited: false,
     };
     let mut head = Vec::new();
-    let mut first = true;
     loop {
         if client.buffer.is_empty() {
             // Of all memory an idle connection has only what tells it from others.
             worker.buffers.put_head(std::mem::take(&mut head));
             worker.buffers.put_head(std::mem::take(&mut client.scratch));
-            if !wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
-                return;
+            match wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
+                Waited::Came => {}
+                Waited::Ended => return None,
+                Waited::Idle(until) => {
+                    let Stream::Tcp(stream) = client.stream else {
+                        return None;
+                    };
+                    return Some((stream, until));
+                }
             }
             head = worker.buffers.take_head();
         }
@@ -77,7 +87,8 @@ pub async fn serve(
                 let word = RelayWord::NotSent.field();
                 answer::write(&mut text, 503, "not a server of the fleet", word, false, false);
                 let _ = send(&mut client, &text, worker.upstreams().tuning.write_timeout).await;
-                return linger(&mut client).await;
+                linger(&mut client).await;
+                return None;
             }
             Next::Request(request) => {
                 first = false;
@@ -87,15 +98,19 @@ pub async fn serve(
                 head = memory;
                 match end {
                     After::KeepAlive => {}
-                    After::Linger => return linger(&mut client).await,
-                    After::Close => return,
+                    After::Linger => {
+                        linger(&mut client).await;
+                        return None;
+                    }
+                    After::Close => return None,
                 }
             }
             Next::Refuse(reject) => {
                 refuse(worker, &mut client, reject).await;
-                return linger(&mut client).await;
+                linger(&mut client).await;
+                return None;
             }
-            Next::End => return,
+            Next::End => return None,
         }
     }
 }
@@ -157,19 +172,42 @@ async fn next_head(
     }
 }
 
-/// Waits without holding a buffer's worth of anything; `false` when the connection is to be closed.
+/// What came of waiting for a request.
+enum Waited {
+    /// Its first bytes.
+    Came,
+    /// The connection is to be closed.
+    Ended,
+    /// Nothing so far. It may stay until then.
+    Idle(Instant),
+}
+
+/// Waits without holding a buffer's worth of anything.
 async fn wait_for_first_byte(
     worker: &Worker,
     client: &mut Client,
     route: Route,
     first: bool,
     drain: &mut Drain<'_, '_>,
-) -> bool {
-    let patience = match (first, &worker.upstreams().tuning) {
-        (true, tuning) => tuning.head_timeout,
-        (false, tuning) => tuning.idle_timeout,
+) -> Waited {
+    let upstreams = worker.upstreams();
+    let tuning = &upstreams.tuning;
+    let patience = if first {
+        tuning.head_timeout
+    } else {
+        tuning.idle_timeout
     };
-    client.deadline.set_to(client.now + patience);
+    let until = client.now + patience;
+    let may_park = !first
+        && route == Route::Visitors
+        && matches!(client.stream, Stream::Tcp(_))
+        && tuning.park_after < patience
+        && worker.parking.is_open();
+    client.deadline.set_to(match may_park {
+        true => client.now + tuning.park_after,
+        false => until,
+    });
+    drop(upstreams);
     let Client {
         stream,
         buffer,
@@ -179,7 +217,10 @@ async fn wait_for_first_byte(
     let mut is_graced = false;
     let came = std::future::poll_fn(|cx| {
         if let Poll::Ready(result) = stream.poll_read(cx, buffer) {
-            return Poll::Ready(matches!(result, Ok(count) if count > 0));
+            return Poll::Ready(match result {
+                Ok(count) if count > 0 => Waited::Came,
+                Ok(_) | Err(_) => Waited::Ended,
+            });
         }
         // A relay's connections stay open to the end of the drain: the other edge learns from its checks, and until
         // then a request that is already on its way finds somebody.
@@ -188,13 +229,16 @@ async fn wait_for_first_byte(
                 let _ = drain.begins.as_mut().poll(cx);
             }
             match (worker.draining.get() && worker.idle.get() == Idle::Close, first) {
-                (true, false) => return Poll::Ready(false),
+                (true, false) => return Poll::Ready(Waited::Ended),
                 // A connection that was made just now is about to carry a request; a kept one that is idle is not.
                 (true, true) if !std::mem::replace(&mut is_graced, true) => deadline.set(GRACE),
                 _ => {}
             }
         }
-        deadline.poll(cx).map(|()| false)
+        deadline.poll(cx).map(|()| match may_park {
+            true => Waited::Idle(until),
+            false => Waited::Ended,
+        })
     })
     .await;
     client.now = Instant::now();

@@ -33,6 +33,7 @@ mod http2;
 mod https;
 mod io;
 mod options;
+mod parking;
 mod pipe;
 mod queue;
 mod state;

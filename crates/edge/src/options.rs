@@ -81,6 +81,8 @@ pub struct Tuning {
     pub head_timeout: Duration,
     /// How long a kept connection may wait for its next request.
     pub idle_timeout: Duration,
+    /// When a kept connection of plain HTTP that says nothing is made as small as can be.
+    pub park_after: Duration,
     /// How long a client may pause while it sends a body.
     pub body_timeout: Duration,
     /// The fewest bytes a second of a body, on average and after [`Tuning::body_timeout`]; 0 for as slow as it likes.
@@ -138,6 +140,7 @@ impl Default for Tuning {
             head: HeadLimits::default(),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            park_after: Duration::from_secs(1),
             body_timeout: Duration::from_secs(30),
             body_rate: 512,
             body: None,

@@ -28,6 +28,7 @@ use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
+use crate::parking::{Parked, Parking};
 use crate::queue::Queue;
 use crate::upstream::{Pool, Present, RetryBudget, Upstream, Upstreams, Way};
 
@@ -96,15 +97,6 @@ pub enum Door {
     Relay,
 }
 
-impl Door {
-    fn route(self) -> Route {
-        match self {
-            Door::Http | Door::Https => Route::Visitors,
-            Door::Relay => Route::Relay,
-        }
-    }
-}
-
 /// Where requests go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Route {
@@ -157,6 +149,8 @@ pub struct Worker {
     https: Seen,
     /// Connections to applications that speak HTTP/2.
     pub h2c: http2::Connections,
+    /// Idle connections of visitors.
+    pub parking: Parking<(Sender, Place)>,
 }
 
 struct Fleet {
@@ -229,6 +223,7 @@ impl Worker {
             fleet: RefCell::new(fleet),
             https: Seen::new(shared.https.clone()),
             h2c: http2::Connections::default(),
+            parking: Parking::new(),
             shared,
         })
     }
@@ -237,6 +232,7 @@ impl Worker {
     pub async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut listeners: HashMap<(Door, SocketAddr), Vec<Listener>> = HashMap::new();
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        let parking = tokio::task::spawn_local(Rc::clone(&self).attend_parking());
         let (drain, idle) = loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
@@ -276,10 +272,14 @@ impl Worker {
         self.idle.set(idle);
         self.draining.set(true);
         self.drain_begins.notify_waiters();
+        if idle == Idle::Close {
+            self.parking.end_all();
+        }
         let mut limit = Instant::now() + drain;
         while self.open.get() > 0 {
             tokio::select! {
                 () = self.closed.notified() => {}
+                _ = every_second.tick() => self.parking.end_overdue(Instant::now()),
                 () = tokio::time::sleep_until(limit) => break,
                 // Asked again, with less patience.
                 Some(command) = commands.recv() => {
@@ -289,6 +289,8 @@ impl Worker {
                 }
             }
         }
+        parking.abort();
+        self.parking.end_all();
         self.tidy();
     }
 
@@ -330,7 +332,6 @@ impl Worker {
         let place = Place::take(self);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let _place = place;
             if stream.set_nodelay(true).is_err() {
                 return;
             }
@@ -350,7 +351,7 @@ impl Worker {
                     };
                     match accepted {
                         Some(Accepted::Http1(stream)) => {
-                            connection::serve(&worker, stream, sender, door.route(), None).await;
+                            worker.visit(stream, sender, place, true).await;
                         }
                         Some(Accepted::Http2(tls)) => Box::pin(http2::serve(&worker, *tls, sender)).await,
                         None => {}
@@ -358,11 +359,52 @@ impl Worker {
                 }
                 Door::Relay => {
                     if let Some((stream, name)) = Box::pin(worker.accept_edge(stream, peer)).await {
-                        connection::serve(&worker, stream, Sender::Edge, Route::Relay, Some(name)).await;
+                        connection::serve(&worker, stream, Sender::Edge, Route::Relay, Some(name), true)
+                            .await;
                     }
                 }
             }
         });
+    }
+
+    /// Serves a visitor who speaks HTTP/1.1, until the connection ends or is parked.
+    async fn visit(self: &Rc<Self>, stream: Stream, sender: Sender, place: Place, first: bool) {
+        let served = connection::serve(self, stream, sender, Route::Visitors, None, first).await;
+        let parked = served.and_then(|(stream, until)| {
+            Some(Parked {
+                stream: stream.into_std().ok()?,
+                until,
+                with: (sender, place),
+            })
+        });
+        if let Some(parked) = parked {
+            self.parking.put(parked);
+        }
+    }
+
+    /// Serves those again who speak after they were parked.
+    async fn attend_parking(self: Rc<Self>) {
+        let Ok(Some(spoken)) = self.parking.watch() else {
+            return;
+        };
+        while let Ok(mut ready) = spoken.readable().await {
+            ready.clear_ready();
+            loop {
+                let back = self.parking.take();
+                if back.is_empty() {
+                    break;
+                }
+                for parked in back {
+                    let Ok(stream) = TcpStream::from_std(parked.stream) else {
+                        continue;
+                    };
+                    let (worker, (sender, place)) = (Rc::clone(&self), parked.with);
+                    tokio::task::spawn_local(async move {
+                        worker.visit(Stream::Tcp(stream), sender, place, false).await;
+                    });
+                }
+            }
+        }
     }
 
     /// The handshake with another edge: only a server of the present view that serves gets in.
@@ -512,6 +554,7 @@ impl Worker {
     }
 
     fn tidy(&self) {
+        self.parking.end_overdue(Instant::now());
         let mut fleet = self.fleet.borrow_mut();
         let (max_idle, size) = (self.shared.tuning.pool_idle, self.shared.tuning.pool_size);
         let fleet = fleet.refreshed();
@@ -586,7 +629,7 @@ struct Listener {
 }
 
 /// A client connection's place among the open ones.
-struct Place(Rc<Worker>);
+pub struct Place(Rc<Worker>);
 
 impl Place {
     fn take(worker: &Rc<Worker>) -> Place {

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 use pontoon_fleet::{ServerState, TierDetail};
@@ -223,6 +223,46 @@ fn the_end_finishes_what_is_begun_and_takes_nothing_new() {
     assert_eq!(answer.text(), "a");
     assert_eq!(answer.field("connection").as_deref(), Some("close"));
     edge.wait_for_end();
+}
+
+#[test]
+fn a_connection_that_was_parked_is_as_good_as_any_other() {
+    let net = Net::new();
+    let _a = App::start(net.app(1), |client, head, _| {
+        reply(client, if head.contains("/2") { "two" } else { "one" })
+    });
+    let tuning = |idle_timeout| pontoon_edge::Tuning {
+        park_after: Duration::from_millis(1),
+        idle_timeout,
+        ..tuning()
+    };
+    let mut edge = Edge::start_with(net.view(1), tuning(60 * SECOND), |_| {});
+    let mut clients: Vec<Client> = (0..20).map(|_| edge.client()).collect();
+    // Before, while and after they are parked, and with two requests that come together.
+    for wait in [0, 1, 2, 5, 300, 0, 300] {
+        for client in &mut clients {
+            client.send(GET);
+            assert_eq!(client.answer().text(), "one");
+        }
+        pause(wait);
+    }
+    for client in &mut clients {
+        client.send(format!("{GET}GET /2 HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!([client.answer().text(), client.answer().text()], ["one", "two"]);
+    }
+    // Half of them go, and the drain ends the others.
+    clients.truncate(10);
+    pause(100);
+    edge.ask_to_end();
+    for client in &mut clients {
+        assert!(client.rest().is_empty());
+    }
+    edge.wait_for_end();
+    let edge = Edge::start_with(net.view(1), tuning(SECOND), |_| {});
+    let mut client = edge.client();
+    client.send(GET);
+    assert_eq!(client.answer().text(), "one");
+    assert!(client.rest().is_empty(), "its time is over");
 }
 
 #[test]

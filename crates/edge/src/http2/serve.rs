@@ -159,7 +159,7 @@ fn begin(
     tokio::task::spawn_local(async move {
         let _place = place;
         let stream = Stream::Http2Visitor(Box::new(stream));
-        connection::serve(&worker, stream, sender, Route::Visitors, None).await;
+        connection::serve(&worker, stream, sender, Route::Visitors, None, true).await;
     });
 }
 

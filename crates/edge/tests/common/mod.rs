@@ -119,6 +119,7 @@ pub fn tuning() -> Tuning {
         write_timeout: SECOND,
         answer_timeout: Duration::from_secs(3),
         hold: Duration::from_secs(2),
+        park_after: Duration::from_millis(50),
         ..Tuning::default()
     }
 }
