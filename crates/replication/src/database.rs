@@ -376,6 +376,10 @@ impl Database {
     /// [`Code::D005`] when it does not start, for instance because the proxy still has its port.
     pub async fn move_back(&self) -> Result<Option<Moved>, Refusal> {
         let moved = self.helper.remove_settings().await?;
+        // Nobody is left who could acknowledge, and what waits for that may hold what is needed here. Fine where it was never on.
+        if let Err(refusal) = self.control.run_apart(&self.flavor.acknowledge(0)).await {
+            tracing::info!(%refusal, "acknowledgements are not switched off");
+        }
         match self.control.session().await {
             Ok(mut session) => {
                 let patience = Duration::from_secs(30);

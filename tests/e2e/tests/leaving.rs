@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pontoon_e2e::fleet::{
-    Fleet, Following, ask, attempt, end_program, expect, identical, one_line, refused, run, start_agent,
-    wait_until_healthy,
+    Fleet, Following, ask, attempt, end_program, expect, identical, in_sync, one_line, refused, run,
+    start_agent, wait_until_healthy,
 };
-use pontoon_testkit::{LabError, Server, in_lab};
+use pontoon_testkit::{LabError, Server, StoreKind, in_lab};
 
 #[test]
 fn servers_leave_and_begin_again() -> Result<(), LabError> {
@@ -99,6 +99,28 @@ fn servers_leave_and_begin_again() -> Result<(), LabError> {
             fleet.join_with(&fleet.token().await?).await?;
             wait_until_healthy(a, 2).await?;
             identical(a, b).await
+        },
+    )
+}
+
+/// The replica and the primary of a fleet with failover, one right after the other: the last one's commits wait for nobody.
+#[test]
+fn both_leave_a_fleet_with_failover() -> Result<(), LabError> {
+    in_lab(
+        "both_leave_a_fleet_with_failover",
+        Duration::from_secs(240),
+        |lab| async move {
+            let mut fleet = Fleet::new(lab).await?;
+            StoreKind::Etcd.available()?;
+            fleet.found().await?;
+            fleet.join().await?;
+            let _store = fleet.share_lease(StoreKind::Etcd).await?;
+            let (a, b) = (&fleet.a, &fleet.b);
+            in_sync(&[a, b]).await?;
+            run(b, &["leave", "--yes"]).await?;
+            run(a, &["leave", "--yes"]).await?;
+            is_standalone(&fleet, b).await?;
+            is_standalone(&fleet, a).await
         },
     )
 }
