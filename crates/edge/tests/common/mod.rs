@@ -94,6 +94,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         https: None,
         sql: None,
         limits: Default::default(),
+        front: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
@@ -355,7 +356,7 @@ impl Client {
         std::mem::replace(&mut self.buffer, rest)
     }
 
-    fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|end| end == b"\r\n") {
                 let rest = self.buffer.split_off(end + 2);
@@ -583,6 +584,18 @@ impl Net {
     pub fn view(&self, count: u8) -> FleetView {
         view(count, SocketAddr::from(([0, 0, 0, 0], self.port)), self.listen)
     }
+}
+
+/// Where an application listens over IPv6, and a view of it with an edge that does too; `None`, said aloud, where there is
+/// no IPv6.
+pub fn over_ipv6() -> Option<(SocketAddr, FleetView)> {
+    let there = std::net::Ipv6Addr::LOCALHOST;
+    if TcpListener::bind((there, 0)).is_err() {
+        println!("SKIPPED: this machine has no IPv6");
+        return None;
+    }
+    let app = SocketAddr::from((there, free_port()));
+    Some((app, view(1, app, SocketAddr::from((there, free_port())))))
 }
 
 /// An edge in front of one application that runs `script`.
