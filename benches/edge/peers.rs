@@ -67,11 +67,11 @@ pub fn versions() -> Result<String, LabError> {
 }
 
 fn nginx_program() -> Result<PathBuf, LabError> {
-    program("PONTOON_BENCH_NGINX", "nginx/usr/sbin/nginx", "nginx")
+    program("PONTOON_BENCH_NGINX", "sid-nginx/bin/nginx", "nginx")
 }
 
 fn haproxy_program() -> Result<PathBuf, LabError> {
-    program("PONTOON_BENCH_HAPROXY", "haproxy/bin/haproxy", "haproxy")
+    program("PONTOON_BENCH_HAPROXY", "sid-haproxy/bin/haproxy", "haproxy")
 }
 
 fn listen() -> Result<SocketAddr, LabError> {

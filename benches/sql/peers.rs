@@ -70,7 +70,7 @@ const METADATA: &[&str] = &[
 /// # Errors
 /// [`LabError::Skip`] when there is none.
 pub async fn router(pair: &mut Pair, dir: &Path, cores: &Cores) -> Result<Proxy, LabError> {
-    let missing = || Skip("MySQL Router is not here: script/get-mysql router fetches it".to_owned());
+    let missing = || Skip("MySQL Router is not here: script/get-sid router fetches it".to_owned());
     let program = unpacked("router/bin/mysqlrouter").ok_or_else(missing)?;
     let keyring_tool = unpacked("router/bin/mysqlrouter_keyring").ok_or_else(missing)?;
     let plugins = unpacked("router/root/usr/lib/mysqlrouter/plugin/routing.so").ok_or_else(missing)?;

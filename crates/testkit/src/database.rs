@@ -95,7 +95,7 @@ impl Mariadb {
     }
 
     /// What a server of the lab needs to see of another MariaDB than the installed one: the folder that
-    /// [`VERSION_VARIABLE`] names, as `script/get-mysql mariadb` makes it. Its programs stand in for those that are
+    /// [`VERSION_VARIABLE`] names, as `script/get-sid mariadb` makes it. Its programs stand in for those that are
     /// installed, for whoever starts them.
     ///
     /// # Errors
@@ -290,7 +290,7 @@ impl Standalone {
         Standalone::start(&program("mariadbd")?, "mariadbd", dir, options).await
     }
 
-    /// Starts MySQL below `dir`: the one that `script/get-mysql` unpacked, or one that is installed.
+    /// Starts MySQL below `dir`: the one that `script/get-sid` unpacked, or one that is installed.
     ///
     /// # Errors
     /// [`LabError::Skip`] when there is none; or when it does not answer within a minute.
@@ -418,7 +418,7 @@ impl Standalone {
 }
 
 /// MySQL's server program: `PONTOON_TEST_MYSQLD`, or `.cache/mysql/bin/mysqld` of this checkout (made by
-/// `script/get-mysql`), or one that is installed and is not MariaDB's.
+/// `script/get-sid`), or one that is installed and is not MariaDB's.
 ///
 /// # Errors
 /// [`Skip`] when there is none.
@@ -433,13 +433,13 @@ pub fn mysqld() -> Result<PathBuf, Skip> {
         .into_iter()
         .flatten()
         .find(|path| path.is_file())
-        .ok_or_else(|| Skip("MySQL is not here: script/get-mysql fetches it into .cache/mysql".to_owned()))
+        .ok_or_else(|| Skip("MySQL is not here: script/get-sid mysql fetches it into .cache/mysql".to_owned()))
 }
 
 /// The processes of the database on `server`.
 pub fn databases(server: &Server) -> Vec<ProcessId> {
     let is_one = |id: &ProcessId| {
-        // MySQL of script/get-mysql is run by a loader of its own, which comes first.
+        // MySQL of script/get-sid is run by a loader of its own, which comes first.
         let line = std::fs::read(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0);
         words.any(|word| word.ends_with(b"mariadbd") || word.ends_with(b"/mysqld"))

@@ -37,7 +37,7 @@ async fn mysql() {
 fn mariadb_of_the_cache() {
     let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/mariadb/bin");
     if !bin.join("mariadbd").is_file() {
-        println!("SKIPPED: no other MariaDB is here: script/get-mysql mariadb fetches one");
+        println!("SKIPPED: no other MariaDB is here: script/get-sid mariadb fetches one");
         return;
     }
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());

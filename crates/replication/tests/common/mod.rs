@@ -51,7 +51,7 @@ pub struct Machine {
 }
 
 /// The server's program, or the reason why tests with it are skipped. `PONTOON_TEST_MARIADB` names a folder of the checkout
-/// with another MariaDB than the installed one, as `script/get-mysql mariadb` makes it; its `bin` must come first in
+/// with another MariaDB than the installed one, as `script/get-sid mariadb` makes it; its `bin` must come first in
 /// `PATH` too, for the tools.
 pub fn program(software: Software) -> Result<PathBuf, String> {
     let another = std::env::var_os("PONTOON_TEST_MARIADB").filter(|_| software == Software::Mariadb);
@@ -68,7 +68,7 @@ pub fn program(software: Software) -> Result<PathBuf, String> {
     }
     Err(match software {
         Software::Mariadb => "mariadb-server is not installed".to_owned(),
-        Software::Mysql => "no .cache/mysql in the checkout: run script/get-mysql".to_owned(),
+        Software::Mysql => "no .cache/mysql in the checkout: run script/get-sid mysql".to_owned(),
     })
 }
 

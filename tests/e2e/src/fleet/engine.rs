@@ -7,7 +7,7 @@ use pontoon_testkit::{Bind, DatabaseOptions, LabDatabase, LabError, Mariadb, Mys
 pub enum Engine {
     /// MariaDB, as installed.
     Mariadb,
-    /// MySQL, as `script/get-mysql` unpacked it.
+    /// MySQL, as `script/get-sid mysql` unpacked it.
     Mysql,
 }
 
