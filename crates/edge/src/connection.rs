@@ -62,11 +62,9 @@ pub async fn serve(
         begins: std::pin::pin!(worker.drain_begins.notified()),
         is_awaited: false,
     };
-    let mut head = Vec::new();
     loop {
         if client.buffer.is_empty() {
             // Of all memory an idle connection has only what tells it from others.
-            worker.buffers.put_head(std::mem::take(&mut head));
             worker.buffers.put_head(std::mem::take(&mut client.scratch));
             match wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
                 Waited::Came => {}
@@ -78,40 +76,47 @@ pub async fn serve(
                     return Some((stream, until));
                 }
             }
-            head = worker.buffers.take_head();
         }
-        match next_head(worker, &mut client, &sender, route, &mut head).await {
-            // A server may leave the fleet while its connections are open.
-            Next::Request(_) if caller.as_ref().is_some_and(|name| !worker.admits(name)) => {
-                let mut text = Vec::new();
-                let word = RelayWord::NotSent.field();
-                answer::write(&mut text, 503, "not a server of the fleet", word, false, false);
-                let _ = send(&mut client, &text, worker.upstreams().tuning.write_timeout).await;
-                linger(&mut client).await;
+        let after = Box::pin(serve_one(worker, &mut client, &sender, route, caller.as_ref())).await;
+        match after {
+            After::KeepAlive => first = false,
+            After::Linger => {
+                Box::pin(linger(&mut client)).await;
                 return None;
             }
-            Next::Request(request) => {
-                first = false;
-                // Not part of what an idle connection costs.
-                let carried_out = carry_out(worker, &mut client, route, &sender, &request, head);
-                let (end, memory) = Box::pin(carried_out).await;
-                head = memory;
-                match end {
-                    After::KeepAlive => {}
-                    After::Linger => {
-                        linger(&mut client).await;
-                        return None;
-                    }
-                    After::Close => return None,
-                }
-            }
-            Next::Refuse(reject) => {
-                refuse(worker, &mut client, reject).await;
-                linger(&mut client).await;
-                return None;
-            }
-            Next::End => return None,
+            After::Close => return None,
         }
+    }
+}
+
+/// Reads one request and carries it out.
+async fn serve_one(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    sender: &Sender,
+    route: Route,
+    caller: Option<&ServerName>,
+) -> After {
+    let mut head = worker.buffers.take_head();
+    match next_head(worker, client, sender, route, &mut head).await {
+        // A server may leave the fleet while its connections are open.
+        Next::Request(_) if caller.is_some_and(|name| !worker.admits(name)) => {
+            let mut text = Vec::new();
+            let word = RelayWord::NotSent.field();
+            answer::write(&mut text, 503, "not a server of the fleet", word, false, false);
+            let _ = send(client, &text, worker.upstreams().tuning.write_timeout).await;
+            After::Linger
+        }
+        Next::Request(request) => {
+            let (after, memory) = carry_out(worker, client, route, sender, &request, head).await;
+            worker.buffers.put_head(memory);
+            after
+        }
+        Next::Refuse(reject) => {
+            refuse(worker, client, reject).await;
+            After::Linger
+        }
+        Next::End => After::Close,
     }
 }
 

@@ -140,7 +140,7 @@ impl Default for Tuning {
             head: HeadLimits::default(),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
-            park_after: Duration::from_secs(1),
+            park_after: Duration::from_millis(500),
             body_timeout: Duration::from_secs(30),
             body_rate: 512,
             body: None,
