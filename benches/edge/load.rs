@@ -5,13 +5,17 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType};
+use rustls::ClientConfig;
 
 use crate::busy::{Busy, pin};
+use crate::streams;
+use crate::wire::{NAME, Over, Wire};
 
 /// What is asked, by whom and how fast.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct Load {
     pub to: SocketAddr,
     /// Connections.
     pub connections: usize,
+    /// How visitors speak.
+    pub over: Over,
     /// A new connection for each request.
     pub closing: bool,
     /// Requests a second of all connections, evenly; `None` for as many as there can be.
@@ -64,11 +70,31 @@ impl Done {
     }
 }
 
-const KEPT: &[u8] = b"GET /articles/2026/pontoon?page=2 HTTP/1.1\r\nHost: www.example.org\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
-    Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nCookie: session=0123456789abcdef\r\n\r\n";
-const CLOSING: &[u8] = b"GET /articles/2026/pontoon?page=2 HTTP/1.1\r\nHost: www.example.org\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
-    Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nCookie: session=0123456789abcdef\r\n\
-    Connection: close\r\n\r\n";
+/// What is asked for.
+pub const PATH: &str = "/articles/2026/pontoon?page=2";
+/// What a visitor says beside that: where HTTP/2's own table has the name (RFC 7541 appendix A), the name of HTTP/1.1 and
+/// the value.
+pub const FIELDS: [(u8, &str, &str); 6] = [
+    (1, "Host", NAME),
+    (58, "User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+    (19, "Accept", "text/html,application/xhtml+xml"),
+    (17, "Accept-Language", "en-GB,en;q=0.5"),
+    (16, "Accept-Encoding", "gzip, deflate, br"),
+    (32, "Cookie", "session=0123456789abcdef"),
+];
+
+fn request(closing: bool) -> Vec<u8> {
+    let mut text = format!("GET {PATH} HTTP/1.1\r\n");
+    for (_, name, value) in FIELDS {
+        text.extend([name, ": ", value, "\r\n"]);
+    }
+    text.push_str(if closing {
+        "Connection: close\r\n\r\n"
+    } else {
+        "\r\n"
+    });
+    text.into_bytes()
+}
 
 /// Runs the load on a thread of its own and waits for its end.
 ///
@@ -78,7 +104,10 @@ pub fn run(load: &Load) -> io::Result<Done> {
     let load = load.clone();
     let thread = std::thread::spawn(move || {
         pin(load.core);
-        Visitors::new(load)?.visit()
+        match load.over {
+            Over::Http2 => streams::visit(&load),
+            Over::Plain | Over::Tls => Visitors::new(load)?.visit(),
+        }
     });
     thread
         .join()
@@ -92,10 +121,16 @@ pub fn run(load: &Load) -> io::Result<Done> {
 pub fn idle(to: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
     let mut open = Vec::with_capacity(count);
     let mut bytes = vec![0; 64 * 1024];
-    for _ in 0..count {
-        let mut stream = TcpStream::connect(to)?;
+    let request = request(false);
+    for index in 0..count {
+        // An address has no more than 28,000 ports to call from.
+        let from = SocketAddr::from(([127, 0, 1, 1 + (index / 20_000) as u8], 0));
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        rustix::net::bind(&socket, &from)?;
+        rustix::net::connect(&socket, &to)?;
+        let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(KEPT)?;
+        stream.write_all(&request)?;
         let mut answer = Answer::default();
         while !answer.is_whole() {
             match stream.read(&mut bytes)? {
@@ -163,7 +198,7 @@ fn content_length(head: &[u8]) -> Option<usize> {
 }
 
 struct Visitor {
-    stream: Option<TcpStream>,
+    stream: Option<Wire>,
     answer: Answer,
     /// When the request that is under way was due.
     since: Option<Instant>,
@@ -171,6 +206,8 @@ struct Visitor {
 
 struct Visitors {
     load: Load,
+    request: Vec<u8>,
+    config: Option<Arc<ClientConfig>>,
     poll: OwnedFd,
     all: Vec<Visitor>,
     /// Those without a request under way.
@@ -190,6 +227,8 @@ impl Visitors {
         let all = (0..load.connections).map(visitor).collect();
         Ok(Visitors {
             free: (0..load.connections).collect(),
+            request: request(load.closing),
+            config: load.over.config()?,
             load,
             poll,
             all,
@@ -255,13 +294,7 @@ impl Visitors {
         let stream = match &mut visitor.stream {
             Some(stream) => stream,
             none => {
-                let stream = TcpStream::connect(self.load.to)?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                if self.load.closing {
-                    // The ports would run out: nobody is to wait two minutes for a stray packet on loopback.
-                    set_socket_linger(&stream, Some(Duration::ZERO))?;
-                }
+                let stream = Wire::open(self.load.to, self.config.as_ref(), self.load.closing)?;
                 epoll::add(
                     &self.poll,
                     &stream,
@@ -271,40 +304,50 @@ impl Visitors {
                 none.insert(stream)
             }
         };
-        let request = if self.load.closing { CLOSING } else { KEPT };
         visitor.since = Some(due);
         visitor.answer = Answer::default();
-        if !matches!(stream.write(request), Ok(count) if count == request.len()) {
+        if stream.send(&self.request).is_err() {
             self.failed(index);
         }
         Ok(())
     }
 
     fn hear(&mut self, index: usize, bytes: &mut [u8]) {
+        while self.hear_once(index, bytes) {}
+    }
+
+    /// Reads once; says whether there may be more that no event will tell of.
+    fn hear_once(&mut self, index: usize, bytes: &mut [u8]) -> bool {
         let visitor = &mut self.all[index];
-        let Some(stream) = &mut visitor.stream else { return };
+        let Some(stream) = &mut visitor.stream else {
+            return false;
+        };
+        let more = stream.reads_ahead();
         let taken = match stream.read(bytes) {
             // A kept connection may be closed between two requests; only that.
             Ok(0) if visitor.since.is_none() && !self.load.closing => {
                 visitor.stream = None;
-                return;
+                return false;
             }
             // Who asked for a close waits for it.
             Ok(0) if self.load.closing && visitor.answer.is_whole() => {
                 visitor.stream = None;
-                return self.answered(index);
+                self.answered(index);
+                return false;
             }
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => visitor.answer.take(&bytes[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => Err(error),
         };
         if taken.is_err() {
-            return self.failed(index);
+            self.failed(index);
+            return false;
         }
-        if visitor.answer.is_whole() && !self.load.closing {
+        if visitor.answer.is_whole() && !self.load.closing && visitor.since.is_some() {
             self.answered(index);
         }
+        more
     }
 
     fn answered(&mut self, index: usize) {

@@ -8,6 +8,8 @@ mod load;
 mod measure;
 mod origin;
 mod peers;
+mod streams;
+mod wire;
 mod workloads;
 
 use std::process::ExitCode;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use pontoon_testkit::LabError;
 
-const USAGE: &str = "script/bench edge all|small|two-cores|many|closing|large|latency|idle [--rounds N] [--seconds N] [--connections N]";
+const USAGE: &str = "script/bench edge all|small|two-cores|many|closing|large|tls|handshakes|http2|latency|idle [--rounds N] [--seconds N] [--connections N]";
 
 /// What was asked for.
 pub struct Wanted {

@@ -1,5 +1,7 @@
 //! What is asked of the proxies, and what is promised of each.
 
+use crate::wire::Over;
+
 /// One workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
@@ -13,10 +15,14 @@ pub struct Workload {
     pub connections: usize,
     /// Cores of the proxy.
     pub cores: usize,
+    /// How visitors speak.
+    pub over: Over,
     /// A new connection for each request.
     pub closing: bool,
-    /// The least throughput beside each peer, as a ratio.
-    pub least: f64,
+    /// The least throughput beside nginx, as a ratio.
+    pub nginx: f64,
+    /// And beside HAProxy; `None` when nothing is promised.
+    pub haproxy: Option<f64>,
 }
 
 /// Every workload that is measured by its throughput.
@@ -27,8 +33,10 @@ pub const ALL: &[Workload] = &[
         bytes: 1024,
         connections: 64,
         cores: 1,
+        over: Over::Plain,
         closing: false,
-        least: 1.3,
+        nginx: 1.3,
+        haproxy: Some(1.3),
     },
     Workload {
         name: "two-cores",
@@ -36,8 +44,10 @@ pub const ALL: &[Workload] = &[
         bytes: 1024,
         connections: 64,
         cores: 2,
+        over: Over::Plain,
         closing: false,
-        least: 1.15,
+        nginx: 1.15,
+        haproxy: Some(1.15),
     },
     Workload {
         name: "many",
@@ -45,8 +55,10 @@ pub const ALL: &[Workload] = &[
         bytes: 1024,
         connections: 1000,
         cores: 1,
+        over: Over::Plain,
         closing: false,
-        least: 1.4,
+        nginx: 1.4,
+        haproxy: Some(1.4),
     },
     Workload {
         name: "closing",
@@ -54,8 +66,10 @@ pub const ALL: &[Workload] = &[
         bytes: 1024,
         connections: 64,
         cores: 1,
+        over: Over::Plain,
         closing: true,
-        least: 1.2,
+        nginx: 1.2,
+        haproxy: Some(1.2),
     },
     Workload {
         name: "large",
@@ -63,7 +77,42 @@ pub const ALL: &[Workload] = &[
         bytes: 64 * 1024,
         connections: 64,
         cores: 1,
+        over: Over::Plain,
         closing: false,
-        least: 1.1,
+        nginx: 1.1,
+        haproxy: Some(1.1),
+    },
+    Workload {
+        name: "tls",
+        what: "1 KB over TLS 1.3, 64 kept connections, one core",
+        bytes: 1024,
+        connections: 64,
+        cores: 1,
+        over: Over::Tls,
+        closing: false,
+        nginx: 1.1,
+        haproxy: Some(1.1),
+    },
+    Workload {
+        name: "handshakes",
+        what: "1 KB over TLS 1.3, 64 at a time, a new connection with a whole handshake for each request, one core",
+        bytes: 1024,
+        connections: 64,
+        cores: 1,
+        over: Over::Tls,
+        closing: true,
+        nginx: 1.0,
+        haproxy: Some(1.0),
+    },
+    Workload {
+        name: "http2",
+        what: "1 KB over HTTP/2, 8 kept connections with 8 requests at a time on each, one core",
+        bytes: 1024,
+        connections: 64,
+        cores: 1,
+        over: Over::Http2,
+        closing: false,
+        nginx: 1.2,
+        haproxy: None,
     },
 ];
