@@ -187,6 +187,7 @@ fn recent(events: Vec<Event>) -> Vec<Event> {
                     | K::TransactionsOnlyHere { .. }
                     | K::DatabaseFenced { .. }
                     | K::DatabaseSilent { .. }
+                    | K::DatabaseFull { .. }
                     | K::DatabaseFollows { .. }
                     | K::DatabaseStranded { .. }
                     | K::DatabaseNeedsCopy { .. }

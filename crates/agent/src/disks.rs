@@ -21,7 +21,11 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         let looking = agent.clone();
         let found = tokio::task::spawn_blocking(move || full(&looking));
         tokio::select! {
-            found = found => agent.known().full_disk = found.unwrap_or_default(),
+            found = found => {
+                let full = found.unwrap_or_default();
+                agent.failover.note_disk(full.is_some());
+                agent.known().full_disk = full;
+            }
             () = agent.shutdown.requested() => break,
         }
         tokio::select! {

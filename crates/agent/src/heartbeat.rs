@@ -94,7 +94,7 @@ pub(crate) fn hear(
     let has_database = roles.contains(&Role::Db);
     let failover = said.failover.filter(|_| has_database);
     if let Some(failover) = &failover {
-        hear_failover(agent, &report.server, failover, asked);
+        hear_failover(agent, &report, failover, asked);
     }
     let peer = report.server.clone();
     let active = Message::Active {
@@ -139,10 +139,9 @@ pub(crate) fn hear(
     Ok(())
 }
 
-fn hear_failover(agent: &Agent, from: &ServerName, report: &FailoverReport, asked: Option<Duration>) {
-    agent
-        .failover
-        .tell(Event::Peer(from.clone(), report.peer_facts()));
+fn hear_failover(agent: &Agent, by: &ServerReport, report: &FailoverReport, asked: Option<Duration>) {
+    let (from, facts) = (&by.server, report.peer_facts(by.full_disk.is_some()));
+    agent.failover.tell(Event::Peer(from.clone(), facts));
     let leads = report.record.as_ref().filter(|record| record.leader == *from);
     if let (Some(record), Some(left), Some(asked)) = (leads, report.left_ms, asked) {
         agent

@@ -84,7 +84,7 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
         all.0
     );
     assert!(
-        all.0.silenced > seeds / 100 && all.0.gathered > seeds / 1_000,
+        all.0.silenced > seeds / 100 && all.0.filled > seeds / 100 && all.0.gathered > seeds / 1_000,
         "{:?}",
         all.0
     );
@@ -111,6 +111,7 @@ fn every_guard_is_missed() {
         Guard::Patience,
         Guard::Fence,
         Guard::KillSilent,
+        Guard::Room,
     ];
     let slips = [
         Slip::DrainBeforeHalt,
@@ -179,6 +180,8 @@ struct Trouble {
     database_frozen: Duration,
     /// The store is out of reach.
     no_store: Duration,
+    /// Its disk is full.
+    full: Duration,
     /// Nothing comes from this server or goes to it.
     cut: Duration,
 }
@@ -290,6 +293,10 @@ impl Run {
                     if self.troubles[at].database_frozen > self.now && self.dice.one_in(30) {
                         self.act(Act::Silent(at))?;
                     }
+                    self.act(Act::Fill(at, self.troubles[at].full > self.now))?;
+                    if self.dice.one_in(15) {
+                        self.act(Act::Full(at))?;
+                    }
                     self.act(Act::Tick(at))?;
                     self.act(Act::StartAgent(at))?;
                 }
@@ -337,6 +344,7 @@ impl Run {
             4 if !self.gentle => self.troubles[at].frozen = until,
             5 if !self.gentle => self.troubles[at].agent_frozen = until,
             42..=43 => self.troubles[at].database_frozen = until,
+            49 => self.troubles[at].full = until,
             // A busy machine may look like one whose database stands still.
             44 => self.act(Act::Silent(at))?,
             // And like one whose replica does not answer.
@@ -386,6 +394,7 @@ impl Run {
             | Act::Tick(at)
             | Act::FailJob(at)
             | Act::Silent(at)
+            | Act::Full(at)
             | Act::Unacknowledged(at) => agent(at),
             _ => false,
         };
@@ -403,9 +412,12 @@ impl Run {
             return Ok(());
         }
         let at = match act {
-            Act::Answer(at) | Act::EndJob(at) | Act::TellStopped(at) | Act::Tick(at) | Act::Silent(at) => {
-                Some(at)
-            }
+            Act::Answer(at)
+            | Act::EndJob(at)
+            | Act::TellStopped(at)
+            | Act::Tick(at)
+            | Act::Silent(at)
+            | Act::Full(at) => Some(at),
             _ => None,
         };
         let dies = self.faults && !self.gentle && at.is_some() && self.dice.one_in(400);
@@ -418,6 +430,7 @@ impl Run {
             | Act::FailJob(at)
             | Act::TellStopped(at)
             | Act::Silent(at)
+            | Act::Full(at)
             | Act::Unacknowledged(at)
             | Act::StartAgent(at)
             | Act::Tick(at)
@@ -517,4 +530,5 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.two_writers += seen.two_writers;
     all.handed_over += seen.handed_over;
     all.silenced += seen.silenced;
+    all.filled += seen.filled;
 }

@@ -192,6 +192,10 @@ pub enum EventKind {
     DatabaseSilent {
         epoch: Epoch,
     },
+    /// Nothing could be committed there, and another could take over.
+    DatabaseFull {
+        epoch: Epoch,
+    },
     DatabaseFenced {
         epoch: Epoch,
     },
@@ -272,6 +276,7 @@ impl EventKind {
             | K::PrimaryAlone { .. }
             | K::DatabaseFenced { .. }
             | K::DatabaseSilent { .. }
+            | K::DatabaseFull { .. }
             | K::LeaseStoreSilent { .. }
             | K::FailoverForced { .. }
             | K::FailoverPaused
@@ -396,6 +401,10 @@ impl fmt::Display for EventKind {
             K::DatabaseSilent { epoch } => write!(
                 f,
                 "the database of the primary of epoch {epoch} stood still: it was killed"
+            ),
+            K::DatabaseFull { epoch } => write!(
+                f,
+                "the disk of the primary of epoch {epoch} is full and it committed nothing: it was killed for another to take over; make room, and it follows"
             ),
             K::DatabaseFenced { epoch } => {
                 write!(f, "database killed: it may take no writes in epoch {epoch}")

@@ -82,13 +82,14 @@ pub struct Told {
 }
 
 impl FailoverReport {
-    /// What the protocol needs of it.
-    pub(crate) fn peer_facts(&self) -> PeerFacts {
+    /// What the protocol needs of it, and of a server whose disk is full or not.
+    pub(crate) fn peer_facts(&self, full_disk: bool) -> PeerFacts {
         PeerFacts {
             incarnation: self.incarnation,
             follows: self.follows,
             near: self.near,
             position: self.position,
+            room: !full_disk,
         }
     }
 }
@@ -123,6 +124,7 @@ struct Inside {
     trouble: Option<Refusal>,
     given_up: u64,
     gave_up: Option<Refusal>,
+    full_disk: bool,
 }
 
 impl Desk {
@@ -142,6 +144,16 @@ impl Desk {
     pub(crate) fn close(&self, trouble: Option<Refusal>) {
         let mut inside = self.inside();
         (inside.inbox, inside.posted, inside.trouble) = (None, None, trouble);
+    }
+
+    /// Notes whether the disk of this server is full.
+    pub(crate) fn note_disk(&self, full: bool) {
+        self.inside().full_disk = full;
+    }
+
+    /// What was noted last.
+    pub(crate) fn disk_is_full(&self) -> bool {
+        self.inside().full_disk
     }
 
     pub(crate) fn post(&self, posted: Posted) {

@@ -97,6 +97,10 @@ pub(crate) struct Driver {
     silent: Duration,
     /// Since when commits have waited for an acknowledgement, as far as it was looked.
     waiting: Option<Duration>,
+    /// The disk of this server is full.
+    disk_is_full: bool,
+    /// Since when nothing was committed, counted from when the disk was full.
+    standstill: Option<Duration>,
     /// What came in while the database is killed without the node's word: it must not begin anything meanwhile.
     held: Option<VecDeque<Input>>,
 }
@@ -139,6 +143,8 @@ impl Driver {
             answered: None,
             silent: Duration::ZERO,
             waiting: None,
+            disk_is_full: false,
+            standstill: None,
             held: None,
         }
     }
@@ -279,6 +285,7 @@ impl Driver {
         self.facts = facts;
         self.listen(now, events);
         self.await_acknowledgements(now, events);
+        self.await_room(now, events);
         if self.work.is_some() || self.killing {
             return; // between two states
         }
@@ -326,7 +333,7 @@ impl Driver {
     ///
     /// One that took writes and takes no connections any more is on its way to end, and may never arrive there: MySQL waits
     /// for acknowledgements of commits, and has sent the replica away that would give them. It is not waited for as long as
-    /// one that may go on.
+    /// one that may go on. Nor is one whose disk is full.
     fn listen(&mut self, now: Duration, events: &mut VecDeque<Event>) {
         let speaks = self.facts.as_ref().is_none_or(|facts| facts.answers);
         let busy = !matches!(self.work, None | Some(Work::CaughtUp(_))) || self.killing;
@@ -335,10 +342,10 @@ impl Driver {
         }
         self.silent = now.saturating_sub(*self.answered.get_or_insert(now));
         let ends = self.facts.as_ref().is_some_and(|facts| facts.closed);
-        let limit = if ends {
-            self.silence.min(ENDS_WITHIN)
-        } else {
-            self.silence
+        let limit = match ends {
+            true => self.silence.min(ENDS_WITHIN),
+            false if self.disk_is_full => self.silence.min(self.patience),
+            false => self.silence,
         };
         if self.silent >= limit && self.database.open {
             events.push_back(Event::Silent);
@@ -355,6 +362,25 @@ impl Driver {
             self.waiting = None;
         } else if now.saturating_sub(*self.waiting.get_or_insert(now)) + WAITING_FOR >= self.patience {
             events.push_back(Event::Unacknowledged);
+        }
+    }
+
+    /// Notes for how long nothing was committed because the disk is full. That there is room again ends nothing: MariaDB looks
+    /// for it once a minute.
+    fn await_room(&mut self, now: Duration, events: &mut VecDeque<Event>) {
+        let Some(facts) = self.facts.as_ref().filter(|facts| facts.answers) else {
+            return; // not known
+        };
+        if !facts.late || facts.waiting || !self.database.open {
+            self.standstill = None;
+        } else if self.standstill.is_none() && self.disk_is_full {
+            self.standstill = Some(now);
+        }
+        if self
+            .standstill
+            .is_some_and(|since| now.saturating_sub(since) >= self.patience)
+        {
+            events.push_back(Event::Full);
         }
     }
 
@@ -383,6 +409,11 @@ impl Driver {
     fn version(&self, nonce: Nonce) -> Option<Version> {
         let found = self.versions.iter().find(|(kept, _)| *kept == nonce);
         found.map(|(_, version)| version.clone())
+    }
+
+    /// Notes whether the disk of this server is full.
+    pub(crate) fn note_disk(&mut self, full: bool) {
+        self.disk_is_full = full;
     }
 
     /// What the node does and knows.
@@ -438,6 +469,7 @@ impl Driver {
             follows: durable.follows.filter(|_| up),
             near: up && near,
             position: self.facts.as_ref().map_or(0, |facts| facts.position),
+            room: !self.disk_is_full,
         }
     }
 }

@@ -31,6 +31,7 @@ fn facts(open: bool) -> Facts {
         received: String::new(),
         applied: String::new(),
         behind_ms: None,
+        late: false,
         waiting: false,
         error: None,
     }
@@ -250,6 +251,67 @@ fn commits_that_wait_for_long_are_told_of_and_those_that_end_are_not() {
     let mut bench = Bench::new(Some(facts(false)));
     assert!(!look(&mut bench, waiting(false), moment));
     assert!(!look(&mut bench, waiting(false), patience), "nobody writes here");
+}
+
+#[test]
+fn a_primary_that_commits_nothing_is_told_of_only_where_its_disk_was_full_meanwhile() {
+    let patience = Timing::etcd().peer;
+    let stands = || Facts {
+        late: true,
+        ..facts(true)
+    };
+    let waits = || Facts {
+        waiting: true,
+        ..stands()
+    };
+    let told = |full: &[bool], facts: &dyn Fn() -> Facts| {
+        let mut bench = Bench::new(Some(super::tests::facts(true)));
+        let mut events = VecDeque::new();
+        for full in full {
+            bench.driver.note_disk(*full);
+            bench
+                .driver
+                .look(Some(facts()), bench.now, &mut events, &mut Vec::new());
+            bench.now += patience / 2;
+        }
+        events.contains(&Event::Full)
+    };
+    assert!(told(&[true; 3], &stands));
+    assert!(!told(&[true; 2], &stands), "it has only begun");
+    assert!(
+        told(&[true, false, false], &stands),
+        "MariaDB looks for room once a minute"
+    );
+    assert!(!told(&[true; 3], &|| facts(true)), "it commits");
+    assert!(!told(&[false; 3], &stands), "a long lock, such as a backup's");
+    assert!(!told(&[true; 3], &waits), "a replica is waited for");
+
+    let mut bench = Bench::new(Some(facts(true)));
+    let mut events = VecDeque::new();
+    bench.driver.note_disk(true);
+    for seen in [stands(), facts(true), stands()] {
+        bench
+            .driver
+            .look(Some(seen), bench.now, &mut events, &mut Vec::new());
+        bench.now += patience * 3 / 4;
+    }
+    assert!(events.is_empty(), "it committed between: {events:?}");
+    // Others hear of it.
+    assert!(!bench.driver.peer_facts().room);
+}
+
+#[test]
+fn a_primary_that_answers_nothing_and_whose_disk_is_full_is_not_waited_for_as_long() {
+    let patience = Timing::etcd().peer;
+    for full in [true, false] {
+        let mut bench = Bench::new(Some(facts(true)));
+        let mut events = VecDeque::new();
+        bench.driver.listen(bench.now, &mut events);
+        bench.driver.note_disk(full);
+        bench.driver.facts = Some(mute());
+        bench.driver.listen(bench.now + patience, &mut events);
+        assert_eq!(events.contains(&Event::Silent), full);
+    }
 }
 
 /// One that lives and does not answer.

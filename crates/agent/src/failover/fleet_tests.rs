@@ -434,6 +434,7 @@ impl Works for Hands {
             received: String::new(),
             applied: String::new(),
             behind_ms: (db.receiving && reaches).then_some(20),
+            late: false,
             waiting: false,
             error: None,
         });
@@ -720,7 +721,7 @@ impl Ground {
                     };
                     for (to, desk) in desks.iter().enumerate().filter(|(to, _)| *to != from) {
                         if lock(&world).hears(from, to) {
-                            desk.tell(Event::Peer(name(from), report.peer_facts()));
+                            desk.tell(Event::Peer(name(from), report.peer_facts(false)));
                         }
                     }
                 }

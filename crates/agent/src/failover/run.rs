@@ -247,6 +247,7 @@ impl Audience for Fleet {
             Notice::Stranded => EventKind::DatabaseStranded { epoch },
             Notice::NeedsCopy => EventKind::DatabaseNeedsCopy { epoch },
             Notice::KilledSilent => EventKind::DatabaseSilent { epoch },
+            Notice::KilledFull => EventKind::DatabaseFull { epoch },
             Notice::Fenced => EventKind::DatabaseFenced { epoch },
             Notice::HandOverGivenUp(to) => EventKind::FailoverRefused {
                 reason: format!("the hand-over to {to} was given up: this server stays the primary"),

@@ -201,7 +201,10 @@ impl Task {
                 facts = ready(&mut self.look) => {
                     self.look = None;
                     match facts {
-                        Some(facts) => Input::Looked(facts),
+                        Some(facts) => {
+                            self.driver.note_disk(self.outfit.desk.disk_is_full());
+                            Input::Looked(facts)
+                        }
                         None => continue,
                     }
                 }

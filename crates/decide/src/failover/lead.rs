@@ -14,8 +14,8 @@ impl Node {
             // Another may lead by now. Without a clock this could not be told; with one, it must not be risked.
             self.fence(out);
         }
-        if self.silent {
-            self.end_silence(seen, now, fresh, out);
+        if self.silent || self.full {
+            self.end_standstill(seen, now, fresh, out);
         }
         match self.database {
             Database::Running { .. } if self.killing => {}
@@ -83,30 +83,38 @@ impl Node {
         self.begin(Work::Recover, now, out);
     }
 
-    /// Whether a replica in sync is there to take over.
+    /// Whether a replica in sync is there to take over, and could write.
     fn has_successor(&self, record: &Record, now: Duration) -> bool {
         record.sync.iter().any(|(name, life)| {
             self.peers.get(name).is_some_and(|heard| {
                 heard.facts.incarnation == *life
                     && heard.facts.follows == Some(record.epoch)
+                    && (heard.facts.room || !keeps!(self, Room))
                     && now < heard.at + self.setup.timing.peer
             })
         })
     }
 
-    /// The own database is open and answers nothing. It may go on at any moment, so it is killed before the lease is
-    /// released; that follows from its death. With nobody to take over it is left to its operator, who knows whether a
-    /// recovery is worse than waiting. In `available` its death lets it start anew.
-    fn end_silence(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
+    /// The own database is open and answers nothing, or commits nothing for want of room. It may go on at any moment, so it
+    /// is killed before the lease is released; that follows from its death. With nobody to take over it is left to its
+    /// operator, who knows whether a recovery is worse than waiting. In `available` its death lets one that is silent start
+    /// anew; that makes no room.
+    fn end_standstill(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
         let open = matches!(self.database, Database::Running { open: true, .. });
-        let helps = self.has_successor(&seen.record, now) || seen.record.policy.mode == Mode::Available;
+        let anew = self.silent && seen.record.policy.mode == Mode::Available;
+        let helps = self.has_successor(&seen.record, now) || anew;
         if !open || !helps || !self.setup.automatic || self.is_paused() || self.killing {
             return;
         }
         if !keeps!(self, KillSilent) {
             return self.swap(seen, now, fresh, out, |next| next.released = true);
         }
-        self.kill(Notice::KilledSilent, out);
+        let why = if self.silent {
+            Notice::KilledSilent
+        } else {
+            Notice::KilledFull
+        };
+        self.kill(why, out);
     }
 
     /// Hears what the replicas in sync have, after they stopped receiving; the one that has the most leads.

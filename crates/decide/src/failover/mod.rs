@@ -192,6 +192,8 @@ pub struct PeerFacts {
     pub near: bool,
     /// How far its copy goes.
     pub position: Position,
+    /// Whether there is room on its disk: one that cannot write must not take over from one that cannot either.
+    pub room: bool,
 }
 
 /// What happens to a node.
@@ -215,6 +217,9 @@ pub enum Event {
     Stopped,
     /// The database's process lives and has answered nothing for [`Timing::silence`]: it stands still, or its disk does.
     Silent,
+    /// The disk of the own database is full, and it has committed nothing since, for [`Timing::peer`]. It may go on when there is
+    /// room again, or may look for that a minute later.
+    Full,
     /// Commits have waited for an acknowledgement for [`Timing::peer`], although the replicas in sync are heard of: none
     /// comes from them, or it got lost with the connection that it was sent on.
     Unacknowledged,
@@ -327,6 +332,8 @@ pub enum Notice {
     Fenced,
     /// The database was killed because it lived and did not answer: another takes over, or it is started anew.
     KilledSilent,
+    /// The database was killed because its disk is full and another's is not: that one takes over.
+    KilledFull,
 }
 
 /// Why a command was not carried out.
@@ -382,4 +389,6 @@ pub enum Guard {
     Fence,
     /// A database that does not answer is dead before anybody is told so.
     KillSilent,
+    /// Where a disk is full, only one that has room takes over.
+    Room,
 }

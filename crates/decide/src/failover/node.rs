@@ -74,6 +74,8 @@ pub struct Node {
     paused: bool,
     /// Said by the event of this step.
     pub(super) silent: bool,
+    /// Likewise.
+    pub(super) full: bool,
     told: Option<Notice>,
 }
 
@@ -192,6 +194,7 @@ impl Node {
             forced: None,
             paused: false,
             silent: false,
+            full: false,
             told: None,
         }
     }
@@ -202,7 +205,7 @@ impl Node {
         self.born.get_or_insert(now);
         self.take(event, now, &mut out);
         self.drive(now, fresh, &mut out);
-        self.silent = false;
+        (self.silent, self.full) = (false, false);
         out
     }
 
@@ -334,6 +337,7 @@ impl Node {
                 self.handing = None;
             }
             Event::Silent => self.silent = true,
+            Event::Full => self.full = true,
             Event::Unacknowledged => self.unacknowledged(now),
             Event::Peer(from, facts) => {
                 let rest_until = self

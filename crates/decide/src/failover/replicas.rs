@@ -112,6 +112,8 @@ impl Node {
             let in_sync = record.sync.contains_key(*name);
             heard.facts.follows == Some(record.epoch)
                 && (heard.facts.near || in_sync)
+                // Commits would wait for it in vain; where they may not go on alone it is better than nobody.
+                && (heard.facts.room || in_sync || !self.setup.continue_alone)
                 && now < heard.at + self.setup.timing.peer
                 && now >= heard.rest_until
         });

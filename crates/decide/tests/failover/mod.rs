@@ -69,6 +69,7 @@ pub struct Seen {
     pub two_writers: u64,
     pub handed_over: u64,
     pub silenced: u64,
+    pub filled: u64,
 }
 
 /// When things happened, by a clock that the servers do not have. Not a part of a state.
@@ -80,6 +81,8 @@ pub struct Book {
     pub written: Vec<Duration>,
     /// When each server last had everything and heard so.
     pub beats: BTreeMap<usize, Duration>,
+    /// Since when each server's disk is full.
+    pub full: BTreeMap<usize, Duration>,
     /// When the present record came.
     pub landed: Duration,
     /// What a promise about a loss was broken by.
@@ -116,6 +119,8 @@ pub struct Server {
     pub request: Option<Request>,
     /// The database died and the agent was not told yet.
     pub untold: bool,
+    /// Its disk is full: the database writes and receives nothing.
+    pub full: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -171,6 +176,10 @@ pub enum Act {
     KillDatabase(usize),
     /// It has not answered for long, its agent finds.
     Silent(usize),
+    /// Its disk is full, or has room again.
+    Fill(usize, bool),
+    /// It commits nothing, and its disk is full, its agent finds.
+    Full(usize),
     /// Commits have waited for too long, its agent finds.
     Unacknowledged(usize),
     TellStopped(usize),
@@ -209,6 +218,7 @@ impl World {
             job: None,
             request: None,
             untold: false,
+            full: false,
             setup,
         };
         World {
@@ -236,8 +246,9 @@ impl World {
     /// Whether it can be done now.
     pub fn can(&self, act: &Act) -> bool {
         match *act {
-            Act::Write(at) => self.servers[at].db.open.is_some(),
-            Act::Receive(at) => self.next_for(at).is_some(),
+            Act::Write(at) => self.servers[at].db.open.is_some() && !self.servers[at].full,
+            Act::Receive(at) => !self.servers[at].full && self.next_for(at).is_some(),
+            Act::Fill(at, full) => self.servers[at].full != full,
             Act::Confirm(at) => {
                 let db = &self.servers[at].db;
                 let Some((source, _)) = db.source.filter(|_| db.up && db.receiving) else {
@@ -254,7 +265,10 @@ impl World {
                 };
                 leader.up && counts && leader.confirmed.get(&at).copied().unwrap_or(0) < held
             }
-            Act::Apply(at) => self.servers[at].db.up && !self.servers[at].db.relay.is_empty(),
+            Act::Apply(at) => {
+                let server = &self.servers[at];
+                server.db.up && !server.full && !server.db.relay.is_empty()
+            }
             Act::Land(id) => self.puts.iter().any(|put| put.id == id && put.result.is_none()),
             Act::Look(at) => self.servers[at].request == Some(Request::Read(None)),
             Act::Answer(at) => match &self.servers[at].request {
@@ -263,7 +277,7 @@ impl World {
                 None => false,
             },
             Act::NoAnswer(at) => self.servers[at].request.is_some(),
-            Act::DoJob(at) => self.outcome(at).is_some(),
+            Act::DoJob(at) => self.has_room_for_job(at) && self.outcome(at).is_some(),
             Act::EndJob(at) => self.servers[at]
                 .job
                 .as_ref()
@@ -273,9 +287,10 @@ impl World {
                 .as_ref()
                 .is_some_and(|job| job.done.is_none()),
             Act::KillDatabase(at) => self.servers[at].db.up,
-            Act::Silent(at) | Act::Unacknowledged(at) => {
+            Act::Silent(at) | Act::Unacknowledged(at) | Act::Full(at) => {
                 let server = &self.servers[at];
-                server.db.up && server.agent.is_some() && !server.untold
+                let is_so = server.full || !matches!(act, Act::Full(_));
+                is_so && server.db.up && server.agent.is_some() && !server.untold
             }
             Act::TellStopped(at) => self.servers[at].untold && self.servers[at].agent.is_some(),
             Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) | Act::Diverged(at) => {
@@ -364,6 +379,14 @@ impl World {
                 self.stop(at);
             }
             Act::Silent(at) => self.happen(at, Event::Silent, now, crash),
+            Act::Full(at) => self.happen(at, Event::Full, now, crash),
+            Act::Fill(at, full) => {
+                self.servers[at].full = full;
+                match full {
+                    true => self.book.full.insert(at, self.book.now),
+                    false => self.book.full.remove(&at),
+                };
+            }
             Act::Unacknowledged(at) => self.happen(at, Event::Unacknowledged, now, crash),
             Act::TellStopped(at) => {
                 self.servers[at].untold = false;
@@ -420,6 +443,7 @@ impl World {
             follows: server.disk.follows.filter(|_| server.db.up),
             near: server.db.up && server.db.receiving,
             position: (server.db.log.len() + server.db.relay.len()) as u64,
+            room: !server.full,
         }
     }
 
@@ -436,8 +460,24 @@ impl World {
                 self.seen.crashes += 1;
                 return self.end_agent(at);
             }
+            if self.servers[at].full && matches!(effect, Effect::Remember(_)) {
+                // What cannot be kept is not done, nor anything behind it: the agent begins anew.
+                return self.end_agent(at);
+            }
             self.carry_out(at, effect);
         }
+    }
+
+    /// Most work writes.
+    fn has_room_for_job(&self, at: usize) -> bool {
+        let server = &self.servers[at];
+        let writes_not = |job: &Job| {
+            matches!(
+                job.work,
+                Work::Acknowledge(_) | Work::CaughtUp(_) | Work::Close(_) | Work::Halt
+            )
+        };
+        !server.full || server.job.as_ref().is_some_and(writes_not)
     }
 
     fn carry_out(&mut self, at: usize, effect: Effect) {
@@ -493,6 +533,10 @@ impl World {
             Effect::Tell(notice) => {
                 self.seen.stranded += u64::from(notice == Notice::Stranded);
                 self.seen.silenced += u64::from(notice == Notice::KilledSilent);
+                if notice == Notice::KilledFull {
+                    self.seen.filled += 1;
+                    self.check_room(at);
+                }
             }
         }
     }
@@ -510,6 +554,19 @@ impl World {
         let missed = self.book.now.saturating_sub(beat) * 89 / 100;
         if takes && window + Duration::from_millis(1) < missed {
             self.book.broken = Some(format!("{at} says {window:?}, and heard nothing for {missed:?}"));
+        }
+    }
+
+    /// Whoever gives way because it cannot write has heard, not long ago, of one that can.
+    fn check_room(&mut self, at: usize) {
+        let long = self.servers[at].setup.timing.peer * 2;
+        let others = (0..self.servers.len()).filter(|other| *other != at);
+        let full_for_long = |other: usize| {
+            let since = self.book.full.get(&other);
+            since.is_some_and(|since| self.book.now.saturating_sub(*since) > long)
+        };
+        if others.into_iter().all(full_for_long) {
+            self.book.broken = Some(format!("{at} gave way, and nobody has had room for {long:?}"));
         }
     }
 

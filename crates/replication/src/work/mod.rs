@@ -107,6 +107,9 @@ pub struct Facts {
     /// How old the last beat is that it applied, less the interval between two: behind the leader, in milliseconds. `None`
     /// when it never saw one, and on a leader.
     pub behind_ms: Option<u64>,
+    /// It takes writes, and no beat came to its end for a second.
+    #[serde(default)]
+    pub late: bool,
     /// Commits wait for the acknowledgement of a replica, and none has come for a second.
     #[serde(default)]
     pub waiting: bool,

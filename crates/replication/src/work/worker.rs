@@ -179,6 +179,7 @@ impl Worker {
             true => self.database.lag(has.now_us).await,
             false => None,
         };
+        let late = has.open && self.beats.are_late();
         Ok(Facts {
             answers: true,
             closed: false,
@@ -192,7 +193,8 @@ impl Worker {
             },
             applied: has.applied.to_string(),
             behind_ms,
-            waiting: has.open && self.beats.are_late() && self.waiting_commits().await? > 0,
+            late,
+            waiting: late && self.waiting_commits().await? > 0,
             error: status.error,
         })
     }
@@ -233,6 +235,7 @@ impl Worker {
             received: String::new(),
             applied: String::new(),
             behind_ms: None,
+            late: false,
             waiting: false,
             error: None,
         };

@@ -141,7 +141,7 @@ impl Fault {
         use Fault as F;
         match self {
             // The store decides who comes first, or whether the operator's start does.
-            F::DatabaseStopped | F::StoreSilentAndPrimaryLost | F::BothPowerCut | F::PrimaryDiskFull => None,
+            F::DatabaseStopped | F::StoreSilentAndPrimaryLost | F::BothPowerCut => None,
             fault => Some(fault.hits_the_primary()),
         }
     }

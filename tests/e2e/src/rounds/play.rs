@@ -196,9 +196,9 @@ impl Scene<'_> {
             Fault::PrimaryDiskFull => {
                 primary.fill_disk().await?;
                 let said = self.says_that_it_is_full(primary).await;
-                tokio::time::sleep(TTL * 2).await;
+                let taken = self.taken_over().await;
                 primary.free_disk()?;
-                said
+                said.and(taken)
             }
             Fault::ReplicaDiskFull => {
                 replica.fill_disk().await?;

@@ -23,6 +23,10 @@ const LANES: u32 = 40;
 /// A lane dials anew after so many transactions.
 const PER_CONNECTION: u32 = 10;
 
+/// After a failure a lane dials anew and writes the next, as somebody does who is shown an error: without this a pause would
+/// seem as long as it takes until each lane is due again.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Writers at a fixed rate.
 pub struct Writers {
     gate: Arc<Gate>,
@@ -199,8 +203,10 @@ impl Lane {
         gap: Duration,
     ) {
         let mut due = first;
+        let mut again = None;
         for number in 0.. {
-            tokio::time::sleep_until(due.into()).await;
+            let begun = again.take().unwrap_or(due);
+            tokio::time::sleep_until(begun.into()).await;
             let Some(passed) = gate.pass() else {
                 if gate.is_stopped() {
                     break;
@@ -211,8 +217,8 @@ impl Lane {
             let outcome = self.write(number).await;
             drop(passed);
             let commit = Commit {
-                due: due.duration_since(origin),
-                took: due.elapsed(),
+                due: begun.duration_since(origin),
+                took: begun.elapsed(),
             };
             let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
@@ -222,11 +228,14 @@ impl Lane {
                 }
                 Err(error) => {
                     self.conn = None;
+                    again = Some(Instant::now() + AGAIN);
                     *book.ledger.failures.entry(error.to_string()).or_default() += 1;
                 }
             }
             drop(book);
-            due += gap;
+            if again.is_none() {
+                due += gap;
+            }
         }
         if let Some(conn) = self.conn {
             let _ = conn.disconnect().await;
