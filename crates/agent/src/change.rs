@@ -176,7 +176,11 @@ fn activate(agent: &Agent, committed: Committed) -> Result<(), Refusal> {
     if let Err(refusal) = agent.store.keep_text(revision, &active.committed.text) {
         tracing::error!(%refusal, "the revision is active and its text is not kept beside it");
     }
-    agent.known().active = Some(active);
+    {
+        let mut known = agent.known();
+        // What kept an earlier revision from being carried out says nothing of this one.
+        (known.active, known.trouble) = (Some(active), None);
+    }
     if let Some(membership) = agent.membership() {
         agent.record(EventKind::RevisionActivated {
             revision,

@@ -135,6 +135,23 @@ fn a_record_that_changed_meanwhile_is_the_one_that_counts() {
 }
 
 #[test]
+fn one_of_several_in_sync_may_lack_what_another_acknowledged() {
+    let asked = |acks| {
+        let quorum = Record {
+            sync: ["b", "c"].map(|member| (name(member), Incarnation(2))).into(),
+            acks,
+            ..record(9)
+        };
+        let (mut node, now) = replica(&[1], &[]);
+        node.step(Event::Tick, now, Nonce(4_001));
+        node.step(Event::Read(Some(quorum)), now, Nonce(4_002));
+        forced(node, now, 0)
+    };
+    assert_eq!(asked(1), Some(Why::Loss(None)));
+    assert_eq!(asked(2), None, "both have acknowledged everything");
+}
+
+#[test]
 fn a_loss_that_is_known_must_be_named_and_no_less() {
     let case = || replica(&[1, 4, 7], &[(2, 0), (8, 12)]);
     let (node, now) = case();

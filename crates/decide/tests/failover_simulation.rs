@@ -84,7 +84,10 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
         all.0
     );
     assert!(
-        all.0.silenced > seeds / 100 && all.0.filled > seeds / 100 && all.0.gathered > seeds / 1_000,
+        all.0.silenced > seeds / 100
+            && all.0.filled > seeds / 100
+            && all.0.forced > seeds / 100
+            && all.0.gathered > seeds / 1_000,
         "{:?}",
         all.0
     );
@@ -112,6 +115,7 @@ fn every_guard_is_missed() {
         Guard::Fence,
         Guard::KillSilent,
         Guard::Room,
+        Guard::NamedLoss,
     ];
     let slips = [
         Slip::DrainBeforeHalt,
@@ -178,6 +182,8 @@ struct Trouble {
     agent_frozen: Duration,
     /// The database does nothing, and its agent lives.
     database_frozen: Duration,
+    /// Its commits seem to wait in vain.
+    in_vain: Duration,
     /// The store is out of reach.
     no_store: Duration,
     /// Its disk is full.
@@ -293,8 +299,11 @@ impl Run {
                     if self.troubles[at].database_frozen > self.now && self.dice.one_in(30) {
                         self.act(Act::Silent(at))?;
                     }
+                    if self.troubles[at].in_vain > self.now {
+                        self.act(Act::Unacknowledged(at))?;
+                    }
                     self.act(Act::Fill(at, self.troubles[at].full > self.now))?;
-                    if self.dice.one_in(15) {
+                    if self.troubles[at].full > self.now && self.dice.one_in(15) {
                         self.act(Act::Full(at))?;
                     }
                     self.act(Act::Tick(at))?;
@@ -345,10 +354,12 @@ impl Run {
             5 if !self.gentle => self.troubles[at].agent_frozen = until,
             42..=43 => self.troubles[at].database_frozen = until,
             49 => self.troubles[at].full = until,
+            // The same thing fills the disks of all.
+            51 if self.dice.one_in(4) => self.troubles.iter_mut().for_each(|trouble| trouble.full = until),
             // A busy machine may look like one whose database stands still.
             44 => self.act(Act::Silent(at))?,
             // And like one whose replica does not answer.
-            48 => self.act(Act::Unacknowledged(at))?,
+            48 => self.troubles[at].in_vain = until,
             6..=7 => self.troubles[at].no_store = until,
             8..=9 => self.troubles[at].cut = until,
             10..=19 => self.act(Act::FailJob(at))?,
@@ -362,6 +373,11 @@ impl Run {
             45 if self.dice.one_in(6) => self.act(Act::Order(at, Command::CopyAnew(true)))?,
             46 if self.dice.one_in(6) => self.act(Act::Diverged(at))?,
             47 => self.act(Act::Order(at, Command::Rejoin))?,
+            // Or sees that the primary is gone, and promotes another, whatever that lacks.
+            50 if self.world.strict && self.dice.one_in(4) => {
+                let accept_loss = [0, 3, u64::MAX][self.dice.below(3) as usize];
+                self.act(Act::Order(at, Command::Force { accept_loss }))?;
+            }
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;
@@ -531,4 +547,5 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.handed_over += seen.handed_over;
     all.silenced += seen.silenced;
     all.filled += seen.filled;
+    all.forced += seen.forced;
 }

@@ -52,16 +52,30 @@ fn an_operator_who_promotes_a_replica_names_the_loss() -> Result<(), LabError> {
     in_lab(
         "an_operator_who_promotes_a_replica_names_the_loss",
         Duration::from_secs(600),
-        async |lab| {
-            let mut fleet = Fleet::new(lab).await?;
-            StoreKind::Etcd.available()?;
-            fill(&fleet.a, 1).await?;
-            fleet.found().await?;
-            fleet.join().await?;
-            let outcome = by_an_operator(&mut fleet).await;
-            fleet.explain(outcome).await
-        },
+        async |lab| promoted(Fleet::new(lab).await?).await,
     )
+}
+
+#[test]
+fn an_operator_who_promotes_a_mysql_replica_names_the_loss() -> Result<(), LabError> {
+    if !long() {
+        tell("SKIPPED: a promotion with a loss is in the long form only: PONTOON_LONG=1");
+        return Ok(());
+    }
+    in_lab(
+        "an_operator_who_promotes_a_mysql_replica_names_the_loss",
+        Duration::from_secs(600),
+        async |lab| promoted(Fleet::with(lab, Engine::Mysql, DatabaseOptions::default()).await?).await,
+    )
+}
+
+async fn promoted(mut fleet: Fleet) -> Result<(), LabError> {
+    StoreKind::Etcd.available()?;
+    fill(&fleet.a, 1).await?;
+    fleet.found().await?;
+    fleet.join().await?;
+    let outcome = by_an_operator(&mut fleet).await;
+    fleet.explain(outcome).await
 }
 
 async fn played(mut fleet: Fleet) -> Result<(), LabError> {

@@ -12,7 +12,9 @@ impl Node {
         let record = &seen.record;
         if self.setup.automatic && self.may_lead(seen, now) && self.is_time(seen, now) {
             let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
-            let loss = self.loss(record, now);
+            // Of several in sync an election finds the one that has everything.
+            let in_sync = record.in_sync(&me, life);
+            let loss = (!in_sync).then(|| self.loss(now));
             self.swap(seen, now, fresh, out, |next| {
                 next.epoch = next.epoch.next();
                 (next.leader, next.incarnation) = (me, life);
@@ -42,12 +44,18 @@ impl Node {
     }
 
     /// What this server would lack as a leader.
-    fn loss(&self, record: &Record, now: Duration) -> Option<Loss> {
-        let has_everything = record.in_sync(&self.setup.me, self.durable.incarnation);
-        (!has_everything).then(|| Loss {
+    fn loss(&self, now: Duration) -> Loss {
+        Loss {
             window: self.lag.map(|lag| now.saturating_sub(lag.beat)),
             known: self.lag.map_or(0, |lag| lag.missing),
-        })
+        }
+    }
+
+    /// Whether every acknowledged write is here, without asking anybody: of several in sync each may have acknowledged what
+    /// the others lack.
+    fn has_everything(&self, record: &Record) -> bool {
+        record.in_sync(&self.setup.me, self.durable.incarnation)
+            && (usize::from(record.acks) >= record.sync.len() || !keeps!(self, NamedLoss))
     }
 
     fn is_time(&self, seen: &Seen, now: Duration) -> bool {
@@ -70,7 +78,7 @@ impl Node {
 
     /// Whether the store answers, and has for long enough that a leader that lives would have renewed. After an outage
     /// both ask at once, and whoever comes first wins: the leader must have its turn.
-    fn hears_the_store(&self, now: Duration) -> bool {
+    pub(super) fn hears_the_store(&self, now: Duration) -> bool {
         let patience = self.setup.timing.renewal();
         self.answers.is_some_and(|answers| {
             now <= answers.last + patience && answers.again.is_none_or(|again| now >= again + patience)
@@ -100,8 +108,7 @@ impl Node {
 
     /// Why not, when more would be lost than was accepted.
     fn loses_more(&self, seen: &Seen, accepted: u64) -> Option<Why> {
-        let in_sync = seen.record.in_sync(&self.setup.me, self.durable.incarnation);
-        let loss = if in_sync {
+        let loss = if self.has_everything(&seen.record) {
             Some(0)
         } else {
             // A leader that has renewed since went on writing, nobody here knows how much.
@@ -136,7 +143,7 @@ impl Node {
             );
         }
         let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
-        let loss = self.loss(&seen.record, now);
+        let loss = (!self.has_everything(&seen.record)).then(|| self.loss(now));
         self.swap(seen, now, fresh, out, |next| {
             (next.epoch, next.leader, next.incarnation, next.loss) = (epoch, me, life, loss);
             (next.released, next.electing, next.fragile) = (false, false, true);

@@ -391,4 +391,6 @@ pub enum Guard {
     KillSilent,
     /// Where a disk is full, only one that has room takes over.
     Room,
+    /// Who is made the leader by an operator without having everything needs that loss named.
+    NamedLoss,
 }

@@ -69,6 +69,8 @@ pub struct Node {
     /// What was heard in the election of an epoch.
     pub(super) ballot: (Epoch, BTreeMap<ServerName, (super::Incarnation, Position)>),
     pub(super) handing: Option<Handing>,
+    /// Since when commits have waited in vain, and when that was last said.
+    pub(super) in_vain: Option<(Duration, Duration)>,
     /// An operator wants this server to lead, and accepts to lose so many transactions with it.
     pub(super) forced: Option<u64>,
     paused: bool,
@@ -191,6 +193,7 @@ impl Node {
             peers: BTreeMap::new(),
             ballot: (Epoch(0), BTreeMap::new()),
             handing: None,
+            in_vain: None,
             forced: None,
             paused: false,
             silent: false,
@@ -248,6 +251,10 @@ impl Node {
         if let Some(seen) = &mut self.seen {
             back(&mut seen.since);
             back(&mut seen.epoch_since);
+        }
+        if let Some((since, last)) = &mut self.in_vain {
+            back(since);
+            back(last);
         }
         self.lag.iter_mut().for_each(|lag| back(&mut lag.beat));
         for heard in self.peers.values_mut() {
@@ -334,7 +341,7 @@ impl Node {
                 self.database = Database::Stopped;
                 (self.killing, self.work) = (false, None);
                 (self.acks, self.caught_up, self.halted_at) = (None, None, None);
-                self.handing = None;
+                (self.handing, self.in_vain) = (None, None);
             }
             Event::Silent => self.silent = true,
             Event::Full => self.full = true,

@@ -157,12 +157,24 @@ impl Node {
     }
 
     /// Commits wait for those in sync, in vain. Going on without them ends that, and they are asked again later. Without the
-    /// leave to go on alone commits wait on.
+    /// leave to go on alone the database counts as one that stands still when it lasts: one of those in sync takes over.
     pub(super) fn unacknowledged(&mut self, now: Duration) {
         let leads = self.seen.as_ref().filter(|seen| self.leads(&seen.record));
-        if let Some(members) = leads.map(|seen| seen.record.sync.clone()) {
-            self.slow(&members, now);
+        let Some(members) = leads.map(|seen| seen.record.sync.clone()) else {
+            return;
+        };
+        if self.setup.continue_alone {
+            return self.slow(&members, now);
         }
+        let timing = &self.setup.timing;
+        let still = |(_, last): &(Duration, Duration)| now < *last + timing.peer / 4;
+        let (since, _) = self.in_vain.filter(still).unwrap_or((now, now));
+        // Before this was said for the first time it had lasted for as long as a replica is waited for.
+        let long = now.saturating_sub(since) + timing.peer >= timing.silence;
+        // Whoever takes over needs the store.
+        let answers = self.hears_the_store(now);
+        self.in_vain = Some((since, now));
+        self.silent |= long && answers;
     }
 
     /// Whether these replicas are there, in these lives, and were not too slow lately.

@@ -10,7 +10,7 @@
 
 mod databases;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pontoon_decide::failover::{
@@ -47,6 +47,8 @@ pub struct World {
     pub slip: Option<Slip>,
     /// In the mode `available` loss is counted, and with it two writers.
     pub strict: bool,
+    /// The epochs that somebody leads by an operator's word, and may lack something.
+    pub forced: BTreeSet<Epoch>,
     pub seen: Seen,
     pub book: Book,
 }
@@ -70,6 +72,7 @@ pub struct Seen {
     pub handed_over: u64,
     pub silenced: u64,
     pub filled: u64,
+    pub forced: u64,
 }
 
 /// When things happened, by a clock that the servers do not have. Not a part of a state.
@@ -231,6 +234,7 @@ impl World {
             messages: Vec::new(),
             slip,
             strict: true,
+            forced: BTreeSet::new(),
             seen: Seen::default(),
             book: Book::default(),
         }
@@ -557,6 +561,13 @@ impl World {
         }
     }
 
+    /// Whether an operator has made another the leader since that epoch, who did not need to have everything.
+    fn is_given_up(&self, epoch: Epoch) -> bool {
+        self.forced
+            .iter()
+            .any(|forced| epoch < *forced && *forced <= self.top)
+    }
+
     /// Whoever gives way because it cannot write has heard, not long ago, of one that can.
     fn check_room(&mut self, at: usize) {
         let long = self.servers[at].setup.timing.peer * 2;
@@ -610,7 +621,12 @@ impl World {
         let result = if self.record.as_ref().map(|record| record.nonce) == expected {
             if let Some(current) = &self.record {
                 current.check_next(&record).unwrap();
-                if record.epoch > current.epoch && record.loss.is_some() {
+                let lacking = record.epoch > current.epoch && record.loss.is_some();
+                if lacking && self.strict {
+                    // Only an operator's word can do that.
+                    self.seen.forced += 1;
+                    self.forced.insert(record.epoch);
+                } else if lacking {
                     let beat = self.book.beats.get(&self.index(&record.leader));
                     let behind = self.book.landed.saturating_sub(beat.copied().unwrap_or_default());
                     if behind * 89 / 100 > record.policy.max_lag {

@@ -1,4 +1,5 @@
-//! A leader that cannot write for want of room gives way, to a copy that can.
+//! A leader that commits nothing gives way: for want of room, to a copy that has some; and for want of acknowledgements,
+//! where it may not go on alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,17 @@ use pontoon_fleet::{Epoch, ServerName};
 
 fn name(text: &str) -> ServerName {
     text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
+}
+
+/// What `b` says of itself, with room on its disk or without.
+fn facts(room: bool) -> PeerFacts {
+    PeerFacts {
+        incarnation: Incarnation(2),
+        follows: Some(Epoch(3)),
+        near: true,
+        position: 5,
+        room,
+    }
 }
 
 struct Case {
@@ -77,18 +89,11 @@ fn leader(case: &Case) -> (Node, Duration, Vec<Effect>) {
     };
     let mut node = Node::new(setup, durable, closed);
     let mut now = Duration::from_secs(100);
-    let facts = PeerFacts {
-        incarnation: Incarnation(2),
-        follows: Some(Epoch(3)),
-        near: true,
-        position: 5,
-        room,
-    };
     let (mut events, mut effects) = (vec![Event::Read(Some(record))], Vec::new());
     // Whatever it asks for goes well, until it is open and asks for nothing.
     for step in 0..40 {
         now += Duration::from_millis(100);
-        events.push(Event::Peer(name("b"), facts));
+        events.push(Event::Peer(name("b"), facts(room)));
         for event in std::mem::take(&mut events) {
             for effect in node.step(event, now, Nonce(1_000 + step)) {
                 match &effect {
@@ -166,4 +171,56 @@ fn a_replica_without_room_is_not_taken_into_sync_while_writes_may_go_on_without_
     assert!(taken(true, true));
     assert!(!taken(false, true), "commits would wait for it in vain");
     assert!(taken(false, false), "better than nobody");
+}
+
+#[test]
+fn commits_that_wait_in_vain_end_with_the_leader_only_where_it_may_not_go_on_alone() {
+    let killed_after = |continue_alone, step: u32, hears: bool| {
+        let (mut node, begun, _) = leader(&Case {
+            continue_alone,
+            ..CASE
+        });
+        let timing = Timing::etcd();
+        let mut nonce = 10_000;
+        let mut record = node.standing().record.unwrap_or_else(|| unreachable!());
+        for number in 0..200_u32 {
+            let now = begun + Duration::from_millis(100) * number;
+            // What it asked for last was not answered yet.
+            let mut events = vec![if number == 0 {
+                Event::Unreadable
+            } else {
+                Event::Tick
+            }];
+            if hears {
+                events.push(Event::Peer(name("b"), facts(true)));
+            }
+            if number % step == 0 {
+                events.push(Event::Unacknowledged);
+            }
+            while let Some(event) = events.pop() {
+                nonce += 1;
+                for effect in node.step(event, now, Nonce(nonce)) {
+                    match effect {
+                        Effect::Kill => return Some(now + timing.peer - begun),
+                        Effect::Read => events.push(Event::Read(Some(record.clone()))),
+                        Effect::Work(_) => events.push(Event::Worked(Outcome::Done)),
+                        Effect::Swap { record: next, .. } => {
+                            record = *next;
+                            events.push(Event::Won);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        None
+    };
+    assert_eq!(killed_after(false, 1, true), Some(Timing::etcd().silence));
+    assert_eq!(killed_after(true, 1, true), None, "it goes on alone");
+    assert_eq!(killed_after(false, 20, true), None, "they ended between");
+    assert_eq!(
+        killed_after(false, 1, false),
+        None,
+        "nobody is there to take over"
+    );
 }
