@@ -206,7 +206,8 @@ pub(crate) fn words(why: Why) -> String {
         }
         Why::Loss(None) => {
             "how many transactions its copy lacks is not known: the primary renewed its lease after this \
-                            server last heard from its database"
+             server last heard from its database, or another replica in sync may have acknowledged what this \
+             one lacks"
                 .to_owned()
         }
         Why::Diverged => "its copy has transactions that the primary lacks".to_owned(),
