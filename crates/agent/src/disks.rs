@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon_helper::Node;
 
@@ -15,8 +15,14 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Less than this is full: less than a transaction or a log may need at once.
 const FULL_BELOW_BYTES: u64 = 16 << 20;
 
+/// For how long after its disk was full a replica is told to go on that stopped applying: MariaDB looks for room once a
+/// minute, and may stop only then.
+const GO_ON_FOR: Duration = Duration::from_secs(180);
+
 /// Runs until shutdown. A disk that hangs hangs one look, and nothing else.
 pub(crate) async fn run(agent: Arc<Agent>) {
+    // It may have been full before this agent began.
+    let mut was_full = Instant::now();
     loop {
         let looking = agent.clone();
         let found = tokio::task::spawn_blocking(move || full(&looking));
@@ -24,6 +30,11 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             found = found => {
                 let full = found.unwrap_or_default();
                 agent.failover.note_disk(full.is_some());
+                if full.is_some() {
+                    was_full = Instant::now();
+                } else if was_full.elapsed() < GO_ON_FOR {
+                    go_on(&agent).await;
+                }
                 agent.known().full_disk = full;
             }
             () = agent.shutdown.requested() => break,
@@ -32,6 +43,28 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             () = tokio::time::sleep(INTERVAL) => {}
             () = agent.shutdown.requested() => break,
         }
+    }
+}
+
+/// Lets a replica apply again that stopped for want of room.
+async fn go_on(agent: &Agent) {
+    let stops = agent
+        .known()
+        .database
+        .as_ref()
+        .is_some_and(|report| report.error.is_some());
+    let held = agent
+        .failover
+        .posted()
+        .is_some_and(|posted| posted.paused || posted.work.is_some());
+    let database = agent.database.read().await.clone();
+    let Some(database) = database.filter(|_| stops && !held) else {
+        return;
+    };
+    match database.apply_with_room().await {
+        Ok(true) => tracing::info!("there is room on the disk again: the replica goes on applying"),
+        Ok(false) => {}
+        Err(refusal) => tracing::debug!(%refusal, "the replica does not go on applying yet"),
     }
 }
 

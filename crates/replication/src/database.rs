@@ -15,6 +15,10 @@ use crate::secret;
 use crate::sql_account;
 use crate::version::Version;
 
+/// What a replica stops with that cannot write for want of room: `EE_WRITE`, `EE_DISK_FULL`, `ER_DISK_FULL`,
+/// `ER_ERROR_ON_WRITE`, `ER_RECORD_FILE_FULL` (error reference of MySQL and MariaDB).
+const NO_ROOM: [u64; 5] = [3, 20, 1021, 1026, 1114];
+
 /// How long a database that is starting is waited for: recovery after a crash reads the whole redo log.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -438,6 +442,22 @@ impl Database {
     pub async fn replica_status(&self) -> Result<Option<ReplicaStatus>, Refusal> {
         let rows = self.control.query(self.flavor.replica_status()).await?;
         Ok(rows.first().map(|row| self.flavor.read_replica_status(row)))
+    }
+
+    /// Lets a replica apply again that stopped because there was no room, and says whether it did. Only while it receives:
+    /// MariaDB forgets what it received when applying is started while neither goes on.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn apply_with_room(&self) -> Result<bool, Refusal> {
+        let status = self.replica_status().await?;
+        let stopped = status.is_some_and(|status| {
+            status.receiving && !status.applying && NO_ROOM.contains(&status.applying_error)
+        });
+        if stopped {
+            self.control.run(&[self.flavor.start_applying()]).await?;
+        }
+        Ok(stopped)
     }
 
     /// What this server has written: what a replica must reach to have everything.

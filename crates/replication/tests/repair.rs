@@ -64,6 +64,8 @@ async fn a_stopped_replica_gets_going_and_holds_the_same(software: Software) {
     pair.plant("REPLACE INTO app.t VALUES (11, 'nobody', 11)");
     let stop = stopped(&pair).await;
     assert!(matches!(stop.error, 1032 | 1062), "{stop:?}");
+    let goes_on = pair.replica.apply_with_room().await.unwrap();
+    assert!(!goes_on, "that is for an operator");
     let events = pair
         .source
         .events(&stop.place, stop.transaction.as_deref(), None)
@@ -176,6 +178,30 @@ async fn a_stopped_replica_gets_going_and_holds_the_same(software: Software) {
     );
     let refusal = pair.replica.skip().await.unwrap_err();
     assert_eq!(refusal.code, Code::D013, "{refusal}");
+
+    goes_on_with_room(&pair, software).await;
+}
+
+/// A table is full on the replica, as all are when its disk is, and then is not.
+async fn goes_on_with_room(pair: &Pair, software: Software) {
+    let replica = match software {
+        Software::Mysql => "REPLICA",
+        _ => "SLAVE",
+    };
+    pair.b.moved_sql(&format!(
+        "SET GLOBAL max_heap_table_size = 16384; STOP {replica} SQL_THREAD; START {replica} SQL_THREAD"
+    ));
+    pair.a.moved_sql(
+        "CREATE TABLE app.small (id INT PRIMARY KEY, v CHAR(250)) ENGINE=MEMORY; \
+         INSERT INTO app.small SELECT seq.i, 'v' FROM (WITH RECURSIVE seq AS \
+         (SELECT 1 AS i UNION ALL SELECT i + 1 FROM seq WHERE i < 900) SELECT i FROM seq) AS seq",
+    );
+    let stop = stopped(pair).await;
+    assert_eq!(stop.error, 1114, "{stop:?}");
+    pair.plant("SET SESSION max_heap_table_size = 16777216; ALTER TABLE app.small ENGINE=MEMORY");
+    assert!(pair.replica.apply_with_room().await.unwrap());
+    pair.caught_up().await;
+    assert_eq!(pair.b.moved_sql("SELECT COUNT(*) FROM app.small"), "900");
 }
 
 async fn stopped(pair: &Pair) -> Stop {
