@@ -29,13 +29,15 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         tokio::select! {
             found = found => {
                 let full = found.unwrap_or_default();
-                agent.failover.note_disk(full.is_some());
-                if full.is_some() {
+                let is_full = full.is_some();
+                agent.failover.note_disk(is_full);
+                agent.known().full_disk = full;
+                if is_full {
                     was_full = Instant::now();
                 } else if was_full.elapsed() < GO_ON_FOR {
-                    go_on(&agent).await;
+                    // One that hangs keeps nobody from looking at the disk.
+                    let _ = tokio::time::timeout(INTERVAL, go_on(&agent)).await;
                 }
-                agent.known().full_disk = full;
             }
             () = agent.shutdown.requested() => break,
         }
