@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
-use pontoon_fleet::{BalanceRule, ClientLimits, EdgeLimits};
+use pontoon_fleet::{BalanceRule, ClientLimits, EdgeFront, EdgeLimits, ProxyProtocol};
 
 use crate::Config;
 use crate::model::{
@@ -25,9 +25,8 @@ impl Config {
         for server in &self.servers {
             print_server(&mut out, server);
         }
-        if !self.edge.listen.is_empty() {
-            out.section("[edge]");
-            out.list("listen", &self.edge.listen);
+        if !self.edge.listen.is_empty() || self.edge.front != EdgeFront::default() {
+            print_edge(&mut out, &self.edge);
         }
         if let Some(tls) = &self.edge.tls {
             print_tls(&mut out, tls);
@@ -194,6 +193,35 @@ fn print_tls(out: &mut String, tls: &Tls) {
     }
 }
 
+fn print_edge(out: &mut String, edge: &crate::model::Edge) {
+    let front = &edge.front;
+    out.section("[edge]");
+    for (key, list) in [
+        (
+            "listen",
+            edge.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ),
+        (
+            "trusted_proxies",
+            front.trusted.iter().map(ToString::to_string).collect(),
+        ),
+    ] {
+        if !list.is_empty() {
+            out.list(key, &list);
+        }
+    }
+    for (key, says) in [
+        ("proxy_protocol", front.proxy_protocol),
+        ("request_id", front.request_id),
+        ("traceparent", front.traceparent),
+        ("server_timing", front.server_timing),
+    ] {
+        if says {
+            out.raw(key, says);
+        }
+    }
+}
+
 fn print_limits(out: &mut String, limits: &EdgeLimits) {
     if *limits == EdgeLimits::default() {
         return;
@@ -261,6 +289,10 @@ fn print_dispatch(out: &mut String, app: &App) {
     if app.balance == BalanceRule::Hash {
         out.text("hash_key", &dispatch.key.to_string());
     }
+    out.optional(
+        "proxy_protocol",
+        dispatch.proxy_protocol.map(ProxyProtocol::as_str),
+    );
     out.optional("sticky_cookie", dispatch.sticky.as_deref());
     out.text("slow_start", &format_duration(dispatch.slow_start));
     out.text("panic", &format_share(dispatch.panic));

@@ -165,6 +165,16 @@ pub(crate) struct Edge {
     pub tls: Option<At<Tls>>,
     /// What visitors are allowed.
     pub limits: Option<Limits>,
+    /// Networks of proxies before the edge, such as a CDN's, whose word on who a visitor is counts. Default: none.
+    pub trusted_proxies: Option<At<Vec<Text>>>,
+    /// Whether connections from trusted proxies begin with a header of the PROXY protocol. Default false.
+    pub proxy_protocol: Option<At<bool>>,
+    /// Whether each request gets an id (`X-Request-Id`), unless a trusted proxy gave it one. Default false.
+    pub request_id: Option<At<bool>>,
+    /// Whether each request is part of a trace (`traceparent`), its own or a new one. Default false.
+    pub traceparent: Option<At<bool>>,
+    /// Whether answers say how long they took, and where (`Server-Timing`). Default false.
+    pub server_timing: Option<At<bool>>,
 }
 
 /// What visitors are allowed.
@@ -269,6 +279,8 @@ pub(crate) struct App {
     pub balance: Option<Text>,
     /// By what "hash" tells requests apart: "address", "target", "field:NAME" or "cookie:NAME". Default "address".
     pub hash_key: Option<Text>,
+    /// With what header of the PROXY protocol connections to it begin: "v1" or "v2". Default: with none.
+    pub proxy_protocol: Option<Text>,
     /// The name of a cookie by which a visitor stays with a server. Default: visitors do not.
     pub sticky_cookie: Option<Text>,
     /// How long a server that came into service takes to its full share. Default "0s".

@@ -59,6 +59,18 @@ fn limits_that_cannot_be() {
 }
 
 #[test]
+fn proxies_that_cannot_be() {
+    for (line, code, place) in [
+        ("proxy_protocol = true", Code::C006, "true"),
+        ("trusted_proxies = [\"10.0.0.1/8\"]", Code::C002, "\"10.0.0.1/8\""),
+        ("request_ids = true", Code::C004, "request_ids"),
+    ] {
+        let edge = format!("[edge]\n{line}\n\n[app]");
+        one(ONE, "[app]", &edge, code, place);
+    }
+}
+
+#[test]
 fn dispatching_that_cannot_be() {
     for (line, code, place) in [
         ("balance = \"fastest\"", Code::C002, "\"fastest\""),
@@ -67,6 +79,12 @@ fn dispatching_that_cannot_be() {
             "balance = \"hash\"\nhash_key = \"cookie:\"",
             Code::C002,
             "\"cookie:\"",
+        ),
+        ("proxy_protocol = \"v3\"", Code::C002, "\"v3\""),
+        (
+            "protocol = \"h2c\"\nproxy_protocol = \"v2\"",
+            Code::C006,
+            "\"v2\"",
         ),
         ("sticky_cookie = \"a b\"", Code::C002, "\"a b\""),
         ("sticky_cookie = \"\"", Code::C002, "\"\""),

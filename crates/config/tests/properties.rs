@@ -14,8 +14,9 @@ use pontoon_config::{
     Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeLimits, Engine, HashKey,
-    HealthCheck, ListenAddress, OutlierRules, PathRule, QueueRules, RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeFront, EdgeLimits, Engine,
+    HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules, RetryPolicy,
+    Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -407,6 +408,11 @@ fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
             true => keys[share as usize % 4].parse().unwrap(),
             false => HashKey::Address,
         },
+        // With HTTP/2 one connection carries many visitors.
+        proxy_protocol: (max % 2 == 0).then_some(match share.is_multiple_of(2) {
+            true => ProxyProtocol::V1,
+            false => ProxyProtocol::V2,
+        }),
         sticky: share.is_multiple_of(3).then(|| "where-to".to_owned()),
         slow_start: span,
         panic: share,
@@ -687,6 +693,13 @@ fn configs() -> impl Strategy<Value = Config> {
                     servers,
                     edge: Edge {
                         listen: listen.into_iter().map(|text| text.parse().unwrap()).collect(),
+                        front: EdgeFront {
+                            trusted: limits.client.exempt.clone(),
+                            proxy_protocol: !limits.client.exempt.is_empty() && tls.is_some(),
+                            request_id: app.is_some(),
+                            traceparent: db.is_some(),
+                            server_timing: tls.is_some(),
+                        },
                         tls,
                         limits,
                     },

@@ -108,6 +108,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             .map(|db| sql_view(inputs, db, epoch)),
         https: config.edge.tls.as_ref().map(|tls| https_view(inputs, tls)),
         limits: config.edge.limits.clone(),
+        front: config.edge.front.clone(),
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),

@@ -35,6 +35,10 @@ pub struct Record<'r> {
     pub upstream: Option<&'r str>,
     /// How many servers were tried before.
     pub retries: u32,
+    /// The request's id; empty where none is wanted.
+    pub request_id: &'r [u8],
+    /// The id of the trace that it is part of; empty where none is wanted.
+    pub trace: &'r [u8],
 }
 
 /// The lines of one thread that were not yet handed to the writer.
@@ -146,7 +150,8 @@ impl LogBuffer {
     }
 }
 
-/// Apache's combined format with the duration in seconds and the upstream at its end.
+/// Apache's combined format with the duration in seconds and the upstream at its end; then the ids of request and trace,
+/// where either is wanted.
 fn combined(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt::Result {
     let date = Date::of(now);
     write!(
@@ -169,7 +174,15 @@ fn combined(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt:
     out.push_str("\" \"");
     quoted(out, or_dash(record.user_agent))?;
     let upstream = record.upstream.unwrap_or("-");
-    writeln!(out, "\" {:.6} {upstream}", record.took.as_secs_f64())
+    write!(out, "\" {:.6} {upstream}", record.took.as_secs_f64())?;
+    if !record.request_id.is_empty() || !record.trace.is_empty() {
+        for id in [record.request_id, record.trace] {
+            out.push(' ');
+            quoted(out, or_dash(id))?;
+        }
+    }
+    out.push('\n');
+    Ok(())
 }
 
 fn json(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt::Result {
@@ -195,6 +208,12 @@ fn json(out: &mut String, record: &Record<'_>, now: SystemTime) -> std::fmt::Res
     quoted(out, record.referer)?;
     out.push_str("\",\"user_agent\":\"");
     quoted(out, record.user_agent)?;
+    for (key, id) in [("request_id", record.request_id), ("trace_id", record.trace)] {
+        if !id.is_empty() {
+            write!(out, "\",\"{key}\":\"")?;
+            quoted(out, id)?;
+        }
+    }
     match record.upstream {
         Some(upstream) => writeln!(out, "\",\"upstream\":\"{upstream}\"}}"),
         None => writeln!(out, "\",\"upstream\":null}}"),
@@ -263,6 +282,8 @@ mod tests {
             took: Duration::from_millis(1500),
             upstream: Some("a"),
             retries: 1,
+            request_id: b"",
+            trace: b"",
         }
     }
 
@@ -279,6 +300,22 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["target"], "/a\"b");
         assert_eq!(value["user_agent"], "x\u{ff}\ny");
+        assert_eq!(value.get("request_id"), None);
+        line.clear();
+        let with_id = Record {
+            request_id: b"a\"b",
+            trace: b"4bf9",
+            ..record()
+        };
+        json(&mut line, &with_id, moment).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&value["request_id"], &value["trace_id"]),
+            (&"a\"b".into(), &"4bf9".into())
+        );
+        line.clear();
+        combined(&mut line, &with_id, moment).unwrap();
+        assert!(line.ends_with(" 1.500000 a a\\\"b 4bf9\n"), "{line}");
     }
 
     #[test]

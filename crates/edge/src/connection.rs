@@ -16,6 +16,7 @@ use crate::access_log::Record;
 use crate::answer;
 use crate::challenge;
 use crate::forward::{self, After, Served};
+use crate::front;
 use crate::http1::body::Length;
 use crate::http1::head::{HeadLimits, Scanner};
 use crate::http1::reject::Reject;
@@ -148,7 +149,11 @@ async fn next_head(
         match scanner.scan(client.buffer.filled(), limits) {
             Err(reject) => return Next::Refuse(reject),
             Ok(Some(extent)) => {
-                let verdict = request::read(&client.buffer.filled()[extent.start..extent.end], sender, head);
+                let front = &upstreams.front;
+                let is_trusted = |address| front.trusts(address);
+                let marks = front::marks(worker, front, sender, &is_trusted);
+                let text = &client.buffer.filled()[extent.start..extent.end];
+                let verdict = request::read_marked(text, sender, &marks, head);
                 client.buffer.consume(extent.end);
                 return match verdict {
                     Ok(request) => Next::Request(request),
@@ -288,10 +293,10 @@ async fn carry_out(
     };
     let mut up = Pipe::limited(head, request.length.into(), limit);
     let elsewhere = worker.https().and_then(|https| https.redirect);
-    let elsewhere = elsewhere.filter(|_| matches!(sender, Sender::Visitor { secure: false, .. }));
-    let admitted = match sender {
-        Sender::Visitor { peer, .. } => worker.shared.clients.admit(&upstreams.client, *peer),
-        Sender::Edge => Ok(None),
+    let elsewhere = elsewhere.filter(|_| request.peer.is_some() && !request.secure);
+    let admitted = match request.peer {
+        Some(peer) => worker.shared.clients.admit(&upstreams.client, peer),
+        None => Ok(None),
     };
     let served = match &admitted {
         Err(denied) => forward::denied(worker, client, request, denied).await,
@@ -315,9 +320,9 @@ async fn carry_out(
     }
     let mut head = up.into_staged();
     head.truncate(head_length);
-    if let Sender::Visitor { peer, .. } = sender {
+    if let Some(peer) = request.peer {
         worker.log(&Record {
-            peer: peer.to_canonical(),
+            peer,
             method: head.get(..request.method_length).unwrap_or(&[]),
             target: head.get(request.target.clone()).unwrap_or(&[]),
             user_agent: head.get(request.user_agent.clone()).unwrap_or(&[]),
@@ -333,6 +338,8 @@ async fn carry_out(
             took,
             upstream: served.upstream.as_ref().map(|upstream| upstream.server.as_str()),
             retries: served.retries,
+            request_id: head.get(request.request_id.clone()).unwrap_or(&[]),
+            trace: head.get(request.trace.clone()).unwrap_or(&[]),
         });
     }
     (served.after, head)

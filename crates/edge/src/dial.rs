@@ -94,6 +94,25 @@ pub async fn open(
     }
 }
 
+/// Sends `header`, with which a connection begins, within `limit`.
+///
+/// # Errors
+/// Why it was not possible. Not a byte of a request was sent.
+pub async fn introduce(stream: &mut Stream, header: &[u8], limit: Duration) -> Result<(), DialError> {
+    let mut at = 0;
+    let sending = async {
+        while at < header.len() {
+            let rest = header.get(at..).unwrap_or(&[]);
+            at += std::future::poll_fn(|cx| stream.poll_write(cx, &[io::IoSlice::new(rest)])).await?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(limit, sending).await {
+        Ok(sent) => sent.map_err(|error| failed(&error)),
+        Err(_) => Err(failed(&io::ErrorKind::TimedOut.into())),
+    }
+}
+
 async fn connect(upstream: &Upstream, identity: &Identity) -> Result<Stream, DialError> {
     match upstream.way {
         Way::Direct(address) if upstream.h2c => {

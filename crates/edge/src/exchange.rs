@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::floors::Leaving;
+use crate::front::Told;
 use crate::http1::body::{Body, Length};
 use crate::http1::head::{Extent, HeadLimits, Scanner};
 use crate::http1::reject::Reject;
@@ -91,6 +92,8 @@ pub struct Exchange<'e> {
     pub stay: Option<&'e str>,
     /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
     pub hsts: Option<&'e str>,
+    /// What the answer tells of its request.
+    pub told: Option<&'e Told>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
     pub worth_waiting: &'e dyn Fn() -> bool,
 }
@@ -418,7 +421,11 @@ impl Exchange<'_> {
         );
         let cookie = self.state.cookie.take();
         let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
-        for field in [cookie.as_deref(), self.stay, hsts].into_iter().flatten() {
+        let told = self
+            .told
+            .map(|told| told.fields(&parsed, self.state.begun.elapsed()));
+        let fields = [cookie.as_deref(), self.stay, hsts, told.as_deref()];
+        for field in fields.into_iter().flatten() {
             let head = self.down.stage();
             // Before the empty line.
             head.truncate(head.len() - 2);
@@ -593,6 +600,7 @@ mod tests {
             answer_timeout: tuning.answer_timeout,
             stay: None,
             hsts: None,
+            told: None,
             worth_waiting: &|| true,
         };
         let answer = async {

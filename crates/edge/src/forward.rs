@@ -4,12 +4,14 @@
 //! (`RetryPolicy::methods`), and all that was sent can be sent again, and the retry budget allows it. Never once
 //! a byte of an answer is with the client.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
+use pontoon_fleet::ProxyProtocol;
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
@@ -20,6 +22,7 @@ use crate::cookie;
 use crate::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
 use crate::floors::Leaving;
+use crate::front::{self, Told};
 use crate::http1::body::{Body, Length};
 use crate::http1::head::FLOOR_FIELD;
 use crate::http1::reject::Reject;
@@ -92,6 +95,10 @@ pub async fn forward(
         ),
         Route::Relay => Wish::default(),
     };
+    let told = match route {
+        Route::Visitors => Told::of(&upstreams.front, request, head),
+        Route::Relay => None,
+    };
     let may_repeat = worker.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
     let mut attempt = Attempt {
         worker,
@@ -108,6 +115,8 @@ pub async fn forward(
         floor_told: false,
         wish,
         answer_timeout,
+        told,
+        proxy_protocol: upstreams.proxy_protocol(),
     };
     let mut hold: Option<Hold<'_>> = None;
     let mut place: Option<Place<'_>> = None;
@@ -254,6 +263,10 @@ struct Attempt<'a> {
     wish: Wish,
     /// How long the application may be silent.
     answer_timeout: Duration,
+    /// What the answer tells of the request.
+    told: Option<Told>,
+    /// With what header connections to the application itself begin.
+    proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Attempt<'_> {
@@ -371,7 +384,10 @@ impl Attempt<'_> {
         // What cannot be sent twice never goes on a kept connection to an application: it may be closed in this
         // very moment, and nobody could tell whether the request was seen. A relay keeps its side open for longer
         // than connections are kept here.
-        let may_use_kept = !self.fresh && (self.may_repeat || matches!(upstream.way, Way::Relay(_)));
+        // Nor where it would say whose connection it is: it was another visitor's.
+        let may_use_kept = !self.fresh
+            && (self.may_repeat || matches!(upstream.way, Way::Relay(_)))
+            && self.introduces(upstream).is_none();
         if may_use_kept && let Some(stream) = self.worker.take_kept(upstream, self.client.now) {
             return Some((stream, true));
         }
@@ -386,6 +402,16 @@ impl Attempt<'_> {
                 .await
                 .map(|stream| (stream, false)),
         };
+        let made = match (made, self.introduces(upstream)) {
+            (Ok((mut stream, kept)), Some((version, address))) => {
+                let head = self.up.staged();
+                let header = front::introduction(version, self.request, head, address);
+                dial::introduce(&mut stream, &header, limit)
+                    .await
+                    .map(|()| (stream, kept))
+            }
+            (made, _) => made,
+        };
         match made {
             Ok(connection) => Some(connection),
             Err(error) => {
@@ -396,6 +422,14 @@ impl Attempt<'_> {
                 }
                 None
             }
+        }
+    }
+
+    /// With what header a connection to `upstream` begins, and where it goes; `None` for no header.
+    fn introduces(&self, upstream: &Upstream) -> Option<(ProxyProtocol, SocketAddr)> {
+        match (self.proxy_protocol, upstream.way) {
+            (Some(version), Way::Direct(address)) if !upstream.h2c => Some((version, address)),
+            _ => None,
         }
     }
 
@@ -453,6 +487,7 @@ impl Attempt<'_> {
             answer_timeout: self.answer_timeout,
             stay: stay.as_deref(),
             hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
+            told: self.told.as_ref(),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },
@@ -538,7 +573,7 @@ impl Attempt<'_> {
         state: &State,
         bytes: u64,
     ) -> Served {
-        if done.reuse {
+        if done.reuse && self.introduces(upstream).is_none() {
             self.worker.keep(upstream, stream, self.client.now);
         }
         // Who asked for the end sends nothing more (RFC 9112 section 9.6), so nothing is lost by a close at once.
@@ -578,6 +613,8 @@ impl Attempt<'_> {
             && !self.worker.draining.get();
         let mut text = std::mem::take(&mut self.client.scratch);
         text.clear();
+        let told = self.told.as_ref().map(|told| told.request_id.clone() + extra);
+        let extra = told.as_deref().unwrap_or(extra);
         answer::write(&mut text, status, detail, extra, self.request.is_head, keep_alive);
         let sent = send(self.client, &text, self.worker.upstreams().tuning.write_timeout).await;
         let bytes = text.len() as u64;

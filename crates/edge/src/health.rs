@@ -11,10 +11,11 @@ use pontoon_decide::health::Damper;
 use pontoon_fleet::{HealthCheck, ServerName};
 use tokio::task::AbortHandle;
 
-use crate::dial::dial;
+use crate::dial::{dial, introduce};
 use crate::http1::head::{HeadLimits, Scanner};
 use crate::http1::response::{self, Asked, RelayWord};
 use crate::io::{BufferPool, Stream};
+use crate::proxy_protocol::{self, Header};
 use crate::upstream::{Upstream, Upstreams, Way};
 use crate::worker::Shared;
 
@@ -118,6 +119,14 @@ async fn check(shared: &Shared, upstream: &Upstream, settings: &HealthCheck) -> 
         let mut stream = dial(upstream, &shared.identity, settings.timeout)
             .await
             .map_err(|error| error.reason)?;
+        let version = shared.upstreams.borrow().proxy_protocol();
+        if let (Some(version), Way::Direct(_)) = (version, upstream.way) {
+            let mut header = Vec::new();
+            proxy_protocol::write(version, &Header::Local, &mut header);
+            introduce(&mut stream, &header, settings.timeout)
+                .await
+                .map_err(|error| error.reason)?;
+        }
         match (&settings.path, upstream.way) {
             (None, Way::Direct(_)) => Ok("accepts connections".to_owned()),
             // That the relay accepts connections says nothing of the application behind it: any answer of it does.

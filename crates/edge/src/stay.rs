@@ -71,7 +71,8 @@ fn key(key: &HashKey, head: &[u8], request: &Request) -> u64 {
     }
 }
 
-fn field<'h>(head: &'h [u8], wanted: &str) -> Option<&'h [u8]> {
+/// The value of the field `wanted` of a head.
+pub fn field<'h>(head: &'h [u8], wanted: &str) -> Option<&'h [u8]> {
     let (_, fields) = Fields::parse(head).ok()?;
     let found = fields
         .iter()

@@ -11,7 +11,8 @@ use pontoon_balance::outliers::Outlier;
 use pontoon_balance::weights::{hash, ramp};
 use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{
-    AppProtocol, AppView, ClientLimits, Dispatch, FleetView, Role, ServerName, ServerState, ServerView,
+    AppProtocol, AppView, ClientLimits, Dispatch, EdgeFront, FleetView, ProxyProtocol, Role, ServerName,
+    ServerState, ServerView,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -235,6 +236,8 @@ pub struct Upstreams {
     pub tuning: Tuning,
     /// What one client may do.
     pub client: ClientLimits,
+    /// What is believed of proxies before this one, and what is added.
+    pub front: EdgeFront,
     /// The application; `None` when the view has none.
     pub app: Option<AppView>,
     /// Those that visitors' requests go to, in the view's order.
@@ -251,6 +254,11 @@ pub struct Upstreams {
 static LEAVING_OUT: Mutex<()> = Mutex::new(());
 
 impl Upstreams {
+    /// With what header connections to the application itself begin.
+    pub fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.app.as_ref()?.dispatch.proxy_protocol
+    }
+
     /// `upstream` gave an answer that was good, or was bad or none, at `now` of the clock of all threads.
     pub fn judge(&self, upstream: &Upstream, good: bool, now: u64) {
         let Some(rules) = self.app.as_ref().and_then(|app| app.dispatch.outliers.as_ref()) else {
@@ -306,6 +314,7 @@ impl Upstreams {
             serial: 0,
             tuning: tuning.clone(),
             client: ClientLimits::default(),
+            front: EdgeFront::default(),
             app: None,
             servers: Vec::new(),
             local: None,
@@ -333,6 +342,7 @@ impl Upstreams {
                 serial: view.serial,
                 callers,
                 client: view.limits.client.clone(),
+                front: view.front.clone(),
                 ..Upstreams::none(&tuning)
             };
         };
@@ -379,6 +389,7 @@ impl Upstreams {
             serial: view.serial,
             tuning,
             client: view.limits.client.clone(),
+            front: view.front.clone(),
             app: Some(app.clone()),
             servers,
             local,

@@ -23,6 +23,7 @@ use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
 use crate::floors::{Floors, SharedKey};
+use crate::front::{self, Ids};
 use crate::http1::request::Sender;
 use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
@@ -136,6 +137,8 @@ pub struct Worker {
     pub floors: Floors,
     /// What this thread counts.
     pub stats: Arc<EdgeThread>,
+    /// Ids of requests and traces.
+    pub ids: Ids,
     /// No new requests on kept connections.
     pub draining: Cell<bool>,
     /// What becomes of those without a request then.
@@ -214,6 +217,7 @@ impl Worker {
                 Arc::clone(&stats),
             ),
             stats,
+            ids: Ids::default(),
             draining: Cell::new(false),
             idle: Cell::new(Idle::Close),
             drain_begins: Notify::new(),
@@ -338,6 +342,14 @@ impl Worker {
             match door {
                 Door::Http | Door::Https => {
                     let Ok(local) = stream.local_addr() else { return };
+                    let (mut stream, mut way) = (stream, (peer, local));
+                    if front::is_introduced(&worker.upstreams().front, peer.ip()) {
+                        match Box::pin(front::introduced(&worker, &mut stream, way)).await {
+                            Some(introduced) => way = introduced,
+                            None => return,
+                        }
+                    }
+                    let (peer, local) = way;
                     let secure = door == Door::Https;
                     let accepted = if secure {
                         Box::pin(https::accept(&worker, stream, peer)).await

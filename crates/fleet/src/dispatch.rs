@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ProxyProtocol;
 use crate::units::{millis, optional_millis};
 
 /// How requests are dispatched to the application's servers.
@@ -14,6 +15,8 @@ use crate::units::{millis, optional_millis};
 pub struct Dispatch {
     /// By what [`crate::BalanceRule::Hash`] tells requests apart.
     pub key: HashKey,
+    /// With what header of the PROXY protocol connections to the application begin; `None`: with none.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The name of a cookie by which a visitor stays with a server; `None`: visitors do not.
     pub sticky: Option<String>,
     /// How long a server that came into service takes to its full share.

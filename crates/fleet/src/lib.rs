@@ -10,6 +10,7 @@
 mod code;
 mod dispatch;
 mod event;
+mod front;
 mod limits;
 mod name;
 mod number;
@@ -22,6 +23,7 @@ mod view;
 pub use code::{Category, Code};
 pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};
+pub use front::{EdgeFront, ProxyProtocol};
 pub use limits::{ClientLimits, EdgeLimits, IpPrefix};
 pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};

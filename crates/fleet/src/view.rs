@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
-use crate::{Dispatch, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis};
+use crate::{
+    Dispatch, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis,
+};
 
 /// What the fleet is, as one agent sees it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,9 @@ pub struct FleetView {
     /// What edges allow their visitors.
     #[serde(default)]
     pub limits: EdgeLimits,
+    /// What edges believe of proxies before them, and what they add.
+    #[serde(default)]
+    pub front: EdgeFront,
     /// The zone; `None` when the configuration has none.
     #[serde(default)]
     pub dns: Option<DnsView>,

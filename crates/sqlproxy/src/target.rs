@@ -343,6 +343,7 @@ pub(crate) mod tests {
             app: None,
             https: None,
             limits: Default::default(),
+            front: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),

@@ -153,6 +153,7 @@ impl Fleet {
             sql: None,
             https: None,
             limits: Default::default(),
+            front: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: Default::default(),

@@ -31,6 +31,7 @@ impl Check<'_> {
                 None
             }
         };
+        let proxy_protocol = self.proxy_protocol(app);
         let slow_start = app.slow_start.as_ref();
         let slow_start = self.duration(
             "app.slow_start",
@@ -59,6 +60,7 @@ impl Check<'_> {
         let routes = self.routes(app.routes.as_deref().unwrap_or_default());
         Some(Dispatch {
             key: key?,
+            proxy_protocol: proxy_protocol?,
             sticky: sticky?,
             slow_start: slow_start?,
             panic: panic?,

@@ -31,10 +31,12 @@ impl Check<'_> {
             None => None,
         };
         let limits = self.limits(edge.limits.as_ref());
+        let front = self.front(edge);
         Some(Edge {
             listen: listen?,
             tls,
             limits: limits?,
+            front: front?,
         })
     }
 

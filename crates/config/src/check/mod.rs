@@ -3,6 +3,7 @@
 mod dispatch;
 mod dns;
 mod edge;
+mod front;
 mod limits;
 mod ports;
 mod servers;

@@ -353,6 +353,12 @@ pub enum Known {
     Floor,
     /// `Cookie`, in which the floor's is not the application's.
     Cookie,
+    /// `X-Request-Id`
+    RequestId,
+    /// `traceparent`
+    Traceparent,
+    /// `tracestate`
+    Tracestate,
 }
 
 /// The field in which an edge hands the floor of a visitor's cookie to the relay of the application's server.
@@ -378,6 +384,9 @@ fn known_with(name: &[u8], has_underscore: bool) -> Known {
         10 if is("connection") => Known::Connection,
         10 if is("keep-alive") => Known::HopByHop,
         10 if is("user-agent") => Known::UserAgent,
+        10 if is("tracestate") => Known::Tracestate,
+        11 if is("traceparent") => Known::Traceparent,
+        12 if is("x-request-id") => Known::RequestId,
         13 if is("pontoon-relay") => Known::RelayWord,
         13 if is(FLOOR_FIELD) => Known::Floor,
         14 if is("content-length") => Known::ContentLength,

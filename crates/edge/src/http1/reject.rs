@@ -67,6 +67,8 @@ reasons! {
     TooManyResets 429 "too many streams given up";
     HeadTimeout 408 "head did not arrive in time";
     PlainHttp 400 "plain HTTP on the port of HTTPS";
+    BadProxyHeader 400 "malformed PROXY header";
+    ProxyHeaderTimeout 408 "PROXY header did not arrive in time";
     BodyTimeout 408 "body did not arrive in time";
     BodyTooSlow 408 "body arrives too slowly";
     BodyTooLarge 413 "body too large";

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::body::Length;
 use super::crumb;
 use super::head::{Fields, Known, write_field};
+use super::marks::Marks;
 use super::reject::Reject;
 use super::syntax;
 
@@ -54,6 +55,12 @@ pub struct Request {
     pub secure: bool,
     /// The visitor's address; `None` from another edge.
     pub peer: Option<IpAddr>,
+    /// Where the visitor, or the proxy before the edge, connected to; `None` from another edge.
+    pub local: Option<SocketAddr>,
+    /// The request's id; empty where none is wanted.
+    pub request_id: Range<usize>,
+    /// The id of the trace that it is part of; empty where none is wanted.
+    pub trace: Range<usize>,
     /// Whether the method is HEAD.
     pub is_head: bool,
     /// How long the body is.
@@ -70,11 +77,25 @@ pub struct Request {
     pub head_length: usize,
 }
 
-/// Reads `head` (see [`super::head::Scanner`]) and writes to `out` the head that is passed on.
+/// Reads `head` (see [`super::head::Scanner`]) and writes to `out` the head that is passed on. No proxy is believed, and
+/// nothing is added.
+///
+/// # Errors
+/// As [`read_marked`].
+pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, Reject> {
+    read_marked(head, sender, &Marks::default(), out)
+}
+
+/// As [`read`], with what `marks` say.
 ///
 /// # Errors
 /// Why the request is refused; `out` is then undefined.
-pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, Reject> {
+pub fn read_marked(
+    head: &[u8],
+    sender: &Sender,
+    marks: &Marks<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Request, Reject> {
     let (line, fields) = Fields::parse(head)?;
     let (method, target, version) = request_line(line)?;
     let facts = Facts::gather(&fields, version)?;
@@ -98,7 +119,7 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         user_agent,
         referer,
         floor,
-    } = pass_fields(&fields, &facts, sender, out);
+    } = pass_fields(&fields, &facts, sender, marks, out);
     let upgrade = facts.upgrade(version);
     if let Some(protocol) = upgrade {
         write_field(out, b"Connection", b"Upgrade");
@@ -111,19 +132,34 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
     if expects_continue {
         write_field(out, b"Expect", b"100-continue");
     }
-    if let Sender::Visitor { peer, local, secure } = sender {
+    let mut secure = false;
+    let mut visitor = None;
+    if let Sender::Visitor {
+        peer,
+        local,
+        secure: is_tls,
+    } = sender
+    {
+        let who = marks.who(&fields, *peer, *is_tls);
         out.extend_from_slice(b"X-Forwarded-For: ");
+        for hop in &who.way {
+            out.extend_from_slice(hop);
+            out.extend_from_slice(b", ");
+        }
         address(out, peer.to_canonical());
-        let scheme: &[u8] = if *secure { b"https" } else { b"http" };
+        let scheme: &[u8] = if who.secure { b"https" } else { b"http" };
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
         out.extend_from_slice(scheme);
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-        match host {
+        match who.host.or(host) {
             Some(host) => out.extend_from_slice(host),
             None => display(out, local),
         }
         out.extend_from_slice(b"\r\n");
+        (secure, visitor) = (who.secure, Some(who.visitor));
     }
+    let request_id = marks.write_id(&fields, out);
+    let trace = marks.write_trace(&fields, out);
     out.extend_from_slice(b"\r\n");
 
     Ok(Request {
@@ -133,11 +169,14 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
         host: host_place,
         user_agent,
         referer,
-        secure: matches!(sender, Sender::Visitor { secure: true, .. }),
-        peer: match sender {
-            Sender::Visitor { peer, .. } => Some(peer.to_canonical()),
+        secure,
+        peer: visitor,
+        local: match sender {
+            Sender::Visitor { local, .. } => Some(*local),
             Sender::Edge => None,
         },
+        request_id,
+        trace,
         is_head: method == b"HEAD",
         length: facts.length,
         keep_alive: match version {
@@ -385,7 +424,13 @@ struct Passed {
 }
 
 /// Writes the fields that are passed on; gives the places of `User-Agent` and `Referer`.
-fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mut Vec<u8>) -> Passed {
+fn pass_fields(
+    fields: &Fields<'_>,
+    facts: &Facts<'_>,
+    sender: &Sender,
+    marks: &Marks<'_>,
+    out: &mut Vec<u8>,
+) -> Passed {
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
     let mut copier = fields.copy_to(out);
     for field in fields.each() {
@@ -418,7 +463,13 @@ fn pass_fields(fields: &Fields<'_>, facts: &Facts<'_>, sender: &Sender, out: &mu
             }
             Known::Forwarded if matches!(sender, Sender::Visitor { .. }) => continue,
             Known::ContentLength | Known::TransferEncoding | Known::Forwarded => {}
-            Known::Other | Known::UserAgent | Known::Referer => {
+            Known::RequestId | Known::Traceparent | Known::Tracestate if marks.writes(known) => continue,
+            Known::Other
+            | Known::UserAgent
+            | Known::Referer
+            | Known::RequestId
+            | Known::Traceparent
+            | Known::Tracestate => {
                 if facts.nominates && is_nominated(fields, name) {
                     continue;
                 }

@@ -94,6 +94,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         https: None,
         sql: None,
         limits: Default::default(),
+        front: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
@@ -355,7 +356,7 @@ impl Client {
         std::mem::replace(&mut self.buffer, rest)
     }
 
-    fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|end| end == b"\r\n") {
                 let rest = self.buffer.split_off(end + 2);

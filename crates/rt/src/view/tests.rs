@@ -21,6 +21,7 @@ fn view(revision: u64) -> FleetView {
         https: None,
         sql: None,
         limits: Default::default(),
+        front: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),

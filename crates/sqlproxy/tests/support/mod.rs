@@ -117,6 +117,7 @@ impl View {
             app: None,
             https: None,
             limits: Default::default(),
+            front: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),

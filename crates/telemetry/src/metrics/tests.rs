@@ -126,6 +126,7 @@ fn the_agents_numbers_follow_the_view() {
         https: None,
         sql: None,
         limits: Default::default(),
+        front: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
