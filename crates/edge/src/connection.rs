@@ -338,8 +338,8 @@ async fn carry_out(
             took,
             upstream: served.upstream.as_ref().map(|upstream| upstream.server.as_str()),
             retries: served.retries,
-            request_id: head.get(request.request_id.clone()).unwrap_or(&[]),
-            trace: head.get(request.trace.clone()).unwrap_or(&[]),
+            request_id: request.id(&head),
+            trace: request.trace_id(&head),
         });
     }
     (served.after, head)

@@ -122,10 +122,8 @@ pub struct Told {
 impl Told {
     /// What is told of `request`, whose head is `head`; `None` for nothing.
     pub fn of(front: &EdgeFront, request: &Request, head: &[u8]) -> Option<Told> {
-        let id = head
-            .get(request.request_id.clone())
-            .filter(|id| front.request_id && !id.is_empty())
-            .and_then(|id| std::str::from_utf8(id).ok());
+        let id = std::str::from_utf8(request.id(head)).ok();
+        let id = id.filter(|id| !id.is_empty());
         let told = Told {
             request_id: id.map_or_else(String::new, |id| format!("X-Request-Id: {id}\r\n")),
             begun: front.server_timing.then(Instant::now),

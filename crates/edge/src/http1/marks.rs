@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::head::{Fields, Known};
-use super::request::{options, write_field};
+use super::head::{Fields, Known, write_field};
+use super::request::{Request, options};
 use super::syntax;
 
 /// What is believed, and what is added. By default nothing of either.
@@ -17,6 +17,15 @@ pub struct Marks<'m> {
     pub request_id: Option<u128>,
     /// What becomes the trace, and the edge's part of it, unless the request is part of one. Random.
     pub trace: Option<(u128, u64)>,
+}
+
+/// Places of ids in a head that is passed on; empty for one that is not wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The request's own.
+    pub request: Range<usize>,
+    /// That of the trace that it is part of.
+    pub trace: Range<usize>,
 }
 
 /// Who a request comes from.
@@ -84,8 +93,18 @@ impl Marks<'_> {
         who
     }
 
-    /// Writes the request's id; gives its place.
-    pub(super) fn write_id(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Range<usize> {
+    /// Writes the ids that are wanted; gives their places.
+    pub(super) fn write_ids(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Option<Box<Ids>> {
+        if self.request_id.is_none() && self.trace.is_none() {
+            return None;
+        }
+        Some(Box::new(Ids {
+            request: self.write_id(fields, out),
+            trace: self.write_trace(fields, out),
+        }))
+    }
+
+    fn write_id(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Range<usize> {
         let Some(made) = self.request_id else { return 0..0 };
         let given = only(fields, Known::RequestId).filter(|id| self.trusted.is_some() && is_id(id));
         match given {
@@ -94,8 +113,8 @@ impl Marks<'_> {
         }
     }
 
-    /// Writes the trace that the request is part of; gives the place of its id.
-    pub(super) fn write_trace(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Range<usize> {
+    /// Gives the place of the trace's id.
+    fn write_trace(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Range<usize> {
         let Some((trace, span)) = self.trace else {
             return 0..0;
         };
@@ -117,6 +136,20 @@ impl Marks<'_> {
             }
         };
         place.start + 3..place.start + 35
+    }
+}
+
+impl Request {
+    /// The request's id, in the `head` that is passed on; empty where none is wanted.
+    pub fn id<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        let place = self.ids.as_ref().map(|ids| ids.request.clone());
+        place.and_then(|place| head.get(place)).unwrap_or(&[])
+    }
+
+    /// The id of the trace that it is part of; empty where none is wanted.
+    pub fn trace_id<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        let place = self.ids.as_ref().map(|ids| ids.trace.clone());
+        place.and_then(|place| head.get(place)).unwrap_or(&[])
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::body::Length;
 use super::crumb;
 use super::head::{Fields, Known, write_field};
-use super::marks::Marks;
+use super::marks::{Ids, Marks};
 use super::reject::Reject;
 use super::syntax;
 
@@ -57,10 +57,8 @@ pub struct Request {
     pub peer: Option<IpAddr>,
     /// Where the visitor, or the proxy before the edge, connected to; `None` from another edge.
     pub local: Option<SocketAddr>,
-    /// The request's id; empty where none is wanted.
-    pub request_id: Range<usize>,
-    /// The id of the trace that it is part of; empty where none is wanted.
-    pub trace: Range<usize>,
+    /// Where the ids of the request and of its trace are; `None` where neither is wanted.
+    pub ids: Option<Box<Ids>>,
     /// Whether the method is HEAD.
     pub is_head: bool,
     /// How long the body is.
@@ -158,8 +156,7 @@ pub fn read_marked(
         out.extend_from_slice(b"\r\n");
         (secure, visitor) = (who.secure, Some(who.visitor));
     }
-    let request_id = marks.write_id(&fields, out);
-    let trace = marks.write_trace(&fields, out);
+    let ids = marks.write_ids(&fields, out);
     out.extend_from_slice(b"\r\n");
 
     Ok(Request {
@@ -175,8 +172,7 @@ pub fn read_marked(
             Sender::Visitor { local, .. } => Some(*local),
             Sender::Edge => None,
         },
-        request_id,
-        trace,
+        ids,
         is_head: method == b"HEAD",
         length: facts.length,
         keep_alive: match version {
