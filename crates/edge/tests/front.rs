@@ -262,16 +262,7 @@ fn introduced_application(address: SocketAddr) -> (App, Arc<Mutex<Vec<Vec<u8>>>>
 
 #[test]
 fn an_application_is_introduced_to_its_visitors() {
-    for (version, expected) in [
-        (
-            ProxyProtocol::V1,
-            format!("PROXY TCP4 203.0.113.9 127.0.0.1 0 {{}}\r\n").into_bytes(),
-        ),
-        (
-            ProxyProtocol::V2,
-            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x7f\0\0\x01\0\0".to_vec(),
-        ),
-    ] {
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
         let net = Net::new();
         let (_app, headers) = introduced_application(net.app(1));
         let mut view = net.view(1);
@@ -287,13 +278,13 @@ fn an_application_is_introduced_to_its_visitors() {
             let answer = ask(&mut client, &format!("X-Forwarded-For: {visitor}\r\n"));
             assert_eq!(answer.text(), format!("{visitor}, 127.0.0.1"));
         }
-        let port = net.listen.port().to_string();
+        let port = net.listen.port();
         let expected = match version {
-            ProxyProtocol::V1 => String::from_utf8(expected)
-                .unwrap()
-                .replace("{}", &port)
-                .into_bytes(),
-            ProxyProtocol::V2 => [expected, net.listen.port().to_be_bytes().to_vec()].concat(),
+            ProxyProtocol::V1 => format!("PROXY TCP4 203.0.113.9 127.0.0.1 0 {port}\r\n").into_bytes(),
+            ProxyProtocol::V2 => {
+                let fixed = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x7f\0\0\x01\0\0";
+                [&fixed[..], &port.to_be_bytes()].concat()
+            }
         };
         let headers = headers.lock().unwrap().clone();
         let visitors: Vec<_> = headers
