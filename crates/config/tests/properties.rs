@@ -409,7 +409,7 @@ fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
             false => HashKey::Address,
         },
         // With HTTP/2 one connection carries many visitors.
-        proxy_protocol: (max % 2 == 0).then_some(match share.is_multiple_of(2) {
+        proxy_protocol: max.is_multiple_of(2).then_some(match share.is_multiple_of(2) {
             true => ProxyProtocol::V1,
             false => ProxyProtocol::V2,
         }),

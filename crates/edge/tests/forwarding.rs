@@ -10,10 +10,12 @@
 mod common;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use common::*;
+use pontoon_fleet::FleetView;
 
 #[test]
 fn connections_are_kept_on_both_sides() {
@@ -283,7 +285,14 @@ fn what_ends_with_a_close_is_put_in_chunks() {
 #[test]
 fn an_upgraded_connection_carries_bytes_both_ways() {
     let net = Net::new();
-    let _app = App::by_connection(net.app(1), |client| {
+    let over_ipv4 = (net.app(1), net.view(1));
+    for (app, view) in [Some(over_ipv4), over_ipv6()].into_iter().flatten() {
+        talk_upgraded(app, view);
+    }
+}
+
+fn talk_upgraded(app: SocketAddr, view: FleetView) {
+    let _app = App::by_connection(app, |client| {
         let Some(head) = client.head() else { return };
         assert_eq!(field(&head, "upgrade").as_deref(), Some("websocket"));
         assert_eq!(field(&head, "connection").as_deref(), Some("Upgrade"));
@@ -298,7 +307,7 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
             client.send(frame);
         }
     });
-    let edge = Edge::start(net.view(1));
+    let edge = Edge::start(view);
     let mut client = edge.client();
     client.send("GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n0000");
     let head = client.head().unwrap();

@@ -37,7 +37,12 @@ struct Site {
 fn site(view: FleetView) -> Site {
     let certificates = Certificates::new();
     let files = certificates.issue("site", &["site.test"], 9);
-    let (mut view, at) = with_https(view, &[&files]);
+    let (mut view, mut at) = with_https(view, &[&files]);
+    // Over IPv6 where plain HTTP is.
+    if let Some(plain) = view.servers[0].edge_listen.first() {
+        at.set_ip(plain.ip());
+    }
+    view.https.as_mut().unwrap().listen = [(view.servers[0].name.clone(), vec![at])].into();
     view.https.as_mut().unwrap().redirect = false;
     let edge = Edge::start(view);
     wait_for("HTTPS", || TcpStream::connect(at).is_ok());
@@ -380,10 +385,18 @@ fn call(path: &str) -> Request<()> {
 
 #[test]
 fn grpc_goes_through_with_its_trailers_and_in_both_directions_at_once() {
-    let runtime = Runtime::new().unwrap();
     let net = Net::new();
-    let _served = echo(&runtime, net.app(1), usize::MAX);
-    let site = site(h2c(&net));
+    let over_ipv4 = (net.app(1), net.view(1));
+    for (app, view) in [Some(over_ipv4), over_ipv6()].into_iter().flatten() {
+        call_grpc(app, view);
+    }
+}
+
+fn call_grpc(app: SocketAddr, mut view: FleetView) {
+    let runtime = Runtime::new().unwrap();
+    let _served = echo(&runtime, app, usize::MAX);
+    view.app.as_mut().unwrap().protocol = AppProtocol::H2c;
+    let site = site(view);
     runtime.block_on(async {
         let mut client = site.client().await;
         let (answer, mut stream) = client.send_request(call("/echo.Echo/Talk"), false).unwrap();

@@ -586,6 +586,18 @@ impl Net {
     }
 }
 
+/// Where an application listens over IPv6, and a view of it with an edge that does too; `None`, said aloud, where there is
+/// no IPv6.
+pub fn over_ipv6() -> Option<(SocketAddr, FleetView)> {
+    let there = std::net::Ipv6Addr::LOCALHOST;
+    if TcpListener::bind((there, 0)).is_err() {
+        println!("SKIPPED: this machine has no IPv6");
+        return None;
+    }
+    let app = SocketAddr::from((there, free_port()));
+    Some((app, view(1, app, SocketAddr::from((there, free_port())))))
+}
+
 /// An edge in front of one application that runs `script`.
 pub fn one(script: impl Fn(&mut Client, &str, &[u8]) -> bool + Send + Sync + 'static) -> (Edge, App) {
     let net = Net::new();
