@@ -59,6 +59,10 @@ fn the_first_apply_is_refused_killed_and_completed() -> Result<(), LabError> {
                 "a wrong configuration changed something".to_owned()
             })?;
 
+            write(
+                a,
+                &good.replace("\n[app]", "\n[edge]\nrequest_id = true\n\n[app]"),
+            )?;
             // Killed in the middle of the first apply, when the database is on its way: the next start completes it.
             let load = fleet_clients(a)?;
             let mut apply = Following::start(a, &["apply", "--yes"])?;
@@ -72,6 +76,11 @@ fn the_first_apply_is_refused_killed_and_completed() -> Result<(), LabError> {
                 "completed {} ms after the agent's start",
                 begun.elapsed().as_millis()
             ));
+            let page = format!("http://{}/up", a.public());
+            let answer = a.exec("curl", &["-sSi", "--max-time", "20", &page]).await?;
+            expect(answer.to_lowercase().contains("\nx-request-id: "), || {
+                answer.clone()
+            })?;
             let place = ask(a, "SELECT CONCAT(@@port, ' ', @@socket)").await?.join("");
             expect(place.starts_with("3307 "), || {
                 format!("the database is at {place}")
