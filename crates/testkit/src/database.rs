@@ -433,7 +433,9 @@ pub fn mysqld() -> Result<PathBuf, Skip> {
         .into_iter()
         .flatten()
         .find(|path| path.is_file())
-        .ok_or_else(|| Skip("MySQL is not here: script/get-sid mysql fetches it into .cache/mysql".to_owned()))
+        .ok_or_else(|| {
+            Skip("MySQL is not here: script/get-sid mysql fetches it into .cache/mysql".to_owned())
+        })
 }
 
 /// The processes of the database on `server`.
