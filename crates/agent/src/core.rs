@@ -85,6 +85,7 @@ pub(crate) struct Agent {
     pub(crate) hold: Mark,
     /// Certificates from authorities.
     pub(crate) acme: crate::acme::Desk,
+    pub(crate) elsewhere: crate::elsewhere::Desk,
     /// Which public addresses visitors are sent to. Never held across an await.
     pub(crate) addresses: Mutex<Addresses>,
 }
@@ -204,6 +205,7 @@ impl Agent {
             deadlines: Deadlines::default(),
             hold: Mark::default(),
             acme,
+            elsewhere: crate::elsewhere::Desk::default(),
             addresses: Mutex::default(),
         })
     }
@@ -396,6 +398,7 @@ impl Agent {
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
+            elsewhere: self.elsewhere.reports(),
         })
     }
 

@@ -29,6 +29,7 @@ pub mod detect;
 mod dial;
 mod disks;
 mod drain;
+mod elsewhere;
 mod errant;
 mod failover;
 #[cfg(test)]
@@ -151,6 +152,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(reclone::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));
     tasks.spawn(infallible(acme::run(agent.clone())));
+    tasks.spawn(infallible(elsewhere::run(agent.clone())));
     tasks.spawn(infallible(backup::run(agent.clone())));
     tasks.spawn(infallible(failover::run(agent.clone(), failover::worker)));
     tasks.spawn(change::run(agent.clone(), change_inputs));

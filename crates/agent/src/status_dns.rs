@@ -74,6 +74,18 @@ pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem
             "copy the same file to every server with the role dns".to_owned(),
         );
     }
+    for heard in inputs.reports.values() {
+        for told in &heard.report.elsewhere {
+            if let Some(reason) = &told.trouble {
+                let who = &heard.report.server;
+                add(
+                    format!("{who} could not give the addresses to {}: {reason}", told.to),
+                    "it tries again, once a minute at least",
+                    format!("the log of the agent on {who} has every attempt"),
+                );
+            }
+        }
+    }
     for view in &inputs.view.addresses {
         if view.state == AddressState::Down {
             add(

@@ -398,6 +398,28 @@ pub struct Dns {
     pub listen: Vec<SocketAddr>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// A name server elsewhere that is told of the names' addresses.
+    pub update: Option<DnsUpdate>,
+    /// A program that tells another one.
+    pub hook: Option<DnsHook>,
+}
+
+/// `[dns] update`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsUpdate {
+    /// The zone's primary.
+    pub server: SocketAddr,
+    /// The file with the key that it has too.
+    pub key_file: PathBuf,
+}
+
+/// `[dns] hook`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsHook {
+    /// The program.
+    pub exec: PathBuf,
+    /// For how long it may run.
+    pub timeout: Duration,
 }
 
 /// `[dns] transfer`

@@ -129,6 +129,16 @@ impl Config {
                 out.list("to", &transfer.to);
                 out.list("from", &transfer.from);
             }
+            if let Some(update) = &dns.update {
+                out.section("[dns.update]");
+                out.text("server", &update.server.to_string());
+                out.text("key_file", &update.key_file.to_string_lossy());
+            }
+            if let Some(hook) = &dns.hook {
+                out.section("[dns.hook]");
+                out.text("exec", &hook.exec.to_string_lossy());
+                out.text("timeout", &format_duration(hook.timeout));
+            }
         }
         if let Some(capacity) = &self.capacity {
             out.section("[capacity]");

@@ -572,6 +572,30 @@ pub(crate) struct Dns {
     pub listen: Option<At<Vec<Text>>>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// A name server elsewhere that is told of the names' addresses.
+    pub update: Option<DnsUpdate>,
+    /// A program that tells another name server of them.
+    pub hook: Option<DnsHook>,
+}
+
+/// A name server elsewhere that is told of the names' addresses by dynamic updates.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DnsUpdate {
+    /// The zone's primary, with a port if it is not 53.
+    pub server: Text,
+    /// The file with the key that it has too, as tsig-keygen prints it, at the same place on every server.
+    pub key_file: Text,
+}
+
+/// A program that tells another name server of the names' addresses.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DnsHook {
+    /// The program, at the same place on every server.
+    pub exec: Text,
+    /// For how long it may run. Default "30s".
+    pub timeout: Option<Text>,
 }
 
 /// Other name servers that fetch the zone.

@@ -802,6 +802,22 @@ fn what_stands_for_the_edges_is_in_the_zone() {
             "dns.transfer.to",
         ),
         (
+            "update = { server = \"ns.example.org\", key_file = \"/keys\" }",
+            Code::C002,
+            "dns.update.server",
+        ),
+        ("update = { server = \"192.0.2.7\" }", Code::C003, "key_file"),
+        (
+            "hook = { exec = \"hook\" }",
+            Code::C002,
+            "is not an absolute path",
+        ),
+        (
+            "hook = { exec = \"/hook\", timeout = \"1h\" }",
+            Code::C002,
+            "dns.hook.timeout",
+        ),
+        (
             "transfer = { key_file = \"/keys\", to = [], from = [\"192.0.2.0/24\"] }",
             Code::C002,
             "dns.transfer.from",

@@ -10,8 +10,9 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease,
-    LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
+    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Durability, Edge, EtcdTls,
+    Failover, Fleet, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet,
+    render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeFront, EdgeLimits, Engine,
@@ -658,6 +659,14 @@ fn configs() -> impl Strategy<Value = Config> {
             key_file: "/etc/keys".into(),
             to: vec!["192.0.2.7:53".parse().unwrap()],
             from: vec!["2001:db8::7".parse().unwrap()],
+        }),
+        update: (s % 7 == 0).then(|| DnsUpdate {
+            server: "192.0.2.7:53".parse().unwrap(),
+            key_file: "/etc/keys".into(),
+        }),
+        hook: (s % 7 == 1).then(|| DnsHook {
+            exec: "/etc/hook".into(),
+            timeout: Duration::from_secs(1 + s % 600),
         }),
     });
     let capacity = (millis(1..=3_600_000), 0u32..=100_000, 0u32..=100_000)

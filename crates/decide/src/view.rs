@@ -172,7 +172,8 @@ fn app_view(app: &App) -> AppView {
 /// may follow.
 const DEGRADED_TTL_SECONDS: u32 = 20;
 
-fn dns_view(dns: &Dns) -> DnsView {
+/// What the configuration says of DNS.
+pub fn dns_view(dns: &Dns) -> DnsView {
     let ttl_seconds = u32::try_from(dns.ttl.as_secs()).unwrap_or(u32::MAX);
     DnsView {
         zone: dns.zone.clone(),

@@ -26,10 +26,7 @@ pub fn zone(view: &FleetView, dns: &DnsView, base: Option<&Zone>) -> Result<Zone
         Some(base) => base.clone(),
         None => bare(view, &apex)?,
     };
-    let ttl = match view.addresses.iter().all(is_as_usual) {
-        true => dns.ttl_seconds,
-        false => dns.ttl_degraded_seconds,
-    };
+    let ttl = ttl(&view.addresses, (dns.ttl_seconds, dns.ttl_degraded_seconds));
     for text in &dns.names {
         let name = parse(text)?;
         if zone.get(&name, rtype::CNAME).is_some() {
@@ -79,6 +76,14 @@ pub fn published(all: &[AddressView]) -> [(u16, Vec<IpAddr>); 2] {
             .find(|found| !found.is_empty());
         (rtype, found.unwrap_or_default())
     })
+}
+
+/// How long others may remember the addresses, in seconds: the first of `ttls` while all are up, else the second.
+pub fn ttl(all: &[AddressView], ttls: (u32, u32)) -> u32 {
+    match all.iter().all(is_as_usual) {
+        true => ttls.0,
+        false => ttls.1,
+    }
 }
 
 fn is_as_usual(view: &AddressView) -> bool {

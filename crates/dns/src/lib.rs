@@ -20,5 +20,7 @@ mod tcp;
 mod transfer;
 mod tsig;
 mod udp;
+pub mod update;
 
 pub use control::{DnsError, DnsOptions, run, run_until};
+pub use tsig::Keys;

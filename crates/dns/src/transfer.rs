@@ -111,7 +111,7 @@ impl Wanted {
         }
         let end = crate::tsig::name_end(query, 12)?;
         let name = Name::from_wire(&query.get(12..end)?.to_ascii_lowercase())?;
-        if word(end + 2)? != IN {
+        if word(end + 2)? != CLASS_IN {
             return None;
         }
         let wanted = match (word(end)?, tcp) {
@@ -216,7 +216,7 @@ fn pack(query: &[u8], records: &[Record], overhead: usize) -> Vec<Vec<u8>> {
             }
             message.extend_from_slice(record.owner.wire());
             message.extend_from_slice(&record.rtype.to_be_bytes());
-            message.extend_from_slice(&IN.to_be_bytes());
+            message.extend_from_slice(&CLASS_IN.to_be_bytes());
             message.extend_from_slice(&record.ttl.to_be_bytes());
             let length = u16::try_from(record.data.len()).unwrap_or(u16::MAX);
             message.extend_from_slice(&length.to_be_bytes());
@@ -228,6 +228,13 @@ fn pack(query: &[u8], records: &[Record], overhead: usize) -> Vec<Vec<u8>> {
         messages.push(message);
     }
     messages
+}
+
+/// The header's four counts; `None` when there is no whole header.
+pub(crate) fn counts(message: &[u8]) -> Option<[u16; 4]> {
+    let (_, counts) = message.first_chunk::<12>()?.split_first_chunk::<4>()?;
+    let (counts, _) = counts.as_chunks::<2>();
+    Some([0, 1, 2, 3].map(|at| counts.get(at).map_or(0, |bytes| u16::from_be_bytes(*bytes))))
 }
 
 /// Header and question of an answer.
@@ -261,7 +268,8 @@ fn serial_of_authority(query: &[u8], at: usize) -> Option<u32> {
     ]))
 }
 
-const IN: u16 = 1;
+/// The only class here.
+pub(crate) const CLASS_IN: u16 = 1;
 /// Bytes of a message, unless one record alone has more.
 const LONGEST: usize = 16 * 1024;
 /// Versions that are remembered, and records of all of them. Who has an older one gets the whole zone.

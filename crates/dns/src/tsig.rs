@@ -12,7 +12,7 @@ use pontoon_zone::Name;
 
 /// The keys of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Keys(Vec<Key>);
+pub struct Keys(Vec<Key>);
 
 /// One of them.
 pub(crate) struct Key {
@@ -45,7 +45,7 @@ impl Keys {
     ///
     /// # Errors
     /// What is wrong with it, for people; never the secret.
-    pub(crate) fn load(path: &Path) -> Result<Keys, String> {
+    pub fn load(path: &Path) -> Result<Keys, String> {
         let at = |why: String| format!("{}: {why}", path.display());
         let bytes = files::read_limited(path, MAX_FILE)
             .map_err(|error| error.to_string())?
@@ -206,6 +206,37 @@ impl<'a> Signer<'a> {
         append(message, parts, (now, FUDGE), &mac, id, 0, &[]);
         self.before = Some(mac);
         self.first = false;
+    }
+}
+
+impl Signer<'_> {
+    /// The answer to the message that was signed last, without its signature, if that is good (section 5.3).
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub(crate) fn verify(&self, packet: &[u8], now: u64) -> Result<Vec<u8>, String> {
+        let key = self.key;
+        let signature = Signature::find(packet).ok_or("the answer is not signed")?;
+        match signature.error {
+            BADKEY => return Err(format!("it does not know the key {}", key.name)),
+            BADSIG => return Err(format!("its secret of the key {} is another one", key.name)),
+            BADTIME => return Err("its clock or ours is wrong".to_owned()),
+            _ => {}
+        }
+        let before = self.before.as_deref().unwrap_or_default();
+        let message = signature
+            .unsigned(packet)
+            .ok_or("the answer's signature is malformed")?;
+        let variables = key.variables(signature.time, signature.fudge, signature.error, &[]);
+        let signed = [&length(before)[..], before, &message, &variables].concat();
+        let ours = signature.key == key.name && signature.algorithm == key.algorithm;
+        if !ours || hmac::verify(&key.key, &signed, &signature.mac).is_err() {
+            return Err("the answer's signature is wrong".to_owned());
+        }
+        match signature.time.abs_diff(now) > u64::from(signature.fudge) {
+            true => Err("its clock or ours is wrong".to_owned()),
+            false => Ok(message),
+        }
     }
 }
 

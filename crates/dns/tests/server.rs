@@ -17,8 +17,12 @@ use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
 use serde_json::json;
 
+#[path = "server/others.rs"]
+mod others;
 #[path = "server/transfers.rs"]
 mod transfers;
+#[path = "server/updates.rs"]
+mod updates;
 
 const HEAD: &str = "$TTL 60\n@ SOA ns h 5 7200 900 1209600 60\n@ NS ns\nns A 192.0.2.53\n";
 

@@ -327,6 +327,18 @@ pub struct ServerReport {
     /// When, as far as it knows, the fleet's opinion on a public address last changed.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// The name servers elsewhere that it tells of the addresses; empty on servers whose business that is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<ElsewhereReport>,
+}
+
+/// How a server fares that tells a name server elsewhere of the addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElsewhereReport {
+    /// Whom, for people.
+    pub to: String,
+    /// Why it does not know; it is tried again.
+    pub trouble: Option<String>,
 }
 
 impl ServerReport {

@@ -9,6 +9,7 @@ use pontoon_e2e::fleet::{
 use pontoon_testkit::{LabError, Server, in_lab, wait_until};
 
 const FILE: &str = "/etc/pontoon/fleet.toml";
+const HOOK: &str = "/etc/pontoon/dns-hook";
 const ZONE: &str = "/etc/pontoon/example.zone";
 
 /// Asks the name server at the public address of `to`, from `from`: the last bytes of the addresses of a name, sorted;
@@ -50,6 +51,19 @@ async fn until(from: &Server, to: &Server, name: &str, wanted: Vec<u8>) -> Resul
     outcome
 }
 
+/// The program of `[dns.hook]` on `server` was called last with this for the name.
+async fn was_told(server: &Server, wanted: &str) -> Result<(), LabError> {
+    let what = format!("the program of {} is told {wanted:?}", server.name());
+    let script = format!(
+        "grep 'notes.example.com A ' /tmp/told-{} | tail -n 1",
+        server.name()
+    );
+    wait_until(&what, Duration::from_secs(60), || async {
+        (server.sh(&script).await.ok()?.trim() == wanted).then_some(())
+    })
+    .await
+}
+
 #[test]
 fn names_follow_the_addresses() -> Result<(), LabError> {
     in_lab(
@@ -81,6 +95,17 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
             )?;
             a.sh(&format!("sed -i 's/^names = .*/names = [\"example.com\", \"notes.example.com\"]\\nfile = \"{}\"/' {FILE}", ZONE.replace('/', "\\/")))
             .await?;
+            // A program is told too, by one of the two.
+            for server in [a, b] {
+                server
+                    .sh(&format!(
+                        "printf '#!/bin/sh\\necho \"$*\" >>/tmp/told-{}\\n' >{HOOK} && chmod 755 {HOOK}",
+                        server.name()
+                    ))
+                    .await?;
+            }
+            a.sh(&format!("printf '[dns.hook]\\nexec = \"{HOOK}\"\\n' >>{FILE}"))
+                .await?;
             let zone = "$TTL 60\n@ SOA ns h 1 7200 900 1209600 60\n@ NS ns\n@ MX 1 mail\nmail A 192.0.2.25\n";
             for server in [a, b] {
                 server.sh(&format!("printf '%s' '{zone}' >{ZONE}")).await?;
@@ -109,6 +134,7 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
             for server in [a, b] {
                 until(a, server, "notes.example.com", vec![last(a)]).await?;
             }
+            was_told(a, &format!("set notes.example.com A 20 {}", a.public())).await?;
             run(a, &["undrain", "b"]).await?;
             for server in [a, b] {
                 until(a, server, "notes.example.com", both.clone()).await?;

@@ -25,6 +25,7 @@ use pontoon_rt::files;
 use pontoon_rt::paths::Paths;
 use tokio::sync::Notify;
 
+pub(crate) use order::first_control;
 pub(crate) use say::{problems, renew, renewed_by_us, status};
 pub(crate) use share::{Told, book_for, hear, to_tell};
 

@@ -53,6 +53,11 @@ pub(super) async fn run(agent: &Arc<Agent>) {
 /// Who orders, in the eyes of this server; `None` without `[edge.tls.acme]`.
 pub(super) fn orderer(agent: &Agent) -> Option<ServerName> {
     wanted(agent)?;
+    first_control(agent)
+}
+
+/// The first control server that answers: for what one does for all, and two may do.
+pub(crate) fn first_control(agent: &Agent) -> Option<ServerName> {
     let own = agent.membership()?;
     let active = agent.active()?;
     let known = agent.known();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Check;
-use crate::model::{Dns, DnsTransfer};
+use crate::model::{Dns, DnsHook, DnsTransfer, DnsUpdate};
 use crate::raw::{self, Text};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,6 +31,14 @@ impl Check<'_> {
             .collect();
         let transfer = match &dns.transfer {
             Some(transfer) => self.dns_transfer(transfer).map(Some),
+            None => Some(None),
+        };
+        let update = match &dns.update {
+            Some(update) => self.dns_update(update).map(Some),
+            None => Some(None),
+        };
+        let hook = match &dns.hook {
+            Some(hook) => self.dns_hook(hook).map(Some),
             None => Some(None),
         };
         let zone = zone?;
@@ -63,6 +71,8 @@ impl Check<'_> {
             ttl: ttl?,
             listen: sockets.into_iter().collect::<Option<_>>()?,
             transfer: transfer?,
+            update: update?,
+            hook: hook?,
         })
     }
 
@@ -89,6 +99,29 @@ impl Check<'_> {
             key_file: key_file?,
             to,
             from,
+        })
+    }
+
+    fn dns_update(&mut self, update: &raw::DnsUpdate) -> Option<DnsUpdate> {
+        let server = self.name_server("dns.update.server", &update.server);
+        let key_file = self.path("dns.update.key_file", &update.key_file);
+        Some(DnsUpdate {
+            server: server?,
+            key_file: key_file?,
+        })
+    }
+
+    fn dns_hook(&mut self, hook: &raw::DnsHook) -> Option<DnsHook> {
+        let exec = self.path("dns.hook.exec", &hook.exec);
+        let timeout = self.duration(
+            "dns.hook.timeout",
+            hook.timeout.as_ref(),
+            30 * SECOND,
+            SECOND..=600 * SECOND,
+        );
+        Some(DnsHook {
+            exec: exec?,
+            timeout: timeout?,
         })
     }
 

@@ -1,8 +1,9 @@
 //! Real name servers fetch the zone and follow it: NSD, Knot, BIND and PowerDNS, signed with a key; and who has no key gets nothing.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use super::others::{Other, find, modules, spawn};
 use super::*;
 
 const KEY: &str =
@@ -11,43 +12,8 @@ const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// 2026, in milliseconds: the opinion on an address changed then.
 const CHANGED: u64 = 1_780_000_000_000;
 
-struct Secondary(Child);
-
-impl Drop for Secondary {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let cached = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../.cache/dns/bin")
-        .join(program);
-    cached.exists().then_some(cached)
-}
-
-/// Where PowerDNS has its modules when it was unpacked and not installed.
-fn modules() -> Option<PathBuf> {
-    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/dns/root/usr/lib");
-    let folders = fs::read_dir(libraries).ok()?.flatten();
-    let mut found = folders.map(|folder| folder.path().join("pdns"));
-    found.find(|path| path.exists())
-}
-
-fn spawn(program: &Path, folder: &Path, args: &[&str]) -> Secondary {
-    let log = fs::File::create(folder.join("log")).unwrap();
-    let child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn();
-    Secondary(child.unwrap())
-}
-
 /// Starts a secondary at `port` that fetches the zone from `primary`.
-fn start(name: &str, program: &Path, folder: &Path, port: u16, primary: u16) -> Secondary {
+fn start(name: &str, program: &Path, folder: &Path, port: u16, primary: u16) -> Other {
     let at = folder.display();
     let (text, args): (String, &[&str]) = match name {
         "NSD" => (
