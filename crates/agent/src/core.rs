@@ -134,6 +134,8 @@ pub(crate) struct Known {
     pub(crate) unheard: Vec<ServerName>,
     /// When the opinion on the public addresses last changed.
     pub(crate) addresses_changed: UnixMillis,
+    /// What this server says of addresses that a provider moves.
+    pub(crate) routing: Option<pontoon_fleet::RoutingReport>,
 }
 
 /// What a peer last said, and when it was heard.
@@ -399,6 +401,7 @@ impl Agent {
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
             elsewhere: self.elsewhere.reports(),
+            routing: known.routing.clone(),
         })
     }
 

@@ -78,6 +78,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             full_disk: None,
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             elsewhere: Vec::new(),
+            routing: None,
         },
         age: Duration::from_millis(100),
     }

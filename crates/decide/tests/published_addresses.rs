@@ -91,6 +91,7 @@ impl World {
             unheard: unheard(config, server, &self.observed(server)),
             addresses_changed: agent.addresses.changed(),
             elsewhere: Vec::new(),
+            routing: None,
         }
     }
 

@@ -47,6 +47,7 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
         unheard: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
         elsewhere: Vec::new(),
+        routing: None,
     }
 }
 
