@@ -342,6 +342,10 @@ struct Held {
     announcements: usize,
     /// It is held for a rehearsal, until then.
     rehearsal: Option<Duration>,
+    /// Since when, and until when, the gateway has returned without a break what was sent from it; by the time of sending.
+    returning: Option<(Duration, Duration)>,
+    /// It did so for longer than an earlier holder's proof lasts: nobody else goes on with what the gateway returns.
+    sole: bool,
 }
 
 /// A share whose holder does not look well.

@@ -7,7 +7,7 @@ use pontoon_fleet::ServerName;
 use super::known::Known;
 use super::{
     ANNOUNCE_AT, ANNOUNCE_EVERY, Action, Asked, Beat, Claim, Event, Held, NoRehearsal, Setup, Share, Shares,
-    Standing, Suspicion, Why,
+    Standing, Suspicion, Timing, Why,
 };
 
 /// See the [module](super). Feed it every event with the present moment of a clock that runs while the machine sleeps,
@@ -95,6 +95,9 @@ impl Node {
                 self.gateway = self.gateway.max(Some(sent));
                 if let Some(share) = self.shares.get_mut(&home) {
                     share.returned = share.returned.max(Some(sent));
+                    if let Some(held) = &mut share.held {
+                        held.returned(sent, &self.setup.timing);
+                    }
                 }
             }
             Event::Gateway { sent } => {
@@ -357,7 +360,17 @@ impl Node {
             (false, _) => (others == 1).then_some(now),
         };
         let taken = share.held.as_ref().map(|held| held.taken);
-        self.known.proved_by(self.majority()).max(gateway).max(taken)
+        let mut elected = self.known.proved_by(self.majority());
+        if share.held.as_ref().is_some_and(|held| self.is_disputable(held)) {
+            elected = elected.min(self.gateway);
+        }
+        elected.max(gateway).max(taken)
+    }
+
+    /// Whether somebody whom no majority hears may go on with it, because the gateway returns it there. With three or more;
+    /// one of two has the gateway for a witness all the time.
+    fn is_disputable(&self, held: &Held) -> bool {
+        !held.sole && self.setup.gateway && self.returns && self.others() > 1
     }
 
     fn consider_all(&mut self, now: Duration, out: &mut Vec<Action>) {
@@ -685,6 +698,8 @@ impl Node {
             announced_from: now,
             announcements: 1,
             rehearsal: None,
+            returning: None,
+            sole: false,
         });
         out.push(Action::Take {
             home: home.clone(),
@@ -715,13 +730,11 @@ impl Node {
         }
         let timing = self.setup.timing;
         let proved = self.is_proved(now);
-        let fresh = self
-            .shares
-            .values()
-            .filter_map(|share| share.held.as_ref())
-            .any(|held| is_fresh(held, now));
+        let held = || self.shares.values().filter_map(|share| share.held.as_ref());
+        let fresh = held().any(|held| is_fresh(held, now));
+        let disputable = held().any(|held| self.is_disputable(held));
         let suspects = self.shares.values().any(|share| share.suspicion.is_some());
-        let every = if proved && !fresh && !suspects {
+        let every = if proved && !fresh && !suspects && !disputable {
             GATEWAY_EVERY
         } else {
             timing.heartbeat
@@ -740,7 +753,7 @@ impl Node {
         out.extend(ours.map(|(home, _)| Action::AskGateway {
             from: Some(home.clone()),
         }));
-        if !proved || suspects {
+        if !proved || suspects || disputable {
             out.push(Action::AskGateway { from: None });
         }
     }
@@ -813,6 +826,18 @@ impl Node {
 /// Whether it was taken a moment ago: others may not know yet.
 fn is_fresh(held: &Held, now: Duration) -> bool {
     now.saturating_sub(held.taken) < FRESH
+}
+
+impl Held {
+    /// The gateway returned what was sent then.
+    fn returned(&mut self, sent: Duration, timing: &Timing) {
+        let (first, last) = self
+            .returning
+            .filter(|(_, last)| sent.saturating_sub(*last) <= timing.silence())
+            .unwrap_or((sent, sent));
+        self.returning = Some((first, last.max(sent)));
+        self.sole |= last.saturating_sub(first) > timing.longest_overlap();
+    }
 }
 
 impl Setup {
