@@ -26,6 +26,9 @@ use crate::fleet::{pontoon, sibling};
 /// Where the answerers listen (discard would be 9).
 pub(crate) const ANSWERS_AT: u16 = 9009;
 
+/// The servers, in order.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -77,7 +80,7 @@ impl Fleet {
         // A router that believes only what it asked for: announcements alone do not reach it.
         let _ = fs::write("/proc/sys/net/ipv4/conf/fleet/drop_gratuitous_arp", "1");
         let mut servers = Vec::new();
-        for name in ["a", "b", "c", "d", "e"].into_iter().take(shape.servers) {
+        for name in NAMES.into_iter().take(shape.servers) {
             servers.push(lab.add_server(name, binds()).await?);
         }
         let mut fleet = Fleet {
@@ -163,6 +166,7 @@ impl Fleet {
                 gateway: Some(Lab::VISITOR.into()),
                 interface: None,
             }),
+            routed: false,
         }
     }
 
@@ -217,8 +221,18 @@ impl Fleet {
     /// When it does not start.
     pub async fn start_process(&mut self, at: usize) -> Result<(), LabError> {
         let server = &self.servers[at];
-        let spawn =
-            Spawn::new("/run/pontoon-program", "address").args(["address", "--server", server.name()]);
+        // With the capabilities that its unit gives it, and no others.
+        let spawn = Spawn::new("setpriv", "address").args([
+            "--bounding-set",
+            "-all,+net_admin,+net_raw",
+            "--inh-caps",
+            "-all",
+            "--no-new-privs",
+            "/run/pontoon-program",
+            "address",
+            "--server",
+            server.name(),
+        ]);
         self.processes[at] = Some(server.spawn(spawn).await?);
         Ok(())
     }
@@ -302,6 +316,8 @@ struct Seen {
     answers: u64,
     double_since: Option<Instant>,
     longest_double: Duration,
+    /// Which kernels had the address, in turn: when each began.
+    held: Vec<(Instant, BTreeSet<usize>)>,
 }
 
 impl Watch {
@@ -347,9 +363,13 @@ impl Watch {
             let (seen, end) = (Arc::clone(&seen), Arc::clone(&end));
             move || {
                 while !end.load(Ordering::Relaxed) {
-                    let several = holders(&lock(&pids), address).len() > 1;
+                    let holders = holders(&lock(&pids), address);
+                    let several = holders.len() > 1;
                     let now = Instant::now();
                     let mut seen = lock(&seen);
+                    if seen.held.last().is_none_or(|(_, before)| *before != holders) {
+                        seen.held.push((now, holders));
+                    }
                     seen.double_since = several.then(|| seen.double_since.unwrap_or(now));
                     let double = seen.double_since.map_or(Duration::ZERO, |since| now - since);
                     seen.longest_double = seen.longest_double.max(double);
@@ -365,9 +385,36 @@ impl Watch {
         })
     }
 
-    /// From here on a gap counts.
+    /// From here on a gap counts, and what is told of holders begins.
     pub fn mark(&self) {
-        lock(&self.seen).longest_gap = Duration::ZERO;
+        let mut seen = lock(&self.seen);
+        seen.longest_gap = Duration::ZERO;
+        let last = seen.held.pop();
+        seen.held = last.into_iter().map(|(_, held)| (Instant::now(), held)).collect();
+    }
+
+    /// Who had the address since the mark, and for how long each: `a 1204 ms, nobody 312 ms, b 55 ms`.
+    pub fn who_held(&self) -> String {
+        let seen = lock(&self.seen);
+        let ends = seen
+            .held
+            .iter()
+            .skip(1)
+            .map(|(at, _)| *at)
+            .chain([Instant::now()]);
+        let one = |((at, held), end): (&(Instant, BTreeSet<usize>), Instant)| {
+            let names: Vec<String> = held
+                .iter()
+                .map(|at| NAMES.get(*at).unwrap_or(&"?").to_string())
+                .collect();
+            let who = if names.is_empty() {
+                "nobody".to_owned()
+            } else {
+                names.join(" and ")
+            };
+            format!("{who} {} ms", (end - *at).as_millis())
+        };
+        seen.held.iter().zip(ends).map(one).collect::<Vec<_>>().join(", ")
     }
 
     /// The longest time without an answer since the mark, now included.

@@ -95,6 +95,13 @@ fn a_killed_stopped_or_unplugged_holder_loses_its_address() -> Result<(), LabErr
             let mut fleet = Fleet::new(lab, fast).await?;
             let watch = fleet.watch(fleet.server(0).public().into())?;
             watch.until_answered_by("a").await?;
+            // What all of this is done with (capabilities(7)): CAP_NET_ADMIN is 12, CAP_NET_RAW is 13.
+            let status = std::fs::read_to_string(format!("/proc/{}/status", fleet.process(0)?.pid)).unwrap();
+            let effective = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))
+                .map(str::trim);
+            assert_eq!(effective, Some("0000000000003000"), "{status}");
             let (mut killed, mut stopped, mut unplugged, mut frozen) = (vec![], vec![], vec![], vec![]);
             for _ in 0..rounds() {
                 // Its process alone: the kernel lets go by itself.

@@ -167,6 +167,10 @@ async fn play_all(mut fleet: Fleet, name: &str, faults: &[Fault]) -> Result<(), 
                 fleet.show_logs();
             }
             series.gaps.push(gap);
+            // The first round of each shows who had it; the others are in the figures.
+            if series.gaps.len() == 1 && long() {
+                tell(&format!("{name}, {fault:?}, who had it: {}", watch.who_held()));
+            }
             mend(&mut fleet, *fault).await?;
             watch.mark();
             for at in 0..fleet.len() {
@@ -270,6 +274,12 @@ fn rounds_with_keepalived() -> Result<(), LabError> {
                     }
                     series.gaps.push(watch.longest_gap());
                     series.doubles.push(watch.take_longest_double());
+                    if series.gaps.len() == 1 {
+                        let held = watch.who_held();
+                        tell(&format!(
+                            "keepalived, advert_int {interval}, {fault:?}, who had it: {held}"
+                        ));
+                    }
                     drop(watch);
                     vrrp.reset().await?;
                 }
