@@ -380,7 +380,7 @@ impl Stage {
         R: AsyncFnOnce(&Server) -> anyhow::Result<()>,
     {
         let (primary, other, epoch) = self.primary().await?;
-        // Addresses do not move in this demo: visitors of the lost one would see nothing but that.
+        // Addresses do not move yet: visitors of the lost one would see nothing but that.
         self.load()?.set_targets(vec![door(&other)]);
         self.traffic(visitors_before).await?;
         let lost = self.elapsed();

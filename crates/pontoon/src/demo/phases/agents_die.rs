@@ -32,7 +32,7 @@ impl Phase for AgentsDie {
                 agents.values().all(|agent| !agent.alive()).then_some(())
             })
             .await?;
-            stage.traffic(15).await?;
+            stage.traffic(8).await?;
             if let Some(((server, tier), _)) = tiers.iter().find(|(_, process)| !process.alive()) {
                 bail!("{tier} on {server} died with its agent");
             }

@@ -27,7 +27,7 @@ impl Phase for ApplicationDies {
                  page (it and the visitors stood still for 30 ms to find one). A POST that an application dies with \
                  fails, and so does a page that is half sent, whoever stands in front: only the visitor may ask again.",
             );
-            stage.traffic(8).await?;
+            stage.traffic(6).await?;
             let retried = stage.counts().await?.retried(&before);
             stage.fact(format!(
                 "{} on a: {processes} processes killed, with {reads} reads under way in the fleet; the edges took \
@@ -37,7 +37,7 @@ impl Phase for ApplicationDies {
             stage.start_application(&a).await?;
             stage.until_healthy().await?;
             stage.fact("started again, and back in service by its health checks");
-            stage.traffic(4).await
+            stage.traffic(2).await
         })
     }
 }

@@ -38,7 +38,7 @@ impl Phase for DatabaseDies {
                 "{other} took the writes {taken:.1} s after the kill; after {back:.1} s {primary} was back as its replica with \
                  every acknowledged write, without a new copy"
             ));
-            stage.traffic(6).await
+            stage.traffic(3).await
         })
     }
 }

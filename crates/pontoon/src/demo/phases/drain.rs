@@ -23,7 +23,7 @@ impl Phase for Drain {
             stage.traffic(2).await?;
             stage.pontoon(&a, &["drain", "b", "--json"]).await?;
             let drained = stage.counts().await?;
-            stage.traffic(8).await?;
+            stage.traffic(5).await?;
             let before = stage.counts().await?;
             let got = before.answered_by(&b, &drained);
             if got > 0 {
@@ -35,7 +35,7 @@ impl Phase for Drain {
             ));
             stage.pontoon(&a, &["undrain", "b", "--json"]).await?;
             stage.until_healthy().await?;
-            stage.traffic(6).await?;
+            stage.traffic(4).await?;
             let again = stage.counts().await?.answered_by(&b, &before);
             if again == 0 {
                 bail!("b is back in service, and its application gets no request");

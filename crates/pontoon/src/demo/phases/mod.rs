@@ -1,5 +1,6 @@
 //! The phases of the demo, in the order in which they are played.
 
+mod address_moves;
 mod agents_die;
 mod application_dies;
 mod both_serve;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         phases.push(Box::new(server_freezes::ServerFreezes));
         phases.push(Box::new(network_cut::NetworkCut));
     }
+    phases.push(Box::new(address_moves::AddressMoves));
     phases
 }
 

@@ -39,7 +39,7 @@ impl Phase for OneServer {
             stage.until_healthy().await?;
             stage.fact("pontoon init and apply: MariaDB moved aside, SQL proxy and edge in front; the application is unchanged");
             stage.open_doors(self.name())?;
-            stage.traffic(10).await
+            stage.traffic(6).await
         })
     }
 }

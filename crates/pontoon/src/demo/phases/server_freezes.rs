@@ -39,9 +39,9 @@ impl Phase for ServerFreezes {
                  it thawed {lost} was its replica"
             ));
             stage.caveat(format!(
-                "While {lost} was frozen, visitors came to {took_over} only: public addresses do not move by themselves yet."
+                "While {lost} was frozen, visitors came to {took_over} only: addresses move in the last phase only."
             ));
-            stage.traffic(4).await
+            stage.traffic(1).await
         })
     }
 }
