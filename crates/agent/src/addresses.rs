@@ -57,10 +57,21 @@ fn look(agent: &Agent) {
             .filter(|observed| observed.age <= SILENCE)
             .map(|observed| &observed.report)
     };
+    // Where a provider moves them, who gives it the orders knows.
+    let ordered = heard()
+        .filter_map(|report| report.routing.as_ref().filter(|routing| routing.orders))
+        .max_by_key(|routing| routing.epoch);
+    let routed = || ordered.into_iter().flat_map(|routing| &routing.addresses);
+    let there = routed().filter(|routed| routed.there);
     let taken: BTreeMap<IpAddr, ServerName> = heard()
         .flat_map(|report| report.holds().into_iter().map(|ip| (ip, report.server.clone())))
+        .chain(there.map(|routed| (routed.address, routed.to.clone())))
         .collect();
-    let moving: BTreeSet<IpAddr> = heard().flat_map(|report| report.moving()).collect();
+    let on_the_way = routed().filter(|routed| !routed.there && routed.trouble.is_none());
+    let moving: BTreeSet<IpAddr> = heard()
+        .flat_map(|report| report.moving())
+        .chain(on_the_way.map(|routed| routed.address))
+        .collect();
     let (changed, since) = {
         let mut addresses = agent.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = addresses.look(&Look {

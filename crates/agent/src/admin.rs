@@ -22,8 +22,8 @@ use crate::api::{
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{
-    acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, timeline,
-    unstick,
+    acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, routing,
+    timeline, unstick,
 };
 
 /// The largest request: a configuration of many servers is a few kilobytes.
@@ -75,6 +75,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
     let path = request.uri().path().to_owned();
     match (request.method().clone(), path.as_str()) {
         (Method::GET, "/v1/status") => ok(&observe::status(&agent)),
+        (Method::POST, "/v1/addresses/ask") => ok(&routing::ask(&agent).await?),
         (Method::GET, "/v1/certs") => ok(&acme::status(&agent)?),
         (Method::POST, "/v1/certs/renew") => {
             let wanted: RenewCertRequest = read(request).await?;

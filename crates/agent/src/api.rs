@@ -12,6 +12,7 @@
 //! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/addresses/ask` | a list of [`AskedAddress`] |
 //! | `GET /v1/certs` | [`CertStatus`] |
 //! | `POST /v1/certs/renew` [`RenewCertRequest`] | a stream of [`Progress`] lines |
 //! | `GET /v1/db` | [`DbStatus`] |
@@ -44,6 +45,23 @@ use crate::failover::FailoverReport;
 
 /// The version of these messages and of every `--json` output; grows when a field changes its meaning.
 pub const API_VERSION: u32 = 1;
+
+/// What the provider said of an address, asked by this server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskedAddress {
+    /// Which.
+    pub address: IpAddr,
+    /// Whose it is when all are well.
+    pub home: ServerName,
+    /// Who has it, in words; `None` when that was not answered.
+    pub at: Option<String>,
+    /// Whether that is a server of the fleet, or not said.
+    pub fleet: bool,
+    /// Why there is no answer.
+    pub trouble: Option<String>,
+    /// How long the answer took, in milliseconds.
+    pub took_ms: u64,
+}
 
 /// What `pontoon status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -133,6 +133,8 @@ pub(crate) struct Known {
     pub(crate) unheard: Vec<ServerName>,
     /// When the opinion on the public addresses last changed.
     pub(crate) addresses_changed: UnixMillis,
+    /// What this server says of addresses that a provider moves.
+    pub(crate) routing: Option<pontoon_fleet::RoutingReport>,
 }
 
 /// What a peer last said, and when it was heard.
@@ -396,6 +398,7 @@ impl Agent {
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
+            routing: known.routing.clone(),
         })
     }
 

@@ -49,6 +49,7 @@ mod renew;
 mod reporter;
 mod reseed;
 mod revive;
+mod routing;
 mod serve;
 mod status;
 mod status_dns;
@@ -143,6 +144,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(observe::run(agent.clone())));
     tasks.spawn(infallible(disks::run(agent.clone())));
     tasks.spawn(infallible(addresses::run(agent.clone())));
+    tasks.spawn(infallible(routing::run(agent.clone())));
     tasks.spawn(infallible(supervise::run(agent.clone())));
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));

@@ -77,6 +77,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             unheard: Vec::new(),
             full_disk: None,
             addresses_changed: pontoon_fleet::UnixMillis::default(),
+            routing: None,
         },
         age: Duration::from_millis(100),
     }

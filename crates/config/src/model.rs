@@ -370,6 +370,21 @@ pub struct Addresses {
     pub gateway: Option<IpAddr>,
     /// The network interface of the public addresses; `None` for the one in whose network they are.
     pub interface: Option<String>,
+    /// What the provider's interface needs; `None` where none is asked.
+    pub hosted: Option<Hosted>,
+}
+
+/// `[ip]` where a provider moves the addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hosted {
+    /// How long a move may take.
+    pub timeout: Duration,
+    /// Where token or password are.
+    pub credentials: Option<Credentials>,
+    /// The interface's URL; `None` for the provider's usual one.
+    pub endpoint: Option<String>,
+    /// What the provider calls each server.
+    pub targets: BTreeMap<ServerName, String>,
 }
 
 /// `ip.method` and what belongs to it.
@@ -379,8 +394,31 @@ pub enum AddressMethod {
     Arp,
     /// A program is called, for a provider's API.
     Exec(PathBuf),
+    /// Hetzner Cloud's floating addresses.
+    HetznerCloud,
+    /// Hetzner Robot's failover addresses.
+    HetznerRobot,
+    /// DigitalOcean's reserved addresses.
+    DigitalOcean,
+    /// OVHcloud's additional addresses.
+    Ovh,
     /// They do not.
     None,
+}
+
+impl AddressMethod {
+    /// As it is written.
+    pub fn name(&self) -> &'static str {
+        match self {
+            AddressMethod::Arp => "arp",
+            AddressMethod::Exec(_) => "exec",
+            AddressMethod::HetznerCloud => "hetzner-cloud",
+            AddressMethod::HetznerRobot => "hetzner-robot",
+            AddressMethod::DigitalOcean => "digitalocean",
+            AddressMethod::Ovh => "ovh",
+            AddressMethod::None => "none",
+        }
+    }
 }
 
 /// `[dns]`
@@ -469,6 +507,12 @@ impl Config {
         ip.filter(|_| self.servers.len() > 1)
     }
 
+    /// How addresses move, when a provider moves them: not at all in a fleet of one.
+    pub fn routing(&self) -> Option<&Addresses> {
+        let ip = self.ip.as_ref().filter(|ip| ip.hosted.is_some());
+        ip.filter(|_| self.servers.len() > 1)
+    }
+
     /// Where `server`'s edge listens for visitors. An address in `edge.listen` that is another server's is not
     /// for this one, unless addresses move. The default is port 80 of its public addresses, and where addresses move of
     /// those of every edge; without any, port 80 of all addresses.
@@ -489,7 +533,7 @@ impl Config {
         if !server.roles.contains(&Role::Edge) {
             return Vec::new();
         }
-        let moves = self.takeover().is_some();
+        let moves = self.takeover().or(self.routing()).is_some();
         if !listen.is_empty() {
             let of_another = |ip: IpAddr| {
                 !moves

@@ -39,7 +39,7 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
             origin: place.and_then(|place| place.origin.clone()),
         });
     };
-    let moves = config.takeover().is_some();
+    let moves = config.takeover().or(config.routing()).is_some();
     for server in config.servers.iter().filter(|server| server.standby && !moves) {
         add(
             &format!("server.{}.standby", server.name),
@@ -82,8 +82,14 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
                 );
             }
         }
-        Some(AddressMethod::Exec(_)) => add("ip.method", "calling a program to move an address"),
-        Some(AddressMethod::None) | None => {}
+        Some(AddressMethod::Ovh) => {
+            let moves = |server: &&crate::model::Server| server.public.iter().any(std::net::IpAddr::is_ipv6);
+            for server in config.with_role(Role::Edge).filter(moves) {
+                let path = format!("server.{}.public", server.name);
+                add(&path, "having OVHcloud move addresses of IPv6");
+            }
+        }
+        Some(_) | None => {}
     }
     if config.capacity.is_some() {
         add("capacity", "measuring limits");

@@ -94,13 +94,9 @@ impl Config {
         }
         if let Some(ip) = &self.ip {
             out.section("[ip]");
-            match &ip.method {
-                AddressMethod::Arp => out.text("method", "arp"),
-                AddressMethod::None => out.text("method", "none"),
-                AddressMethod::Exec(program) => {
-                    out.text("method", "exec");
-                    out.text("exec", &program.to_string_lossy());
-                }
+            out.text("method", ip.method.name());
+            if let AddressMethod::Exec(program) = &ip.method {
+                out.text("exec", &program.to_string_lossy());
             }
             if ip.method == AddressMethod::Arp {
                 out.raw("fast", ip.fast);
@@ -110,6 +106,18 @@ impl Config {
                     ip.gateway.map(|gateway| gateway.to_string()).as_deref(),
                 );
                 out.optional("interface", ip.interface.as_deref());
+            }
+            if let Some(hosted) = &ip.hosted {
+                out.text("home_after", &format_duration(ip.home_after));
+                out.text("timeout", &format_duration(hosted.timeout));
+                out.optional("endpoint", hosted.endpoint.as_deref());
+                out.credentials(hosted.credentials.as_ref());
+                if !hosted.targets.is_empty() {
+                    out.section("[ip.targets]");
+                    for (server, target) in &hosted.targets {
+                        out.text(server.as_str(), target);
+                    }
+                }
             }
         }
         if let Some(dns) = &self.dns {

@@ -1,6 +1,7 @@
 //! What was typed: the configuration language, defined once. Serde reads with these types, schemars prints
 //! them as JSON schema, and `shape.rs` walks that schema.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -530,10 +531,15 @@ pub(crate) struct Assets {
 
 /// How an address moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum IpMethod {
     Arp,
     Exec,
+    HetznerCloud,
+    HetznerRobot,
+    #[serde(rename = "digitalocean")]
+    DigitalOcean,
+    Ovh,
     None,
 }
 
@@ -541,11 +547,19 @@ pub(crate) enum IpMethod {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Ip {
-    /// How: announced on the local network, by a program of yours, or not at all.
+    /// How: announced on the local network, by a provider's interface, by a program of yours, or not at all.
     #[schemars(with = "IpMethod")]
     pub method: At<IpMethod>,
     /// The program, with method = "exec".
     pub exec: Option<Text>,
+    /// How long a move may take, where a provider moves them. Default "3m".
+    pub timeout: Option<Text>,
+    /// Where the provider's token or password is.
+    pub credentials: Option<At<Secret>>,
+    /// The URL of the provider's interface. Default: the provider's usual one.
+    pub endpoint: Option<Text>,
+    /// What the provider calls each server.
+    pub targets: Option<At<BTreeMap<String, Text>>>,
     /// Whether servers are watched twice as closely: their addresses move within 0.2 s in place of 0.5 s.
     pub fast: Option<At<bool>>,
     /// How long a server must have been well before its addresses go home. Default "60s".

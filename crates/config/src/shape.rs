@@ -55,11 +55,13 @@ impl Walk<'_> {
             .flatten()
             .map(|(name, _)| name.as_str())
             .collect();
+        // A table whose keys are names of the operator's.
+        let any = schema.get("additionalProperties").filter(|any| any.is_object());
         let mut unknown = Vec::new();
         for (key, value) in table.iter_mut() {
             let name: &str = key.get_ref();
             let path = join(path, name);
-            let Some(schema) = known.and_then(|known| known.get(name)) else {
+            let Some(schema) = known.and_then(|known| known.get(name)).or(any) else {
                 self.shape
                     .errors
                     .push(unknown_key(name, &path, &names, key.span(), value.span()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease,
+    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Hosted, Lease,
     LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
@@ -644,6 +644,10 @@ fn configs() -> impl Strategy<Value = Config> {
         Just(AddressMethod::Arp),
         Just(AddressMethod::None),
         "/[a-z]{1,9}".prop_map(|path| AddressMethod::Exec(path.into())),
+        Just(AddressMethod::HetznerCloud),
+        Just(AddressMethod::HetznerRobot),
+        Just(AddressMethod::DigitalOcean),
+        Just(AddressMethod::Ovh),
     ];
     let dns = (1u64..=604_800).prop_map(|s| Dns {
         zone: "notes.example.com".to_owned(),
@@ -688,6 +692,15 @@ fn configs() -> impl Strategy<Value = Config> {
                 db,
                 (lease, cache, assets, ip, dns, capacity),
             )| {
+                let ip = ip.map(|method| {
+                    addresses(
+                        method,
+                        &servers,
+                        lease.as_ref(),
+                        capacity.is_some(),
+                        dns.is_some(),
+                    )
+                });
                 Config {
                     fleet: Fleet {
                         name: name.parse().unwrap(),
@@ -712,20 +725,54 @@ fn configs() -> impl Strategy<Value = Config> {
                     lease,
                     cache,
                     assets,
-                    ip: ip.map(|method| {
-                        let arp = method == AddressMethod::Arp;
-                        Addresses {
-                            method,
-                            fast: arp && capacity.is_some(),
-                            home_after: Duration::from_secs(if arp { 90 } else { 60 }),
-                            gateway: (arp && dns.is_some()).then(|| [198, 51, 100, 1].into()),
-                            interface: arp.then(|| "eth0".to_owned()),
-                        }
-                    }),
+                    ip,
                     dns,
                     capacity,
                     places: Places::default(),
                 }
             },
         )
+}
+
+/// `[ip]` with that method, or with none where it would contradict the rest.
+fn addresses(
+    method: AddressMethod,
+    servers: &[Server],
+    lease: Option<&Lease>,
+    more: bool,
+    gateway: bool,
+) -> Addresses {
+    let arp = method == AddressMethod::Arp;
+    let alone = lease.is_none_or(|lease| lease.store == LeaseStore::Single) && servers.len() > 1;
+    let provider = !arp && method != AddressMethod::None;
+    let method = if provider && alone {
+        AddressMethod::None
+    } else {
+        method
+    };
+    let provider = provider && !alone;
+    let numbered = |(at, server): (usize, &Server)| {
+        let target = match method {
+            AddressMethod::HetznerRobot => format!("198.51.100.{at}"),
+            AddressMethod::Ovh => format!("ns{at}.ip-198-51-100.eu"),
+            _ => (4_700 + at).to_string(),
+        };
+        (server.name.clone(), target)
+    };
+    let hosted = provider.then(|| Hosted {
+        timeout: Duration::from_secs(if more { 90 } else { 180 }),
+        credentials: (!matches!(method, AddressMethod::Exec(_)))
+            .then(|| Credentials::Env("PROVIDER".to_owned())),
+        endpoint: (more && !matches!(method, AddressMethod::Exec(_)))
+            .then(|| "https://api.example.com".to_owned()),
+        targets: servers.iter().enumerate().map(numbered).collect(),
+    });
+    Addresses {
+        fast: arp && more,
+        home_after: Duration::from_secs(if arp || provider && more { 90 } else { 60 }),
+        gateway: (arp && gateway).then(|| [198, 51, 100, 1].into()),
+        interface: arp.then(|| "eth0".to_owned()),
+        hosted,
+        method,
+    }
 }

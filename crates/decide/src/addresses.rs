@@ -95,6 +95,12 @@ impl Addresses {
         self.changed
     }
 
+    /// For how long the edge of `server` has been well without a break; `None` while it is not.
+    pub fn well_for(&self, server: &ServerName, now: Duration) -> Option<Duration> {
+        let edge = self.edges.get(server).filter(|edge| edge.damper.is_healthy())?;
+        Some(now.saturating_sub(edge.well_since))
+    }
+
     /// Takes in a look; says whether anything is different now.
     pub fn look(&mut self, look: &Look<'_>) -> bool {
         let told = look

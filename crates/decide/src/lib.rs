@@ -16,6 +16,7 @@ pub mod facts;
 pub mod failover;
 pub mod health;
 pub mod plan;
+pub mod routing;
 pub mod view;
 
 pub use change::digest;

@@ -118,6 +118,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             gateway: ip.gateway,
             interface: ip.interface.clone(),
         }),
+        routed: config.routing().is_some(),
     }
 }
 

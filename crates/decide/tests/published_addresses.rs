@@ -90,6 +90,7 @@ impl World {
             lease: None,
             unheard: unheard(config, server, &self.observed(server)),
             addresses_changed: agent.addresses.changed(),
+            routing: None,
         }
     }
 

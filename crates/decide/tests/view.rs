@@ -46,6 +46,7 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
         lease: None,
         unheard: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
+        routing: None,
     }
 }
 

@@ -447,7 +447,11 @@ impl Control {
         let options = ListenOptions {
             reuse_port: true,
             // An address of another server is bound before it moves here.
-            freebind: self.view.as_ref().is_some_and(|view| view.takeover.is_some()) && door != Door::Relay,
+            freebind: self
+                .view
+                .as_ref()
+                .is_some_and(|view| view.takeover.is_some() || view.routed)
+                && door != Door::Relay,
             v6only: v4_is_wanted,
         };
         let mut sockets = self.inherited.remove(&(door, address)).unwrap_or_default();

@@ -203,11 +203,14 @@ codes! {
         "`pontoon cert renew` orders new certificates for the names of [edge.tls.acme]. Certificates from files are renewed by whoever makes the files; the edges take a new one up within a second.";
 
     A001 Usage "public addresses do not move in this fleet"
-        "Addresses move from a server that died to one that lives only where fleet.toml has [ip] with method = \"arp\" and there are two servers at least, on one local network.";
+        "Addresses move from a server that died to one that lives only where fleet.toml has [ip] with a method and there are two servers at least: \"arp\" on one local network, a provider's or \"exec\" elsewhere. `pontoon address test` without a server asks a provider; with one it rehearses a takeover on the local network.";
     A002 Safety "the addresses are not taken for a rehearsal now"
         "A rehearsal takes a living server's addresses for some seconds. It begins only where it cannot become an outage: they are at home, their home has been well for home_after, this server's edge serves, and the others hear it.";
     A003 Failed "after a takeover not everybody would find the addresses"
         "In the rehearsal the router or a server of the same network went on sending to the old place, or the addresses did not go home again. Who it was stands in the evidence. A router may be slow, or believe nobody who announces an address (static entries, port security of a switch).";
+
+    A004 Failed "a provider would not move every address"
+        "`pontoon address test` asked the provider, or the program of ip.exec, from this server where every public address is. The evidence is what it said: credentials that it does not take, an address or a server that it does not know, or an address that is at something else than a server of the fleet. Nothing was moved.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

@@ -1,6 +1,7 @@
 //! The typed [`Event`]: the single source of the timeline, the log line and the counters.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,15 @@ pub enum EventKind {
     },
     AddressesDropped {
         home: ServerName,
+        reason: String,
+    },
+    AddressRouted {
+        address: IpAddr,
+        to: ServerName,
+    },
+    AddressNotRouted {
+        address: IpAddr,
+        to: ServerName,
         reason: String,
     },
     DrainChanged {
@@ -271,6 +281,8 @@ impl EventKind {
             | K::TierDied { .. }
             | K::AddressesTaken { .. }
             | K::AddressesDropped { .. }
+            | K::AddressRouted { .. }
+            | K::AddressNotRouted { .. }
             | K::DatabaseRestarted { .. }
             | K::LeaseTaken { .. }
             | K::PrimaryAlone { .. }
@@ -333,6 +345,10 @@ impl fmt::Display for EventKind {
             K::UpstreamUp { upstream } => write!(f, "application on {upstream} is in again"),
             K::AddressesTaken { home, reason } => write!(f, "took the addresses of {home}: {reason}"),
             K::AddressesDropped { home, reason } => write!(f, "dropped the addresses of {home}: {reason}"),
+            K::AddressRouted { address, to } => write!(f, "the provider sends {address} to {to}"),
+            K::AddressNotRouted { address, to, reason } => {
+                write!(f, "the provider does not send {address} to {to}: {reason}")
+            }
             K::DrainChanged {
                 subject,
                 drained: true,

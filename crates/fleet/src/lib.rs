@@ -30,8 +30,8 @@ pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
     AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,
-    DrainMark, EdgeReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport, ServerReport, ShareReport,
-    SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
+    DrainMark, EdgeReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport, RoutedAddress, RoutingReport,
+    ServerReport, ShareReport, SpreadReport, SqlReport, TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{

@@ -243,6 +243,38 @@ pub struct ShareReport {
     pub addresses: Vec<IpAddr>,
 }
 
+/// The public addresses that a provider moves, as the server sees them that gives the orders, or waits to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutingReport {
+    /// How they move: `ip.method`.
+    pub method: String,
+    /// Whether this server gives the orders now.
+    pub orders: bool,
+    /// Who does, as the lease says.
+    pub caller: Option<ServerName>,
+    /// Grows by one with each decision and each change of who gives the orders.
+    pub epoch: Epoch,
+    /// Every address, as far as this server knows; empty until it gives the orders.
+    pub addresses: Vec<RoutedAddress>,
+    /// What it could not do, in words.
+    pub trouble: Vec<String>,
+}
+
+/// One address that a provider moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutedAddress {
+    /// Which.
+    pub address: IpAddr,
+    /// Whose it is when all are well.
+    pub home: ServerName,
+    /// Who is to have it.
+    pub to: ServerName,
+    /// Whether the provider says that it does.
+    pub there: bool,
+    /// Why it does not, or why that is not known.
+    pub trouble: Option<String>,
+}
+
 /// One time that the reporter took or dropped addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressMove {
@@ -327,6 +359,9 @@ pub struct ServerReport {
     /// When, as far as it knows, the fleet's opinion on a public address last changed.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// The addresses that a provider moves; `None` where none does.
+    #[serde(default)]
+    pub routing: Option<RoutingReport>,
 }
 
 impl ServerReport {

@@ -52,6 +52,9 @@ pub struct FleetView {
     /// How public addresses move; `None` when they do not.
     #[serde(default)]
     pub takeover: Option<TakeoverView>,
+    /// Whether a provider moves addresses to edges, which so listen on those that are not theirs yet.
+    #[serde(default)]
+    pub routed: bool,
 }
 
 impl FleetView {

@@ -339,6 +339,7 @@ pub(crate) mod tests {
             epoch: Epoch(epoch),
             serial: 1,
             takeover: None,
+            routed: false,
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,

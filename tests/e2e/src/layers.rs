@@ -34,6 +34,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-helper", Layer::Runtime),
     ("pontoon-lease", Layer::Runtime),
     ("pontoon-pki", Layer::Runtime),
+    ("pontoon-provider", Layer::Runtime),
     ("pontoon-rt", Layer::Runtime),
     ("pontoon-sys", Layer::Runtime),
     ("pontoon-telemetry", Layer::Runtime),

@@ -17,7 +17,7 @@ use pontoon_fleet::{Code, Engine, Role};
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use crate::model::{Db, Durability, Failover, LeaseStore, Places};
+use crate::model::{AddressMethod, Db, Durability, Failover, LeaseStore, Places};
 use crate::raw::{self, At, File};
 use crate::{Config, ConfigError, Overrides, shape};
 
@@ -173,6 +173,7 @@ impl Check<'_> {
             }
         }
         self.edges_listen(config, file);
+        self.routed(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();
         if !edges.is_empty() && edges.iter().all(|server| server.standby) {
             let message = "every edge is a standby: no visitor would be served";
@@ -193,6 +194,44 @@ impl Check<'_> {
                 "there is a [dns], and no server has the role \"dns\"",
                 first_server,
                 "",
+            );
+        }
+    }
+
+    /// A provider's interface takes orders from anybody with the token: of two servers one must have the right to give them,
+    /// and it must know what the provider calls each.
+    fn routed(&mut self, config: &Config, file: &File) {
+        let (Some(ip), Some(typed)) = (config.routing(), &file.ip) else {
+            return;
+        };
+        let method = typed.get().method.span();
+        if config.lease_store() == LeaseStore::Single {
+            let message = "addresses that a provider moves need a lease that servers share";
+            let hint = "add [lease] with store = \"s3\" or \"etcd\": it says which server gives the orders";
+            self.wrong(Code::C006, message, method.clone(), hint);
+        }
+        let targets = ip.hosted.as_ref().map(|hosted| &hosted.targets);
+        let place = typed.get().targets.as_ref().map_or(method, At::span);
+        let place = self.first_line(place);
+        for server in targets.into_iter().flat_map(|targets| targets.keys()) {
+            if config.server(server).is_none() {
+                let message = format!("`ip.targets.{server}`: there is no such server");
+                self.wrong(Code::C006, message, place.clone(), "leave it out");
+            }
+        }
+        let named =
+            |server: &&crate::model::Server| !targets.is_some_and(|all| all.contains_key(&server.name));
+        let needed = !matches!(ip.method, AddressMethod::Exec(_));
+        for server in config.with_role(Role::Edge).filter(|_| needed).filter(named) {
+            let message = format!(
+                "`ip.targets.{}` is missing: what does the provider call it?",
+                server.name
+            );
+            self.wrong(
+                Code::C003,
+                message,
+                place.clone(),
+                "its number, name or main address there",
             );
         }
     }

@@ -1,7 +1,7 @@
 //! Everything that is neither a server nor its edge: application, database, lease, cache, uploads, addresses, DNS, capacity.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenA
 use super::Check;
 use crate::model::{
     AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Db,
-    Durability, EtcdTls, Lease, LeaseStore, Reads,
+    Durability, EtcdTls, Hosted, Lease, LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
 
@@ -641,6 +641,10 @@ impl Check<'_> {
         let method = match (*ip.method.get(), &ip.exec) {
             (IpMethod::Arp, None) => AddressMethod::Arp,
             (IpMethod::None, None) => AddressMethod::None,
+            (IpMethod::HetznerCloud, None) => AddressMethod::HetznerCloud,
+            (IpMethod::HetznerRobot, None) => AddressMethod::HetznerRobot,
+            (IpMethod::DigitalOcean, None) => AddressMethod::DigitalOcean,
+            (IpMethod::Ovh, None) => AddressMethod::Ovh,
             (IpMethod::Exec, Some(program)) => AddressMethod::Exec(self.path("ip.exec", program)?),
             (IpMethod::Exec, None) => {
                 let hint = "say which program: exec = \"/etc/pontoon/hooks/…\"";
@@ -658,20 +662,68 @@ impl Check<'_> {
                 return None;
             }
         };
-        if method != AddressMethod::Arp {
-            let only_arp = [
-                ("fast", ip.fast.as_ref().map(At::span)),
-                ("home_after", ip.home_after.as_ref().map(At::span)),
-                ("gateway", ip.gateway.as_ref().map(At::span)),
-                ("interface", ip.interface.as_ref().map(At::span)),
-            ];
-            for (key, place) in only_arp {
-                if let Some(place) = place {
-                    let message = format!("`ip.{key}` is only for method = \"arp\"");
-                    self.wrong(Code::C006, message, place, "leave it out");
-                }
+        let of_arp = method == AddressMethod::Arp;
+        let of_provider = !matches!(method, AddressMethod::Arp | AddressMethod::None);
+        let of_interface = of_provider && !matches!(method, AddressMethod::Exec(_));
+        let moved = method != AddressMethod::None;
+        for (key, place, allowed, only) in [
+            ("fast", ip.fast.as_ref().map(At::span), of_arp, "method = \"arp\""),
+            (
+                "gateway",
+                ip.gateway.as_ref().map(At::span),
+                of_arp,
+                "method = \"arp\"",
+            ),
+            (
+                "interface",
+                ip.interface.as_ref().map(At::span),
+                of_arp,
+                "method = \"arp\"",
+            ),
+            (
+                "home_after",
+                ip.home_after.as_ref().map(At::span),
+                moved,
+                "addresses that move",
+            ),
+            (
+                "timeout",
+                ip.timeout.as_ref().map(At::span),
+                of_provider,
+                "addresses that a provider moves",
+            ),
+            (
+                "targets",
+                ip.targets.as_ref().map(At::span),
+                of_provider,
+                "addresses that a provider moves",
+            ),
+            (
+                "credentials",
+                ip.credentials.as_ref().map(At::span),
+                of_interface,
+                "a provider's interface",
+            ),
+            (
+                "endpoint",
+                ip.endpoint.as_ref().map(At::span),
+                of_interface,
+                "a provider's interface",
+            ),
+        ] {
+            if let Some(place) = place.filter(|_| !allowed) {
+                self.wrong(
+                    Code::C006,
+                    format!("`ip.{key}` is only for {only}"),
+                    place,
+                    "leave it out",
+                );
             }
         }
+        let hosted = match of_provider {
+            true => Some(self.hosted(ip, of_interface)?),
+            false => None,
+        };
         let home_after = self.duration(
             "ip.home_after",
             ip.home_after.as_ref(),
@@ -710,6 +762,63 @@ impl Check<'_> {
             home_after: home_after?,
             gateway,
             interface,
+            hosted,
+        })
+    }
+
+    /// What a provider's interface needs, or a program.
+    fn hosted(&mut self, ip: &raw::Ip, of_interface: bool) -> Option<Hosted> {
+        let timeout = self.duration("ip.timeout", ip.timeout.as_ref(), 180 * SECOND, SECOND..=HOUR);
+        let credentials = match &ip.credentials {
+            Some(secret) => Some(self.credentials("ip.credentials", secret)?),
+            None if of_interface => {
+                let hint = "where is the token? credentials = { file = \"/etc/pontoon/provider.env\" }";
+                self.wrong(Code::C003, "`ip.credentials` is missing", ip.method.span(), hint);
+                return None;
+            }
+            None => None,
+        };
+        let endpoint = match &ip.endpoint {
+            Some(endpoint) => {
+                self.url("ip.endpoint", endpoint)?;
+                Some(endpoint.get().clone())
+            }
+            None => None,
+        };
+        let mut targets = BTreeMap::new();
+        for (server, target) in ip.targets.iter().flat_map(|targets| targets.get()) {
+            let path = format!("ip.targets.{server}");
+            let Ok(name) = server.parse() else {
+                return self.none(&path, target, "is not for a server: its name is none");
+            };
+            // It goes into URLs and into a program's environment.
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+            let number = matches!(*ip.method.get(), IpMethod::HetznerCloud | IpMethod::DigitalOcean);
+            let text = target.get();
+            if text.is_empty() || text.len() > 255 || !text.chars().all(plain) {
+                return self.none(&path, target, "is not a provider's name for a server");
+            }
+            if number && text.parse::<u64>().is_err() {
+                return self.none(
+                    &path,
+                    target,
+                    "is not a number, as this provider calls its servers",
+                );
+            }
+            if *ip.method.get() == IpMethod::HetznerRobot && text.parse::<IpAddr>().is_err() {
+                return self.none(&path, target, "is not the main address of a server");
+            }
+            if targets.insert(name, text.clone()).is_some()
+                || targets.values().filter(|one| *one == text).count() > 1
+            {
+                return self.none(&path, target, "is another server's, too");
+            }
+        }
+        Some(Hosted {
+            timeout: timeout?,
+            credentials,
+            endpoint,
+            targets,
         })
     }
 

@@ -69,6 +69,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         epoch: Epoch(1),
         serial: 1,
         takeover: None,
+        routed: false,
         servers,
         app: Some(AppView {
             upstream: app,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pontoon_address::rehearsal::{self, RehearsalError};
-use pontoon_agent::api::{ServerStatus, Status};
-use pontoon_fleet::{AddressReport, Code, Refusal, ServerName, ServerState};
+use pontoon_agent::api::{AskedAddress, ServerStatus, Status};
+use pontoon_fleet::{AddressReport, Code, Refusal, RoutingReport, ServerName, ServerState};
 use serde::Serialize;
 
 use super::{Context, process};
@@ -49,16 +49,16 @@ pub enum AddressCommand {
     /// Show who holds which public address, and what stands in the way of a takeover
     Status(AddressStatus),
     /// Rehearse a takeover: this server takes another one's addresses for some seconds, and says who learned of it and how
-    /// fast
+    /// fast. Where a provider moves them: ask it from this server where every address is, and move nothing
     Test(AddressTest),
 }
 
 /// `pontoon address test`
 #[derive(Debug, Args)]
 pub struct AddressTest {
-    /// Whose addresses this server takes; it must live
+    /// Whose addresses this server takes; it must live. Left out where a provider moves them
     #[arg(value_name = "SERVER")]
-    pub home: ServerName,
+    pub home: Option<ServerName>,
     /// For how long, at most 30s
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = hold)]
     pub hold: Duration,
@@ -121,27 +121,29 @@ async fn status(context: &Context, args: &AddressStatus) -> anyhow::Result<u8> {
 
 /// Asks this server's address process, not the agent: addresses move without agents, so their rehearsal does.
 async fn test(context: &Context, args: &AddressTest) -> anyhow::Result<u8> {
+    let Some(home) = &args.home else {
+        return ask_provider(context, args).await;
+    };
     if !args.yes {
-        let again = format!("pontoon address test {} --yes", args.home);
+        let again = format!("pontoon address test {home} --yes");
         return Err(Refusal::new(Code::P007, "a rehearsal moves addresses that visitors use")
             .because(format!(
                 "this server would take the addresses of {} for {}; connections that are open there end, new ones are served here",
-                args.home,
+                home,
                 pontoon_fleet::units::format_duration(args.hold)
             ))
             .next("if you want that", &again)
             .into());
     }
     let socket = context.paths.address_socket();
-    let outcome = rehearsal::ask(&socket, &args.home, args.hold)
+    let outcome = rehearsal::ask(&socket, home, args.hold)
         .await
         .map_err(|error| match error {
-            RehearsalError::Refused(why) => Refusal::new(
-                Code::A002,
-                format!("the addresses of {} stay where they are", args.home),
-            )
-            .because(why)
-            .next("see how everything stands", "pontoon address status"),
+            RehearsalError::Refused(why) => {
+                Refusal::new(Code::A002, format!("the addresses of {home} stay where they are"))
+                    .because(why)
+                    .next("see how everything stands", "pontoon address status")
+            }
             other => Refusal::new(Code::N002, "the address process of this server does not answer")
                 .because(other.to_string())
                 .next(
@@ -162,6 +164,22 @@ async fn test(context: &Context, args: &AddressTest) -> anyhow::Result<u8> {
     Err(addresses::unlearned(&outcome).into())
 }
 
+/// Whether this server could tell the provider, and where every address is in its eyes.
+async fn ask_provider(context: &Context, args: &AddressTest) -> anyhow::Result<u8> {
+    let asked: Vec<AskedAddress> = context.client.post("/v1/addresses/ask", &()).await?;
+    if args.json {
+        context.screen.json(&asked)?;
+    } else {
+        context
+            .screen
+            .answer(&addresses::asked(&asked, context.screen.out))?;
+    }
+    match addresses::unanswered(&asked) {
+        None => Ok(0),
+        Some(refusal) => Err(refusal.into()),
+    }
+}
+
 /// How the public addresses of a fleet stand.
 #[derive(Debug, Serialize)]
 pub struct Standing {
@@ -169,6 +187,8 @@ pub struct Standing {
     pub homes: Vec<Home>,
     /// What each server's address process says.
     pub servers: Vec<Voice>,
+    /// What each server says where a provider moves them.
+    pub routing: BTreeMap<ServerName, RoutingReport>,
 }
 
 /// The addresses of one server.
@@ -215,6 +235,14 @@ impl Standing {
                 report: report(server),
             })
             .collect();
+        let routing = routing(status);
+        if !routing.is_empty() {
+            return Ok(Standing {
+                homes: routed_homes(status, &routing),
+                servers: Vec::new(),
+                routing,
+            });
+        }
         let mut homes: BTreeMap<&ServerName, Home> = BTreeMap::new();
         for (voice, report) in servers
             .iter()
@@ -238,13 +266,57 @@ impl Standing {
         if homes.is_empty() && servers.iter().all(|voice| voice.report.is_none()) {
             return Err(
                 Refusal::new(Code::A001, "public addresses do not move in this fleet")
-                    .because("the configuration has no [ip] with method = \"arp\", or fewer than two servers")
+                    .because("the configuration has no [ip] with a method that moves them, or fewer than two servers")
                     .next("say so in fleet.toml, then", "pontoon apply"),
             );
         }
         let mut homes: Vec<Home> = homes.into_values().collect();
         let place = |home: &Home| status.servers.iter().position(|server| server.name == home.home);
         homes.sort_by_key(place);
-        Ok(Standing { homes, servers })
+        Ok(Standing {
+            homes,
+            servers,
+            routing,
+        })
     }
+}
+
+/// What the servers that answer say of addresses that a provider moves.
+fn routing(status: &Status) -> BTreeMap<ServerName, RoutingReport> {
+    let answering = status
+        .servers
+        .iter()
+        .filter(|server| server.state != ServerState::Unreachable);
+    let says = |server: &ServerStatus| Some((server.name.clone(), server.report.as_ref()?.routing.clone()?));
+    answering.filter_map(says).collect()
+}
+
+/// The homes, as who gives the orders sees them.
+fn routed_homes(status: &Status, routing: &BTreeMap<ServerName, RoutingReport>) -> Vec<Home> {
+    let orders = routing
+        .values()
+        .filter(|report| report.orders)
+        .max_by_key(|report| report.epoch);
+    let mut homes: Vec<Home> = Vec::new();
+    for routed in orders.into_iter().flat_map(|report| &report.addresses) {
+        let at = homes.iter().position(|home| home.home == routed.home);
+        let at = at.unwrap_or_else(|| {
+            homes.push(Home {
+                home: routed.home.clone(),
+                addresses: Vec::new(),
+                holders: Vec::new(),
+                epoch: orders.map_or(0, |report| report.epoch.0),
+                moving: false,
+            });
+            homes.len() - 1
+        });
+        let Some(home) = homes.get_mut(at) else { continue };
+        home.addresses.push(routed.address);
+        home.moving |= !routed.there;
+        if routed.there && !home.holders.contains(&routed.to) {
+            home.holders.push(routed.to.clone());
+        }
+    }
+    homes.sort_by_key(|home| status.servers.iter().position(|server| server.name == home.home));
+    homes
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use pontoon_address::rehearsal::{Learner, Outcome};
+use pontoon_agent::api::AskedAddress;
 use pontoon_fleet::{Code, Refusal};
 
 use crate::commands::address::Standing;
@@ -76,7 +77,72 @@ pub fn render(standing: &Standing, paint: Paint) -> String {
             (Some(_), true) => {}
         }
     }
+    text.push_str(&routing(standing));
     text
+}
+
+/// Who gives a provider orders, and what stands in the way.
+fn routing(standing: &Standing) -> String {
+    let mut text = String::new();
+    let mut orders = standing.routing.iter().filter(|(_, report)| report.orders);
+    // Writing to a String cannot fail.
+    match (orders.next(), standing.routing.values().next()) {
+        (Some((name, report)), _) => {
+            let _ = writeln!(text, "{name} gives the orders ({})", report.method);
+            for routed in &report.addresses {
+                if let Some(trouble) = &routed.trouble {
+                    let _ = writeln!(text, "{} is to be at {}: {trouble}", routed.address, routed.to);
+                }
+            }
+        }
+        (None, Some(report)) => {
+            let _ = writeln!(
+                text,
+                "nobody gives the orders now ({}): addresses stay where they are",
+                report.method
+            );
+        }
+        (None, None) => {}
+    }
+    for (name, report) in &standing.routing {
+        for trouble in &report.trouble {
+            let _ = writeln!(text, "{name}: {trouble}");
+        }
+    }
+    text
+}
+
+/// What a provider said of every address.
+pub fn asked(asked: &[AskedAddress], paint: Paint) -> String {
+    let mut text = String::new();
+    for one in asked {
+        let found = match (&one.at, &one.trouble) {
+            (_, Some(trouble)) => trouble.clone(),
+            (Some(at), None) => at.clone(),
+            (None, None) => "no answer".to_owned(),
+        };
+        let line = format!("{} of {}: {found} ({} ms)", one.address, one.home, one.took_ms);
+        let line = if one.fleet { line } else { paint.warn(&line) };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+/// Why this server could not move an address; `None` when it could move all.
+pub fn unanswered(asked: &[AskedAddress]) -> Option<Refusal> {
+    let mut bad = asked.iter().filter(|one| !one.fleet).peekable();
+    bad.peek()?;
+    let title = "the provider does not say of every address that a server of the fleet has it";
+    let mut refusal = Refusal::new(Code::A004, title);
+    for one in bad {
+        let why = one
+            .trouble
+            .clone()
+            .or_else(|| Some(format!("it is at {}", one.at.as_ref()?)));
+        refusal = refusal.because(format!("{}: {}", one.address, why.unwrap_or_default()));
+    }
+    Some(refusal.next("see where they should be", "pontoon address status"))
 }
 
 /// What a rehearsal came to: a line for each who had to learn.

@@ -62,6 +62,7 @@ fn server(name: &str, last: u8, role: Option<DatabaseRole>) -> ServerStatus {
             unheard: Vec::new(),
             full_disk: None,
             addresses_changed: pontoon_fleet::UnixMillis::default(),
+            routing: None,
         }),
         edge_millirequests_per_second: Some(200_400 + u64::from(last)),
         app_healthy: Some(true),

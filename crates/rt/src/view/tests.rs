@@ -16,6 +16,7 @@ fn view(revision: u64) -> FleetView {
         epoch: Epoch(1),
         serial: 0,
         takeover: None,
+        routed: false,
         servers: Vec::new(),
         app: None,
         https: None,

@@ -110,6 +110,7 @@ impl View {
             epoch: Epoch(self.epoch),
             serial: 0,
             takeover: None,
+            routed: false,
             servers: vec![
                 server("a", "127.0.0.1", self.relay_ports[0]),
                 server("b", "127.0.0.2", self.relay_ports[1]),

@@ -118,6 +118,7 @@ fn the_agents_numbers_follow_the_view() {
         epoch: Epoch(1),
         serial: 1,
         takeover: None,
+        routed: false,
         servers: vec![
             server("a", ServerState::Draining),
             server("b", ServerState::Unreachable),
