@@ -140,3 +140,7 @@ fn nonce() -> u64 {
         Err(_) => pontoon_rt::clock::SystemClock.unix().0,
     }
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;
