@@ -232,7 +232,7 @@ mod tests {
         for (name, value, seconds) in [
             ("retry-after", "17", 17),
             ("retry-after", "Tue, 14 Nov 2023 22:13:30 GMT", 10),
-            ("retry-after", "Tue, 14 Nov 2013 22:13:30 GMT", 0),
+            ("retry-after", "Thu, 14 Nov 2013 22:13:30 GMT", 0),
             ("retry-after", "soon", 60),
             ("retry-after", "-1", 60),
             ("ratelimit-reset", "1700000042", 42),
