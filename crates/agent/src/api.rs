@@ -449,6 +449,16 @@ pub struct ReseedRequest {
     pub server: ServerName,
     /// Do it; otherwise only what would be done is said.
     pub yes: bool,
+    /// As a dump, whatever the configuration says.
+    #[serde(default)]
+    pub logical: bool,
+}
+
+impl ReseedRequest {
+    /// What stands behind the server's name on the command line, but `--yes`.
+    pub fn options(&self) -> &'static str {
+        if self.logical { " --logical" } else { "" }
+    }
 }
 
 /// Asks a server to follow the primary again with what it has.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use hyper::{Response, StatusCode};
 use pontoon_config::edit::{self, ServerEntry};
+use pontoon_config::{Config, CopyMethod};
 use pontoon_decide::change::Outcome;
 use pontoon_fleet::{Code, Engine, EventKind, Refusal, Revision, Role, ServerName};
 use pontoon_helper::BackupOptions;
 use pontoon_pki::{Authority, IdentityFiles, SERVER_LIFETIME, csr_fingerprint};
-use pontoon_replication::{Joiner, Origin, OriginAsk, SourceTicket, SqlAccount};
+use pontoon_replication::{Joiner, Means, Origin, OriginAsk, SourceTicket, SqlAccount, Wish};
 use pontoon_rt::files;
 use pontoon_rt::http::{self, Body};
 
@@ -185,7 +186,11 @@ fn words(roles: &[Role]) -> String {
 }
 
 /// Gives a joiner what it needs to copy and follow this server's database.
-pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, Refusal> {
+pub(crate) async fn source(
+    agent: &Agent,
+    peer: &Peer,
+    means: Option<Means>,
+) -> Result<SourceTicket, Refusal> {
     let (name, address, database) = joiner_of(agent, peer)?;
     let Some((engine, version)) = database else {
         return Err(Refusal::new(Code::D009, format!("{name} has no database server"))
@@ -200,8 +205,10 @@ pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, R
                 address,
                 engine,
                 version,
+                means: means.unwrap_or_default(),
             },
             own_address,
+            wish(&agent.config()?.config),
         )
         .await?;
     agent.record(EventKind::JoinStep {
@@ -211,6 +218,15 @@ pub(crate) async fn source(agent: &Agent, peer: &Peer) -> Result<SourceTicket, R
     Ok(ticket)
 }
 
+/// How the configuration wants copies made.
+fn wish(config: &Config) -> Wish {
+    match config.db.as_ref().and_then(|db| db.copy).unwrap_or_default() {
+        CopyMethod::Auto => Wish::Auto,
+        CopyMethod::Physical => Wish::Physical,
+        CopyMethod::Logical => Wish::Logical,
+    }
+}
+
 /// Answers a joiner whose database follows this one already, by file and position.
 pub(crate) async fn origin(agent: &Agent, peer: &Peer, ask: &OriginAsk) -> Result<Origin, Refusal> {
     joiner_of(agent, peer)?;
@@ -218,18 +234,23 @@ pub(crate) async fn origin(agent: &Agent, peer: &Peer, ask: &OriginAsk) -> Resul
     database.origin(ask).await
 }
 
-/// Streams a copy of this server's database.
-pub(crate) async fn backup(agent: &Agent, peer: &Peer) -> Result<Response<Body>, Refusal> {
+/// Streams a copy of this server's database: its files, or a dump.
+pub(crate) async fn backup(agent: &Agent, peer: &Peer, as_dump: bool) -> Result<Response<Body>, Refusal> {
     joiner_of(agent, peer)?;
     let (database, _) = primary_here(agent).await?;
     // A duplex, not a simplex: dropped at one end, it is broken at the other, so that the copy for a joiner that died
     // ends at once and the next one can begin.
     let (reader, mut writer) = tokio::io::duplex(BACKUP_BUFFER_BYTES);
     tokio::spawn(async move {
-        if let Err(refusal) = database
-            .serve_backup(&mut writer, &BackupOptions::default())
-            .await
-        {
+        let served = match as_dump {
+            true => database.serve_dump(&mut writer, None).await,
+            false => {
+                database
+                    .serve_backup(&mut writer, &BackupOptions::default())
+                    .await
+            }
+        };
+        if let Err(refusal) = served {
             tracing::error!(%refusal, "the copy for a joiner failed");
         }
     });
@@ -426,7 +447,8 @@ fn source_for(
         }
         Some(_)
             if db.engine == Engine::Mariadb
-                && !(hello.facts.tools.mariadb_backup && hello.facts.tools.mbstream) =>
+                && !(hello.facts.tools.mariadb_backup && hello.facts.tools.mbstream)
+                && (db.copy == Some(CopyMethod::Physical) || !hello.facts.tools.dump) =>
         {
             return Err(Refusal::new(
                 Code::D007,

@@ -10,7 +10,7 @@ use pontoon_decide::facts::ServerFacts;
 use pontoon_fleet::{Code, EventKind, FleetName, Refusal, Role, ServerName, units};
 use pontoon_helper::Node;
 use pontoon_pki::{Identity, IdentityFiles, NewKey, Token, tls};
-use pontoon_replication::{CloneProgress, CloneStep, Database, SourceTicket};
+use pontoon_replication::{CloneProgress, CloneStep, Database, Method, SourceTicket};
 use pontoon_rt::files;
 use pontoon_rt::http::{self, Call};
 use tokio::io::AsyncRead;
@@ -224,8 +224,8 @@ async fn copy_database(
         .db
         .as_ref()
         .ok_or_else(|| Refusal::new(Code::N005, "the fleet's configuration has no [db]"))?;
-    let (source, address, ticket) = ticket(agent, &record, &active.config).await?;
     let database = carry_out::open_database(agent, db).await?;
+    let (source, address, mut ticket) = ticket(agent, &record, &active.config, &database).await?;
     if database.node().follows.is_some() && !record.copy {
         let wanted = carry_out::wanted_at(agent, db, record.private, true)?;
         let adopting = adopted::Adopting {
@@ -244,6 +244,9 @@ async fn copy_database(
     agent.store.save_join(&record)?;
     agent.store.save_inherited(&ticket.inherited)?;
     let wanted = carry_out::wanted_at(agent, db, record.private, true)?;
+    if let Some(words) = ticket.words() {
+        reporter.note(words).await;
+    }
 
     let total = units::human_bytes(ticket.expected_bytes);
     reporter
@@ -268,9 +271,24 @@ async fn copy_database(
             });
         }
     };
-    let open = || backup_stream(agent, &source, address);
+    let open = || backup_stream(agent, &source, address, ticket.method);
     // By its full name: an Arc has a `clone_from` of its own.
-    Database::clone_from(&database, &ticket, &wanted, open, &mut progress).await?;
+    let copied = Database::clone_from(&database, &ticket, &wanted, open, &mut progress).await;
+    if let Err(refusal) = copied {
+        if refusal.code != Code::D007 || ticket.method == Method::Dump {
+            return Err(refusal);
+        }
+        // It was found out only now that this server cannot take files: asked again, the primary knows.
+        ticket = self::ticket(agent, &record, &active.config, &database).await?.2;
+        if ticket.method != Method::Dump {
+            return Err(refusal);
+        }
+        if let Some(words) = ticket.words() {
+            reporter.note(words).await;
+        }
+        let open = || backup_stream(agent, &source, address, ticket.method);
+        Database::clone_from(&database, &ticket, &wanted, open, &mut progress).await?;
+    }
     wait_until_caught_up(agent, &database, (&source, address), reporter).await?;
     agent.record(EventKind::ReplicationStarted { source });
     database_is_there(agent, record)
@@ -291,7 +309,9 @@ async fn ticket(
     agent: &Arc<Agent>,
     record: &JoinRecord,
     config: &Config,
+    database: &Database,
 ) -> Result<(ServerName, SocketAddr, SourceTicket), Refusal> {
+    let means = database.means().await;
     let started = Instant::now();
     // The host first: it admitted us, and with two servers it is the primary. It names the primary otherwise.
     let mut candidates: Vec<ServerName> = vec![record.host.clone()];
@@ -306,7 +326,7 @@ async fn ticket(
         for name in &candidates {
             let address = dial::address_of(agent, name)?;
             let call = Call::post(name.as_str(), "/p/v1/join/source").timeout(Duration::from_secs(60));
-            match dial::ask::<_, SourceTicket>(agent, name, address, &call, Some(&())).await {
+            match dial::ask::<_, SourceTicket>(agent, name, address, &call, Some(&means)).await {
                 Ok(ticket) => return Ok((name.clone(), address, ticket)),
                 // Somebody else is the primary: the next one may be.
                 Err(refusal) if refusal.code == Code::F001 => {}
@@ -325,9 +345,14 @@ pub(crate) async fn backup_stream(
     agent: &Arc<Agent>,
     source: &ServerName,
     address: SocketAddr,
+    method: Method,
 ) -> Result<impl AsyncRead + Unpin + Send + use<>, Refusal> {
     let stream = dial::connect(agent, source, address).await?;
-    let request = Call::get(source.as_str(), "/p/v1/join/backup").request(http::empty())?;
+    let path = match method {
+        Method::Dump => "/p/v1/join/dump",
+        Method::Stream | Method::Clone => "/p/v1/join/backup",
+    };
+    let request = Call::get(source.as_str(), path).request(http::empty())?;
     let answer = http::request(stream, request).await?;
     let status = answer.status();
     if !status.is_success() {

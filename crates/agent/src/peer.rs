@@ -10,9 +10,9 @@
 //! | `POST /p/v1/change` [`ChangeMessage`] | see `authorise::verb_of` | nothing: the answer is a message of its own |
 //! | `POST /p/v1/renew` [`RenewRequest`] | members | [`RenewAnswer`] |
 //! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |
-//! | `POST /p/v1/join/source` | joiners | [`Source`] |
+//! | `POST /p/v1/join/source` `Means` | joiners | `SourceTicket` |
 //! | `POST /p/v1/join/origin` `OriginAsk` | joiners whose database replicates already | `Origin` |
-//! | `GET /p/v1/join/backup` | joiners | the backup stream |
+//! | `GET /p/v1/join/backup`, `…/dump` | joiners | the stream of a copy: the files, or a dump |
 //! | `POST /p/v1/db/look` `Ask` | who may copy the database | `Answer`: what this server's database holds |
 //! | `POST /p/v1/db/mend` `Mend` | members with the role db | what this server's database says to that |
 //! | `POST /p/v1/db/reseed` `Ask` | control servers | how this server's database stands, and whether it is copied anew |

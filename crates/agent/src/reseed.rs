@@ -44,7 +44,11 @@ pub(crate) enum Ask {
     /// How it stands beside the primary, whose history this is. Answer: [`Stand`].
     Look { keep: String },
     /// Copy it anew. Answer: nothing.
-    Begin,
+    Begin {
+        /// As a dump, whatever the configuration says.
+        #[serde(default)]
+        logical: bool,
+    },
     /// Do not, after all. Answer: nothing.
     Cancel,
     /// How it goes. Answer: [`Going`].
@@ -85,7 +89,7 @@ pub(crate) async fn order(
     request: ReseedRequest,
     reporter: &Reporter,
 ) -> Result<String, Refusal> {
-    let (primary, server) = (leader(agent)?, request.server);
+    let (primary, server) = (leader(agent)?, request.server.clone());
     must_be_another(agent, &primary, &server)?;
     let keep = errant::history_of(agent, &primary)
         .await
@@ -101,10 +105,14 @@ pub(crate) async fn order(
                         "its database would be copied anew from {primary}; {} would be renamed and kept",
                         stand.datadir.display()
                     ))
-                    .next("to do it", format!("pontoon db reseed {server} --yes")),
+                    .next(
+                        "to do it",
+                        format!("pontoon db reseed {server}{} --yes", request.options()),
+                    ),
             );
         }
-        ask::<()>(agent, &server, &Ask::Begin).await?;
+        let logical = request.logical;
+        ask::<()>(agent, &server, &Ask::Begin { logical }).await?;
     }
     follow(agent, &primary, &server, reporter).await
 }
@@ -280,7 +288,7 @@ async fn follow(
 ) -> Result<String, Refusal> {
     let mut heard = Instant::now();
     let (mut step, mut failed): (Option<CloneStep>, Option<Refusal>) = (None, None);
-    let mut told_export = false;
+    let (mut told_export, mut told_how) = (false, false);
     reporter
         .step(server, format!("copying database from {primary}"))
         .await;
@@ -303,6 +311,10 @@ async fn follow(
             for line in export_words(server, exported) {
                 reporter.note(line).await;
             }
+        }
+        if let (Some(how), Some(_), false) = (&copying.how, &copying.progress, told_how) {
+            told_how = true;
+            reporter.note(format!("{server}: {how}")).await;
         }
         if let Some(progress) = copying.progress {
             if step != Some(progress.step) {
@@ -365,7 +377,7 @@ fn export_words(server: &ServerName, exported: &pontoon_replication::Exported) -
 fn is_final(why: &Refusal) -> bool {
     matches!(
         why.code,
-        Code::D001 | Code::D002 | Code::D006 | Code::D007 | Code::D010
+        Code::D001 | Code::D002 | Code::D006 | Code::D007 | Code::D010 | Code::D017
     ) || (why.code == Code::D003 && why.what.contains("not enough free space"))
 }
 
@@ -376,7 +388,14 @@ pub(crate) async fn here(agent: &Arc<Agent>, wanted: Ask) -> Result<serde_json::
     match wanted {
         Ask::Look { keep } => serde_json::to_value(stand(agent, &database, &keep).await?),
         Ask::Going => serde_json::to_value(going(agent, &database).await?),
-        Ask::Begin => serde_json::to_value(begin(agent, &database, true).await?),
+        Ask::Begin { logical } => {
+            database.ask_for_dump(logical)?;
+            let begun = begin(agent, &database, true).await;
+            if begun.is_err() {
+                database.ask_for_dump(false)?;
+            }
+            serde_json::to_value(begun?)
+        }
         Ask::Cancel => serde_json::to_value(begin(agent, &database, false).await?),
         Ask::TryAgain => serde_json::to_value(try_again(agent, &database).await?),
     }
@@ -505,7 +524,8 @@ async fn ticket(agent: &Arc<Agent>) -> Result<(ServerName, SourceTicket), Refusa
     let source = leader(agent)?;
     let address = dial::address_of(agent, &source)?;
     let call = Call::post(source.as_str(), "/p/v1/join/source").timeout(Duration::from_secs(60));
-    let ticket = dial::ask::<_, SourceTicket>(agent, &source, address, &call, Some(&())).await?;
+    let means = compare::database(agent).await?.means().await;
+    let ticket = dial::ask::<_, SourceTicket>(agent, &source, address, &call, Some(&means)).await?;
     Ok((source, ticket))
 }
 
@@ -550,7 +570,7 @@ async fn copy(agent: &Arc<Agent>, database: &Database) -> Result<(), Refusal> {
     agent.store.save_inherited(&ticket.inherited)?;
     let wanted = carry_out::wanted(agent, db, server, true)?;
     let address = dial::address_of(agent, &source)?;
-    let open = || joiner::backup_stream(agent, &source, address);
+    let open = || joiner::backup_stream(agent, &source, address, ticket.method);
     database.clone_from(&ticket, &wanted, open, &mut |_| {}).await?;
     agent.record(EventKind::ReplicationStarted { source });
     Ok(())

@@ -179,7 +179,9 @@ async fn answer(
         // What the message in it may do is looked at when it has been read.
         (&Method::POST, "/p/v1/change") => Verb::Know,
         (&Method::POST, "/p/v1/renew") => Verb::Renew,
-        (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup") => Verb::CopyDatabase,
+        (&Method::POST, "/p/v1/join/source") | (&Method::GET, "/p/v1/join/backup" | "/p/v1/join/dump") => {
+            Verb::CopyDatabase
+        }
         // Who may copy it all may read some of it.
         (&Method::POST, "/p/v1/db/look" | "/p/v1/join/origin") => Verb::CopyDatabase,
         (&Method::POST, "/p/v1/join/finish") => Verb::FinishJoin,
@@ -239,9 +241,10 @@ async fn answer(
             let hello: Hello = read(request, MAX_HELLO_BYTES).await?;
             ok(&host::welcome(agent, hello, from)?)
         }
-        "/p/v1/join/source" => ok(&host::source(agent, peer).await?),
+        "/p/v1/join/source" => ok(&host::source(agent, peer, read(request, MAX_SMALL_BYTES).await?).await?),
         "/p/v1/join/origin" => ok(&host::origin(agent, peer, &read(request, MAX_SMALL_BYTES).await?).await?),
-        "/p/v1/join/backup" => host::backup(agent, peer).await,
+        "/p/v1/join/backup" => host::backup(agent, peer, false).await,
+        "/p/v1/join/dump" => host::backup(agent, peer, true).await,
         "/p/v1/db/look" => ok(&compare::here(agent, &read(request, MAX_BODY_BYTES).await?).await?),
         "/p/v1/db/mend" => ok(&unstick::here(agent, read(request, MAX_MENDED_BYTES).await?).await?),
         "/p/v1/db/reseed" => ok(&reseed::here(agent, read(request, MAX_BODY_BYTES).await?).await?),

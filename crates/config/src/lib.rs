@@ -27,7 +27,7 @@ mod starter;
 pub use error::{ConfigError, Origin};
 pub use model::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
+    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
     Place, Places, Reads, Server, Tls, WhenAlone,
 };
 pub use not_yet::{NotYet, not_yet};

@@ -160,6 +160,8 @@ pub struct Db {
     pub max_lag: Duration,
     /// A replica that diverged is copied anew by itself, at most once in this time.
     pub auto_reclone: Option<Duration>,
+    /// How a new replica gets its copy. Omitted means [`CopyMethod::Auto`].
+    pub copy: Option<CopyMethod>,
     /// What a primary without a replica does.
     pub when_alone: Option<WhenAlone>,
     /// Whether replicas answer reads.
@@ -216,6 +218,19 @@ pub enum Durability {
     /// A commit is acknowledged once the primary has it (asynchronous): a promotion may lose what the replica had not
     /// received yet.
     OneCopy,
+}
+
+/// `db.copy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyMethod {
+    /// Of the files where that is possible, else as a dump.
+    #[default]
+    Auto,
+    /// Of the files (mariadb-backup, MySQL's CLONE), or not at all.
+    Physical,
+    /// As a dump (mariadb-dump, mysqldump).
+    Logical,
 }
 
 /// `db.when_alone`

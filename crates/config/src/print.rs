@@ -8,7 +8,8 @@ use pontoon_fleet::{BalanceRule, ClientLimits, EdgeLimits};
 
 use crate::Config;
 use crate::model::{
-    AddressMethod, AfterWrite, App, Credentials, Db, Durability, Failover, LeaseStore, Server, Tls, WhenAlone,
+    AddressMethod, AfterWrite, App, CopyMethod, Credentials, Db, Durability, Failover, LeaseStore, Server,
+    Tls, WhenAlone,
 };
 
 impl Config {
@@ -326,6 +327,12 @@ fn print_db(out: &mut String, db: &Db) {
     }
     let auto_reclone = db.auto_reclone.map(format_duration);
     out.optional("auto_reclone", auto_reclone.as_deref());
+    let copy = db.copy.map(|copy| match copy {
+        CopyMethod::Auto => "auto",
+        CopyMethod::Physical => "physical",
+        CopyMethod::Logical => "logical",
+    });
+    out.optional("copy", copy);
     let when_alone = db.when_alone.map(|when_alone| match when_alone {
         WhenAlone::Continue => "continue",
         WhenAlone::Stop => "stop",

@@ -8,7 +8,7 @@ use pontoon_fleet::{Engine, Role};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
-use crate::model::{AfterWrite, Durability, Failover, WhenAlone};
+use crate::model::{AfterWrite, CopyMethod, Durability, Failover, WhenAlone};
 
 /// The JSON schema of `fleet.toml` (draft 2020-12), for editors and for `pontoon schema`.
 pub fn schema() -> serde_json::Value {
@@ -392,6 +392,10 @@ pub(crate) struct Db {
     /// A replica that has transactions which the primary lacks is copied anew by itself, at most once in this time; what was
     /// there is kept under another name. Default: an operator does it.
     pub auto_reclone: Option<Text>,
+    /// How a new replica gets its copy: of the primary's files where that is possible and else as a dump ("auto"), of the
+    /// files only ("physical"), as a dump only ("logical"). Default "auto".
+    #[schemars(with = "Option<CopyMethod>")]
+    pub copy: Option<At<CopyMethod>>,
     /// What a primary without a replica does.
     #[schemars(with = "Option<WhenAlone>")]
     pub when_alone: Option<At<WhenAlone>>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
+    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
     Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
@@ -499,6 +499,10 @@ fn dbs() -> impl Strategy<Value = Db> {
                     acks: 1,
                     max_lag: Duration::from_secs(2),
                     auto_reclone: None,
+                    copy: when_alone.map(|when_alone| match when_alone {
+                        WhenAlone::Continue => CopyMethod::Physical,
+                        WhenAlone::Stop => CopyMethod::Logical,
+                    }),
                     when_alone,
                     reads: reads.map(|reads| Reads {
                         split: reads.split && proxy,

@@ -80,4 +80,7 @@ pub struct Tools {
     pub mariadb_backup: bool,
     /// `mbstream`
     pub mbstream: bool,
+    /// `mariadb-dump` with `mariadb`, `mariadb-install-db`; or `mysqldump` with `mysql`.
+    #[serde(default)]
+    pub dump: bool,
 }

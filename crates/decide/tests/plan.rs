@@ -58,6 +58,7 @@ fn facts() -> ServerFacts {
         tools: Tools {
             mariadb_backup: true,
             mbstream: true,
+            dump: false,
         },
     }
 }

@@ -164,7 +164,7 @@ codes! {
     D006 Safety "a data directory is in the way"
         "Pontoon renames, never deletes. The place that it needs is taken and could not be moved aside.";
     D007 Failed "a tool of the database is missing"
-        "Copying a live MariaDB needs mariadb-backup and mbstream (Debian: mariadb-backup); MySQL needs its clone plugin.";
+        "Copying the files of a live MariaDB needs mariadb-backup and mbstream (Debian: mariadb-backup); MySQL needs its clone plugin. A copy as a dump needs mariadb-dump or mysqldump on the primary; on the server that gets it, mariadb or mysql and what makes a new data directory. With `db.copy = \"auto\"` one of the two is enough.";
     D008 Failed "the database refused a statement"
         "The statement and the database's own message are in the evidence.";
     D009 Failed "no database server was found"
@@ -183,6 +183,8 @@ codes! {
         "Options such as `binlog-ignore-db` and `replicate-ignore-db` keep databases out of the binary log or out of a replica. Whoever is promoted lacks what was kept out, and no copy or archive has it. They also go by the default database: `CREATE TABLE other.t` after `USE test` is left out with `binlog-ignore-db=test`, and the next row of that table stops the replica (1146). Take the lines out of the option file and restart the database; nothing is lost by that.";
     D016 Safety "the replica that is here is not taken over"
         "A server that joins and replicates already, by file and position, goes over to GTID and keeps its data. Not when it is broken, wrote something of its own, is not where it says that it is, lacks accounts, or holds other rows than the primary: whatever it is promoted with would become the truth. The evidence says which. Nothing of its data was changed; it may follow the primary by GTID already. Put right what the evidence names and repeat the join, or have it copied anew: `pontoon join … --copy` keeps the data that is there under another name.";
+    D017 Safety "a dump of the database would not be consistent"
+        "A dump shows one moment of tables with transactions. Of MyISAM, MEMORY, Aria and the like each table is read at a moment of its own, and replication could not go on from there; so such a database is copied as files (mariadb-backup, MySQL's clone plugin), or its tables are made InnoDB first. Of MariaDB before 10.11 the same holds for tables with system versioning: their history would be left out.";
     D020 Failed "the copy in the object store could not be made"
         "Nothing that looks like a whole copy was left there: the manifest, which makes it one, is written last. The tool's or the store's own words are in the evidence.";
     D021 Safety "what is in the object store cannot be restored"

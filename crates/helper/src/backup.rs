@@ -24,7 +24,7 @@ use crate::{dirs, settings};
 const MARIADB_TOOL: &str = "mariadb-backup";
 
 /// How much is read at once; also the payload of a frame.
-const CHUNK: usize = 256 * 1024;
+pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// A backup that runs.
 pub(crate) struct Backup {
@@ -161,7 +161,7 @@ impl Backup {
             digest.update(&chunk);
             bytes += chunk.len() as u64;
             if !chunk.is_empty() {
-                in_time(frame::write_data(to, &chunk)).await?;
+                in_time(RECEIVER_PATIENCE, frame::write_data(to, &chunk)).await?;
                 spool.taken(chunk.len() as u64);
             }
             if chunk.is_empty() || reported.elapsed() > Duration::from_millis(200) {
@@ -170,7 +170,7 @@ impl Backup {
                     bytes,
                     total: self.total.max(bytes),
                 });
-                in_time(frame::write(to, &now)).await?;
+                in_time(RECEIVER_PATIENCE, frame::write(to, &now)).await?;
             }
         }
         let read = reading
@@ -209,15 +209,16 @@ impl Backup {
 /// A receiver that takes nothing for this long is gone, whatever its connection says.
 const RECEIVER_PATIENCE: Duration = Duration::from_secs(20);
 
-async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
-    tokio::time::timeout(RECEIVER_PATIENCE, write)
-        .await
-        .unwrap_or_else(|_| {
-            Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "the receiver takes nothing any more",
-            ))
-        })
+pub(crate) async fn in_time(
+    patience: Duration,
+    write: impl Future<Output = std::io::Result<()>>,
+) -> std::io::Result<()> {
+    tokio::time::timeout(patience, write).await.unwrap_or_else(|_| {
+        Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            "the receiver takes nothing any more",
+        ))
+    })
 }
 
 /// How much may wait for the receiver while tables are copied.
@@ -378,14 +379,14 @@ pub(crate) async fn listen<R: tokio::io::AsyncBufRead + Unpin>(mut errors: R, sp
 }
 
 /// Keeps a stream at a rate, with a burst of a tenth of a second.
-struct Pace {
+pub(crate) struct Pace {
     rate: Option<u64>,
     begun: Instant,
     sent: u64,
 }
 
 impl Pace {
-    fn new(rate: Option<u64>) -> Pace {
+    pub(crate) fn new(rate: Option<u64>) -> Pace {
         Pace {
             rate: rate.filter(|rate| *rate > 0),
             begun: Instant::now(),
@@ -393,7 +394,7 @@ impl Pace {
         }
     }
 
-    async fn after(&mut self, bytes: u64) {
+    pub(crate) async fn after(&mut self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         self.sent += bytes;
         let due = Duration::from_secs_f64(self.sent as f64 / rate as f64);

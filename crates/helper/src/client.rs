@@ -9,7 +9,9 @@ use tokio::net::UnixStream;
 use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::frame::{self, Frame};
-use crate::protocol::{BackupOptions, BinlogFile, DatabaseState, Moved, Reply, Request};
+use crate::load::is_shared;
+use crate::programs::Lacks;
+use crate::protocol::{BackupOptions, BinlogFile, DatabaseState, DumpOptions, Moved, Reply, Request};
 use crate::settings::{DatabaseSettings, Setting};
 
 /// Calls the helper; a connection for each call.
@@ -170,6 +172,47 @@ impl HelperClient {
         let (reply, stream) = self.open(&Request::Backup(options.clone())).await?;
         match reply {
             Reply::Done => Ok(stream),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Which programs for a copy are missing; see [`Request::Lacks`].
+    ///
+    /// # Errors
+    /// [`Code::N003`].
+    pub async fn lacks(&self) -> Result<Lacks, Refusal> {
+        match self.call(&Request::Lacks).await? {
+            Reply::Lacks { lacks } => Ok(lacks),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts a dump and returns the stream of [`frame`]s.
+    ///
+    /// # Errors
+    /// [`Code::D007`] when the tool is missing; what happens later is in the last frame.
+    pub async fn dump(&self, options: &DumpOptions) -> Result<BufReader<UnixStream>, Refusal> {
+        let (reply, stream) = self.open(&Request::Dump(options.clone())).await?;
+        match reply {
+            Reply::Done => Ok(stream),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a server ready that takes a dump, and opens it for [`RestoreSession::send`].
+    ///
+    /// # Errors
+    /// [`Code::D003`] when the disk is too small, [`Code::D005`] when no server can be made, [`Code::D006`],
+    /// [`Code::D007`].
+    pub async fn load(&self, expected_bytes: u64, settings: &[Setting]) -> Result<RestoreSession, Refusal> {
+        let settings = settings.iter().filter(|option| is_shared(option)).cloned();
+        let request = Request::Load {
+            expected_bytes,
+            settings: settings.collect(),
+        };
+        let (reply, stream) = self.open(&request).await?;
+        match reply {
+            Reply::Done => Ok(RestoreSession { stream }),
             other => Err(unexpected(&other)),
         }
     }

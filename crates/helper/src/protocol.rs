@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::alone::Alone;
 use crate::cut::Cut;
 use crate::dirs::Incoming;
+use crate::programs::Lacks;
 use crate::settings::{DatabaseSettings, Setting};
 
 /// A verb. Paths are not among the arguments: they come from the node file.
@@ -77,6 +78,18 @@ pub enum Request {
     /// Stream a copy of the running MariaDB, or of what MySQL's CLONE wrote at the place of `MakeCloning`, which is
     /// removed afterwards. Answer: `Done`, then frames until the last one.
     Backup(BackupOptions),
+    /// Which programs for a copy are missing. Answer: [`Reply::Lacks`].
+    Lacks,
+    /// Stream a dump of the running database. Answer: `Done`, then frames until the last one.
+    Dump(DumpOptions),
+    /// Make a new data directory and a server on it that nobody else reaches, and load such a stream there (frames follow on
+    /// this connection after the answer `Done`). Answer after the last frame: [`Reply::Ready`].
+    Load {
+        /// The size that the source expects, for the check of free space.
+        expected_bytes: u64,
+        /// What the copy shares with its source.
+        settings: Vec<Setting>,
+    },
     /// Make the empty place where MySQL's CLONE may write a copy for an object store. Answer: [`Reply::Place`].
     MakeCloning {
         /// The size of the data, for the check of free space.
@@ -138,6 +151,33 @@ pub struct BackupOptions {
     pub bytes_per_second: Option<u64>,
 }
 
+/// What is dumped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpOptions {
+    /// The databases, without the server's own.
+    pub databases: Vec<String>,
+    /// Statements that make the accounts with their grants, in this order.
+    pub accounts: Vec<String>,
+    /// MariaDB: tables that keep their history have it in the dump.
+    pub history: bool,
+    /// The size of the data in bytes: an estimate of the stream.
+    pub expected_bytes: u64,
+    /// At most this many bytes a second.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+}
+
+impl std::fmt::Debug for DumpOptions {
+    /// Without the accounts: they hold hashes of passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DumpOptions")
+            .field("databases", &self.databases)
+            .field("history", &self.history)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The helper's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -161,7 +201,7 @@ pub enum Reply {
         /// What it has alone.
         alone: Alone,
     },
-    /// To [`Request::Restore`] and [`Request::SealIncoming`]: the copy is complete and prepared.
+    /// To [`Request::Restore`], [`Request::Load`] and [`Request::SealIncoming`]: the copy is complete and prepared.
     Ready {
         /// Its GTID position, as `gtid_slave_pos` (MariaDB) or a GTID set (MySQL).
         position: String,
@@ -170,6 +210,11 @@ pub enum Reply {
     Place {
         /// The directory.
         path: PathBuf,
+    },
+    /// To [`Request::Lacks`].
+    Lacks {
+        /// What is missing.
+        lacks: Lacks,
     },
     /// To [`Request::Binlogs`]: oldest first; empty when the binary log is off.
     Binlogs {

@@ -15,9 +15,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 
+use crate::load::{self, Load};
 use crate::node::{DatabaseNode, Node};
 use crate::protocol::{DatabaseState, Reply, Request};
-use crate::{alone, backup, binlogs, cut, dirs, empty, find, hang_up, recovery, restore, settings, unit};
+use crate::{
+    alone, backup, binlogs, cut, dirs, dump, empty, find, hang_up, programs, recovery, restore, settings,
+    unit,
+};
 
 /// How long a verb waits for the one before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -197,6 +201,10 @@ impl Helper {
             unit::control_tier(*tier, *start).await?;
             return Ok(Some(Reply::Done));
         }
+        if *request == Request::Lacks {
+            let lacks = programs::lacks(&self.node()?);
+            return Ok(Some(Reply::Lacks { lacks }));
+        }
         if *request == Request::Kill {
             // Before it waits for nobody; after it, what was asked meanwhile by a caller who is gone.
             self.kills.fetch_add(1, Ordering::Relaxed);
@@ -218,7 +226,10 @@ impl Helper {
         let called_off =
             || self.kills.load(Ordering::Relaxed) != asked || self.killing.load(Ordering::Relaxed) > 0;
         // A copy that goes out is in nobody's way but another copy's: the database must be stoppable meanwhile.
-        let lock = if matches!(request, Request::Backup(_) | Request::MakeCloning { .. }) {
+        let lock = if matches!(
+            request,
+            Request::Backup(_) | Request::Dump(_) | Request::MakeCloning { .. }
+        ) {
             &self.copying
         } else {
             &self.busy
@@ -244,7 +255,7 @@ impl Helper {
                     path: dirs::make_cloning(&node, (user.uid, user.gid), *expected_bytes)?,
                 }
             }
-            Request::Kill | Request::HangUp { .. } => Reply::Done,
+            Request::Kill | Request::HangUp { .. } | Request::Lacks => Reply::Done,
             Request::CutBinlog { keep, leader } => {
                 let keep = history(&node, keep)?;
                 let Some(base) = unit::binlog_base(&node).await? else {
@@ -312,9 +323,40 @@ impl Helper {
                 }
                 return Ok(None);
             }
+            Request::Dump(options) => {
+                let dump = dump::start(&node, options)?;
+                if say(stream, &Reply::Done).await.is_err() {
+                    return Ok(None);
+                }
+                if let Err(error) = dump.send(stream).await {
+                    tracing::warn!(%error, "the receiver of a dump is gone; it was ended");
+                }
+                return Ok(None);
+            }
+            Request::Load {
+                expected_bytes,
+                settings,
+            } => {
+                if let Some(lacks) = programs::lacks(&node).load {
+                    return Err(
+                        Refusal::new(Code::D007, "a dump cannot be loaded on this machine").because(lacks),
+                    );
+                }
+                let user = unit::User::of(&node)?;
+                load::end_leftover(&node).await?;
+                let data = dirs::make_incoming(&node, (user.uid, user.gid), *expected_bytes)?;
+                let load = Load::begin(&node, &data, settings).await?;
+                say(stream, &Reply::Done).await.map_err(|error| {
+                    Refusal::new(Code::D003, "the caller is gone").because(error.to_string())
+                })?;
+                Reply::Ready {
+                    position: load.receive(stream).await?,
+                }
+            }
             Request::Restore { expected_bytes } => {
                 restore::check_tools().await?;
                 let user = unit::User::of(&node)?;
+                load::end_leftover(&node).await?;
                 let data = dirs::make_incoming(&node, (user.uid, user.gid), *expected_bytes)?;
                 say(stream, &Reply::Done).await.map_err(|error| {
                     Refusal::new(Code::D003, "the caller is gone").because(error.to_string())
@@ -325,6 +367,7 @@ impl Helper {
             }
             Request::MakeIncoming { expected_bytes } => {
                 let user = unit::User::of(&node)?;
+                load::end_leftover(&node).await?;
                 Reply::Place {
                     path: dirs::make_incoming(&node, (user.uid, user.gid), *expected_bytes)?,
                 }
@@ -346,6 +389,7 @@ impl Helper {
                 Reply::Done
             }
             Request::DiscardIncoming => {
+                load::end_leftover(&node).await?;
                 dirs::discard(&node)?;
                 Reply::Done
             }

@@ -58,7 +58,10 @@ async fn join(software: Software) {
     let worst_before = load.take_worst();
 
     let begun = Instant::now();
-    let ticket = source.prepare_source(&b.joiner(), a.address).await.unwrap();
+    let ticket = source
+        .prepare_source(&b.joiner(), a.address, pontoon_replication::Wish::Auto)
+        .await
+        .unwrap();
     let from = a.database();
     let mut copied = 0;
     let open = || async move {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Code, Engine, Refusal, ServerName};
 use pontoon_helper::frame::{self, Frame};
-use pontoon_helper::{BackupOptions, IncomingState, Setting};
+use pontoon_helper::{BackupOptions, IncomingState, RestoreSession, Setting};
 use pontoon_rt::files;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::control::Session;
 use crate::database::{Database, STOP_PATIENCE, check_position, replication_user};
 use crate::flavor::{Account, Source, Wanted};
+use crate::method::{Means, Method, Wish};
 use crate::secret;
 use crate::version::Version;
 use crate::work::FATAL_READING;
@@ -37,6 +38,8 @@ pub struct Joiner {
     pub engine: Engine,
     /// Its version, such as `10.11.19`.
     pub version: String,
+    /// How it can be given a copy.
+    pub means: Means,
 }
 
 /// What a source gives a joiner: all it needs to copy and to follow. Holds a password: it travels over mutual TLS only.
@@ -58,16 +61,17 @@ pub struct SourceTicket {
     pub inherited: Vec<Setting>,
     /// How the copy is made.
     pub method: Method,
+    /// Why not of the files, when it is not.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
-/// How a copy is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// mariadb-backup's stream, which the agents carry.
-    Stream,
-    /// MySQL's CLONE: the joiner's server fetches from the source's server.
-    Clone,
+impl SourceTicket {
+    /// How the copy is made, for people, when that is not the usual way.
+    pub fn words(&self) -> Option<String> {
+        let reason = self.reason.as_ref()?;
+        Some(format!("copied as a dump, not as files: {reason}"))
+    }
 }
 
 /// How far a copy is.
@@ -126,6 +130,9 @@ pub struct CloneState {
     /// Where the data directory went that was there before.
     #[serde(default)]
     pub aside: Option<PathBuf>,
+    /// How it is made, for people, when that is not the usual way.
+    #[serde(default)]
+    pub how: Option<String>,
 }
 
 impl Database {
@@ -134,29 +141,23 @@ impl Database {
     /// Repeatable: the same joiner gets the same password.
     ///
     /// # Errors
-    /// [`Code::D001`], [`Code::D002`], [`Code::D015`]; [`Code::D008`].
+    /// [`Code::D001`], [`Code::D002`], [`Code::D007`], [`Code::D015`], [`Code::D017`]; [`Code::D008`].
     pub async fn prepare_source(
         &self,
         joiner: &Joiner,
         own_address: IpAddr,
+        wish: Wish,
     ) -> Result<SourceTicket, Refusal> {
         let own = self.version()?;
         own.check_supported(self.node.engine)?;
         let theirs = Version::parse(&joiner.version)
             .ok_or_else(|| Refusal::new(Code::D002, format!("{:?} is not a version", joiner.version)))?;
-        theirs.check_may_follow(joiner.engine, (self.node.engine, own))?;
-
+        theirs.check_supported(joiner.engine)?;
         self.check_unfiltered().await?;
+        let (method, reason) = self.choose(joiner, theirs, wish).await?;
         let account = self.replication_account(&joiner.server, joiner.address);
         self.control.run(&self.flavor.create_account(&account)).await?;
         let inherited = self.shared_settings().await?;
-        let method = match self.node.engine {
-            Engine::Mysql => {
-                self.install_clone_plugin().await?;
-                Method::Clone
-            }
-            _ => Method::Stream,
-        };
         Ok(SourceTicket {
             engine: self.node.engine,
             version: self.node.version.clone(),
@@ -166,6 +167,7 @@ impl Database {
             expected_bytes: self.data_bytes().await,
             inherited,
             method,
+            reason,
         })
     }
 
@@ -233,7 +235,18 @@ impl Database {
         expected_bytes: u64,
         progress: &mut (dyn FnMut(CloneProgress) + Send),
     ) -> Result<String, Refusal> {
-        let mut session = self.helper.restore(expected_bytes).await?;
+        let session = self.helper.restore(expected_bytes).await?;
+        self.receive(session, from, expected_bytes, progress).await
+    }
+
+    /// Passes a copy on to the helper, to its end.
+    async fn receive<R: AsyncRead + Unpin>(
+        &self,
+        mut session: RestoreSession,
+        from: &mut R,
+        expected_bytes: u64,
+        progress: &mut (dyn FnMut(CloneProgress) + Send),
+    ) -> Result<String, Refusal> {
         let mut now = CloneProgress {
             step: CloneStep::Copying,
             bytes: 0,
@@ -311,8 +324,11 @@ impl Database {
         let source_version = Version::parse(&ticket.version)
             .ok_or_else(|| Refusal::new(Code::N005, format!("{:?} is not a version", ticket.version)))?;
         self.version()?.check_supported(self.node.engine)?;
-        self.version()?
-            .check_may_follow(self.node.engine, (ticket.engine, source_version))?;
+        let source = (ticket.engine, source_version);
+        match ticket.method {
+            Method::Dump => self.version()?.check_may_load(self.node.engine, source)?,
+            Method::Stream | Method::Clone => self.version()?.check_may_follow(self.node.engine, source)?,
+        }
         let mut state = self.clone_state(ticket)?;
 
         let mut mark = self.helper.state().await?.incoming;
@@ -332,8 +348,16 @@ impl Database {
             .as_ref()
             .is_none_or(|mark| mark.state == IncomingState::Receiving)
         {
+            state.how = ticket.words();
             self.note(&mut state, CloneStep::Copying)?;
             match ticket.method {
+                Method::Dump => {
+                    // A server that takes it first: the source is not kept waiting for that.
+                    let session = self.helper.load(ticket.expected_bytes, &ticket.inherited).await?;
+                    let mut stream = open().await?;
+                    self.receive(session, &mut stream, ticket.expected_bytes, progress)
+                        .await?;
+                }
                 Method::Stream => {
                     let mut stream = open().await?;
                     self.receive_backup(&mut stream, ticket.expected_bytes, progress)
@@ -516,6 +540,7 @@ impl Database {
                 server_id: secret::new_server_id()?,
                 inherited: ticket.inherited.clone(),
                 aside: None,
+                how: None,
             }),
         }
     }
@@ -564,7 +589,12 @@ impl Database {
             self.login().await?;
             self.control.query("SET GLOBAL super_read_only = OFF").await?;
         }
-        self.install_clone_plugin().await?;
+        if let Err(refusal) = self.install_clone_plugin().await {
+            // Known from now on: the next copy is asked for as a dump.
+            let why = refusal.evidence.last().unwrap_or(&refusal.what).clone();
+            self.reseed.note_without_clone(why);
+            return Err(refusal);
+        }
         self.end_old_clones().await?;
         let place = self.helper.make_incoming(ticket.expected_bytes).await?;
         let (source, tls) = (format!("{}:{}", ticket.address, ticket.port), self.tls_files());

@@ -66,15 +66,32 @@ pub struct Copying {
     pub exported: Option<Exported>,
     /// Where the data directory went that was there before, once the copy is in its place.
     pub aside: Option<PathBuf>,
+    /// How it is made, for people, when that is not the usual way.
+    #[serde(default)]
+    pub how: Option<String>,
 }
 
 /// An attempt that is under way, or was the last one of this process.
 #[derive(Debug, Default)]
-pub(crate) struct Going(Mutex<(Option<CloneProgress>, Option<Refusal>)>);
+pub(crate) struct Going {
+    last: Mutex<(Option<CloneProgress>, Option<Refusal>)>,
+    /// MySQL: why its clone plugin could not be loaded.
+    without_clone: Mutex<Option<String>>,
+}
 
 impl Going {
     fn lock(&self) -> MutexGuard<'_, (Option<CloneProgress>, Option<Refusal>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn without_clone(&self) -> Option<String> {
+        let why = self.without_clone.lock();
+        why.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_without_clone(&self, why: String) {
+        let noted = self.without_clone.lock();
+        *noted.unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
     pub(crate) fn note(&self, progress: CloneProgress) {
@@ -260,7 +277,7 @@ impl Database {
     /// The helper's, [`Code::N006`].
     pub async fn order_copy(&self, yes: bool) -> Result<(), Refusal> {
         if !yes {
-            return Ok(files::remove_optional(&self.order_file())?);
+            return self.order_is_done();
         }
         if self.copy_ordered() {
             return Ok(()); // it goes on
@@ -280,6 +297,7 @@ impl Database {
     }
 
     pub(crate) fn order_is_done(&self) -> Result<(), Refusal> {
+        self.ask_for_dump(false)?;
         Ok(files::remove_optional(&self.order_file())?)
     }
 
@@ -295,12 +313,14 @@ impl Database {
     pub fn copying(&self) -> Result<Copying, Refusal> {
         let (progress, failure) = self.reseed.lock().clone();
         let exported = files::read_limited(&self.exported_file(), MAX_BYTES)?;
+        let last = self.last_clone()?;
         Ok(Copying {
+            how: last.as_ref().and_then(|last| last.how.clone()),
             ordered: self.copy_ordered(),
             progress,
             failure,
             exported: exported.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
-            aside: self.last_clone()?.and_then(|last| last.aside),
+            aside: last.and_then(|last| last.aside),
         })
     }
 

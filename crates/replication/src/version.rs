@@ -104,6 +104,45 @@ impl Version {
         }
         Ok(())
     }
+
+    /// Refuses a replica that a dump does not make one of. A dump goes to another release series; the binary log does
+    /// as far as its vendor says: to a newer one, with MySQL to the next one only (MySQL manual, «Replication
+    /// Compatibility Between MySQL Versions»).
+    ///
+    /// # Errors
+    /// [`Code::D002`].
+    pub fn check_may_load(self, engine: Engine, source: (Engine, Version)) -> Result<(), Refusal> {
+        let (source_engine, source_version) = source;
+        let refusal = |why: &str| {
+            Refusal::new(
+                Code::D002,
+                format!("{engine} {self} cannot be a replica of {source_engine} {source_version}"),
+            )
+            .because(why)
+            .next(
+                format!(
+                    "install {source_engine} {}.{} here",
+                    source_version.major, source_version.minor
+                ),
+                format!("apt-get install {source_engine}-server"),
+            )
+        };
+        if engine != source_engine {
+            return Err(refusal(
+                "they are two engines: their statements and their GTIDs differ",
+            ));
+        }
+        if self < source_version {
+            return Err(refusal("a replica may be newer than its source, not older"));
+        }
+        let is_mysql = engine == Engine::Mysql;
+        if is_mysql && self.major > 8 && (source_version.major, source_version.minor) < (8, 4) {
+            return Err(refusal(
+                "MySQL replicates from 8.0 to 8.4 and from 8.4 to 9, not past a series",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Version {
@@ -167,6 +206,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_dump_goes_to_a_newer_series_and_not_back_or_past_one() {
+        for (engine, source, replica, may) in [
+            (Engine::Mariadb, "10.6.1", "11.8.1", true),
+            (Engine::Mariadb, "10.11.10", "10.11.10", true),
+            (Engine::Mariadb, "10.11.10", "10.11.9", false),
+            (Engine::Mariadb, "11.4.1", "10.11.10", false),
+            (Engine::Mysql, "8.0.36", "8.4.0", true),
+            (Engine::Mysql, "8.4.0", "9.7.4", true),
+            (Engine::Mysql, "8.0.36", "9.7.4", false),
+            (Engine::Mysql, "9.7.4", "8.4.0", false),
+        ] {
+            let checked = version(replica).check_may_load(engine, (engine, version(source)));
+            assert_eq!(checked.is_ok(), may, "{source} to {replica}: {checked:?}");
+        }
+        let other = version("9.7.4").check_may_load(Engine::Mysql, (Engine::Mariadb, version("9.7.4")));
+        assert_eq!(other.unwrap_err().code, Code::D002);
     }
 
     #[test]

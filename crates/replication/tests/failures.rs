@@ -45,7 +45,10 @@ async fn pair(software: Software) -> Pair {
     );
     let source = a.database();
     source.move_aside(&a.wanted(false)).await.unwrap();
-    let ticket = source.prepare_source(&b.joiner(), a.address).await.unwrap();
+    let ticket = source
+        .prepare_source(&b.joiner(), a.address, pontoon_replication::Wish::Auto)
+        .await
+        .unwrap();
     Pair { a, b, source, ticket }
 }
 

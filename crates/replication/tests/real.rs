@@ -194,7 +194,10 @@ async fn join_under_load(software: Software) {
     let before = load.take_worst();
 
     let begun = Instant::now();
-    let ticket = source.prepare_source(&b.joiner(), a.address).await.unwrap();
+    let ticket = source
+        .prepare_source(&b.joiner(), a.address, pontoon_replication::Wish::Auto)
+        .await
+        .unwrap();
     assert!(ticket.expected_bytes > 10 << 20, "{ticket:?}");
     let mut steps: Vec<CloneStep> = Vec::new();
     let mut most = 0;

@@ -80,10 +80,20 @@ async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
     for round in 0..points * 2 {
         let copies = round % 2 == 0;
         let victim = VICTIMS[dice.below(VICTIMS.len())];
-        let after = Duration::from_millis(dice.below(if copies { 2_500 } else { 800 }) as u64);
-        let what = if copies { "a copy" } else { "a switchover" };
+        let as_dump = copies && dice.below(2) == 0;
+        let within = match (copies, as_dump) {
+            (true, true) => 8_000,
+            (true, false) => 2_500,
+            (false, _) => 800,
+        };
+        let after = Duration::from_millis(dice.below(within) as u64);
+        let what = match (copies, as_dump) {
+            (true, true) => "a dump",
+            (true, false) => "a copy",
+            (false, _) => "a switchover",
+        };
         let name = format!("{round}: {what}, {victim:?} after {} ms", after.as_millis());
-        killed(fleet, copies, victim, after, &name)
+        killed(fleet, (copies, as_dump), victim, after, &name)
             .await
             .map_err(|error| LabError::App(format!("{name}: {error}")))?;
     }
@@ -92,7 +102,7 @@ async fn rounds(fleet: &Fleet) -> Result<(), LabError> {
 
 async fn killed(
     fleet: &Fleet,
-    copies: bool,
+    (copies, as_dump): (bool, bool),
     victim: Victim,
     after: Duration,
     name: &str,
@@ -100,6 +110,9 @@ async fn killed(
     let before = in_sync(&[&fleet.a, &fleet.b]).await?;
     let (primary, replica) = both(fleet, &before.leader)?;
     let command = match copies {
+        true if as_dump => {
+            Following::start(primary, &["db", "reseed", replica.name(), "--logical", "--yes"])?
+        }
         true => Following::start(primary, &["db", "reseed", replica.name(), "--yes"])?,
         false => Following::start(primary, &["db", "switchover", replica.name()])?,
     };
@@ -130,7 +143,7 @@ async fn killed(
 
 /// Once an order is carried out, and the command was not even heard, nothing tells of it but the old data directories.
 async fn nothing_is_left(server: &Server) -> Result<(), LabError> {
-    let left = "ls -d /var/lib/mysql.pontoon-incoming* /var/lib/pontoon/copy-ordered 2>/dev/null || :";
+    let left = "ls -d /var/lib/mysql.pontoon-incoming* /var/lib/pontoon/copy-ordered /var/lib/pontoon/copy-as-dump 2>/dev/null || :";
     let mut last = String::new();
     for _ in 0..120 {
         last = server.sh(left).await?;

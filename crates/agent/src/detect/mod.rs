@@ -73,6 +73,10 @@ pub fn tools() -> Tools {
     Tools {
         mariadb_backup: found(&["mariadb-backup", "mariabackup"]),
         mbstream: found(&["mbstream"]),
+        dump: ["mariadb-dump", "mariadb", "mariadb-install-db"]
+            .iter()
+            .all(|name| found(&[name]))
+            || ["mysqldump", "mysql"].iter().all(|name| found(&[name])),
     }
 }
 

@@ -609,7 +609,11 @@ impl AskPeers for Nobody {
         async { Err(Refusal::new(pontoon_fleet::Code::N007, "nobody")) }.boxed()
     }
 
-    fn copy<'a>(&'a self, _: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
+    fn copy<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: pontoon_replication::Method,
+    ) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
         async { Err(Refusal::new(pontoon_fleet::Code::N007, "nobody")) }.boxed()
     }
 }

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use pontoon_decide::failover::{Event, Incarnation, Position, Record};
 use pontoon_fleet::{Code, Epoch, Refusal, ServerName};
-use pontoon_replication::SourceTicket;
 use pontoon_replication::work::{Answer, AskPeers, CopyStream, Works};
+use pontoon_replication::{Method, SourceTicket};
 use pontoon_rt::http::Call;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,7 @@ use super::task::Line;
 use crate::authorise::Peer;
 use crate::core::Agent;
 use crate::peer::{Acknowledge, Asked, Changed, Halted};
-use crate::{dial, joiner};
+use crate::{compare, dial, joiner};
 
 /// How long a question may take, its connection included.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -138,16 +138,21 @@ impl AskPeers for AgentLine {
     fn ticket<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<SourceTicket, Refusal>> {
         async move {
             let agent = self.agent()?;
-            ask(&agent, server, "/p/v1/join/source", TICKET, &()).await
+            let means = compare::database(&agent).await?.means().await;
+            ask(&agent, server, "/p/v1/join/source", TICKET, &means).await
         }
         .boxed()
     }
 
-    fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
+    fn copy<'a>(
+        &'a self,
+        server: &'a ServerName,
+        method: Method,
+    ) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
         async move {
             let agent = self.agent()?;
             let address = dial::address_of(&agent, server)?;
-            let stream: CopyStream = Box::new(joiner::backup_stream(&agent, server, address).await?);
+            let stream: CopyStream = Box::new(joiner::backup_stream(&agent, server, address, method).await?);
             Ok(stream)
         }
         .boxed()

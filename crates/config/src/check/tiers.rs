@@ -237,6 +237,7 @@ impl Check<'_> {
             acks: acks?,
             max_lag: max_lag?,
             auto_reclone: auto_reclone?,
+            copy: typed.copy.as_ref().map(|value| *value.get()),
             when_alone: typed.when_alone.as_ref().map(|value| *value.get()),
             reads: reads?,
             hold_writes: hold_writes?,

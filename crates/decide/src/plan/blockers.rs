@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pontoon_config::{Config, LeaseStore, Server, not_yet};
+use pontoon_config::{Config, CopyMethod, LeaseStore, Server, not_yet};
 use pontoon_fleet::{Code, Engine, ListenAddress, Refusal, Role, ServerName, units};
 
 use super::version::{Release, is_supported};
@@ -300,7 +300,9 @@ fn database(wanted: &Config, server: &Server, facts: &ServerFacts) -> Vec<Refusa
         found.push(refusal);
     }
     if wanted.with_role(Role::Db).count() > 1
-        && let Some(lacks) = missing_tools(facts).filter(|_| db.engine == Engine::Mariadb)
+        && let Some(lacks) = missing_tools(facts).filter(|_| {
+            db.engine == Engine::Mariadb && (!facts.tools.dump || db.copy == Some(CopyMethod::Physical))
+        })
     {
         let refusal = Refusal::new(Code::D007, format!("{lacks} is not installed on {name}"))
             .because("a copy of a running database is made with it")

@@ -147,6 +147,9 @@ pub struct Reseed {
     /// The server that gets a new copy
     #[arg(value_name = "SERVER")]
     pub server: ServerName,
+    /// Copy as a dump (mariadb-dump, mysqldump) rather than as files: slower, and possible where files are not
+    #[arg(long)]
+    pub logical: bool,
     /// Do it without asking
     #[arg(long)]
     pub yes: bool,
@@ -257,11 +260,13 @@ async fn unstick(context: &Context, args: Unstick) -> anyhow::Result<u8> {
 
 /// The same.
 async fn reseed(context: &Context, args: Reseed) -> anyhow::Result<u8> {
-    let again = format!("{} --yes", line("reseed", Some(&args.server)));
     let request = |yes| ReseedRequest {
         server: args.server.clone(),
         yes,
+        logical: args.logical,
     };
+    let options = request(true).options();
+    let again = format!("{}{options} --yes", line("reseed", Some(&args.server)));
     after_a_yes(context, "/v1/db/reseed", request, (args.yes, args.json), &again).await
 }
 

@@ -118,8 +118,8 @@ impl Worker {
         let ticket = prepared
             .await
             .inspect_err(|refusal| self.database.note_failure(refusal))?;
-        let from = leader.clone();
-        let open = || async move { peers.ask.copy(&from).await };
+        let (from, method) = (leader.clone(), ticket.method);
+        let open = || async move { peers.ask.copy(&from, method).await };
         let mut progress = |now: CloneProgress| {
             let step = now.step.as_str();
             tracing::debug!(step, bytes = now.bytes, total = now.total, "copying");

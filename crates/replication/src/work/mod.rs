@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 
 use crate::clone::SourceTicket;
+use crate::method::Method;
 
 pub(crate) use follow::FATAL_READING;
 pub use worker::Worker;
@@ -156,7 +157,8 @@ pub trait AskPeers: Send + Sync {
     /// Lets it call [`Works::acknowledge`]; true when that was.
     fn acknowledge<'a>(&'a self, server: &'a ServerName, yes: bool) -> BoxFuture<'a, bool>;
 
-    /// Lets it call [`Database::prepare_source`](crate::Database::prepare_source) for this server.
+    /// Lets it call [`Database::prepare_source`](crate::Database::prepare_source) for this server, whose
+    /// [`means`](crate::Database::means) it is told.
     fn ticket<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<SourceTicket, Refusal>>;
 
     /// Has every SQL proxy of the fleet begin nothing new, for some seconds or until another epoch, and waits until nothing
@@ -170,8 +172,13 @@ pub trait AskPeers: Send + Sync {
     /// Ends that.
     fn go_on(&self) -> BoxFuture<'_, ()>;
 
-    /// Lets it call [`Database::serve_backup`](crate::Database::serve_backup).
-    fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>>;
+    /// Lets it call [`Database::serve_backup`](crate::Database::serve_backup), or
+    /// [`serve_dump`](crate::Database::serve_dump).
+    fn copy<'a>(
+        &'a self,
+        server: &'a ServerName,
+        method: Method,
+    ) -> BoxFuture<'a, Result<CopyStream, Refusal>>;
 }
 
 /// What a server's agent answers. It reads `incarnation` and `drained` *before* it asks its database for `facts`: so the

@@ -69,11 +69,18 @@ impl AskPeers for Asks {
             let joiner = self.members[&self.me].machine.lock().unwrap().joiner();
             let from = &self.members[server];
             let address = from.machine.lock().unwrap().address;
-            from.worker.database().prepare_source(&joiner, address).await
+            from.worker
+                .database()
+                .prepare_source(&joiner, address, pontoon_replication::Wish::Auto)
+                .await
         })
     }
 
-    fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
+    fn copy<'a>(
+        &'a self,
+        server: &'a ServerName,
+        _method: pontoon_replication::Method,
+    ) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
         Box::pin(async move {
             let source = self.members[server].worker.database().clone();
             let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -127,8 +134,12 @@ impl AskPeers for Deaf {
         self.ask.ticket(server)
     }
 
-    fn copy<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
-        self.ask.copy(server)
+    fn copy<'a>(
+        &'a self,
+        server: &'a ServerName,
+        _method: pontoon_replication::Method,
+    ) -> BoxFuture<'a, Result<CopyStream, Refusal>> {
+        self.ask.copy(server, _method)
     }
 }
 

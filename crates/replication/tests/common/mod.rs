@@ -197,6 +197,7 @@ impl Machine {
             address: self.address,
             engine: node.engine,
             version: node.version,
+            means: pontoon_replication::Means::default(),
         }
     }
 

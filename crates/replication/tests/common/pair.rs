@@ -30,7 +30,10 @@ impl Pair {
         let (source, replica) = (a.database(), b.database());
         source.move_aside(&a.wanted(false)).await.unwrap();
         let beats = beating(&a);
-        let ticket = source.prepare_source(&b.joiner(), a.address).await.unwrap();
+        let ticket = source
+            .prepare_source(&b.joiner(), a.address, pontoon_replication::Wish::Auto)
+            .await
+            .unwrap();
         let from = a.database();
         replica
             .clone_from(

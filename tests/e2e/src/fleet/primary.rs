@@ -61,6 +61,18 @@ impl Fleet {
         self.write(lines, "").await
     }
 
+    /// Takes these lines out of `[db]` again, and applies that.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn unset_db(&self, lines: &str) -> Result<(), LabError> {
+        attempt(&self.a, &["plan"]).await?;
+        let path = self.a.path(FILE)?;
+        let text = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
+        std::fs::write(&path, text.replacen(lines, "", 1)).map_err(LabError::io("write fleet.toml"))?;
+        run(&self.a, &["apply", "--yes"]).await.map(drop)
+    }
+
     async fn write(&self, db: &str, rest: &str) -> Result<(), LabError> {
         // Any command lets the file follow what is active.
         attempt(&self.a, &["plan"]).await?;
