@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pontoon_e2e::fleet::{
     Engine, Fleet, Following, ask, attempt, end_program, expect, in_sync, long, refused, run, standing,
-    start_agent, tell, wait_until_healthy,
+    start_agent, tell, wait_until_healthy, words,
 };
 use pontoon_e2e::under_load::compare;
 use pontoon_testkit::database::databases;
