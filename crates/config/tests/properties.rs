@@ -10,8 +10,8 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease, LeaseStore,
-    Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
+    Config, CopyMethod, Credentials, Db, Dns, DnsTransfer, Durability, Edge, EtcdTls, Failover, Fleet, Lease,
+    LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet, render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeLimits, Engine, HashKey,
