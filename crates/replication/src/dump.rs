@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// for statements that run.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What a dump begins with is smaller.
+const HEAD_BYTES: usize = 256 << 10;
+
 /// Schemas of the server's own.
 const OWN_SCHEMAS: &str = "'mysql', 'sys', 'information_schema', 'performance_schema'";
 
@@ -134,7 +137,7 @@ impl Database {
         let held_up = self.end_held_up_lock();
         tokio::pin!(held_up);
         let mut waits = self.node.engine == Engine::Mysql;
-        let mut ended_lock = None;
+        let (mut ended_lock, mut sent) = (None, 0);
         loop {
             let read = tokio::select! {
                 read = frame::read(frames) => read,
@@ -150,8 +153,9 @@ impl Database {
             });
             let frame = match frame {
                 Frame::Data(bytes) => {
-                    // It has its snapshot.
-                    waits = false;
+                    sent += bytes.len();
+                    // Its head is before the snapshot, rows are behind it.
+                    waits &= sent < HEAD_BYTES;
                     Frame::Data(bytes)
                 }
                 Frame::End(end) => match self.check_unchanged(before).await {
