@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn a_mariadb_replica_that_was_written_to_is_named_and_copied_anew() -> Result<(), LabError> {
     in_lab(
         "a_mariadb_replica_that_was_written_to_is_named_and_copied_anew",
-        Duration::from_secs(360),
+        Duration::from_secs(600),
         async |lab| played(Fleet::new(lab).await?).await,
     )
 }
