@@ -110,7 +110,8 @@ impl Node {
     fn wanted(&self, record: &Record, now: Duration) -> (Members, u8) {
         let mut follow = self.peers.iter().filter(|(name, heard)| {
             let in_sync = record.sync.contains_key(*name);
-            heard.facts.follows == Some(record.epoch)
+            self.counts(name)
+                && heard.facts.follows == Some(record.epoch)
                 && (heard.facts.near || in_sync)
                 && now < heard.at + self.setup.timing.peer
                 && now >= heard.rest_until
