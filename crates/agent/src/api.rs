@@ -301,6 +301,9 @@ pub struct DbServer {
     pub database: Option<DatabaseReport>,
     /// How failover stands there; `None` when it does not run.
     pub failover: Option<FailoverReport>,
+    /// By how many seconds its copy stays behind on purpose; `behind` and lag do not count them.
+    #[serde(default)]
+    pub delay_seconds: Option<u64>,
     /// Transactions that it has and the primary lacks.
     #[serde(default)]
     pub errant: Option<Errant>,

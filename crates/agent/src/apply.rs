@@ -83,6 +83,7 @@ pub(crate) async fn apply(
     if let Some(blocker) = plan.blockers.into_iter().next() {
         return Err(blocker);
     }
+    refuse_delayed_primary(agent, &config)?;
     let is_active = |active: Active| active.committed.text == text;
     // Other words that change nothing are a revision too: every server keeps the same text.
     if plan.steps.is_empty() && agent.active().is_some_and(is_active) {
@@ -112,6 +113,23 @@ pub(crate) async fn apply(
         .await;
     wait_until_settled(agent, &config, revision, reporter).await?;
     Ok(format!("revision {revision} is carried out on every server"))
+}
+
+/// L005 where the server that leads would get a delay.
+fn refuse_delayed_primary(agent: &Agent, config: &Config) -> Result<(), Refusal> {
+    let Some(lease) = agent.known().lease.clone() else {
+        return Ok(());
+    };
+    let server = config.server(&lease.leader);
+    if server.is_none_or(|server| server.delay.is_none()) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::L005,
+        format!("{} has the primary database: it cannot be delayed", lease.leader),
+    )
+    .because("a delayed copy never leads")
+    .next("hand over first", "pontoon db switchover"))
 }
 
 /// Nothing is to be changed, and it was asked for on purpose: what was in the way here may be gone, or the database was

@@ -230,11 +230,12 @@ fn source(agent: &Agent) -> Result<ServerName, Refusal> {
         }
     };
     let well = active.config.with_role(Role::Db).find(|server| {
-        report(&server.name).is_some_and(|report| {
-            report.role == DatabaseRole::Replica
-                && report.error.is_none()
-                && report.lag_ms.is_some_and(|lag| lag <= FRESH_MS)
-        })
+        server.delay.is_none()
+            && report(&server.name).is_some_and(|report| {
+                report.role == DatabaseRole::Replica
+                    && report.error.is_none()
+                    && report.lag_ms.is_some_and(|lag| lag <= FRESH_MS)
+            })
     });
     well.map(|server| server.name.clone()).or(leader).ok_or_else(|| {
         Refusal::new(Code::F001, "there is no database to copy: nobody leads")

@@ -142,7 +142,9 @@ async fn carry_out(agent: &Agent, active: &Active) -> Result<(), Refusal> {
 pub(crate) async fn open_database(agent: &Agent, db: &Db) -> Result<Arc<Database>, Refusal> {
     let mut slot = agent.database.write().await;
     let place = place(db);
+    let delay = own_delay(agent);
     if let Some(database) = slot.as_ref().filter(|database| database.place() == &place) {
+        database.want_delay(delay);
         return Ok(database.clone());
     }
     let database = Database::open(&agent.paths, place)?.ok_or_else(|| {
@@ -152,7 +154,19 @@ pub(crate) async fn open_database(agent: &Agent, db: &Db) -> Result<Arc<Database
         )
         .because(format!("{} has no [database]", agent.paths.node_file().display()))
     })?;
+    database.want_delay(delay);
     Ok(slot.insert(Arc::new(database)).clone())
+}
+
+/// By how many seconds the copy of this server stays behind on purpose.
+fn own_delay(agent: &Agent) -> u64 {
+    let (Some(membership), Some(active)) = (agent.membership(), agent.active()) else {
+        return 0;
+    };
+    let server = active.config.server(&membership.me);
+    server
+        .and_then(|server| server.delay)
+        .map_or(0, |delay| delay.as_secs())
 }
 
 /// Where the server goes so that the SQL proxy can have its old places.
@@ -229,7 +243,7 @@ pub(crate) async fn grant_first_lease(agent: &Agent, config: &Config) -> Result<
 pub(crate) fn first_leader(config: &Config, founder: &ServerName) -> Option<ServerName> {
     let mut candidates = config
         .with_role(Role::Db)
-        .filter(|server| config.runs_database(server));
+        .filter(|server| config.runs_database(server) && server.delay.is_none());
     let own = config
         .server(founder)
         .filter(|server| config.runs_database(server));

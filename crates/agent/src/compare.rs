@@ -204,10 +204,19 @@ fn replicas(
                     .next("see which servers have one", "pontoon db status"),
             );
         }
+        if server.delay.is_some() {
+            return Err(Refusal::new(
+                Code::D004,
+                format!("{only} cannot be compared: its copy is delayed on purpose"),
+            )
+            .because("it is compared with the primary at one moment, and reaches that one much later")
+            .next("compare the others", "pontoon db check"));
+        }
     }
     let found: Vec<ServerName> = config
         .with_role(Role::Db)
         .filter(|server| config.runs_database(server) && server.name != *primary)
+        .filter(|server| server.delay.is_none())
         .map(|server| server.name.clone())
         .filter(|name| only.is_none_or(|only| only == name))
         .collect();

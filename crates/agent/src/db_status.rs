@@ -144,6 +144,7 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                     heard_ms_ago: Some(0),
                     database: mine.as_ref().and_then(|report| report.database.clone()),
                     failover: own_failover.clone(),
+                    delay_seconds: delay(server),
                     errant: known.errant.clone(),
                 };
             }
@@ -157,11 +158,16 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                 heard_ms_ago: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 database: heard.and_then(|heard| heard.report.database.clone()),
                 failover: heard.and_then(|heard| heard.failover.clone()),
+                delay_seconds: delay(server),
                 errant: heard.and_then(|heard| heard.errant.clone()),
                 name,
             }
         })
         .collect()
+}
+
+fn delay(server: &pontoon_config::Server) -> Option<u64> {
+    server.delay.map(|delay| delay.as_secs())
 }
 
 /// The last events that concern databases.

@@ -79,6 +79,7 @@ fn report(state: State, sync: &[&str]) -> FailoverReport {
 
 fn server(text: &str, role: DatabaseRole, failover: FailoverReport) -> DbServer {
     DbServer {
+        delay_seconds: None,
         name: name(text),
         state: ServerState::Up,
         heard_ms_ago: Some(100),

@@ -110,13 +110,18 @@ struct Standing {
     leader: Option<ServerName>,
     epoch: Option<u64>,
     drained: bool,
+    delayed: bool,
     database: Option<DatabaseReport>,
 }
 
 fn standing(agent: &Agent) -> Standing {
     let me = agent.membership().map(|membership| membership.me);
+    let active = agent.active();
+    let server = me.as_ref().and_then(|me| active.as_ref()?.config.server(me));
+    let delayed = server.is_some_and(|server| server.delay.is_some());
     let known = agent.known();
     Standing {
+        delayed,
         leader: known.lease.as_ref().map(|lease| lease.leader.clone()),
         epoch: known.lease.as_ref().map(|lease| lease.epoch.0),
         drained: me.as_ref().is_some_and(|me| known.drains.is_drained_whole(me)),
@@ -193,6 +198,9 @@ fn is_replica(standing: &Standing, max_lag: Option<Duration>) -> Result<(), Stri
     if standing.drained {
         return Err("the server is drained".to_owned());
     }
+    if standing.delayed {
+        return Err("the copy is delayed on purpose".to_owned());
+    }
     let database = reported(standing)?;
     if database.role != DatabaseRole::Replica {
         return Err(format!("the database is {}", word(database.role)));
@@ -247,6 +255,7 @@ mod tests {
             leader: Some(leader.parse().unwrap()),
             epoch: Some(3),
             drained: false,
+            delayed: false,
             database: Some(DatabaseReport {
                 engine: Engine::Mariadb,
                 version: "10.11".to_owned(),

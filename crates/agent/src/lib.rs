@@ -25,6 +25,7 @@ mod change;
 mod compare;
 mod core;
 mod db_status;
+mod delay;
 pub mod detect;
 mod dial;
 mod disks;
@@ -150,6 +151,7 @@ pub async fn run(options: AgentOptions) -> Result<(), Refusal> {
     tasks.spawn(infallible(carry_out::run(agent.clone())));
     tasks.spawn(infallible(revive::run(agent.clone())));
     tasks.spawn(infallible(errant::run(agent.clone())));
+    tasks.spawn(infallible(delay::run(agent.clone())));
     tasks.spawn(infallible(reseed::run(agent.clone())));
     tasks.spawn(infallible(reclone::run(agent.clone())));
     tasks.spawn(infallible(renew::run(agent.clone())));

@@ -175,6 +175,9 @@ fn print_server(out: &mut String, server: &Server) {
     if server.weight != 1 {
         out.raw("weight", server.weight);
     }
+    if let Some(delay) = server.delay {
+        out.text("delay", &format_duration(delay));
+    }
 }
 
 fn print_tls(out: &mut String, tls: &Tls) {

@@ -982,3 +982,55 @@ fn provider_mistakes(arp: &str) {
     );
     one(&alone, arp, &good, Code::C006, "\"hetzner-cloud\"");
 }
+
+/// A delayed copy counts for nothing.
+#[test]
+fn a_delayed_copy_is_one_beside_others() {
+    let fleet = |servers: &str, rest: &str| {
+        format!(
+            "version = 1\n[fleet]\nname = \"notes\"\n{servers}[db]\nengine = \"mariadb\"\nlisten = [\"127.0.0.1:3306\"]\n{rest}"
+        )
+    };
+    let server = |number: u8, line: &str| {
+        format!("[[server]]\nname = \"s{number}\"\nprivate = \"10.0.0.{number}\"\n{line}\n")
+    };
+    let delay = "delay = \"1h\"";
+    let lease = "[lease]\nstore = \"s3\"\nbucket = \"xyz\"\n";
+    let two = server(1, "") + &server(2, delay);
+    let parsed = Config::parse(&fleet(&two, "")).unwrap();
+    assert_eq!(
+        parsed.servers[1].delay,
+        Some(std::time::Duration::from_secs(3600))
+    );
+    let three = two.clone() + &server(3, "");
+    assert!(Config::parse(&fleet(&three, lease)).is_ok());
+    for (text, word) in [
+        (fleet(&two, lease), "nobody could take over"),
+        (fleet(&server(1, delay), ""), "every copy"),
+        (
+            fleet(&(server(1, "") + &server(2, "delay = \"500ms\"")), ""),
+            "between 1s and 30d",
+        ),
+        (
+            fleet(&(server(1, "") + &server(2, "delay = \"1500ms\"")), ""),
+            "whole seconds",
+        ),
+        (
+            fleet(&(server(1, "") + &server(2, "delay = \"soon\"")), ""),
+            "delay",
+        ),
+        (
+            fleet(
+                &(server(1, "") + &server(2, "roles = [\"app\"]\ndelay = \"1h\"")),
+                "",
+            ),
+            "without the role",
+        ),
+    ] {
+        let errors = Config::parse(&text).unwrap_err();
+        assert!(
+            errors.iter().any(|error| error.message.contains(word)),
+            "{word}: {errors:?}"
+        );
+    }
+}

@@ -207,6 +207,8 @@ fn sql_view(inputs: &ViewInputs<'_>, db: &Db, epoch: Epoch) -> SqlView {
         .cloned();
     let servers = config
         .with_role(Role::Db)
+        // Nobody reads what is old on purpose.
+        .filter(|server| server.delay.is_none() || Some(&server.name) == leader)
         .map(|server| {
             let database = fresh(inputs, &server.name).and_then(|report| report.database.as_ref());
             DatabaseServerView {

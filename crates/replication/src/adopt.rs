@@ -350,6 +350,7 @@ impl Database {
             address: ticket.address,
             port: ticket.port,
             account: ticket.account.clone(),
+            delay_seconds: 0,
         };
         for statement in self.flavor.follow_from(&source, &self.tls_files(), &place) {
             session.query(&statement, PATIENCE).await?;

@@ -435,6 +435,7 @@ impl Database {
             address: ticket.address,
             port: ticket.port,
             account: ticket.account.clone(),
+            delay_seconds: self.delay_seconds(),
         };
         let mut session = self.control.session().await?;
         let patience = Duration::from_secs(60);

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pontoon_fleet::{Code, DatabaseReport, DatabaseRole, Refusal, ServerName};
 use pontoon_helper::{DatabaseNode, DatabaseSettings, HelperClient, Moved, Node, Setting, TlsFiles};
+use pontoon_rt::files;
 use pontoon_rt::paths::Paths;
 
 use crate::control::{Control, Row};
@@ -66,6 +68,8 @@ pub struct Database {
     pub(crate) control: Control,
     pub(crate) password: String,
     pub(crate) reseed: reseed::Going,
+    /// By how many seconds its copy stays behind on purpose.
+    delay_seconds: AtomicU64,
 }
 
 impl Database {
@@ -90,6 +94,7 @@ impl Database {
             control,
             password,
             reseed: reseed::Going::default(),
+            delay_seconds: AtomicU64::new(0),
         }))
     }
 
@@ -181,7 +186,50 @@ impl Database {
             .ok()?;
         let beat = rows.first()?;
         let age = now_us.saturating_sub(beat.number("at_us"));
-        Some(age.saturating_sub(beat.number("every_us")) / 1000)
+        let behind_ms = age.saturating_sub(beat.number("every_us")) / 1000;
+        Some(behind_ms.saturating_sub(self.delay_seconds() * 1000))
+    }
+
+    /// Says by how many seconds this copy is to stay behind its source: from the next time on that it begins to follow, or
+    /// with [`keep_delay`](Database::keep_delay). What it is behind for that reason is not counted as lag.
+    pub fn want_delay(&self, seconds: u64) {
+        self.delay_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// By how many seconds it is to stay behind.
+    pub fn delay_seconds(&self) -> u64 {
+        self.delay_seconds.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is a replica with another delay than it should have.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`].
+    pub async fn has_other_delay(&self) -> Result<bool, Refusal> {
+        let status = self.replica_status().await?;
+        Ok(
+            status.is_some_and(|status| status.delay_seconds != self.delay_seconds())
+                || self.delay_file().exists(),
+        )
+    }
+
+    /// Gives a replica that runs the delay that it should have. Where failover decides whom it follows that is not done here.
+    /// Repeatable after a kill.
+    ///
+    /// # Errors
+    /// [`Code::N002`], [`Code::D008`], [`Code::N006`].
+    pub async fn keep_delay(&self) -> Result<(), Refusal> {
+        files::write_atomic(&self.delay_file(), b"", 0o600)?;
+        let mut session = self.control.session().await?;
+        for statement in self.flavor.set_delay(self.delay_seconds()) {
+            session.query(&statement, Duration::from_secs(60)).await?;
+        }
+        Ok(files::remove_optional(&self.delay_file())?)
+    }
+
+    /// There while replication may be stopped for it.
+    fn delay_file(&self) -> PathBuf {
+        self.paths.state_dir.join("delay-changes")
     }
 
     /// Writes a beat, so that replicas can tell how far they are behind. To be called on the primary every `every`.

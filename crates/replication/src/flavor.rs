@@ -39,6 +39,8 @@ pub struct Source {
     pub port: u16,
     /// The replica's account on it.
     pub account: Account,
+    /// By how many seconds the replica stays behind it on purpose.
+    pub delay_seconds: u64,
 }
 
 /// An account for replication.
@@ -77,6 +79,8 @@ pub struct ReplicaStatus {
     pub receiving_error: u64,
     /// The number of that error of the applying side; 0 for none.
     pub applying_error: u64,
+    /// By how many seconds it stays behind on purpose.
+    pub delay_seconds: u64,
     /// Whether it follows by GTID, and not by file and position.
     pub by_gtid: bool,
     /// MySQL: the source's `server_uuid`, once it was connected.
@@ -150,6 +154,9 @@ pub trait Flavor: Send + Sync {
 
     /// How many transactions a stopped replica applies side by side from its next start of replication on.
     fn set_appliers(&self) -> Option<String>;
+
+    /// Lets a replica stay behind by so many seconds: all that it takes, on one that runs.
+    fn set_delay(&self, seconds: u64) -> Vec<String>;
 
     /// Starts replication.
     fn start_replica(&self) -> &'static str;

@@ -80,6 +80,7 @@ impl Flavor for MariaDb {
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
             receiving_error: row.number("Last_IO_Errno"),
             applying_error: row.number("Last_SQL_Errno"),
+            delay_seconds: row.number("SQL_Delay"),
             by_gtid: row.get("Using_Gtid").is_some_and(|using| using != "No"),
             source_uuid: String::new(),
             received: row.get("Gtid_IO_Pos").unwrap_or_default().to_owned(),
@@ -152,12 +153,13 @@ impl Flavor for MariaDb {
     fn follow(&self, source: &Source, tls: &TlsFiles) -> Vec<String> {
         vec![format!(
             "CHANGE MASTER TO MASTER_HOST='{}', MASTER_PORT={}, MASTER_USER='{}', MASTER_PASSWORD='{}', \
-             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1, MASTER_SSL=1, \
-             MASTER_SSL_CA='{}', MASTER_SSL_CERT='{}', MASTER_SSL_KEY='{}', MASTER_SSL_VERIFY_SERVER_CERT=1",
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1, MASTER_DELAY={}, \
+             MASTER_SSL=1, MASTER_SSL_CA='{}', MASTER_SSL_CERT='{}', MASTER_SSL_KEY='{}', MASTER_SSL_VERIFY_SERVER_CERT=1",
             source.address,
             source.port,
             source.account.user,
             source.account.password,
+            source.delay_seconds,
             tls.ca.display(),
             tls.cert.display(),
             tls.key.display(),
@@ -170,6 +172,14 @@ impl Flavor for MariaDb {
 
     fn set_appliers(&self) -> Option<String> {
         Some(format!("SET GLOBAL slave_parallel_threads = {APPLIERS}"))
+    }
+
+    fn set_delay(&self, seconds: u64) -> Vec<String> {
+        vec![
+            "STOP SLAVE".to_owned(),
+            format!("CHANGE MASTER TO MASTER_DELAY={seconds}"),
+            "START SLAVE".to_owned(),
+        ]
     }
 
     fn start_replica(&self) -> &'static str {

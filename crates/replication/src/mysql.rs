@@ -85,6 +85,7 @@ impl Flavor for MySql {
             error: said("Last_SQL_Error").or_else(|| said("Last_IO_Error")),
             receiving_error: row.number("Last_IO_Errno"),
             applying_error: row.number("Last_SQL_Errno"),
+            delay_seconds: row.number("SQL_Delay"),
             by_gtid: row.get("Auto_Position") == Some("1"),
             source_uuid: row.get("Source_UUID").unwrap_or_default().to_owned(),
             received: row
@@ -179,6 +180,15 @@ impl Flavor for MySql {
         None
     }
 
+    fn set_delay(&self, seconds: u64) -> Vec<String> {
+        // What it has received stays.
+        vec![
+            "STOP REPLICA SQL_THREAD".to_owned(),
+            format!("CHANGE REPLICATION SOURCE TO SOURCE_DELAY={seconds}"),
+            "START REPLICA".to_owned(),
+        ]
+    }
+
     fn start_replica(&self) -> &'static str {
         "START REPLICA"
     }
@@ -234,13 +244,14 @@ impl Flavor for MySql {
 fn change_source(source: &Source, tls: &TlsFiles, start: &str) -> String {
     format!(
         "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{}', SOURCE_PORT={}, SOURCE_USER='{}', SOURCE_PASSWORD='{}', \
-         {start}, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1, \
+         {start}, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1, SOURCE_DELAY={}, \
          SOURCE_SSL=1, SOURCE_SSL_CA='{}', SOURCE_SSL_CERT='{}', SOURCE_SSL_KEY='{}', \
          SOURCE_SSL_VERIFY_SERVER_CERT=1",
         source.address,
         source.port,
         source.account.user,
         source.account.password,
+        source.delay_seconds,
         tls.ca.display(),
         tls.cert.display(),
         tls.key.display(),

@@ -348,7 +348,14 @@ async fn shut_out(pair: &Pair, leader: &str, replica: &str) {
     let status = |what: &str| pair.sql(leader, &format!("SHOW GLOBAL STATUS LIKE '{words}_{what}'"));
     let mut peers = pair.peers(leader);
     let address = peers.address;
-    peers.servers.insert(name("x"), Peer { address, port: 1 });
+    peers.servers.insert(
+        name("x"),
+        Peer {
+            address,
+            port: 1,
+            delayed: false,
+        },
+    );
     let deaf = Arc::new(Deaf {
         ask: peers.ask.clone(),
         silent: name(replica),

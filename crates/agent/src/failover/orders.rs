@@ -162,6 +162,7 @@ fn refusal(why: Why, server: &ServerName) -> Refusal {
             Code::F002,
             format!("{server} does not become the primary: writes could be lost"),
         ),
+        Why::Bystander => Refusal::new(Code::L005, "a delayed copy does not become the primary"),
         _ => Refusal::new(Code::L002, format!("{server} does not do that now")),
     };
     let base = base.because(words(why));
@@ -191,6 +192,9 @@ fn refusal(why: Why, server: &ServerName) -> Refusal {
         Why::NotTheLeader | Why::AlreadyTheLeader | Why::NotReady => {
             base.next("see who leads and who follows closely", "pontoon db status")
         }
+        Why::Bystander => base
+            .next("see who could", "pontoon db status")
+            .next("what a delayed copy is good for", "pontoon explain L005"),
         Why::Busy => base.next("when it is done", "pontoon db status"),
     }
 }
@@ -211,6 +215,7 @@ pub(crate) fn words(why: Why) -> String {
                 .to_owned()
         }
         Why::Diverged => "its copy has transactions that the primary lacks".to_owned(),
+        Why::Bystander => "its copy is delayed on purpose, and never becomes the primary".to_owned(),
         Why::Busy => "something is under way there, or failover is paused".to_owned(),
     }
 }
@@ -241,6 +246,7 @@ fn successor(agent: &Agent, active: &Active, leader: &ServerName) -> Result<Serv
     let mut candidates: Vec<_> = active
         .config
         .with_role(Role::Db)
+        .filter(|server| server.delay.is_none())
         .map(|server| server.name.clone())
         .filter(|name| name != leader)
         .filter_map(|name| {
@@ -328,6 +334,7 @@ mod tests {
             Why::Loss(Some(3412)),
             Why::Loss(None),
             Why::Diverged,
+            Why::Bystander,
             Why::Busy,
         ] {
             let refusal = refusal(why, &b);

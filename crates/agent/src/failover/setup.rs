@@ -72,10 +72,19 @@ pub(crate) fn setup(
     Setup {
         founder,
         automatic: db.failover == Some(Failover::Auto),
+        bystanders: delayed(config).collect(),
         continue_alone: db.when_alone != Some(WhenAlone::Stop),
         relay_survives,
         ..base
     }
+}
+
+/// The servers whose copy stays behind on purpose.
+pub(crate) fn delayed(config: &Config) -> impl Iterator<Item = ServerName> {
+    let servers = config.with_role(Role::Db);
+    servers
+        .filter(|server| server.delay.is_some())
+        .map(|server| server.name.clone())
 }
 
 /// The other database servers.
@@ -87,6 +96,7 @@ pub(crate) fn peers(config: &Config, db: &Db, me: &ServerName) -> BTreeMap<Serve
             let peer = Peer {
                 address: server.private,
                 port: db.server_port,
+                delayed: server.delay.is_some(),
             };
             (server.name.clone(), peer)
         })

@@ -163,6 +163,7 @@ impl Check<'_> {
                 self.wrong(Code::C006, message, span, "add [lease] with store = \"s3\" or \"etcd\": both servers must be able to ask it who is primary");
             }
             self.quorum(config, db, typed.get());
+            self.delays(config, file);
             if db.failover == Some(Failover::Auto) && several {
                 self.store_beside_a_database(config, file);
             }
@@ -259,6 +260,34 @@ impl Check<'_> {
     }
 
     /// A quorum is of three or more, and the engine must be able to wait for so many.
+    /// A delayed copy counts for nothing: without it there must be what the fleet needs.
+    fn delays(&mut self, config: &Config, file: &File) {
+        let spans = file
+            .server
+            .iter()
+            .filter_map(|server| server.get().delay.as_ref());
+        let Some(span) = spans.map(At::span).next() else {
+            return;
+        };
+        let count = config
+            .with_role(Role::Db)
+            .filter(|server| server.delay.is_none())
+            .count();
+        let shared = config.lease_store() != LeaseStore::Single;
+        if count == 0 {
+            let message = "every copy of the database is delayed: none could be the primary";
+            self.wrong(Code::C006, message, span, "a delayed copy is one beside others");
+        } else if shared && count < 2 {
+            let message = "the delayed copy is the only one beside the primary: nobody could take over";
+            self.wrong(
+                Code::C006,
+                message,
+                span,
+                "a delayed copy never becomes the primary: have two others with the role \"db\"",
+            );
+        }
+    }
+
     fn quorum(&mut self, config: &Config, db: &Db, typed: &raw::Db) {
         let Some(durability) = typed.durability.as_ref() else {
             return;
@@ -266,7 +295,10 @@ impl Check<'_> {
         if db.durability != Some(Durability::Quorum) {
             return;
         }
-        let databases = config.with_role(Role::Db).count();
+        let databases = config
+            .with_role(Role::Db)
+            .filter(|server| server.delay.is_none())
+            .count();
         if databases < 3 {
             let message =
                 format!("`db.durability` is \"quorum\" with {databases} database servers: it needs three");

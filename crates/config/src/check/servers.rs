@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use pontoon_fleet::{Code, Role, ServerName};
 
@@ -98,7 +99,27 @@ impl Check<'_> {
         let weight = self.number("server.weight", typed.weight.as_ref(), 1, 1..=100);
         let own_standby = typed.standby.as_ref();
         let standby = own_standby.or(defaults.and_then(|defaults| defaults.standby.as_ref()));
+        let delay = match &typed.delay {
+            Some(delay) => {
+                let span = SECOND..=30 * DAY;
+                let read = self.duration(&path("delay"), Some(delay), SECOND, span)?;
+                if read.subsec_nanos() != 0 {
+                    return self.none(&path("delay"), delay, "is not a number of whole seconds");
+                }
+                Some(read)
+            }
+            None => None,
+        };
         let roles = roles?;
+        if let (Some(delay), false) = (&typed.delay, roles.contains(&Role::Db)) {
+            let message = format!("{} has a delay without the role \"db\"", typed.name);
+            self.wrong(
+                Code::C006,
+                message,
+                delay.span(),
+                "it is for copies of the database",
+            );
+        }
         if let Some(span) = own_standby.filter(|standby| *standby.get()).map(At::span)
             && !roles.contains(&Role::Edge)
         {
@@ -111,6 +132,7 @@ impl Check<'_> {
             public: public.into_iter().collect::<Option<_>>()?,
             standby: standby.is_some_and(|standby| *standby.get()) && roles.contains(&Role::Edge),
             weight: weight?,
+            delay,
             roles,
             zone: zone.filter(|_| zone_is_good).map(|zone| zone.get().clone()),
         })
@@ -182,6 +204,9 @@ impl Check<'_> {
         }
     }
 }
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// The agent; the edge relay and the SQL relay have the next two.
 const DEFAULT_PORT: u16 = 7400;

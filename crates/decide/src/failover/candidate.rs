@@ -10,7 +10,11 @@ impl Node {
     /// Promotes itself, if it may and it is time.
     pub(super) fn challenge(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
         let record = &seen.record;
-        if self.setup.automatic && self.may_lead(seen, now) && self.is_time(seen, now) {
+        if self.setup.automatic
+            && self.counts(&self.setup.me)
+            && self.may_lead(seen, now)
+            && self.is_time(seen, now)
+        {
             let (me, life) = (self.setup.me.clone(), self.durable.incarnation);
             // Of several in sync an election finds the one that has everything.
             let in_sync = record.in_sync(&me, life);
@@ -95,6 +99,9 @@ impl Node {
         };
         if self.leads(&seen.record) {
             return self.refuse(Why::AlreadyTheLeader, out);
+        }
+        if !self.counts(&self.setup.me) {
+            return self.refuse(Why::Bystander, out);
         }
         if self.diverged && accept_loss != u64::MAX {
             // What it has alone would become everybody's, and what it lacks nobody can count.

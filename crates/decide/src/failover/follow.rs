@@ -78,6 +78,17 @@ impl Node {
         }
     }
 
+    /// It follows in another way than it should. To follow anew loses what was received and not applied: a new life, after
+    /// which nobody counts on it until it has caught up.
+    pub(super) fn is_astray(&mut self, out: &mut Vec<Effect>) {
+        let follows = self.seen.as_ref().is_some_and(|seen| {
+            seen.record.leader != self.setup.me && self.durable.follows == Some(seen.record.epoch)
+        });
+        if follows && self.work.is_none() && !self.is_paused() {
+            self.new_life(out);
+        }
+    }
+
     /// An operator's word: what it was on that it gave up on may be mended.
     pub(super) fn try_again(&mut self, out: &mut Vec<Effect>) {
         let may = self

@@ -86,12 +86,13 @@ impl Node {
     /// Whether a replica in sync is there to take over, and could write.
     fn has_successor(&self, record: &Record, now: Duration) -> bool {
         record.sync.iter().any(|(name, life)| {
-            self.peers.get(name).is_some_and(|heard| {
-                heard.facts.incarnation == *life
-                    && heard.facts.follows == Some(record.epoch)
-                    && (heard.facts.room || !keeps!(self, Room))
-                    && now < heard.at + self.setup.timing.peer
-            })
+            self.counts(name)
+                && self.peers.get(name).is_some_and(|heard| {
+                    heard.facts.incarnation == *life
+                        && heard.facts.follows == Some(record.epoch)
+                        && (heard.facts.room || !keeps!(self, Room))
+                        && now < heard.at + self.setup.timing.peer
+                })
         })
     }
 
@@ -241,6 +242,8 @@ impl Node {
             self.refuse(Why::NotTheLeader, out);
         } else if !open || self.handing.is_some() || self.is_paused() {
             self.refuse(Why::Busy, out);
+        } else if !self.counts(&to) {
+            self.refuse(Why::Bystander, out);
         } else if !ready {
             self.refuse(Why::NotReady, out);
         } else {

@@ -56,6 +56,9 @@ pub struct Setup {
     pub founder: bool,
     /// Whether this server promotes itself (`db.failover = "auto"`).
     pub automatic: bool,
+    /// Servers whose copies never count: a delayed replica has what is committed only much later. None of them is waited for,
+    /// promotes itself or is handed over to.
+    pub bystanders: BTreeSet<ServerName>,
     /// Whether a leader without a replica in sync acknowledges writes (`db.when_alone = "continue"`).
     pub continue_alone: bool,
     /// Whether a database that diverged is copied anew without asking.
@@ -79,6 +82,7 @@ impl Setup {
             policy,
             founder: false,
             automatic: false,
+            bystanders: BTreeSet::new(),
             continue_alone: true,
             copy_anew: false,
             relay_survives: false,
@@ -249,6 +253,8 @@ pub enum Event {
     },
     /// A replica has transactions that its leader lacks, which is sure: it was read again.
     Diverged,
+    /// The database follows its leader in another way than it should, such as with another delay: it is to follow anew.
+    Astray,
     /// An operator's word.
     Command(Command),
 }
@@ -349,6 +355,8 @@ pub enum Why {
     Loss(Option<u64>),
     /// It has transactions that the leader lacks.
     Diverged,
+    /// Its copy does not count.
+    Bystander,
     /// Something is under way.
     Busy,
 }
@@ -393,4 +401,6 @@ pub enum Guard {
     Room,
     /// Who is made the leader by an operator without having everything needs that loss named.
     NamedLoss,
+    /// Whose copy does not count neither is waited for nor leads.
+    Bystander,
 }

@@ -290,6 +290,11 @@ impl Node {
         record.is_led_by(&self.setup.me, self.durable.incarnation)
     }
 
+    /// Whether that server's copy counts.
+    pub(super) fn counts(&self, name: &ServerName) -> bool {
+        !self.setup.bystanders.contains(name) || !keeps!(self, Bystander)
+    }
+
     /// Whether nothing that this server ever sent can still replace the record that it sees.
     pub(super) fn settled(&self) -> bool {
         let nonce = self.seen.as_ref().map(|seen| seen.record.nonce);
@@ -381,6 +386,7 @@ impl Node {
                 self.ballot.1.insert(from, (incarnation, position));
             }
             Event::Diverged => self.has_diverged(out),
+            Event::Astray => self.is_astray(out),
             Event::Command(Command::Rejoin) => self.try_again(out),
             Event::Command(Command::CopyAnew(yes)) => self.copy_anew(yes, out),
             Event::Command(Command::Pause) => self.paused = true,

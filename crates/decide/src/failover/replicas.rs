@@ -110,7 +110,8 @@ impl Node {
     fn wanted(&self, record: &Record, now: Duration) -> (Members, u8) {
         let mut follow = self.peers.iter().filter(|(name, heard)| {
             let in_sync = record.sync.contains_key(*name);
-            heard.facts.follows == Some(record.epoch)
+            self.counts(name)
+                && heard.facts.follows == Some(record.epoch)
                 && (heard.facts.near || in_sync)
                 // Commits would wait for it in vain; where they may not go on alone it is better than nobody.
                 && (heard.facts.room || in_sync || !self.setup.continue_alone)

@@ -73,6 +73,8 @@ pub struct Seen {
     pub silenced: u64,
     pub filled: u64,
     pub forced: u64,
+    /// The leader changed in a fleet with a copy that does not count.
+    pub beside: u64,
 }
 
 /// When things happened, by a clock that the servers do not have. Not a part of a state.
@@ -196,6 +198,8 @@ pub enum Act {
     Order(usize, Command),
     /// Its agent finds transactions that the leader lacks.
     Diverged(usize),
+    /// Its agent finds that it follows in another way than it should.
+    Astray(usize),
 }
 
 /// When the agent of the acting server dies: after so many of the effects of this act.
@@ -297,7 +301,7 @@ impl World {
                 is_so && server.db.up && server.agent.is_some() && !server.untold
             }
             Act::TellStopped(at) => self.servers[at].untold && self.servers[at].agent.is_some(),
-            Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) | Act::Diverged(at) => {
+            Act::KillAgent(at) | Act::Tick(at) | Act::Order(at, _) | Act::Diverged(at) | Act::Astray(at) => {
                 self.servers[at].agent.is_some()
             }
             Act::StartAgent(at) => self.servers[at].agent.is_none(),
@@ -435,6 +439,7 @@ impl World {
                 }
             }
             Act::Diverged(at) => self.happen(at, Event::Diverged, now, crash),
+            Act::Astray(at) => self.happen(at, Event::Astray, now, crash),
             Act::Order(at, command) => self.happen(at, Event::Command(command), now, crash),
         }
         Ok(())
@@ -635,6 +640,14 @@ impl World {
                     }
                 }
                 let to = record.leader != current.leader;
+                let idle = &self.servers[self.index(&record.leader)].setup.bystanders;
+                if let Some(name) = idle
+                    .iter()
+                    .find(|name| record.sync.contains_key(*name) || record.leader == **name)
+                {
+                    self.book.broken = Some(format!("{name} does not count, and leads or is in sync"));
+                }
+                self.seen.beside += u64::from(!idle.is_empty() && to);
                 self.seen.promoted += u64::from(to && record.fragile);
                 self.seen.handed_over += u64::from(to && !record.fragile && !record.electing);
                 self.seen.elected += u64::from(current.electing && !record.electing);

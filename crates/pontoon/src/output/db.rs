@@ -44,6 +44,15 @@ pub fn render(status: &DbStatus, frame: Frame) -> String {
     {
         text.push_str(&format!("{}: {}\n", server.name, harmless(work)));
     }
+    for server in &status.servers {
+        if let Some(seconds) = server.delay_seconds {
+            let delay = pontoon_fleet::units::format_duration(std::time::Duration::from_secs(seconds));
+            text.push_str(&format!(
+                "{}: delayed by {delay} on purpose; never the primary, not read from\n",
+                server.name
+            ));
+        }
+    }
     if let Some(backup) = &status.backup {
         text.push_str(&format!("{}\n", cut(&copies(backup, status.now), frame.columns)));
     }

@@ -86,6 +86,7 @@ impl Worker {
             address: peer.address,
             port: peer.port,
             account: self.database.replication_account(&peers.me, peers.address),
+            delay_seconds: self.database.delay_seconds(),
         };
         let position = position.to_string();
         crate::database::check_position(&position)?;

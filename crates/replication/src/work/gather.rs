@@ -49,7 +49,8 @@ impl Worker {
 
     /// Who has most of those whose history goes on where this server's ends.
     async fn furthest(&self, own: &Has, peers: &Peers) -> Option<(ServerName, History)> {
-        let asked = peers.servers.keys().map(|name| stopped(name, peers));
+        let others = peers.servers.iter().filter(|(_, peer)| !peer.delayed);
+        let asked = others.map(|(name, _)| stopped(name, peers));
         let all = futures::future::join_all(asked).await.into_iter().flatten();
         all.filter_map(|(name, facts)| {
             let history = History::parse(self.dialect(), &facts.received).ok()?;
@@ -75,6 +76,7 @@ impl Worker {
             address: peer.address,
             port: peer.port,
             account: self.database.replication_account(&peers.me, peers.address),
+            delay_seconds: 0,
         };
         let position = own.position.to_string();
         crate::database::check_position(&position)?;

@@ -149,6 +149,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// Its database's own port there.
     pub port: u16,
+    /// It stays behind on purpose, and has nothing that others could fetch in time.
+    pub delayed: bool,
 }
 
 /// Asks the agents of other servers. Each answer is of now, not one that was heard before; each call ends by itself

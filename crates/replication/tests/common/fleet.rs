@@ -244,6 +244,7 @@ impl Pair {
                         Peer {
                             address: address(member),
                             port,
+                            delayed: false,
                         },
                     )
                 })

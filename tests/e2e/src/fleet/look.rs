@@ -136,6 +136,20 @@ pub async fn ask(server: &Server, query: &str) -> Result<Vec<String>, LabError> 
     rows(&mut root, query).await
 }
 
+/// By how many seconds the database of `server` stays behind on purpose; nothing when it follows nobody.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn replica_delay(server: &Server, engine: super::Engine) -> Result<Option<u64>, LabError> {
+    let question = match engine {
+        super::Engine::Mysql => "SHOW REPLICA STATUS",
+        super::Engine::Mariadb => "SHOW SLAVE STATUS",
+    };
+    let mut root = connect_root(&database_socket(server)?).await?;
+    let found: Vec<mysql_async::Row> = rows(&mut root, question).await?;
+    Ok(found.first().and_then(|row| row.get("SQL_Delay")))
+}
+
 /// Whether the long form of the tests was asked for: `PONTOON_LONG=1`.
 pub fn long() -> bool {
     std::env::var("PONTOON_LONG").is_ok_and(|value| value == "1")

@@ -73,6 +73,24 @@ impl Fleet {
         run(&self.a, &["apply", "--yes"]).await.map(drop)
     }
 
+    /// Gives the [[server]] of that name this line, or takes it away again, and applies that.
+    ///
+    /// # Errors
+    /// With what the command said, when it fails.
+    pub async fn set_server(&self, name: &str, line: &str, there: bool) -> Result<(), LabError> {
+        attempt(&self.a, &["plan"]).await?;
+        let path = self.a.path(FILE)?;
+        let text = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
+        let plain = format!("private = \"{}\"\n", self.named(name)?.private());
+        let lined = format!("{plain}{line}\n");
+        let text = match there {
+            true => text.replacen(&plain, &lined, 1),
+            false => text.replacen(&format!("{line}\n"), "", 1),
+        };
+        std::fs::write(&path, text).map_err(LabError::io("write fleet.toml"))?;
+        run(&self.a, &["apply", "--yes"]).await.map(drop)
+    }
+
     async fn write(&self, db: &str, rest: &str) -> Result<(), LabError> {
         // Any command lets the file follow what is active.
         attempt(&self.a, &["plan"]).await?;
