@@ -386,7 +386,7 @@ impl Run {
                 let accept_loss = [0, 3, u64::MAX][self.dice.below(3) as usize];
                 self.act(Act::Order(at, Command::Force { accept_loss }))?;
             }
-            49 if self.dice.one_in(6) => self.act(Act::Astray(at))?,
+            52 if self.dice.one_in(6) => self.act(Act::Astray(at))?,
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;
