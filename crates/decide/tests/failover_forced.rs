@@ -135,6 +135,26 @@ fn a_record_that_changed_meanwhile_is_the_one_that_counts() {
 }
 
 #[test]
+fn the_beat_of_a_leader_that_was_replaced_is_no_word_about_its_successor() {
+    let (mut node, now) = replica(&[1], &[(20, 0)]);
+    assert_eq!(forced(node.clone(), now, 0), None, "it lacks nothing");
+    let replaced = Record {
+        epoch: Epoch(4),
+        leader: name("c"),
+        ..record(30)
+    };
+    node.step(Event::Tick, now, Nonce(4_001));
+    node.step(Event::Read(Some(replaced)), now, Nonce(4_002));
+    // The one that it still follows lives on, and what it writes arrives.
+    let lag = Event::Lag {
+        behind: Duration::ZERO,
+        missing: 0,
+    };
+    node.step(lag, now, Nonce(4_003));
+    assert_eq!(forced(node, now, 0), Some(Why::Loss(None)));
+}
+
+#[test]
 fn one_of_several_in_sync_may_lack_what_another_acknowledged() {
     let asked = |acks| {
         let quorum = Record {

@@ -368,10 +368,14 @@ impl Node {
             // Only a read comes of it, as it does every now and then.
             Event::Changed => self.looked = None,
             Event::Lag { behind, missing } => {
-                self.lag = Some(Lag {
-                    beat: now.saturating_sub(behind),
-                    missing,
-                });
+                // A leader that was replaced may go on beating for those who follow it still.
+                let present = self.seen.as_ref().map(|seen| seen.record.epoch);
+                if self.durable.follows == present {
+                    self.lag = Some(Lag {
+                        beat: now.saturating_sub(behind),
+                        missing,
+                    });
+                }
             }
             Event::Asked(from, epoch) => self.asked_for_position(from, epoch, out),
             Event::Halted {

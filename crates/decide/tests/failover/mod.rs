@@ -310,9 +310,10 @@ impl World {
             }
             Act::Lag(at) => {
                 let db = &self.servers[at].db;
-                let whole = db
-                    .source
-                    .is_some_and(|(source, _)| db.log.len() >= self.servers[source].db.log.len());
+                let whole = db.source.is_some_and(|(source, _)| {
+                    let source = &self.servers[source].db;
+                    source.up && source.open.is_some() && db.log.len() >= source.log.len()
+                });
                 self.servers[at].agent.is_some() && db.up && db.receiving && db.relay.is_empty() && whole
             }
             Act::Message(which) => self.messages.get(which).is_some(),
@@ -429,7 +430,11 @@ impl World {
                     behind: Duration::ZERO,
                     missing: 0,
                 };
-                self.book.beats.insert(at, self.book.now);
+                let source = self.servers[at].db.source;
+                // One of a leader that was replaced says nothing of what the new one has written.
+                if source.is_some_and(|(source, _)| self.servers[source].db.open >= Some(self.top)) {
+                    self.book.beats.insert(at, self.book.now);
+                }
                 self.happen(at, lag, now, crash);
             }
             Act::Message(which) => {
