@@ -363,7 +363,7 @@ pub struct ServerReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elsewhere: Vec<ElsewhereReport>,
     /// The addresses that a provider moves; `None` where none does.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingReport>,
 }
 
