@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pontoon_decide::failover::{
-    Command, Database, Durable, Effect, Event, Incarnation, Mode, Node, Nonce, Notice, Policy, Record, Setup,
-    Timing, Why,
+    Command, Database, Durable, Effect, Event, Incarnation, Mode, Node, Nonce, Notice, Outcome, Policy,
+    Record, Setup, Timing, Why,
 };
 use pontoon_fleet::{Epoch, ServerName};
 
@@ -152,6 +152,50 @@ fn the_beat_of_a_leader_that_was_replaced_is_no_word_about_its_successor() {
     };
     node.step(lag, now, Nonce(4_003));
     assert_eq!(forced(node, now, 0), Some(Why::Loss(None)));
+}
+
+/// A database that is stopped and keeps what it had received has not drained. It may receive more, and acknowledge it, before
+/// the word of the store arrives that it leads.
+#[test]
+fn a_leader_by_an_operators_word_applies_what_it_had_received() {
+    let base = Setup::new(
+        "notes".parse().unwrap_or_else(|_| unreachable!()),
+        name("b"),
+        Timing::etcd(),
+        policy(),
+    );
+    let setup = Setup {
+        relay_survives: true,
+        ..base
+    };
+    let durable = Durable {
+        incarnation: Incarnation(2),
+        follows: Some(Epoch(3)),
+        drained: None,
+    };
+    let in_sync = |nonce| Record {
+        sync: BTreeMap::from([(name("b"), Incarnation(2))]),
+        acks: 1,
+        ..record(nonce)
+    };
+    let mut node = Node::new(setup, durable, Database::Stopped);
+    node.step(Event::Tick, SECOND, Nonce(4_000));
+    node.step(Event::Read(Some(in_sync(1))), SECOND, Nonce(4_001));
+    // Its start failed; it is read once more who leads, and the operator does not wait for the next attempt.
+    node.step(Event::Worked(Outcome::Failed), SECOND, Nonce(4_002));
+    let later = SECOND * 60;
+    node.step(Event::Command(Command::Pause), later, Nonce(4_003));
+    node.step(Event::Tick, later, Nonce(4_004));
+    node.step(Event::Read(Some(in_sync(2))), later, Nonce(4_005));
+    let force = Event::Command(Command::Force { accept_loss: 0 });
+    let mut said = node.step(force, later, Nonce(4_006));
+    said.extend(node.step(Event::Command(Command::Resume), later, Nonce(4_007)));
+    assert!(
+        said.iter().any(|effect| matches!(effect, Effect::Swap { .. })),
+        "{said:?}"
+    );
+    let drained = |effect: &Effect| matches!(effect, Effect::Remember(durable) if durable.drained.is_some());
+    assert!(!said.iter().any(drained), "{said:?}");
 }
 
 #[test]

@@ -139,8 +139,9 @@ impl Node {
             return self.refuse(why, out);
         }
         let epoch = seen.record.epoch.next();
-        if self.database == Database::Stopped {
-            // There is nothing to drain: it starts as it is. Another's epoch of that number would not be this one.
+        if self.database == Database::Stopped && !self.setup.relay_survives {
+            // What it had received is gone: there is nothing to drain, and it starts as it is. Another's epoch of that number
+            // would not be this one.
             self.remember(
                 Durable {
                     drained: Some(epoch),
