@@ -74,7 +74,12 @@ fn what_a_replica_has_otherwise_is_found_named_and_put_right() -> Result<(), Lab
         }
         // A replica that does not follow cannot be compared; one that was stopped by hand is not stuck at a row.
         ask(b, "STOP SLAVE SQL_THREAD").await?;
-        refused(a, &["db", "check"], "D004", 1).await?;
+        // `a` hears of that with the next report.
+        wait_until("a check that is refused", Duration::from_secs(60), async || {
+            let (status, out, err) = attempt(a, &["db", "check"]).await.ok()?;
+            (status == 1 && format!("{out}{err}").contains("D004")).then_some(())
+        })
+        .await?;
         refused(a, &["db", "unstick", "b", "--yes"], "D013", 3).await?;
         ask(b, "START SLAVE SQL_THREAD").await?;
         wait_until_healthy(a, 2).await?;
