@@ -248,7 +248,7 @@ async fn settings_start_nothing(pair: &Pair, replica: &str) {
         ..member.machine.lock().unwrap().wanted(true)
     };
     let listens = wanted.private;
-    for kill_after_ms in [0, 20, 200] {
+    for kill_after_ms in [0, 200] {
         // Where it listens is set at a start only.
         wanted.private = if wanted.private.is_some() { None } else { listens };
         member.worker.kill().await;
@@ -305,6 +305,10 @@ async fn accounts_wait(pair: &Pair, leader: &str, replica: &str) {
     pair.must(replica, Work::Rejoin(name(leader), Epoch(pair.epoch)))
         .await;
     pair.sync(leader, replica).await;
+    if std::env::var_os("PONTOON_LONG").is_none() {
+        println!("SKIPPED: an agent without that connection is played in the long form only: PONTOON_LONG=1");
+        return;
+    }
     pair.member(replica).worker.kill().await;
     let waits = waiting("later");
     tokio::time::sleep(Duration::from_secs(2)).await;
