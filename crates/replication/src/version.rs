@@ -75,20 +75,7 @@ impl Version {
     /// [`Code::D002`].
     pub fn check_may_follow(self, engine: Engine, source: (Engine, Version)) -> Result<(), Refusal> {
         let (source_engine, source_version) = source;
-        let refusal = |why: &str| {
-            Refusal::new(
-                Code::D002,
-                format!("{engine} {self} cannot be a replica of {source_engine} {source_version}"),
-            )
-            .because(why)
-            .next(
-                format!(
-                    "install {source_engine} {}.{} here",
-                    source_version.major, source_version.minor
-                ),
-                format!("apt-get install {source_engine}-server"),
-            )
-        };
+        let refusal = |why: &str| self.no_replica(engine, source, why);
         if engine != source_engine {
             return Err(refusal(
                 "they are two engines: their files and their GTIDs differ",
@@ -113,20 +100,7 @@ impl Version {
     /// [`Code::D002`].
     pub fn check_may_load(self, engine: Engine, source: (Engine, Version)) -> Result<(), Refusal> {
         let (source_engine, source_version) = source;
-        let refusal = |why: &str| {
-            Refusal::new(
-                Code::D002,
-                format!("{engine} {self} cannot be a replica of {source_engine} {source_version}"),
-            )
-            .because(why)
-            .next(
-                format!(
-                    "install {source_engine} {}.{} here",
-                    source_version.major, source_version.minor
-                ),
-                format!("apt-get install {source_engine}-server"),
-            )
-        };
+        let refusal = |why: &str| self.no_replica(engine, source, why);
         if engine != source_engine {
             return Err(refusal(
                 "they are two engines: their statements and their GTIDs differ",
@@ -142,6 +116,22 @@ impl Version {
             ));
         }
         Ok(())
+    }
+
+    fn no_replica(self, engine: Engine, source: (Engine, Version), why: &str) -> Refusal {
+        let (source_engine, source_version) = source;
+        Refusal::new(
+            Code::D002,
+            format!("{engine} {self} cannot be a replica of {source_engine} {source_version}"),
+        )
+        .because(why)
+        .next(
+            format!(
+                "install {source_engine} {}.{} here",
+                source_version.major, source_version.minor
+            ),
+            format!("apt-get install {source_engine}-server"),
+        )
     }
 }
 

@@ -185,17 +185,6 @@ async fn with_a_shared_lease_only_its_leader_tells_others() {
     let fixture = testing::founder().await;
     assert!(is_ours(&fixture.agent), "alone, and a control server");
     let shared = r#"
-version = 1
-[fleet]
-name = "notes"
-[[server]]
-name = "a"
-private = "198.51.100.11"
-[[server]]
-name = "b"
-private = "198.51.100.12"
-[app]
-upstream = "127.0.0.1:8080"
 [db]
 engine = "mariadb"
 listen = ["127.0.0.1:3306"]
@@ -203,6 +192,6 @@ listen = ["127.0.0.1:3306"]
 store = "s3"
 bucket = "lease"
 "#;
-    let fixture = testing::founder_of(shared).await;
+    let fixture = testing::founder_of(&testing::two_servers(shared)).await;
     assert!(!is_ours(&fixture.agent), "nobody knows yet who leads");
 }
