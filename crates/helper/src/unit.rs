@@ -7,7 +7,7 @@ use std::time::Duration;
 use pontoon_fleet::{Code, Refusal, Tier};
 use pontoon_rt::files::FileError;
 use pontoon_rt::paths::Paths;
-use pontoon_rt::process::{self, Spec};
+use pontoon_rt::process::{self, Life, Spec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -17,6 +17,9 @@ use crate::{find, foreign, prestart, settings};
 
 /// How long a start may take: recovery after a crash reads the whole redo log.
 const START_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long a killed database may take to give back what it had: much memory takes seconds.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The system user that the database runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,9 +232,9 @@ pub(crate) async fn binlog_base(node: &DatabaseNode) -> Result<Option<PathBuf>, 
     Ok(Some(node.datadir.join(said).with_extension("")))
 }
 
-/// MySQL keeps its pid in `SOCKET.lock` and does not start while a process of that pid exists; after a kill that may
-/// be a zombie, dead and not yet waited for by its parent, which in a container may be never. Or another program has got
-/// that number since.
+/// MySQL keeps its pid in `SOCKET.lock` and does not start while a process of that pid exists. After a kill that may be
+/// one that still gives its memory back, or a zombie, dead and not yet waited for by its parent, which in a container may
+/// be never. Or another program has got that number since.
 async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusal> {
     let mut lock = settings::effective_socket(node).into_os_string();
     lock.push(".lock");
@@ -242,11 +245,6 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
     let Ok(pid) = String::from_utf8_lossy(&bytes).trim().parse::<u32>() else {
         return Ok(());
     };
-    let is_zombie = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')')
-            .is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
-    };
     if is_another_program(pid) {
         tracing::info!(
             pid,
@@ -256,15 +254,19 @@ async fn release_socket(paths: &Paths, node: &DatabaseNode) -> Result<(), Refusa
         return Ok(());
     }
     let begun = Instant::now();
-    while is_zombie() {
+    while let Some(life @ (Life::Ends | Life::Dead)) = process::life(pid) {
         // Waits for it when it is our own child.
         let _ = process::adopt(&paths.pid_file("database"));
-        if begun.elapsed() > Duration::from_secs(1) {
+        if life == Life::Dead && begun.elapsed() > Duration::from_secs(1) {
             tracing::warn!(
                 pid,
                 "the database's last process is dead and its parent does not wait for it"
             );
             pontoon_rt::files::remove_optional(lock)?;
+            return Ok(());
+        }
+        // The database then says that it cannot start, and why.
+        if begun.elapsed() > END_PATIENCE {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

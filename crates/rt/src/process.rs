@@ -342,10 +342,34 @@ impl Running {
     }
 }
 
+/// How far a process is with its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Lives,
+    /// It was killed or ends by itself, and still has files, locks or memory to give back: kill(2) finds it, although its
+    /// command line and its folder in `/proc` are gone.
+    Ends,
+    /// Nobody has waited for it yet (a zombie).
+    Dead,
+}
+
+/// How far the process with this number is with its life; nothing when there is none.
+pub fn life(pid: u32) -> Option<Life> {
+    stat(pid).map(|stat| match stat {
+        Stat { is_dead: true, .. } => Life::Dead,
+        Stat { is_ending: true, .. } => Life::Ends,
+        _ => Life::Lives,
+    })
+}
+
 struct Stat {
     start_time: u64,
+    is_ending: bool,
     is_dead: bool,
 }
+
+/// `PF_EXITING` of the kernel's `include/linux/sched.h`: since Linux 2.4 this bit.
+const EXITING: u64 = 4;
 
 fn start_time(pid: u32) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
@@ -358,9 +382,11 @@ fn stat(pid: u32) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?; // field 3
-    let start_time = fields.nth(18)?.parse().ok()?; // field 22
+    let flags: u64 = fields.nth(5)?.parse().ok()?; // field 9
+    let start_time = fields.nth(12)?.parse().ok()?; // field 22
     Some(Stat {
         start_time,
+        is_ending: flags & EXITING != 0,
         is_dead: matches!(state, "Z" | "X"),
     })
 }

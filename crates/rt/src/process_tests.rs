@@ -56,6 +56,22 @@ async fn a_started_process_is_found_by_its_pid_file_and_ends_on_term() {
 }
 
 #[tokio::test]
+async fn a_process_lives_then_is_dead_until_somebody_waits_for_it_then_is_none() {
+    assert_eq!(life(std::process::id()), Some(Life::Lives));
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = child.id();
+    assert_eq!(life(pid), Some(Life::Lives));
+    child.kill().unwrap();
+    // Between the two it may be seen ending.
+    while let Some(Life::Lives | Life::Ends) = life(pid) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(life(pid), Some(Life::Dead));
+    child.wait().unwrap();
+    assert_eq!(life(pid), None);
+}
+
+#[tokio::test]
 async fn one_that_ignores_term_is_killed_after_the_grace() {
     let place = Place::new();
     let running = place.start("trap '' TERM; echo up; while :; do sleep 0.1; done");
