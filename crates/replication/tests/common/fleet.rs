@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -289,13 +289,23 @@ impl Pair {
             needed: 1,
         };
         self.must(leader, Work::Acknowledge(acks)).await;
-        // A replica that just came may need a few tries.
+        self.until(leader, Work::CaughtUp(self.life(replica)), || {})
+            .await;
+    }
+
+    /// What ends well after a few tries, as a node makes them: a replica that just came, or a machine that is busy with
+    /// other tests, may need more time than one has. `between` is done before each next one.
+    pub async fn until(&self, server: &str, work: Work, between: impl Fn()) {
         for attempt in 0.. {
-            let caught_up = self.work(leader, Work::CaughtUp(self.life(replica))).await;
-            if caught_up == Outcome::Done {
+            if self.work(server, work.clone()).await == Outcome::Done {
                 return;
             }
-            assert!(attempt < 30, "{:?}", self.member(leader).worker.reason());
+            assert!(
+                attempt < 30,
+                "{server}: {work:?}: {:?}",
+                self.member(server).worker.reason()
+            );
+            between();
         }
     }
 
@@ -360,6 +370,7 @@ async fn connect_as(
 /// Writers that stop at the first error and remember what was acknowledged.
 pub struct Writers {
     stop: Arc<AtomicBool>,
+    pause_ms: Arc<AtomicU64>,
     tasks: Vec<tokio::task::JoinHandle<u32>>,
     round: u32,
 }
@@ -367,9 +378,9 @@ pub struct Writers {
 impl Writers {
     /// Each writes rows of its own and counts in rows of all.
     pub fn start(socket: &Path, count: u32, round: u32) -> Writers {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, pause_ms) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..count).map(|writer| {
-            let (stop, socket) = (stop.clone(), socket.to_owned());
+            let (stop, pause_ms, socket) = (stop.clone(), pause_ms.clone(), socket.to_owned());
             tokio::spawn(async move {
                 let mut acked = 0;
                 let application = ("app", Some("app-Password-1"));
@@ -377,6 +388,10 @@ impl Writers {
                     return acked;
                 };
                 while !stop.load(Ordering::Relaxed) {
+                    match pause_ms.load(Ordering::Relaxed) {
+                        0 => {}
+                        pause_ms => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
+                    }
                     let n = acked + 1;
                     let id = writer + 100 * round;
                     let row = format!(
@@ -400,9 +415,15 @@ impl Writers {
         });
         Writers {
             stop: stop.clone(),
+            pause_ms: pause_ms.clone(),
             tasks: tasks.collect(),
             round,
         }
+    }
+
+    /// From now on each waits for 20 ms more before it writes.
+    pub fn slow_down(&self) {
+        self.pause_ms.fetch_add(20, Ordering::Relaxed);
     }
 
     /// How many each had acknowledged, by the number in its rows.
