@@ -32,7 +32,7 @@ impl Phase for AgentsDie {
                 agents.values().all(|agent| !agent.alive()).then_some(())
             })
             .await?;
-            stage.traffic(8).await?;
+            stage.traffic(6).await?;
             if let Some(((server, tier), _)) = tiers.iter().find(|(_, process)| !process.alive()) {
                 bail!("{tier} on {server} died with its agent");
             }
@@ -44,7 +44,7 @@ impl Phase for AgentsDie {
                 bail!("the new agents started tiers of their own instead of adopting those that run");
             }
             stage.fact("no agent lived; then new ones adopted the same edge and SQL proxy processes");
-            stage.traffic(4).await
+            stage.traffic(2).await
         })
     }
 }

@@ -19,7 +19,6 @@ impl Phase for ApplicationDies {
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a> {
         Box::pin(async move {
             let a = stage.a.clone();
-            stage.traffic(2).await?;
             let before = stage.counts().await?;
             let (processes, reads) = stage.kill_application(&a).await?;
             stage.caveat(
@@ -27,7 +26,7 @@ impl Phase for ApplicationDies {
                  page (it and the visitors stood still for 30 ms to find one). A POST that an application dies with \
                  fails, and so does a page that is half sent, whoever stands in front: only the visitor may ask again.",
             );
-            stage.traffic(6).await?;
+            stage.traffic(3).await?;
             let retried = stage.counts().await?.retried(&before);
             stage.fact(format!(
                 "{} on a: {processes} processes killed, with {reads} reads under way in the fleet; the edges took \

@@ -21,7 +21,7 @@ impl Phase for BothServe {
         Box::pin(async move {
             stage.both_doors()?;
             let before = stage.counts().await?;
-            stage.traffic(8).await?;
+            stage.traffic(3).await?;
             let after = stage.counts().await?;
             let (by_a, by_b) = (
                 after.answered_by(&stage.a, &before),

@@ -20,10 +20,9 @@ impl Phase for Drain {
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a> {
         Box::pin(async move {
             let (a, b) = (stage.a.clone(), stage.b.clone());
-            stage.traffic(2).await?;
             stage.pontoon(&a, &["drain", "b", "--json"]).await?;
             let drained = stage.counts().await?;
-            stage.traffic(5).await?;
+            stage.traffic(2).await?;
             let before = stage.counts().await?;
             let got = before.answered_by(&b, &drained);
             if got > 0 {
@@ -35,7 +34,7 @@ impl Phase for Drain {
             ));
             stage.pontoon(&a, &["undrain", "b", "--json"]).await?;
             stage.until_healthy().await?;
-            stage.traffic(4).await?;
+            stage.traffic(1).await?;
             let again = stage.counts().await?.answered_by(&b, &before);
             if again == 0 {
                 bail!("b is back in service, and its application gets no request");

@@ -32,7 +32,6 @@ impl Phase for ReadsSpread {
             std::fs::write(&file, text.replacen("[db]", &format!("[db]\n{SPLIT}"), 1))?;
             stage.pontoon(&a, &["apply", "--json"]).await?;
             stage.until_healthy().await?;
-            stage.traffic(2).await?;
             let before = stage.counts().await?;
             let (traffic, pairs) = tokio::join!(stage.traffic(SECONDS), write_and_read(stage));
             traffic?;
@@ -91,5 +90,5 @@ async fn ask(stage: &Stage, at: std::net::SocketAddr, request: &Request) -> anyh
 
 /// Visitors of the demo carry no cookies and read what others wrote a moment ago: everybody is to see every write.
 const SPLIT: &str = r#"reads = { split = true, after_write = "fleet-wide" }"#;
-const SECONDS: u32 = 9;
+const SECONDS: u32 = 6;
 const LIMIT: Duration = Duration::from_secs(30);
