@@ -345,6 +345,7 @@ impl Running {
 /// How far a process is with its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
+    /// It runs, or could.
     Lives,
     /// It was killed or ends by itself, and still has files, locks or memory to give back: kill(2) finds it, although its
     /// command line and its folder in `/proc` are gone.
