@@ -32,6 +32,9 @@ use crate::{
 const EDGE_AND_APP: &str = r#"["edge", "app"]"#;
 const ALL: &str = r#"["edge", "app", "db", "cache", "dns"]"#;
 
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn name(text: &str) -> ServerName {
     text.parse().unwrap()
 }
@@ -52,8 +55,9 @@ struct Ground {
 impl Ground {
     fn new() -> Ground {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let own = u16::try_from(std::process::id() % 1_000).unwrap() * 30;
-        let port = 20_000 + own + NEXT.fetch_add(3, Ordering::Relaxed);
+        // Below the ports that the kernel gives to connections (ip_local_port_range: from 32768).
+        let own = u16::try_from(std::process::id() % 700).unwrap() * 30;
+        let port = 10_000 + own + NEXT.fetch_add(3, Ordering::Relaxed);
         let fleet: FleetName = "notes".parse().unwrap();
         Ground {
             dir: tempfile::tempdir().unwrap(),
@@ -114,6 +118,7 @@ impl Ground {
                 agent.known().peers.len() + 1 == servers.len()
             })
             .await;
+            one.until_served().await;
         }
         running
     }
@@ -188,10 +193,16 @@ impl Server {
     async fn until(&self, what: &str, holds: impl Fn(&Agent) -> bool) {
         let begun = Instant::now();
         while !holds(&self.agent) {
-            assert!(
-                begun.elapsed() < Duration::from_secs(15),
-                "not within 15 s: {what}"
-            );
+            assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// It listens for the others: a fleet of one hears of nobody, however long that takes.
+    async fn until_served(&self) {
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(self.at()).await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "nobody listens at {}", self.at());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
