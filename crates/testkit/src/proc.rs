@@ -93,6 +93,9 @@ impl ProcessId {
 
     /// Sends a signal; nothing happens when the process has ended or another has its pid.
     ///
+    /// After [`Signal::STOP`] no thread of it runs any more: the kernel tells them one after the other, and on a busy machine
+    /// some go on for a while after the call.
+    ///
     /// # Errors
     /// When the system refuses.
     pub fn signal(self, signal: Signal) -> Result<(), LabError> {
@@ -103,11 +106,31 @@ impl ProcessId {
             return Ok(());
         };
         match kill_process(pid, signal) {
+            Ok(()) if signal == Signal::STOP => {
+                self.until_stopped();
+                Ok(())
+            }
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(LabError::Io {
                 what: format!("signal {signal:?} to {pid:?}"),
                 source: e.into(),
             }),
+        }
+    }
+
+    /// Waits until no thread of it runs, for 10 s at the most: one that waits for a disk stops only after that.
+    fn until_stopped(self) {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_secs(10) {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+            let threads = threads.into_iter().flatten().flatten();
+            let mut numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+            // One that is gone is not there to run.
+            if numbers.all(|thread| stat(thread).is_none_or(|now| matches!(now.state, 'T' | 't' | 'Z' | 'X')))
+            {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
 }

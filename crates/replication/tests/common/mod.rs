@@ -297,8 +297,8 @@ impl Machine {
     /// Freezes the database, or lets it go on.
     pub fn signal_database(&self, signal: rustix::process::Signal) {
         let pid = find::server_in(&self.datadir()).expect("the database runs");
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        let process = pontoon_testkit::ProcessId::of(i32::try_from(pid).unwrap()).unwrap();
+        process.signal(signal).unwrap();
     }
 
     /// Runs SQL as root over a socket, for the tests' own purposes.
