@@ -130,7 +130,7 @@ impl ProcessId {
             {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::yield_now();
         }
     }
 }
