@@ -20,7 +20,7 @@ use pontoon_telemetry::metrics::{self, EdgeMetrics, Registry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
-use crate::access_log::{self, LogBuffer};
+use crate::access_log::{self, LogBuffer, Reopen, Writer};
 use crate::dial::Identity;
 use crate::floors::SharedKey;
 use crate::handover::{
@@ -29,20 +29,23 @@ use crate::handover::{
 use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::https::Site;
-use crate::options::{EdgeError, EdgeOptions};
+use crate::options::{AccessLog, EdgeError, EdgeOptions};
 use crate::queue::Queue;
 use crate::state::EdgeState;
 use crate::upstream::{Upstream, Upstreams};
 use crate::worker::{AnswerClock, Command, Door, Idle, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
+/// SIGHUP opens the access log anew.
 ///
 /// # Errors
 /// When the operating system refuses what the edge cannot do without. An address that cannot be bound is not an
 /// error: it is reported, and tried again each second.
 pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
-    let shutdown = Shutdown::from_signals().map_err(system("signal handlers"))?;
-    run_until(options, shutdown)
+    let reopen = Reopen::default();
+    let asked = reopen.clone();
+    let shutdown = Shutdown::from_signals_and(move || asked.ask()).map_err(system("signal handlers"))?;
+    serve(options, shutdown, reopen)
 }
 
 /// As [`run`], until `shutdown` asks.
@@ -50,6 +53,10 @@ pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeError> {
+    serve(options, shutdown, Reopen::default())
+}
+
+fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(), EdgeError> {
     let taking_over = inherit()?.map(TakingOver::new).transpose()?;
     let files = pontoon_rt::process::raise_open_files();
     let count = threads::count(options.threads);
@@ -85,14 +92,15 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
     let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
     let metrics = EdgeMetrics::register(&mut registry, count, Reject::WORDS);
     let log_file = options.paths.log_file("edge-access");
-    let log = access_log::start(options.access_log.format, options.access_log.to, log_file)
-        .map_err(system("the access log's thread"))?;
+    let AccessLog { format, to } = options.access_log;
+    let log_writer =
+        access_log::start(format, to, log_file, reopen).map_err(system("the access log's thread"))?;
+    let log = log_writer.as_ref().map(|writer| writer.to.clone());
 
     let (commands, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let receivers: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(receivers.into_iter().map(Some).collect()));
     let serving = {
         let (shared, stats) = (Arc::clone(&shared), metrics.threads().to_vec());
-        let format = options.access_log.format;
         threads::per_core(count, move |index| {
             let log = log.clone().map(|to| LogBuffer::new(format, to));
             let receiver = receivers
@@ -131,7 +139,9 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         acme_thumbprint,
     };
     let ended = LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
-    serving.join()?;
+    let joined = serving.join();
+    log_writer.into_iter().for_each(Writer::finish);
+    joined?;
     Ok(ended?)
 }
 
