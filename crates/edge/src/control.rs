@@ -30,6 +30,7 @@ use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::https::Site;
 use crate::options::{AccessLog, EdgeError, EdgeOptions};
+use crate::pages::PageFiles;
 use crate::queue::Queue;
 use crate::state::EdgeState;
 use crate::upstream::{Upstream, Upstreams};
@@ -63,6 +64,7 @@ fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(),
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none(&options.tuning)));
     let (health_changes, health_changes_seen) = watch::channel(0);
     let (https, https_seen) = watch::channel(None);
+    let (pages, pages_seen) = watch::channel(Arc::default());
     let (acme_thumbprint, acme_thumbprint_seen) = watch::channel(None);
     // Each client connection may need a second one to an application.
     let by_files = usize::try_from(files.saturating_sub(200) / 2)
@@ -86,6 +88,7 @@ fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
         clock: AnswerClock::start(),
         https: https_seen,
+        pages: pages_seen,
         acme_thumbprint: acme_thumbprint_seen,
     });
     let tickets = Tickets::new(options.paths.ticket_keys_file());
@@ -136,6 +139,7 @@ fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(),
         not_listening: BTreeMap::new(),
         view: None,
         site: Site::new(tickets, https),
+        pages: PageFiles::new(pages),
         acme_thumbprint,
     };
     let ended = LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
@@ -167,6 +171,7 @@ struct Control {
     not_listening: BTreeMap<(Door, SocketAddr), String>,
     view: Option<Arc<FleetView>>,
     site: Site,
+    pages: PageFiles,
     acme_thumbprint: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -361,8 +366,11 @@ impl Control {
         self.bind_wanted();
     }
 
-    /// Looks at the certificates for visitors.
+    /// Looks at the files for visitors: certificates and pages.
     fn refresh_site(&mut self) {
+        if let Some(view) = &self.view {
+            self.pages.refresh(&view.answers.pages);
+        }
         let https = self.view.as_ref().and_then(|view| view.https.as_ref());
         let thumbprint: Option<Arc<str>> = https
             .and_then(|https| https.acme_thumbprint.as_deref())
@@ -528,6 +536,7 @@ impl Control {
                     .collect(),
                 carries_floors: self.carries_floors(),
                 certificates: self.site.report(),
+                pages_refused: self.pages.refused(),
                 acme_thumbprint: self.acme_thumbprint.borrow().as_deref().map(str::to_owned),
                 not_listening: self
                     .not_listening
