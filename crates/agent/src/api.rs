@@ -12,6 +12,7 @@
 //! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/maintenance` [`MaintenanceRequest`] | the `MaintenanceMark` that counts from now on |
 //! | `POST /v1/addresses/ask` | a list of [`AskedAddress`] |
 //! | `GET /v1/certs` | [`CertStatus`] |
 //! | `POST /v1/certs/renew` [`RenewCertRequest`] | a stream of [`Progress`] lines |
@@ -34,8 +35,8 @@ use pontoon_backup::{Catalog, CopyLine, Store};
 use pontoon_decide::plan::Plan;
 use pontoon_fleet::units::millis;
 use pontoon_fleet::{
-    DatabaseReport, Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState,
-    UnixMillis,
+    DatabaseReport, Event, IpPrefix, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport,
+    ServerState, UnixMillis,
 };
 use pontoon_replication::Errant;
 use pontoon_replication::check::Differing;
@@ -230,6 +231,19 @@ pub struct DrainRequest {
     /// The application alone, and nothing else that the server does.
     #[serde(default)]
     pub app_only: bool,
+}
+
+/// Shows visitors of the whole fleet the maintenance page, or ends that.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MaintenanceRequest {
+    /// On or off.
+    pub on: bool,
+    /// After so many milliseconds it ends by itself; `None`: never.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+    /// Who is served all the same.
+    #[serde(default)]
+    pub except: Vec<IpPrefix>,
 }
 
 /// What may have been lost when a primary took over.

@@ -10,8 +10,8 @@ use pontoon_config::Config;
 use pontoon_decide::addresses::Addresses;
 use pontoon_decide::change::Committed;
 use pontoon_fleet::{
-    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, Role, ServerName,
-    ServerReport, Tier, TierReport, UnixMillis,
+    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, MaintenanceMark, Refusal, Revision, Role,
+    ServerName, ServerReport, Tier, TierReport, UnixMillis,
 };
 use pontoon_helper::HelperClient;
 use pontoon_pki::SharedIdentity;
@@ -120,6 +120,8 @@ pub(crate) struct Known {
     pub(crate) edge_rate: Option<Rate>,
     pub(crate) lease: Option<LeaseRecord>,
     pub(crate) drains: DrainBook,
+    /// Whether visitors get the maintenance page.
+    pub(crate) maintenance: MaintenanceMark,
     /// Who joins through this server.
     pub(crate) joiners: BTreeMap<ServerName, PendingJoiner>,
     /// Who joins through another control server.
@@ -179,6 +181,7 @@ impl Agent {
             lease: store.known_lease()?,
             settled: store.settled()?.unwrap_or_default(),
             drains: store.drains()?.unwrap_or_default(),
+            maintenance: store.maintenance()?.unwrap_or_default(),
             joiners: store.joiners()?.unwrap_or_default(),
             ..Known::default()
         };
@@ -397,6 +400,7 @@ impl Agent {
             load_percent: known.load_percent,
             full_disk: known.full_disk.clone(),
             drains: known.drains.clone(),
+            maintenance: known.maintenance.clone(),
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
@@ -462,6 +466,18 @@ impl Agent {
             let drains = known.drains.clone();
             drop(known);
             self.store.save_drains(&drains)?;
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes over a mark of maintenance that is newer than ours, and not of a day that has not come.
+    pub(crate) fn learn_maintenance(&self, mark: &MaintenanceMark) -> Result<(), Refusal> {
+        let latest = self.clock.unix().plus(CLOCKS_APART);
+        let mut known = self.known();
+        if mark.at <= latest && known.maintenance.merge(mark) {
+            drop(known);
+            self.store.save_maintenance(mark)?;
             self.changed.notify_one();
         }
         Ok(())

@@ -87,6 +87,7 @@ pub(crate) fn hear(
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     address_key::hear(agent, &report.server, said.address_key.as_deref());
     agent.learn_drains(&report.drains)?;
+    agent.learn_maintenance(&report.maintenance)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
     }

@@ -43,6 +43,7 @@ mod joiner;
 mod leave;
 #[cfg(test)]
 mod lies_tests;
+mod maintenance;
 mod observe;
 mod peer;
 mod publish;

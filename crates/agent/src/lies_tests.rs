@@ -131,6 +131,29 @@ async fn drains_of_unknown_servers_and_of_days_to_come_are_not_taken_over() {
 }
 
 #[tokio::test]
+async fn maintenance_of_a_day_to_come_is_not_taken_over() {
+    let fixture = testing::founder_of(FLEET).await;
+    let now = fixture.agent.clock.unix();
+    for (at, believed) in [
+        (UnixMillis(u64::MAX), false),
+        (now.plus(DAY * 2), false),
+        (now, true),
+    ] {
+        let mut said = heartbeat_of(&fixture, "b");
+        said.report.maintenance = pontoon_fleet::MaintenanceMark {
+            at,
+            maintenance: Some(Default::default()),
+        };
+        hear(&fixture, said);
+        assert_eq!(
+            fixture.agent.known().maintenance.maintenance.is_some(),
+            believed,
+            "{at:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn who_cannot_admit_servers_or_was_taken_out_lets_nobody_in() {
     let fixture = testing::founder_of(FLEET).await;
     let pending = PendingJoiner {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, Dispatch, EdgeFront, EdgeLimits, Engine, FleetName,
-    HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine,
+    FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -85,6 +85,8 @@ pub struct Edge {
     pub limits: EdgeLimits,
     /// What is believed of proxies before it, and what it adds.
     pub front: EdgeFront,
+    /// What it answers itself.
+    pub answers: EdgeAnswers,
 }
 
 /// `[edge.tls]`

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
-use pontoon_fleet::{BalanceRule, ClientLimits, EdgeFront, EdgeLimits, ProxyProtocol};
+use pontoon_fleet::{BalanceRule, ClientLimits, EdgeAnswers, EdgeFront, EdgeLimits, ProxyProtocol};
 
 use crate::Config;
 use crate::model::{
@@ -32,6 +32,7 @@ impl Config {
         if let Some(tls) = &self.edge.tls {
             print_tls(&mut out, tls);
         }
+        print_answers(&mut out, &self.edge.answers);
         print_limits(&mut out, &self.edge.limits);
         if let Some(app) = &self.app {
             print_app(&mut out, app);
@@ -241,6 +242,15 @@ fn print_edge(out: &mut String, edge: &crate::model::Edge) {
         if says {
             out.raw(key, says);
         }
+    }
+}
+
+fn print_answers(out: &mut String, answers: &EdgeAnswers) {
+    if !answers.pages.is_empty() {
+        out.section("[edge.errors]");
+    }
+    for (used_for, file) in &answers.pages {
+        out.text(used_for, &file.to_string_lossy());
     }
 }
 

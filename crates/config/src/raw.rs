@@ -166,6 +166,9 @@ pub(crate) struct Edge {
     pub listen: Option<At<Vec<Text>>>,
     /// HTTPS for visitors.
     pub tls: Option<At<Tls>>,
+    /// Files of pages for what the edge answers itself, by status ("503"), class ("4xx", "5xx") or "maintenance", at the
+    /// same place on every server with an edge. Default: plain text.
+    pub errors: Option<At<BTreeMap<String, Text>>>,
     /// What visitors are allowed.
     pub limits: Option<Limits>,
     /// Networks of proxies before the edge, such as a CDN's, whose word on who a visitor is counts. Default: none.

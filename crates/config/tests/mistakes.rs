@@ -34,6 +34,28 @@ fn one(text: &str, from: &str, to: &str, code: Code, place: &str) -> ConfigError
 }
 
 #[test]
+fn pages_that_cannot_be() {
+    for (line, code, place) in [
+        ("404x = \"/a.html\"", Code::C002, "\"/a.html\""),
+        ("399 = \"/a.html\"", Code::C002, "\"/a.html\""),
+        ("+503 = \"/a.html\"", Code::C001, "+"),
+        ("\"0503\" = \"/a.html\"", Code::C002, "\"/a.html\""),
+        ("3xx = \"/a.html\"", Code::C002, "\"/a.html\""),
+        ("503 = \"a.html\"", Code::C002, "\"a.html\""),
+        ("503 = \"/../a.html\"", Code::C002, "\"/../a.html\""),
+        ("503 = \"/etc/shadow\"", Code::C006, "\"/etc/shadow\""),
+        ("503 = \"/a.php\"", Code::C006, "\"/a.php\""),
+    ] {
+        let pages = format!("[edge.errors]\n{line}\n\n[app]");
+        if code == Code::C001 {
+            assert_eq!(errors(&ONE.replacen("[app]", &pages, 1))[0].code, code);
+            continue;
+        }
+        one(ONE, "[app]", &pages, code, place);
+    }
+}
+
+#[test]
 fn limits_that_cannot_be() {
     for (line, code, place) in [
         ("head = \"1KiB\"", Code::C002, "\"1KiB\""),

@@ -15,9 +15,9 @@ use pontoon_config::{
     render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeFront, EdgeLimits, Engine,
-    HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules, RetryPolicy,
-    Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
+    Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules,
+    RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -726,6 +726,15 @@ fn configs() -> impl Strategy<Value = Config> {
                             request_id: app.is_some(),
                             traceparent: db.is_some(),
                             server_timing: tls.is_some(),
+                        },
+                        answers: EdgeAnswers {
+                            pages: match &app {
+                                Some(_) => ["503", "4xx", "maintenance"]
+                                    .map(|page| (page.to_owned(), format!("/pages/\"{page}\".html").into()))
+                                    .into(),
+                                None => Default::default(),
+                            },
+                            ..EdgeAnswers::default()
                         },
                         tls,
                         limits,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook, Engine, Epoch,
-    FleetView, HttpsView, LeaseRecord, ReadsView, Revision, Role, ServerName, ServerReport, ServerState,
-    ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
+    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook, EdgeAnswers,
+    Engine, Epoch, FleetView, HttpsView, LeaseRecord, Maintenance, ReadsView, Revision, Role, ServerName,
+    ServerReport, ServerState, ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -40,6 +40,8 @@ pub struct ViewInputs<'a> {
     pub reports: &'a BTreeMap<ServerName, Observed>,
     /// Who is drained.
     pub drains: &'a DrainBook,
+    /// What visitors get in place of the application.
+    pub maintenance: Option<&'a Maintenance>,
     /// The lease as last read.
     pub lease: Option<&'a LeaseRecord>,
     /// A server whose report is older is unreachable.
@@ -109,6 +111,10 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
         https: config.edge.tls.as_ref().map(|tls| https_view(inputs, tls)),
         limits: config.edge.limits.clone(),
         front: config.edge.front.clone(),
+        answers: EdgeAnswers {
+            maintenance: inputs.maintenance.cloned(),
+            ..config.edge.answers.clone()
+        },
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),

@@ -309,7 +309,10 @@ async fn carry_out(
             Ok(()) => match (challenge(worker, sender, request, &up), elsewhere) {
                 (Some(body), _) => answer_challenge(worker, client, request, &body).await,
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
-                (None, None) => forward::forward(worker, client, request, &mut up, route).await,
+                (None, None) => match upstreams.maintenance(request.peer) {
+                    Some(maintenance) => forward::maintained(worker, client, request, &up, maintenance).await,
+                    None => forward::forward(worker, client, request, &mut up, route).await,
+                },
             },
             Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
             Err(None) => Served::nothing(),
@@ -441,7 +444,7 @@ async fn refuse(worker: &Worker, client: &mut Client, reject: Reject) {
     worker.stats.rejected(reject as usize);
     worker.stats.answered(reject.status(), Duration::ZERO);
     let mut text = Vec::new();
-    answer::refusal(&mut text, reject, false);
+    worker.pages().refuse(&mut text, reject, false);
     let _ = send(client, &text, worker.upstreams().tuning.write_timeout).await;
 }
 

@@ -54,8 +54,24 @@ impl Explanation {
             return explanation;
         }
         explanation.limits(question);
+        if explanation.is_maintained(question) {
+            return explanation;
+        }
         explanation.server(question);
         explanation
+    }
+
+    fn is_maintained(&mut self, question: &Question) -> bool {
+        let now = self.state.now;
+        let Some(maintenance) = self.state.maintenance.as_ref().filter(|one| !one.is_over(now)) else {
+            return false;
+        };
+        let exempt = question.client.filter(|client| !maintenance.meets(*client, now));
+        self.steps.push(match exempt {
+            Some(client) => format!("there is maintenance, and {client} is served all the same (--except)"),
+            None => "503 with the maintenance page (pontoon edge maintenance)".to_owned(),
+        });
+        exempt.is_none()
     }
 
     fn limits(&mut self, question: &Question) {
@@ -248,6 +264,8 @@ mod tests {
 
     fn state(servers: Vec<ServerState>) -> EdgeState {
         EdgeState {
+            maintenance: None,
+            now: pontoon_fleet::UnixMillis(1_000),
             serial: 1,
             balance: Some(BalanceRule::RoundRobin),
             dispatch: Dispatch::default(),

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
-use pontoon_fleet::ProxyProtocol;
+use pontoon_fleet::{Maintenance, ProxyProtocol};
+use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
-use crate::answer;
 use crate::clients::Denied;
 use crate::connection::{Client, send};
 use crate::cookie;
@@ -29,6 +29,7 @@ use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
 use crate::io::Stream;
+use crate::pages::{Own, Pages};
 use crate::pipe::Pipe;
 use crate::queue::Place;
 use crate::stay::{self, Wish};
@@ -194,7 +195,7 @@ pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request
     worker.stats.rejected(reject as usize);
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
-    answer::refusal(&mut text, reject, request.is_head);
+    worker.pages().refuse(&mut text, reject, request.is_head);
     answer_alone(worker, client, text, reject.status(), After::Linger).await
 }
 
@@ -209,14 +210,51 @@ pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request,
     let extra = format!("Retry-After: {}\r\n", denied.retry_after);
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
-    let (status, detail) = (denied.reject.status(), denied.reject.word());
-    answer::write(&mut text, status, detail, &extra, request.is_head, keep_alive);
+    let own = Own {
+        status: denied.reject.status(),
+        detail: denied.reject.word(),
+        extra: &extra,
+        head_only: request.is_head,
+        keep_alive,
+        ..Own::default()
+    };
+    worker.pages().write(&mut text, &own);
+    let status = own.status;
     let after = if keep_alive {
         After::KeepAlive
     } else {
         After::Linger
     };
     answer_alone(worker, client, text, status, after).await
+}
+
+/// Answers a visitor while there is maintenance.
+pub async fn maintained(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &Pipe,
+    maintenance: &Maintenance,
+) -> Served {
+    let keep_alive =
+        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
+    let own = Own {
+        request_id: request.id(up.staged()),
+        head_only: request.is_head,
+        keep_alive,
+        ..Own::default()
+    };
+    let mut text = std::mem::take(&mut client.scratch);
+    text.clear();
+    worker
+        .pages()
+        .maintain(&mut text, maintenance, SystemClock.unix(), &own);
+    let after = if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    };
+    answer_alone(worker, client, text, 503, after).await
 }
 
 /// Sends `text`, an answer of the edge itself for which no server was asked.
@@ -615,7 +653,19 @@ impl Attempt<'_> {
         text.clear();
         let told = self.told.as_ref().map(|told| told.request_id.clone() + extra);
         let extra = told.as_deref().unwrap_or(extra);
-        answer::write(&mut text, status, detail, extra, self.request.is_head, keep_alive);
+        let own = Own {
+            status,
+            detail,
+            extra,
+            request_id: self.request.id(self.up.staged()),
+            head_only: self.request.is_head,
+            keep_alive,
+        };
+        // What is said to another edge is shown to nobody.
+        match self.route {
+            Route::Relay if !own.extra.is_empty() => Pages::default().write(&mut text, &own),
+            Route::Relay | Route::Visitors => self.worker.pages().write(&mut text, &own),
+        }
         let sent = send(self.client, &text, self.worker.upstreams().tuning.write_timeout).await;
         let bytes = text.len() as u64;
         self.client.scratch = text;

@@ -34,6 +34,7 @@ mod http2;
 mod https;
 mod io;
 mod options;
+mod pages;
 mod parking;
 mod pipe;
 mod proxy_protocol;

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use pontoon_balance::Standing;
-use pontoon_fleet::{BalanceRule, ClientLimits, Dispatch, ServerName};
+use pontoon_fleet::{BalanceRule, ClientLimits, Dispatch, Maintenance, ServerName, UnixMillis};
+use pontoon_rt::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 
 use crate::upstream::{Upstream, Way};
@@ -26,6 +27,12 @@ pub struct EdgeState {
     pub client: ClientLimits,
     /// The port of HTTPS that visitors of plain HTTP are sent to.
     pub redirect_port: Option<u16>,
+    /// What visitors get in place of the application.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+    /// By this edge's clock.
+    #[serde(default)]
+    pub now: UnixMillis,
     /// Requests that wait for a server to have room.
     pub waiting: usize,
     /// Requests that are held because no server can be reached.
@@ -93,6 +100,8 @@ impl EdgeState {
             answer_timeout_ms: u64::try_from(upstreams.tuning.answer_timeout.as_millis()).unwrap_or(u64::MAX),
             client: upstreams.client.clone(),
             redirect_port: shared.https.borrow().as_ref().and_then(|https| https.redirect),
+            maintenance: upstreams.answers.maintenance.clone(),
+            now: SystemClock.unix(),
             waiting: shared.queue.len(),
             held: shared.held.load(Ordering::Relaxed),
             servers,

@@ -11,9 +11,10 @@ use pontoon_balance::outliers::Outlier;
 use pontoon_balance::weights::{hash, ramp};
 use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{
-    AppProtocol, AppView, ClientLimits, Dispatch, EdgeFront, FleetView, ProxyProtocol, Role, ServerName,
-    ServerState, ServerView,
+    AppProtocol, AppView, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, FleetView, Maintenance,
+    ProxyProtocol, Role, ServerName, ServerState, ServerView,
 };
+use pontoon_rt::clock::{Clock, SystemClock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -238,6 +239,8 @@ pub struct Upstreams {
     pub client: ClientLimits,
     /// What is believed of proxies before this one, and what is added.
     pub front: EdgeFront,
+    /// What is answered in place of the application.
+    pub answers: EdgeAnswers,
     /// The application; `None` when the view has none.
     pub app: Option<AppView>,
     /// Those that visitors' requests go to, in the view's order.
@@ -257,6 +260,14 @@ impl Upstreams {
     /// With what header connections to the application itself begin.
     pub fn proxy_protocol(&self) -> Option<ProxyProtocol> {
         self.app.as_ref()?.dispatch.proxy_protocol
+    }
+
+    /// What a visitor from `peer` gets in place of the application now.
+    pub fn maintenance(&self, peer: Option<IpAddr>) -> Option<&Maintenance> {
+        let maintenance = self.answers.maintenance.as_ref()?;
+        maintenance
+            .meets(peer?, SystemClock.unix())
+            .then_some(maintenance)
     }
 
     /// `upstream` gave an answer that was good, or was bad or none, at `now` of the clock of all threads.
@@ -315,6 +326,7 @@ impl Upstreams {
             tuning: tuning.clone(),
             client: ClientLimits::default(),
             front: EdgeFront::default(),
+            answers: EdgeAnswers::default(),
             app: None,
             servers: Vec::new(),
             local: None,
@@ -343,6 +355,7 @@ impl Upstreams {
                 callers,
                 client: view.limits.client.clone(),
                 front: view.front.clone(),
+                answers: view.answers.clone(),
                 ..Upstreams::none(&tuning)
             };
         };
@@ -390,6 +403,7 @@ impl Upstreams {
             tuning,
             client: view.limits.client.clone(),
             front: view.front.clone(),
+            answers: view.answers.clone(),
             app: Some(app.clone()),
             servers,
             local,

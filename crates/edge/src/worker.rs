@@ -29,6 +29,7 @@ use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
+use crate::pages::Pages;
 use crate::parking::{Parked, Parking};
 use crate::queue::Queue;
 use crate::upstream::{Pool, Present, RetryBudget, Upstream, Upstreams, Way};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+    /// What is shown in place of the application.
+    pub pages: watch::Receiver<Arc<Pages>>,
     /// What challenges of an authority are answered with; see [`crate::challenge`].
     pub acme_thumbprint: watch::Receiver<Option<Arc<str>>>,
 }
@@ -330,6 +333,11 @@ impl Worker {
     /// HTTPS as it is now; `None` while there is none.
     pub fn https(&self) -> Option<Arc<Https>> {
         self.https.get()
+    }
+
+    /// What is shown in place of the application, as it is now.
+    pub fn pages(&self) -> Arc<Pages> {
+        Arc::clone(&self.shared.pages.borrow())
     }
 
     fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, Epoch, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier, UnixMillis};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct DnsReport {
 /// What an edge saw since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeReport {
+    /// Files of pages that cannot be shown, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages_refused: Vec<String>,
     /// Requests answered, by whomever.
     pub requests_total: u64,
     /// Requests that the edge had to answer itself with 5xx.
@@ -351,6 +354,9 @@ pub struct ServerReport {
     pub full_disk: Option<String>,
     /// Who is drained, as far as it knows.
     pub drains: DrainBook,
+    /// Whether visitors get the maintenance page, as far as it knows.
+    #[serde(default, skip_serializing_if = "MaintenanceMark::is_none")]
+    pub maintenance: MaintenanceMark,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
     /// The servers that it has heard nothing of for a moment: its word on whether they are lost.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    Dispatch, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis,
+    Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName,
+    UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -40,6 +41,9 @@ pub struct FleetView {
     /// What edges believe of proxies before them, and what they add.
     #[serde(default)]
     pub front: EdgeFront,
+    /// What edges answer themselves.
+    #[serde(default)]
+    pub answers: EdgeAnswers,
     /// The zone; `None` when the configuration has none.
     #[serde(default)]
     pub dns: Option<DnsView>,

@@ -5,6 +5,7 @@ mod dns;
 mod edge;
 mod front;
 mod limits;
+mod pages;
 mod ports;
 mod servers;
 mod tiers;

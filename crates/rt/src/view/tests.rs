@@ -25,6 +25,7 @@ fn view(revision: u64) -> FleetView {
         front: Default::default(),
         dns: None,
         addresses: Vec::new(),
+        answers: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }
