@@ -143,6 +143,7 @@ impl Store {
             "drains.json",
             "known-lease.json",
             "floor.key",
+            "dnssec.key",
             "acme.json",
             "tls",
             "inherited.json",
