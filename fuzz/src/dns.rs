@@ -34,6 +34,7 @@ pub fn packet(data: &[u8]) {
         transport,
         now: 7,
         turn: u32::from(turn),
+        may_sign: true,
     };
     let settings = Settings {
         nsid: vec![b'n'; usize::from(how >> 1)],
@@ -72,6 +73,7 @@ pub fn zone(data: &[u8]) {
         transport: Transport::Tcp,
         now: 7,
         turn: 1,
+        may_sign: true,
     };
     let mut out = Vec::new();
     for (owner, sets) in zone.sets() {

@@ -29,6 +29,7 @@ mod delay;
 pub mod detect;
 mod dial;
 mod disks;
+mod dnssec_key;
 mod drain;
 mod elsewhere;
 mod errant;

@@ -46,7 +46,7 @@ fn lease(epoch: u64, leader: &str) -> LeaseRecord {
 
 /// A heartbeat of `from`: the fixture's own words in another's mouth.
 fn heartbeat_of(fixture: &Fixture, from: &str) -> Heartbeat {
-    let mut said = heartbeat::own(&fixture.agent).unwrap();
+    let mut said = heartbeat::own(&fixture.agent, &Peer::Stranger).unwrap();
     said.report.server = name(from);
     said
 }

@@ -61,6 +61,9 @@ pub(crate) struct Heartbeat {
     /// What heartbeats about addresses are signed with, from the keeper; see `address_key`.
     #[serde(default)]
     pub(crate) address_key: Option<String>,
+    /// What the zone is signed with, for those who answer for it; see `dnssec_key`.
+    #[serde(default)]
+    pub(crate) dnssec_key: Option<String>,
     /// How failover stands on the sender; `None` when it takes no part.
     #[serde(default)]
     pub(crate) failover: Option<FailoverReport>,

@@ -148,6 +148,7 @@ impl Store {
             "maintenance.json",
             "known-lease.json",
             "floor.key",
+            "dnssec.key",
             "acme.json",
             "tls",
             "inherited.json",

@@ -440,10 +440,19 @@ pub struct Dns {
     pub listen: Vec<SocketAddr>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// How it is signed; `None`: it is not.
+    pub dnssec: Option<Dnssec>,
     /// A name server elsewhere that is told of the names' addresses.
     pub update: Option<DnsUpdate>,
     /// A program that tells another one.
     pub hook: Option<DnsHook>,
+}
+
+/// `[dns] dnssec`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dnssec {
+    /// For how long signatures are good.
+    pub lifetime: Duration,
 }
 
 /// `[dns] update`

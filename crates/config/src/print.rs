@@ -138,6 +138,10 @@ impl Config {
                 out.list("to", &transfer.to);
                 out.list("from", &transfer.from);
             }
+            if let Some(dnssec) = &dns.dnssec {
+                out.section("[dns.dnssec]");
+                out.text("lifetime", &format_duration(dnssec.lifetime));
+            }
             if let Some(update) = &dns.update {
                 out.section("[dns.update]");
                 out.text("server", &update.server.to_string());

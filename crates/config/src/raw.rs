@@ -591,10 +591,20 @@ pub(crate) struct Dns {
     pub listen: Option<At<Vec<Text>>>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// Signs the zone (DNSSEC).
+    pub dnssec: Option<Dnssec>,
     /// A name server elsewhere that is told of the names' addresses.
     pub update: Option<DnsUpdate>,
     /// A program that tells another name server of them.
     pub hook: Option<DnsHook>,
+}
+
+/// How the zone is signed (DNSSEC).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Dnssec {
+    /// For how long signatures are good. Default "14d".
+    pub lifetime: Option<Text>,
 }
 
 /// A name server elsewhere that is told of the names' addresses by dynamic updates.

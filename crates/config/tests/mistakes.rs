@@ -842,6 +842,17 @@ fn what_stands_for_the_edges_is_in_the_zone() {
         ),
         ("update = { server = \"192.0.2.7\" }", Code::C003, "key_file"),
         (
+            "dnssec = { lifetime = \"1d\" }",
+            Code::C002,
+            "dns.dnssec.lifetime",
+        ),
+        ("dnssec = { key = \"x\" }", Code::C004, "key"),
+        (
+            "dnssec = {}\ntransfer = { key_file = \"/keys\", to = [\"192.0.2.1\"] }",
+            Code::C006,
+            "do not go together",
+        ),
+        (
             "hook = { exec = \"hook\" }",
             Code::C002,
             "is not an absolute path",

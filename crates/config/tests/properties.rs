@@ -10,9 +10,9 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Durability, Edge, EtcdTls,
-    Failover, Fleet, Hosted, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet,
-    render_all,
+    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Dnssec, Durability, Edge,
+    EtcdTls, Failover, Fleet, Hosted, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
+    not_yet, render_all,
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
@@ -660,6 +660,9 @@ fn configs() -> impl Strategy<Value = Config> {
             0 => vec!["198.51.100.9:53".parse().unwrap()],
             _ => Vec::new(),
         },
+        dnssec: (s % 5 == 1).then(|| Dnssec {
+            lifetime: Duration::from_secs(604_800 + s),
+        }),
         transfer: (s % 5 == 0).then(|| DnsTransfer {
             key_file: "/etc/keys".into(),
             to: vec!["192.0.2.7:53".parse().unwrap()],

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook, EdgeAnswers,
-    Engine, Epoch, FleetView, HttpsView, LeaseRecord, Maintenance, ReadsView, Revision, Role, ServerName,
-    ServerReport, ServerState, ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
+    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DnssecView, DrainBook,
+    EdgeAnswers, Engine, Epoch, FleetView, HttpsView, LeaseRecord, Maintenance, ReadsView, Revision, Role,
+    ServerName, ServerReport, ServerState, ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -193,6 +193,9 @@ pub fn dns_view(dns: &Dns) -> DnsView {
             key_file: transfer.key_file.clone(),
             to: transfer.to.clone(),
             from: transfer.from.clone(),
+        }),
+        dnssec: dns.dnssec.as_ref().map(|dnssec| DnssecView {
+            lifetime_seconds: u32::try_from(dnssec.lifetime.as_secs()).unwrap_or(u32::MAX),
         }),
     }
 }

@@ -16,6 +16,7 @@ mod control;
 mod file;
 mod notify;
 mod shared;
+mod signing;
 mod tcp;
 mod transfer;
 mod tsig;
@@ -23,4 +24,5 @@ mod udp;
 pub mod update;
 
 pub use control::{DnsError, DnsOptions, run, run_until};
+pub use signing::{BadKey, ZoneKey};
 pub use tsig::Keys;

@@ -214,6 +214,11 @@ codes! {
     A004 Failed "a provider would not move every address"
         "`pontoon address test` asked the provider, or the program of ip.exec, from this server where every public address is. The evidence is what it said: credentials that it does not take, an address or a server that it does not know, or an address that is at something else than a server of the fleet. Nothing was moved.";
 
+    A010 Usage "the zone is not signed"
+        "There is a DS record to give to a registrar only when fleet.toml has [dns.dnssec]. Give it to the registrar after every server with the role dns answers with signatures (`pontoon status --wide`), never before: a zone whose parent has a DS record and that is not signed does not exist for anybody who checks.";
+    A011 Failed "there is no key to sign the zone with on this server"
+        "The keeper makes the key when [dns.dnssec] is applied, and it goes with heartbeats to the servers that steer the fleet and to those with the role dns: run the command on one of these, as root. A file that holds no key is not written over, because the zone's parent may point to what it once held: restore it, or take it from another of these servers.";
+
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";
     N002 Unreachable "a server does not answer"

@@ -33,12 +33,12 @@ pub use refusal::{NextStep, Refusal};
 pub use report::{
     AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,
     DrainMark, EdgeReport, ElsewhereReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport,
-    RoutedAddress, RoutingReport, ServerReport, ShareReport, SpreadReport, SqlReport, TierDetail, TierReport,
-    UpstreamReport,
+    RoutedAddress, RoutingReport, ServerReport, ShareReport, SignedReport, SpreadReport, SqlReport,
+    TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
     AddressState, AddressView, AfterWrite, AppProtocol, AppView, BalanceRule, BootMoment, CertificateFiles,
-    DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports, ReadsView,
-    RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion, TransferView,
+    DatabaseServerView, DnsView, DnssecView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports,
+    ReadsView, RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion, TransferView,
 };

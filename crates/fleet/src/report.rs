@@ -66,6 +66,21 @@ pub struct DnsReport {
     /// Other name servers that could not be told of the last change, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_told: Vec<String>,
+    /// How the zone is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedReport>,
+    /// Why the zone is not signed as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_trouble: Option<String>,
+}
+
+/// How a zone is signed (DNSSEC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedReport {
+    /// The number of the key.
+    pub key_tag: u16,
+    /// When the first signature ends, if none is made anew until then.
+    pub until: UnixMillis,
 }
 
 /// What an edge saw since it started.

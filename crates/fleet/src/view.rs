@@ -94,6 +94,16 @@ pub struct DnsView {
     /// Other name servers that fetch the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<TransferView>,
+    /// How it is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dnssec: Option<DnssecView>,
+}
+
+/// How the zone is signed (DNSSEC). The key is a file of each server, see `Paths::dnssec_key_file`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnssecView {
+    /// For how long signatures are good.
+    pub lifetime_seconds: u32,
 }
 
 /// Other name servers that fetch the zone.

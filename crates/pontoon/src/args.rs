@@ -193,6 +193,7 @@ impl Command {
             },
             Command::Dns(args) => match &args.command {
                 Some(DnsCommand::Explain(args)) => args.json,
+                Some(DnsCommand::Ds(args)) => args.json,
                 None => false,
             },
             Command::Address(args) => args.wants_json(),
@@ -683,6 +684,16 @@ pub struct Dns {
 pub enum DnsCommand {
     /// Say what a name of the zone stands for, and why each address is in or out; asks no server
     Explain(DnsExplain),
+    /// Print the DS record that the zone's registrar is to have, once the zone is signed; asks no server
+    Ds(DnsDs),
+}
+
+/// `pontoon dns ds`
+#[derive(Debug, Args)]
+pub struct DnsDs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `pontoon dns explain`

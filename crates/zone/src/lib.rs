@@ -11,6 +11,8 @@
 mod answer;
 mod compile;
 mod cookie;
+mod denial;
+mod dnssec;
 mod edns;
 mod load;
 mod name;
@@ -24,6 +26,7 @@ mod zone;
 
 pub use answer::{Asker, Outcome, Settings, Transport, Verdict, answer, truncated};
 pub use cookie::CookieSecret;
+pub use dnssec::{Signatures, Signer};
 pub use load::{ZoneError, load};
 pub use name::{BadName, Name};
 pub use rate::{Limit, RateLimiter};

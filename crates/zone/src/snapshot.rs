@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
+use crate::dnssec::{Signatures, Signer};
 use crate::name;
 use crate::zone::Zone;
 
@@ -15,6 +17,8 @@ pub struct Snapshot {
     /// 3.1.4.1).
     pub(crate) delegations: Names<Node>,
     pub(crate) zones: Vec<Apex>,
+    /// What signs those answers that cannot be signed beforehand; `None` when nothing is signed.
+    pub(crate) signer: Option<Arc<Signer>>,
 }
 
 /// Of one zone, what negative answers need.
@@ -25,6 +29,8 @@ pub(crate) struct Apex {
     pub(crate) soa: Box<[u8]>,
     /// How long a "no" may be remembered: the smaller of the SOA's TTL and its MINIMUM (RFC 2308 section 3).
     pub(crate) negative_ttl: u32,
+    /// The data of the RRSIG record of the SOA record.
+    pub(crate) signature: Option<Box<[u8]>>,
 }
 
 /// A name.
@@ -37,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) sets: Box<[Set]>,
     /// The addresses, within the zone, of the name servers at a cut.
     pub(crate) glue: Box<[Glue]>,
+    /// In a signed zone: that there is nothing else.
+    pub(crate) nsec: Option<Box<Set>>,
 }
 
 /// Records of one type at a name.
@@ -46,6 +54,17 @@ pub(crate) struct Set {
     pub(crate) ttl: u32,
     pub(crate) data: Box<[Box<[u8]>]>,
     /// The records as they follow the question for this very name.
+    pub(crate) ready: Box<[u8]>,
+    /// In a signed zone, unless the records are another zone's.
+    pub(crate) signature: Option<Box<Signature>>,
+}
+
+/// The RRSIG record of a set.
+#[derive(Debug)]
+pub(crate) struct Signature {
+    /// Its data.
+    pub(crate) data: Box<[u8]>,
+    /// The record as it follows the question for this very name.
     pub(crate) ready: Box<[u8]>,
 }
 
@@ -67,6 +86,11 @@ impl Snapshot {
     /// Makes zones ready. Of two with the same name the later counts.
     pub fn new(zones: &[Zone]) -> Snapshot {
         crate::compile::compile(zones)
+    }
+
+    /// As [`Snapshot::new`], signed as of `now`, in seconds of Unix time. It is to be made anew once an hour.
+    pub fn signed(zones: &[Zone], signer: &Arc<Signer>, signatures: &mut Signatures, now: u64) -> Snapshot {
+        crate::compile::signed(zones, signer, signatures, now)
     }
 
     /// The longest existing name that `wire` is or is below, and its node; `None` outside of all zones.
