@@ -70,6 +70,8 @@ pub struct Server {
     pub standby: bool,
     /// Its application's share of the requests, beside those of the others.
     pub weight: u32,
+    /// How often its public addresses are answered by DNS, beside those of the others; 0: when all others are gone.
+    pub dns_weight: u32,
     /// How far its copy of the database stays behind the primary on purpose.
     pub delay: Option<Duration>,
 }

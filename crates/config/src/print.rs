@@ -180,6 +180,9 @@ fn print_server(out: &mut String, server: &Server) {
     if server.weight != 1 {
         out.raw("weight", server.weight);
     }
+    if server.dns_weight != 1 {
+        out.raw("dns_weight", server.dns_weight);
+    }
     if let Some(delay) = server.delay {
         out.text("delay", &format_duration(delay));
     }

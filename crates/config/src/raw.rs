@@ -133,6 +133,8 @@ pub(crate) struct Server {
     pub standby: Option<At<bool>>,
     /// Its application's share of the requests, beside those of the others. Default 1.
     pub weight: Option<At<i64>>,
+    /// How often its public addresses are answered by DNS, beside those of the others. Default 1.
+    pub dns_weight: Option<At<i64>>,
     /// How far its copy of the database stays behind the primary on purpose. Default: not at all.
     pub delay: Option<Text>,
 }

@@ -151,6 +151,8 @@ fn dispatching_that_cannot_be() {
     }
     let weight = "name = \"a\"\nweight = 0\n";
     one(TWO, "name = \"a\"\n", weight, Code::C002, "0");
+    let weight = "name = \"a\"\ndns_weight = 11\n";
+    one(TWO, "name = \"a\"\n", weight, Code::C002, "11");
 }
 
 #[test]

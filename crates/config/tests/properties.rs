@@ -299,6 +299,7 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
                     .collect(),
                 standby: standby && index > 0 && roles.contains(&Role::Edge),
                 weight: 1 + u32::from(low) % 3,
+                dns_weight: u32::from(low) % 11,
                 delay: None,
                 roles,
                 zone,

@@ -281,14 +281,19 @@ impl Control {
         let Some(view) = self.view.clone() else { return };
         if let Some(dns) = &view.dns {
             self.follow_transfer(dns.transfer.as_ref());
-            let resigned = self.signing.follow(dns.dnssec);
+            if self.signing.follow(dns.dnssec)
+                && let Some(zone) = &self.served
+            {
+                // Whatever becomes of the file: signatures of what is served must not end.
+                self.shared.publish(self.signing.snapshot(zone));
+            }
             self.file.look(dns.file.as_deref(), &dns.zone);
             let base = self.file.zone.as_ref();
             if dns.file.is_none() || base.is_some() {
                 match content::zone(&view, dns, base) {
                     Ok(zone) => {
                         self.unfit = None;
-                        self.serve(zone, resigned);
+                        self.serve(zone);
                     }
                     Err(reason) => self.unfit = Some(reason),
                 }
@@ -308,15 +313,11 @@ impl Control {
         self.bind_wanted(&view);
     }
 
-    fn serve(&mut self, zone: Zone, resigned: bool) {
-        let unchanged = self.served.as_deref() == Some(&zone);
-        if unchanged && !resigned {
+    fn serve(&mut self, zone: Zone) {
+        if self.served.as_deref() == Some(&zone) {
             return;
         }
         self.shared.publish(self.signing.snapshot(&zone));
-        if unchanged {
-            return;
-        }
         tracing::info!(zone = %zone.apex(), serial = zone.serial(), "serving");
         let zone = Arc::new(zone);
         self.transfer.history.push(Arc::clone(&zone));

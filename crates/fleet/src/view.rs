@@ -130,6 +130,13 @@ pub struct AddressView {
     pub state: AddressState,
     /// Why, in a few words.
     pub reason: String,
+    /// How often it is answered, beside the others; 0: only when all others are gone.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
 }
 
 /// Whether visitors are served at an address.

@@ -238,8 +238,9 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<
         && !node.cut
         && let Some(set) = node.set(query.qtype)
     {
+        let (set, turn) = set.at(asker.turn);
         reply.answers = set.data.len() as u16;
-        copy_turned(set, asker.turn, out);
+        copy_turned(set, turn, out);
         if let Some(signature) = set.signature.as_ref().filter(|_| dnssec) {
             reply.answers += 1;
             out.extend_from_slice(&signature.ready);
@@ -249,7 +250,6 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<
     let mut resolver = Resolver {
         snapshot,
         qtype: query.qtype,
-        turn: asker.turn,
         signing: snapshot.signer.as_deref().filter(|_| dnssec),
         asker,
         zone: node.zone,
@@ -260,10 +260,10 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<
 }
 
 /// Copies the prebuilt records, beginning with another each time when they are addresses: those are all equally long.
-fn copy_turned(set: &Set, turn: u32, out: &mut Vec<u8>) {
+fn copy_turned(set: &Set, turn: usize, out: &mut Vec<u8>) {
     let records = set.data.len();
     let first = match set.rtype {
-        rtype::A | rtype::AAAA if records > 1 => turn as usize % records * (set.ready.len() / records),
+        rtype::A | rtype::AAAA if records > 1 => turn % records * (set.ready.len() / records),
         _ => 0,
     };
     let (end, begin) = set.ready.split_at(first.min(set.ready.len()));
@@ -274,7 +274,6 @@ fn copy_turned(set: &Set, turn: u32, out: &mut Vec<u8>) {
 struct Resolver<'a, 'b> {
     snapshot: &'a Snapshot,
     qtype: u16,
-    turn: u32,
     /// What signs, when the zone is signed and the asker wants it.
     signing: Option<&'a Signer>,
     asker: &'a Asker,
@@ -430,8 +429,9 @@ impl<'a> Resolver<'a, '_> {
     }
 
     fn set(&mut self, name: &[u8], set: &Set, own: bool) {
+        let (set, turn) = set.at(self.asker.turn);
         let first = match set.rtype {
-            rtype::A | rtype::AAAA => self.turn as usize % set.data.len().max(1),
+            rtype::A | rtype::AAAA => turn % set.data.len().max(1),
             _ => 0,
         };
         let (end, begin) = set.data.split_at(first.min(set.data.len()));

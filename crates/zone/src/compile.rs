@@ -8,6 +8,7 @@ use crate::dnssec::{Records, Signatures, Signer};
 use crate::name::Name;
 use crate::rr::{IN, rtype};
 use crate::snapshot::{Apex, Glue, Names, Node, Set, Signature, Snapshot};
+use crate::turns;
 use crate::writer::{QUESTION, Writer};
 use crate::zone::{Rrset, Zone};
 
@@ -90,12 +91,28 @@ fn add_empty(present: &mut BTreeSet<Name>, zone: &Zone, owner: &Name) {
 fn node(zone: &Zone, index: usize, owner: &Name, sets: &BTreeMap<u16, Rrset>, cut: bool) -> Node {
     let sets = sets
         .iter()
-        .map(|(rtype, set)| Set {
-            rtype: *rtype,
-            ttl: set.ttl,
-            data: set.data.clone().into(),
-            ready: ready(owner.wire(), *rtype, set.ttl, &set.data),
-            signature: None,
+        .map(|(rtype, set)| {
+            let plain = |data: Vec<Box<[u8]>>| Set {
+                rtype: *rtype,
+                ttl: set.ttl,
+                ready: ready(owner.wire(), *rtype, set.ttl, &data),
+                data: data.into(),
+                signature: None,
+                round: None,
+            };
+            let weights = zone.weights(owner, *rtype);
+            let round = weights
+                .filter(|weights| weights.len() == set.data.len())
+                .and_then(turns::round);
+            let some = |at: Vec<usize>| {
+                at.into_iter()
+                    .filter_map(|at| set.data.get(at).cloned())
+                    .collect()
+            };
+            Set {
+                round: round.map(|round| round.into_iter().map(|at| plain(some(at))).collect()),
+                ..plain(set.data.clone())
+            }
         })
         .collect();
     let glue = match cut {
@@ -145,6 +162,10 @@ pub(crate) fn signed(
             let cut = node.cut;
             for set in node.sets.iter_mut().filter(|set| !cut || set.rtype == rtype::DS) {
                 set.signature = Some(sign(&apex.name, owner, set));
+                // Answers of a round with the same records have the same signature, which is made once.
+                for one in set.round.iter_mut().flatten() {
+                    one.signature = Some(sign(&apex.name, owner, one));
+                }
             }
             let types = node.sets.iter().map(|set| set.rtype);
             let own = types.filter(|rtype| !cut || [rtype::NS, rtype::DS].contains(rtype));
@@ -156,6 +177,7 @@ pub(crate) fn signed(
                 ready: ready(owner, rtype::NSEC, apex.negative_ttl, &data[..]),
                 data,
                 signature: None,
+                round: None,
             };
             nsec.signature = Some(sign(&apex.name, owner, &nsec));
             node.nsec = Some(Box::new(nsec));

@@ -21,6 +21,7 @@ mod rate;
 mod rr;
 mod scan;
 mod snapshot;
+mod turns;
 mod writer;
 mod zone;
 
@@ -32,6 +33,7 @@ pub use name::{BadName, Name};
 pub use rate::{Limit, RateLimiter};
 pub use rr::{rcode, rtype};
 pub use snapshot::Snapshot;
+pub use turns::MAX_WEIGHT;
 pub use zone::{Rrset, Zone};
 
 /// What is never exceeded over UDP, whatever the asker offers: it fits through every usual path unfragmented (DNS

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::dnssec::{Signatures, Signer};
 use crate::name;
+use crate::turns;
 use crate::zone::Zone;
 
 /// All zones of a server as they are answered now.
@@ -57,6 +58,8 @@ pub(crate) struct Set {
     pub(crate) ready: Box<[u8]>,
     /// In a signed zone, unless the records are another zone's.
     pub(crate) signature: Option<Box<Signature>>,
+    /// Where records have weights: a set for each answer of a round, in their order.
+    pub(crate) round: Option<Box<[Set]>>,
 }
 
 /// The RRSIG record of a set.
@@ -74,6 +77,20 @@ pub(crate) struct Glue {
     pub(crate) rtype: u16,
     pub(crate) ttl: u32,
     pub(crate) data: Box<[u8]>,
+}
+
+impl Set {
+    /// What is answered in this turn, and the turn by which its records are rotated.
+    pub(crate) fn at(&self, turn: u32) -> (&Set, usize) {
+        match &self.round {
+            None => (self, turn as usize),
+            Some(round) => {
+                let mixed = turns::mixed(turn);
+                let set = round.get(mixed % round.len().max(1)).unwrap_or(self);
+                (set, mixed / round.len().max(1))
+            }
+        }
+    }
 }
 
 impl Node {

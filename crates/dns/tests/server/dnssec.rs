@@ -255,6 +255,12 @@ fn every_kind_of_answer_is_proved_to_validators_of_others() {
     server.until("told", |server| server.report().signing_trouble.is_some());
     let (delv, _) = validators(&server, 8).unwrap();
     assert_eq!(Delv::judge(&delv.ask("mail.example.com", "A")), Some(true));
+    // What is served is signed anew though the zone file is wrong by now.
+    fs::write(server.file(), format!("{}www CNAME mail\n", zone())).unwrap();
+    server.until("refused", |server| server.report().refused.is_some());
+    put_key(&server, 9);
+    let (delv, _) = validators(&server, 9).unwrap();
+    assert_eq!(Delv::judge(&delv.ask("mail.example.com", "A")), Some(true));
 }
 
 fn with_dnssec(name: &str, qtype: u16) -> Vec<u8> {

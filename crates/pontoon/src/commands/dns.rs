@@ -128,7 +128,7 @@ impl<'a> Explained<'a> {
             .map(|view| {
                 json!({
                     "address": view.address, "answered": self.is_answered(view), "state": view.state.as_str(),
-                    "home": view.home, "holder": view.holder, "reason": view.reason,
+                    "home": view.home, "holder": view.holder, "reason": view.reason, "weight": view.weight,
                 })
             })
             .collect();
@@ -177,7 +177,16 @@ impl<'a> Explained<'a> {
         for view in &self.view.addresses {
             let word = if self.is_answered(view) { "in " } else { "out" };
             let (address, state) = (view.address.to_string(), view.state.as_str());
-            let _ = writeln!(text, "  {word}  {address:<39}  {state:<8}  {}", view.reason);
+            let weight = match view.weight {
+                1 => String::new(),
+                0 => ", for when no other is up (dns_weight = 0)".to_owned(),
+                weight => format!(" (dns_weight = {weight})"),
+            };
+            let _ = writeln!(
+                text,
+                "  {word}  {address:<39}  {state:<8}  {}{weight}",
+                view.reason
+            );
         }
         let published = self.view.addresses.iter().any(|view| view.state.is_published());
         if !published && !self.view.addresses.is_empty() {
