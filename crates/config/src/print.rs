@@ -252,6 +252,12 @@ fn print_answers(out: &mut String, answers: &EdgeAnswers) {
     for (used_for, file) in &answers.pages {
         out.text(used_for, &file.to_string_lossy());
     }
+    if let Some(compress) = &answers.compress {
+        out.section("[edge.compress]");
+        out.list("codings", compress.codings.iter().map(|coding| coding.as_str()));
+        out.list("types", &compress.types);
+        out.text("min", &format_bytes(compress.min_bytes));
+    }
 }
 
 fn print_limits(out: &mut String, limits: &EdgeLimits) {

@@ -166,6 +166,8 @@ pub(crate) struct Edge {
     pub listen: Option<At<Vec<Text>>>,
     /// HTTPS for visitors.
     pub tls: Option<At<Tls>>,
+    /// Which answers are compressed, and how. Default: none.
+    pub compress: Option<At<Compress>>,
     /// Files of pages for what the edge answers itself, by status ("503"), class ("4xx", "5xx") or "maintenance", at the
     /// same place on every server with an edge. Default: plain text.
     pub errors: Option<At<BTreeMap<String, Text>>>,
@@ -181,6 +183,18 @@ pub(crate) struct Edge {
     pub traceparent: Option<At<bool>>,
     /// Whether answers say how long they took, and where (`Server-Timing`). Default false.
     pub server_timing: Option<At<bool>>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Compress {
+    /// "zstd", "br" and "gzip"; of those that a visitor likes as much the first is taken. Default: these, so.
+    pub codings: Option<At<Vec<Text>>>,
+    /// Media types such as "application/json"; "text/*" for all of a kind. Default: texts, scripts, JSON, XML, SVG.
+    pub types: Option<At<Vec<Text>>>,
+    /// An answer that says it has fewer bytes stays as it is. Default "1KiB".
+    pub min: Option<Text>,
 }
 
 /// What visitors are allowed.

@@ -15,9 +15,9 @@ use pontoon_config::{
     render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
-    Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules,
-    RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers, EdgeFront,
+    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol,
+    QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -734,6 +734,10 @@ fn configs() -> impl Strategy<Value = Config> {
                                     .into(),
                                 None => Default::default(),
                             },
+                            compress: tls.is_some().then(|| Compress {
+                                min_bytes: u64::from(port),
+                                ..Compress::default()
+                            }),
                             ..EdgeAnswers::default()
                         },
                         tls,

@@ -9,6 +9,7 @@
 
 mod answers;
 mod code;
+mod compress;
 mod dispatch;
 mod event;
 mod front;
@@ -23,6 +24,7 @@ mod view;
 
 pub use answers::{EdgeAnswers, MAINTENANCE_PAGE, Maintenance, MaintenanceMark};
 pub use code::{Category, Code};
+pub use compress::{Coding, Compress};
 pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};
 pub use front::{EdgeFront, ProxyProtocol};
