@@ -332,6 +332,7 @@ fn print_dispatch(out: &mut String, app: &App) {
         dispatch.proxy_protocol.map(ProxyProtocol::as_str),
     );
     out.optional("sticky_cookie", dispatch.sticky.as_deref());
+    out.text("prefer", dispatch.prefer.as_str());
     out.text("slow_start", &format_duration(dispatch.slow_start));
     out.text("panic", &format_share(dispatch.panic));
     let span = dispatch.answer_timeout.map(format_duration);

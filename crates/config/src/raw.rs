@@ -309,6 +309,8 @@ pub(crate) struct App {
     pub panic: Option<Text>,
     /// When a server whose answers are bad is left out for a while. Default: never.
     pub outliers: Option<Outliers>,
+    /// Which servers an edge asks first: "any", "local" (its own, then those in its zone) or "zone". Default "any".
+    pub prefer: Option<Text>,
     /// The most requests that one edge has under way on one server. Default: as many as come.
     pub max_in_flight: Option<At<i64>>,
     /// Who waits while every server has as many.

@@ -147,6 +147,8 @@ fn dispatching_that_cannot_be() {
         ),
         ("outliers = { eject = \"10m\" }", Code::C002, "\"10m\""),
         ("max_in_flight = 0", Code::C002, "0"),
+        ("prefer = \"near\"", Code::C002, "\"near\""),
+        ("balance = \"hash\"\nprefer = \"local\"", Code::C006, "\"local\""),
         ("queue = { size = 5 }", Code::C006, "5"),
         (
             "max_in_flight = 9\nqueue = { wait = \"0s\" }",

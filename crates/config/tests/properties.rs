@@ -16,7 +16,7 @@ use pontoon_config::{
 };
 use pontoon_fleet::{
     AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers, EdgeFront,
-    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol,
+    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, Prefer, ProxyProtocol,
     QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
@@ -417,6 +417,10 @@ fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
         }),
         sticky: share.is_multiple_of(3).then(|| "where-to".to_owned()),
         slow_start: span,
+        prefer: match hashes {
+            true => Prefer::Any,
+            false => Prefer::ALL[share as usize % 3],
+        },
         panic: share,
         outliers: share.is_multiple_of(2).then_some(OutlierRules {
             failures: max + 1,
