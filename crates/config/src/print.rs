@@ -259,6 +259,12 @@ fn print_answers(out: &mut String, answers: &EdgeAnswers) {
     for (used_for, file) in &answers.pages {
         out.text(used_for, &file.to_string_lossy());
     }
+    if let Some(compress) = &answers.compress {
+        out.section("[edge.compress]");
+        out.list("codings", compress.codings.iter().map(|coding| coding.as_str()));
+        out.list("types", &compress.types);
+        out.text("min", &format_bytes(compress.min_bytes));
+    }
 }
 
 fn print_limits(out: &mut String, limits: &EdgeLimits) {
@@ -333,6 +339,7 @@ fn print_dispatch(out: &mut String, app: &App) {
         dispatch.proxy_protocol.map(ProxyProtocol::as_str),
     );
     out.optional("sticky_cookie", dispatch.sticky.as_deref());
+    out.text("prefer", dispatch.prefer.as_str());
     out.text("slow_start", &format_duration(dispatch.slow_start));
     out.text("panic", &format_share(dispatch.panic));
     let span = dispatch.answer_timeout.map(format_duration);

@@ -168,6 +168,8 @@ pub(crate) struct Edge {
     pub listen: Option<At<Vec<Text>>>,
     /// HTTPS for visitors.
     pub tls: Option<At<Tls>>,
+    /// Which answers are compressed, and how. Default: none.
+    pub compress: Option<At<Compress>>,
     /// Files of pages for what the edge answers itself, by status ("503"), class ("4xx", "5xx") or "maintenance", at the
     /// same place on every server with an edge. Default: plain text.
     pub errors: Option<At<BTreeMap<String, Text>>>,
@@ -183,6 +185,18 @@ pub(crate) struct Edge {
     pub traceparent: Option<At<bool>>,
     /// Whether answers say how long they took, and where (`Server-Timing`). Default false.
     pub server_timing: Option<At<bool>>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Compress {
+    /// "zstd", "br" and "gzip"; of those that a visitor likes as much the first is taken. Default: these, so.
+    pub codings: Option<At<Vec<Text>>>,
+    /// Media types such as "application/json"; "text/*" for all of a kind. Default: texts, scripts, JSON, XML, SVG.
+    pub types: Option<At<Vec<Text>>>,
+    /// An answer that says it has fewer bytes stays as it is. Default "1KiB".
+    pub min: Option<Text>,
 }
 
 /// What visitors are allowed.
@@ -297,6 +311,8 @@ pub(crate) struct App {
     pub panic: Option<Text>,
     /// When a server whose answers are bad is left out for a while. Default: never.
     pub outliers: Option<Outliers>,
+    /// Which servers an edge asks first: "any", "local" (its own, then those in its zone) or "zone". Default "any".
+    pub prefer: Option<Text>,
     /// The most requests that one edge has under way on one server. Default: as many as come.
     pub max_in_flight: Option<At<i64>>,
     /// Who waits while every server has as many.

@@ -56,6 +56,30 @@ fn pages_that_cannot_be() {
 }
 
 #[test]
+fn compression_that_cannot_be() {
+    for (line, code, place) in [
+        ("codings = [\"deflate\"]", Code::C002, "\"deflate\""),
+        ("codings = [\"br\", \"GZIP\"]", Code::C002, "\"GZIP\""),
+        ("codings = []", Code::C006, "[]"),
+        ("types = []", Code::C006, "[]"),
+        ("types = [\"*/*\"]", Code::C002, "\"*/*\""),
+        ("types = [\"html\"]", Code::C002, "\"html\""),
+        (
+            "types = [\"text/html; charset=utf-8\"]",
+            Code::C002,
+            "\"text/html; charset=utf-8\"",
+        ),
+        ("min = \"-1B\"", Code::C002, "\"-1B\""),
+        ("level = 9", Code::C004, "level"),
+    ] {
+        let compress = format!("[edge.compress]\n{line}\n\n[app]");
+        one(ONE, "[app]", &compress, code, place);
+    }
+    let twice = "[edge.compress]\ncodings = [\"br\", \"br\"]\n\n[app]";
+    assert_eq!(errors(&ONE.replacen("[app]", twice, 1))[0].code, Code::C005);
+}
+
+#[test]
 fn limits_that_cannot_be() {
     for (line, code, place) in [
         ("head = \"1KiB\"", Code::C002, "\"1KiB\""),
@@ -123,6 +147,8 @@ fn dispatching_that_cannot_be() {
         ),
         ("outliers = { eject = \"10m\" }", Code::C002, "\"10m\""),
         ("max_in_flight = 0", Code::C002, "0"),
+        ("prefer = \"near\"", Code::C002, "\"near\""),
+        ("balance = \"hash\"\nprefer = \"local\"", Code::C006, "\"local\""),
         ("queue = { size = 5 }", Code::C006, "5"),
         (
             "max_in_flight = 9\nqueue = { wait = \"0s\" }",

@@ -15,9 +15,9 @@ use pontoon_config::{
     not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
-    Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules,
-    RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers, EdgeFront,
+    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, Prefer, ProxyProtocol,
+    QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -418,6 +418,10 @@ fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
         }),
         sticky: share.is_multiple_of(3).then(|| "where-to".to_owned()),
         slow_start: span,
+        prefer: match hashes {
+            true => Prefer::Any,
+            false => Prefer::ALL[share as usize % 3],
+        },
         panic: share,
         outliers: share.is_multiple_of(2).then_some(OutlierRules {
             failures: max + 1,
@@ -738,6 +742,10 @@ fn configs() -> impl Strategy<Value = Config> {
                                     .into(),
                                 None => Default::default(),
                             },
+                            compress: tls.is_some().then(|| Compress {
+                                min_bytes: u64::from(port),
+                                ..Compress::default()
+                            }),
                             ..EdgeAnswers::default()
                         },
                         tls,

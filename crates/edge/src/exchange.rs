@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::compress::{self, Offer, Plan};
 use crate::floors::Leaving;
 use crate::front::Told;
 use crate::http1::body::{Body, Length};
@@ -92,6 +93,8 @@ pub struct Exchange<'e> {
     pub stay: Option<&'e str>,
     /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
     pub hsts: Option<&'e str>,
+    /// How the answer may be compressed.
+    pub compress: Option<Offer<'e>>,
     /// What the answer tells of its request.
     pub told: Option<&'e Told>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
@@ -404,13 +407,23 @@ impl Exchange<'_> {
             (Ending::Close, Version::Http11) => (Body::UntilClose, Form::Chunk, true),
             (Ending::Close, Version::Http10) => (Body::UntilClose, Form::AsIs, false),
         };
-        let end_is_told = form != Form::Unchunk && (form == Form::Chunk || !matches!(body, Body::UntilClose));
+        let offer = self.compress.filter(|_| version == Version::Http11);
+        let (plan, encoder) = offer.map_or((Plan::AsIs, None), |offer| {
+            offer.take(&parsed, self.request.is_head)
+        });
+        let (form, chunk) = match encoder {
+            Some(_) => (Form::Encode, true),
+            None => (form, chunk),
+        };
+        let end_is_told = form != Form::Unchunk
+            && (matches!(form, Form::Chunk | Form::Encode) || !matches!(body, Body::UntilClose));
         // With part of the request still to come, nobody knows where the next one would begin.
         self.state.keep_alive = (self.may_keep_alive)()
             && self.request.keep_alive
             && end_is_told
             && self.up.is_past()
             && !self.state.client_ended;
+        let at = self.down.stage().len();
         parsed.write(
             &Handover {
                 version,
@@ -419,6 +432,7 @@ impl Exchange<'_> {
             },
             self.down.stage(),
         );
+        compress::rewrite(self.down.stage(), at, plan);
         let cookie = self.state.cookie.take();
         let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
         let told = self
@@ -432,7 +446,10 @@ impl Exchange<'_> {
             head.extend_from_slice(field.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
-        self.down.set_body(body, form);
+        match encoder {
+            Some(encoder) => self.down.encode(body, encoder),
+            None => self.down.set_body(body, form),
+        }
         self.state.answered_after = Some(self.state.begun.elapsed());
         self.state.response = Some(response);
         self.state.phase = Phase::Body;
@@ -600,6 +617,7 @@ mod tests {
             answer_timeout: tuning.answer_timeout,
             stay: None,
             hsts: None,
+            compress: None,
             told: None,
             worth_waiting: &|| true,
         };

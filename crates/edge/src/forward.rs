@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
-use pontoon_fleet::{Maintenance, ProxyProtocol};
+use pontoon_fleet::{Coding, Maintenance, ProxyProtocol};
 use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
 use crate::clients::Denied;
+use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
 use crate::cookie;
 use crate::dial;
@@ -100,6 +101,13 @@ pub async fn forward(
         Route::Visitors => Told::of(&upstreams.front, request, head),
         Route::Relay => None,
     };
+    let compress = upstreams.answers.compress.as_ref();
+    let coding = match (compress, route) {
+        (Some(rules), Route::Visitors) => {
+            compress::accepted(rules, head.get(..request.head_length).unwrap_or(&[]))
+        }
+        _ => None,
+    };
     let may_repeat = worker.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
     let mut attempt = Attempt {
         worker,
@@ -117,6 +125,7 @@ pub async fn forward(
         wish,
         answer_timeout,
         told,
+        coding,
         proxy_protocol: upstreams.proxy_protocol(),
     };
     let mut hold: Option<Hold<'_>> = None;
@@ -303,6 +312,8 @@ struct Attempt<'a> {
     answer_timeout: Duration,
     /// What the answer tells of the request.
     told: Option<Told>,
+    /// How the visitor would have it compressed.
+    coding: Option<Coding>,
     /// With what header connections to the application itself begin.
     proxy_protocol: Option<ProxyProtocol>,
 }
@@ -525,6 +536,16 @@ impl Attempt<'_> {
             answer_timeout: self.answer_timeout,
             stay: stay.as_deref(),
             hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
+            compress: upstreams
+                .answers
+                .compress
+                .as_ref()
+                .filter(|_| self.route == Route::Visitors)
+                .map(|rules| Offer {
+                    rules,
+                    coding: self.coding,
+                    taken: &worker.coders,
+                }),
             told: self.told.as_ref(),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
@@ -532,6 +553,9 @@ impl Attempt<'_> {
         };
         let result = exchange.run().await;
         let (state, down) = (exchange.state, exchange.down);
+        if let Some((coding, read, written)) = down.encoded() {
+            worker.stats.compressed(coding, read, written);
+        }
         self.client.now = Instant::now();
         let now = worker.shared.clock.at(self.client.now);
         let millis = now as u32;

@@ -18,6 +18,7 @@ mod access_log;
 mod answer;
 mod challenge;
 mod clients;
+mod compress;
 mod connection;
 mod control;
 mod cookie;

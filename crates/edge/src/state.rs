@@ -50,6 +50,9 @@ pub struct ServerState {
     pub id: u64,
     /// How it is reached.
     pub way: String,
+    /// How far it is, where that counts (`app.prefer`): who is nearer is asked first.
+    #[serde(default)]
+    pub far: u8,
     /// How it stands.
     pub stands: Stands,
     /// What its checks saw last.
@@ -116,6 +119,7 @@ impl ServerState {
         ServerState {
             server: upstream.server.clone(),
             id: upstream.id,
+            far: upstream.far,
             way: match upstream.way {
                 Way::Direct(address) => address.to_string(),
                 Way::Relay(address) => format!("its relay, {address}"),

@@ -43,6 +43,8 @@ pub struct Upstream {
     pub h2c: bool,
     /// On this server.
     pub here: bool,
+    /// How far it is, where that counts (`app.prefer`).
+    pub far: u8,
     /// A number that stands for its name, the same on every edge.
     pub id: u64,
     /// Its share beside those of the others.
@@ -66,6 +68,7 @@ impl Upstream {
                 .is_some_and(|most| in_flight >= u64::from(most)),
             in_flight,
             latency: self.health.latency(),
+            far: self.far,
         }
     }
 
@@ -360,6 +363,7 @@ impl Upstreams {
             };
         };
         let floors = FloorRule::of(view);
+        let zone = view.server(me).and_then(|server| server.zone.as_ref());
         let servers: Vec<Arc<Upstream>> = view
             .with_role(Role::App)
             .map(|server| {
@@ -374,6 +378,10 @@ impl Upstreams {
                     ),
                     h2c: app.protocol == AppProtocol::H2c,
                     here: &server.name == me,
+                    far: app
+                        .dispatch
+                        .prefer
+                        .distance(&server.name == me, zone.is_some() && server.zone.as_ref() == zone),
                     // Unreachable is the agents' word on each other, not on applications (P5).
                     draining: server.state == ServerState::Draining,
                     id: hash(server.name.as_str().as_bytes()),
@@ -574,6 +582,7 @@ mod tests {
             way: Way::Direct("127.0.0.1:80".parse().unwrap()),
             h2c: false,
             here: true,
+            far: 0,
             id: 0,
             weight: 1.0,
             draining: false,

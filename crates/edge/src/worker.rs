@@ -153,6 +153,8 @@ pub struct Worker {
     log: RefCell<Option<LogBuffer>>,
     fleet: RefCell<Fleet>,
     https: Seen,
+    /// How many bodies are compressed at the moment.
+    pub coders: Rc<Cell<usize>>,
     /// Connections to applications that speak HTTP/2.
     pub h2c: http2::Connections,
     /// Idle connections of visitors.
@@ -229,6 +231,7 @@ impl Worker {
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
             https: Seen::new(shared.https.clone()),
+            coders: Rc::default(),
             h2c: http2::Connections::default(),
             parking: Parking::new(),
             shared,

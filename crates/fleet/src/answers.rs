@@ -1,4 +1,4 @@
-//! What edges answer themselves, in place of the application.
+//! What edges answer themselves, in place of the application, and what they do to its answers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,14 +6,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IpPrefix, UnixMillis};
+use crate::{Compress, IpPrefix, UnixMillis};
 
-/// What edges answer themselves.
+/// What edges answer themselves, and what they do to the application's answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EdgeAnswers {
     /// The files of error pages, by what they are for: a status (`"503"`), a class (`"5xx"`), or [`MAINTENANCE_PAGE`].
     pub pages: BTreeMap<String, PathBuf>,
+    /// Which answers of the application are compressed; `None`: none.
+    pub compress: Option<Compress>,
     /// Visitors get the maintenance page; `None`: they are served.
     pub maintenance: Option<Maintenance>,
 }

@@ -9,6 +9,7 @@
 
 mod answers;
 mod code;
+mod compress;
 mod dispatch;
 mod event;
 mod front;
@@ -23,7 +24,8 @@ mod view;
 
 pub use answers::{EdgeAnswers, MAINTENANCE_PAGE, Maintenance, MaintenanceMark};
 pub use code::{Category, Code};
-pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
+pub use compress::{Coding, Compress};
+pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, Prefer, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};
 pub use front::{EdgeFront, ProxyProtocol};
 pub use limits::{ClientLimits, EdgeLimits, IpPrefix};

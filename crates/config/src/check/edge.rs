@@ -33,6 +33,7 @@ impl Check<'_> {
         let limits = self.limits(edge.limits.as_ref());
         let front = self.front(edge);
         let pages = self.pages(edge.errors.as_ref());
+        let compress = self.compress(edge.compress.as_ref());
         Some(Edge {
             listen: listen?,
             tls,
@@ -40,6 +41,7 @@ impl Check<'_> {
             front: front?,
             answers: EdgeAnswers {
                 pages: pages?,
+                compress: compress?,
                 ..EdgeAnswers::default()
             },
         })

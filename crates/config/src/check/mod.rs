@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
+mod compress;
 mod dispatch;
 mod dns;
 mod edge;

@@ -158,6 +158,11 @@ impl Parsed<'_> {
             .any(|(_, field, _)| field.eq_ignore_ascii_case(name))
     }
 
+    /// Its fields, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.fields.iter()
+    }
+
     /// Appends to `out` the head that is passed on.
     pub fn write(&self, to: &Handover, out: &mut Vec<u8>) {
         let status = self.response.status;

@@ -213,6 +213,11 @@ impl Edge {
         values.sum()
     }
 
+    /// The sum of a metric over its labels.
+    pub fn counted(&self, name: &str) -> u64 {
+        self.samples(|line| line.starts_with(name))
+    }
+
     /// How many messages were refused for this reason.
     pub fn rejected(&self, reason: &str) -> u64 {
         let named = format!("reason=\"{reason}\"");
