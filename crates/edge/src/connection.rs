@@ -157,7 +157,7 @@ async fn next_head(
                 let front = &upstreams.front;
                 let is_trusted = |address| front.trusts(address);
                 let marks = front::marks(worker, front, sender, &is_trusted);
-                let text = &client.buffer.filled()[extent.start..extent.end];
+                let text = scanner.head(client.buffer.filled(), extent);
                 let verdict = request::read_marked(text, sender, &marks, head);
                 client.buffer.consume(extent.end);
                 return match verdict {

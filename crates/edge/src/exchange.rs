@@ -281,11 +281,10 @@ impl Exchange<'_> {
                         self.state.head = Some(extent);
                         return Poll::Pending;
                     }
-                    let end = extent.end;
-                    if let Err(failure) = self.take_head(extent.start, end) {
+                    if let Err(failure) = self.take_head(extent) {
                         return Poll::Ready(Err(failure));
                     }
-                    self.server_buffer.consume(end);
+                    self.server_buffer.consume(extent.end);
                     if self.state.phase != Phase::Head {
                         return Poll::Ready(self.gather());
                     }
@@ -340,13 +339,13 @@ impl Exchange<'_> {
         Err(Failure::BadAnswer(Some(reject)))
     }
 
-    fn take_head(&mut self, start: usize, end: usize) -> Result<(), Failure> {
-        let head = &self.server_buffer.filled()[start..end];
+    fn take_head(&mut self, extent: Extent) -> Result<(), Failure> {
+        let head = self.state.scanner.head(self.server_buffer.filled(), extent);
         let asked = Asked {
             head: self.request.is_head,
             upgrade: self.request.upgrade,
         };
-        let parsed = response::read(head, &asked).map_err(|reject| Failure::BadAnswer(Some(reject)))?;
+        let parsed = response::read_head(head, &asked).map_err(|reject| Failure::BadAnswer(Some(reject)))?;
         let response = parsed.response;
         let version = self.request.version;
         if response.is_interim() {

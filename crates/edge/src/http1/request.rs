@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::body::Length;
 use super::crumb;
-use super::head::{Fields, Known, write_field};
+use super::head::{Fields, Head, Known, write_field};
 use super::marks::{Ids, Marks};
 use super::reject::Reject;
 use super::syntax;
@@ -88,8 +88,8 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
 ///
 /// # Errors
 /// Why the request is refused; `out` is then undefined.
-pub fn read_marked(
-    head: &[u8],
+pub fn read_marked<'h>(
+    head: impl Into<Head<'h>>,
     sender: &Sender,
     marks: &Marks<'_>,
     out: &mut Vec<u8>,
@@ -188,10 +188,23 @@ pub fn read_marked(
 
 /// Method, target and version (RFC 9112 section 3): single spaces, nothing before, nothing after.
 fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Reject> {
-    let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    // As nearly all are. What is odd about any other is said below.
+    let (method_end, _) = syntax::token_length(line);
+    let (method, rest) = line.split_at(method_end);
+    if let Some((b' ', rest)) = rest.split_first() {
+        let (target, end) = rest.split_at(syntax::target_length(rest));
+        if !target.is_empty() && end == b" HTTP/1.1" && matches!(method, b"GET" | b"POST" | b"HEAD") {
+            return Ok((method, target, Version::Http11));
+        }
+    }
+    let is_space = |b: &u8| *b == b' ';
+    let parts = line.iter().position(is_space).and_then(|method_end| {
+        let rest = &line[method_end + 1..];
+        let target_end = rest.iter().position(is_space)?;
+        let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
+        (!version.contains(&b' ')).then_some((&line[..method_end], target, version))
+    });
+    let Some((method, target, version)) = parts else {
         return Err(if line.contains(&b'\r') {
             Reject::BareCr
         } else {
@@ -309,7 +322,8 @@ impl<'h> Facts<'h> {
             expect: false,
         };
         let mut framing = Framing::default();
-        for (known, _, value) in fields.iter() {
+        for field in fields.that_matter() {
+            let (known, value) = (field.known(), field.value());
             match known {
                 Known::Host => facts.host(value)?,
                 Known::ContentLength => framing.content_length(value)?,
@@ -430,7 +444,7 @@ fn pass_fields(
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
     let mut copier = fields.copy_to(out);
     for field in fields.each() {
-        let (known, name, value) = (field.known, field.name, field.value);
+        let known = field.known();
         match known {
             Known::Host
             | Known::Connection
@@ -444,15 +458,15 @@ fn pass_fields(
             // From another edge, which took it out of the cookie. From anybody else it is nothing.
             Known::Floor => {
                 if matches!(sender, Sender::Edge) {
-                    floor = Some(value.to_vec());
+                    floor = Some(field.value().to_vec());
                 }
                 continue;
             }
             Known::Cookie => {
-                if let Some((value, rest)) = crumb::cut(value) {
+                if let Some((value, rest)) = crumb::cut(field.value()) {
                     floor.get_or_insert(value);
                     if !rest.is_empty() {
-                        copier.write(name, &rest);
+                        copier.write(field.name(), &rest);
                     }
                     continue;
                 }
@@ -466,15 +480,15 @@ fn pass_fields(
             | Known::RequestId
             | Known::Traceparent
             | Known::Tracestate => {
-                if facts.nominates && is_nominated(fields, name) {
+                if facts.nominates && is_nominated(fields, field.name()) {
                     continue;
                 }
             }
         }
-        let place = copier.copy(&field);
+        copier.copy(&field);
         match known {
-            Known::UserAgent => user_agent = place,
-            Known::Referer => referer = place,
+            Known::UserAgent => user_agent = copier.place(&field),
+            Known::Referer => referer = copier.place(&field),
             _ => {}
         }
     }

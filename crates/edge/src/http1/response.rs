@@ -1,7 +1,7 @@
 //! A response's head: the verdict on its framing, and the head that is passed on to the client.
 
 use super::body::Length;
-use super::head::{Fields, Known};
+use super::head::{Fields, Head, Known};
 use super::reject::Reject;
 use super::request::{Framing, Version, is_nominated, options};
 use super::syntax;
@@ -97,11 +97,20 @@ pub struct Parsed<'h> {
 /// # Errors
 /// Why the response is not passed on: the client gets a 502.
 pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
+    read_head(head.into(), asked)
+}
+
+/// As [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_head<'h>(head: Head<'h>, asked: &Asked) -> Result<Parsed<'h>, Reject> {
     let (line, fields) = Fields::parse(head)?;
     let (version, status, reason) = status_line(line)?;
     let mut framing = Framing::default();
     let (mut close, mut keep_alive, mut nominates, mut relay_word) = (false, false, false, None);
-    for (known, _, value) in fields.iter() {
+    for field in fields.that_matter() {
+        let (known, value) = (field.known(), field.value());
         match known {
             Known::ContentLength => framing.content_length(value)?,
             Known::TransferEncoding => framing.transfer_encoding(value, version)?,
@@ -171,11 +180,11 @@ impl Parsed<'_> {
         let without_length = status < 200 || status == 204;
         let mut copier = self.fields.copy_to(out);
         for field in self.fields.each() {
-            match field.known {
+            match field.known() {
                 Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::RelayWord => continue,
                 Known::ContentLength if without_length => continue,
                 Known::Upgrade if !keeps_upgrade => continue,
-                Known::Other if self.nominates && is_nominated(&self.fields, field.name) => continue,
+                Known::Other if self.nominates && is_nominated(&self.fields, field.name()) => continue,
                 _ => {}
             }
             copier.copy(&field);

@@ -5,6 +5,7 @@ const VALUE: u8 = 2;
 const TARGET: u8 = 4;
 const HOST: u8 = 8;
 const UNDERSCORE: u8 = 16;
+const NAME: u8 = 32;
 
 static CLASS: [u8; 256] = classes();
 
@@ -32,6 +33,10 @@ const fn classes() -> [u8; 256] {
         }
         if byte == b'_' {
             table[i] |= UNDERSCORE;
+        }
+        // What a host without a port, and without brackets, usually is made of.
+        if alphanumeric || byte == b'.' || byte == b'-' {
+            table[i] |= NAME;
         }
         i += 1;
     }
@@ -66,29 +71,78 @@ pub fn is_token(text: &[u8]) -> bool {
 
 /// How many token characters `text` begins with, and whether an underscore is among them.
 pub fn token_length(text: &[u8]) -> (usize, bool) {
-    let mut seen = 0;
-    for (at, byte) in text.iter().enumerate() {
+    let (mut at, mut seen) = (letters(text), 0);
+    while let Some(byte) = text.get(at) {
         let class = CLASS[usize::from(*byte)];
         if class & TOKEN == 0 {
-            return (at, seen & UNDERSCORE != 0);
+            break;
         }
         seen |= class;
+        at += 1;
     }
-    (text.len(), seen & UNDERSCORE != 0)
+    (at, seen & UNDERSCORE != 0)
+}
+
+/// How many letters and hyphens `text` begins with, of which nearly all names are made; eight bytes are looked at together.
+/// There may be more: the last few bytes are not looked at.
+fn letters(text: &[u8]) -> usize {
+    const EACH: u64 = u64::MAX / 255;
+    let (words, _) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each byte says what it is; the lower seven are too few for a sum to reach the next byte.
+        let small = (word | (EACH * 0x20)) & (EACH * 0x7f);
+        let from_a = small + EACH * (0x80 - b'a' as u64);
+        let after_z = small + EACH * (0x7f - b'z' as u64);
+        let no_hyphen = ((word ^ (EACH * b'-' as u64)) & (EACH * 0x7f)) + EACH * 0x7f;
+        let is_one = ((from_a & !after_z) | !no_hyphen) & !word;
+        let other = !is_one & (EACH * 0x80);
+        if other != 0 {
+            return at * 8 + other.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8
 }
 
 /// Every line of `head` ends with CR LF, and all other characters may stand in a field value. As [`is_value`], without a
 /// branch in the loop.
 pub fn is_clean(head: &[u8]) -> bool {
-    let (Some((first, rest)), Some((last, front))) = (head.split_first(), head.split_last()) else {
+    let (Some(first), Some((last, front))) = (head.first(), head.split_last()) else {
         return false;
     };
-    let bad = front.iter().zip(rest).fold(0, |bad, (&before, &b)| {
-        let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
-        let apart = (before == b'\r') != (b == b'\n');
-        bad | u8::from(control | (b == 0x7f) | apart)
-    });
+    let rest = &head[1..];
+    let (blocks, end) = rest.as_chunks::<BLOCK>();
+    let mut bad = [0; BLOCK];
+    let mut look = |before: &[u8; BLOCK], block: &[u8; BLOCK]| {
+        for lane in 0..BLOCK {
+            bad[lane] |= unclean(before[lane], block[lane]);
+        }
+    };
+    for (before, block) in front.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        look(before, block);
+    }
+    let bad = match (front.last_chunk(), rest.last_chunk()) {
+        // What is looked at twice does no harm.
+        (Some(before), Some(block)) => {
+            look(before, block);
+            bad.iter().fold(0, |all, one| all | one)
+        }
+        _ => front
+            .iter()
+            .zip(end)
+            .fold(0, |bad, (before, b)| bad | unclean(*before, *b)),
+    };
     bad == 0 && *last != b'\r' && is_value_byte(*first)
+}
+
+/// Bytes that are looked at together.
+const BLOCK: usize = 16;
+
+/// Not 0 when `b`, which follows `before`, is what a clean head has not.
+fn unclean(before: u8, b: u8) -> u8 {
+    let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
+    let apart = (before == b'\r') != (b == b'\n');
+    u8::from(control | (b == 0x7f) | apart)
 }
 
 /// All characters may stand in a field value: the same as [`is_value_byte`] of each, without a branch in the loop, so
@@ -100,11 +154,21 @@ pub fn is_value(text: &[u8]) -> bool {
 
 /// Not empty, and all characters may stand in a request target.
 pub fn is_target(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|b| CLASS[usize::from(*b)] & TARGET != 0)
+    !text.is_empty() && target_length(text) == text.len()
+}
+
+/// How many characters `text` begins with that may stand in a request target.
+pub fn target_length(text: &[u8]) -> usize {
+    let is_other = |b: &u8| CLASS[usize::from(*b)] & TARGET == 0;
+    text.iter().position(is_other).unwrap_or(text.len())
 }
 
 /// A host with an optional port.
 pub fn is_host(text: &[u8]) -> bool {
+    // Most are nothing but a name.
+    if !text.is_empty() && text.iter().all(|b| CLASS[usize::from(*b)] & NAME != 0) {
+        return true;
+    }
     if text.is_empty() || !text.iter().all(|b| CLASS[usize::from(*b)] & HOST != 0) {
         return false;
     }
@@ -133,6 +197,14 @@ pub fn is_host(text: &[u8]) -> bool {
         Some(_) => false,
     };
     !host.is_empty() && !host.iter().any(|b| matches!(b, b'[' | b']')) && port_is_good
+}
+
+/// Whether spaces or tabs are at an end of `text`, or nothing else is in it.
+pub fn has_space_around(text: &[u8]) -> bool {
+    match text {
+        [] | [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => true,
+        _ => false,
+    }
 }
 
 /// Without the spaces and tabs at both ends (OWS).
@@ -203,6 +275,16 @@ mod tests {
             }
         }
         assert!(!is_clean(b"") && is_clean(b"a") && is_clean(b"a: b\r\n\r\n"));
+        for length in 1..70 {
+            for place in 0..length {
+                let mut text = vec![b'a'; length];
+                assert!(is_clean(&text));
+                for bad in [0, b'\n', b'\r', 0x7f] {
+                    text[place] = bad;
+                    assert!(!is_clean(&text), "{bad:#x} at {place} of {length}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -210,6 +292,18 @@ mod tests {
         assert_eq!(token_length(b"a-b: c_d"), (3, false));
         assert_eq!(token_length(b"a_b"), (3, true));
         assert_eq!(token_length(b""), (0, false));
+        for byte in 0..=255u8 {
+            for place in 0..20 {
+                let mut text = [b'a'; 20];
+                text[place] = byte;
+                let length = if is_token_byte(byte) { 20 } else { place };
+                assert_eq!(
+                    token_length(&text),
+                    (length, byte == b'_'),
+                    "{byte:#x} at {place}"
+                );
+            }
+        }
     }
 
     #[test]
