@@ -52,25 +52,6 @@ pub struct Scanner {
     lines: usize,
     /// Bytes of an empty line before the first one.
     leading: usize,
-    /// Where the first lines end: their line feeds, as offsets from the head's first byte.
-    feeds: [u16; NOTED],
-}
-
-/// Lines of which it is noted where they end. Most heads have fewer, and the others are looked through once more.
-const NOTED: usize = 24;
-
-/// A complete head, from its first line to its empty line.
-#[derive(Clone, Copy, Debug)]
-pub struct Head<'h> {
-    text: &'h [u8],
-    /// Where its first lines end, as far as that is known.
-    feeds: &'h [u16],
-}
-
-impl<'h> From<&'h [u8]> for Head<'h> {
-    fn from(text: &'h [u8]) -> Head<'h> {
-        Head { text, feeds: &[] }
-    }
 }
 
 /// Where a complete head lies in the bytes that were scanned.
@@ -109,10 +90,6 @@ impl Scanner {
             let empty = feed - self.line == 1;
             self.line = feed + 1;
             if !empty {
-                if let Some(noted) = self.feeds.get_mut(self.lines) {
-                    // No head is longer than 16 bits say.
-                    *noted = (feed - self.leading) as u16;
-                }
                 self.lines += 1;
                 if self.lines > limits.fields + 1 {
                     return Err(Reject::TooManyFields);
@@ -139,13 +116,90 @@ impl Scanner {
         Ok(None)
     }
 
-    /// The head at `extent` of `input`, which are what [`Scanner::scan`] was given last and gave.
-    pub fn head<'h>(&'h self, input: &'h [u8], extent: Extent) -> Head<'h> {
-        Head {
-            text: input.get(extent.start..extent.end).unwrap_or(&[]),
-            feeds: &self.feeds[..self.lines.min(NOTED)],
+    /// Whether nothing was looked at yet.
+    pub fn is_fresh(&self) -> bool {
+        self.at == 0
+    }
+}
+
+/// A complete head, from its first line to its empty line.
+pub enum Head<'h> {
+    /// As it is.
+    Whole(&'h [u8]),
+    /// Cut already.
+    Cut(Cut<'h>),
+}
+
+/// A head that was found and cut in one go.
+pub struct Cut<'h> {
+    line: &'h [u8],
+    fields: Fields<'h>,
+}
+
+impl<'h> From<&'h [u8]> for Head<'h> {
+    fn from(head: &'h [u8]) -> Head<'h> {
+        Head::Whole(head)
+    }
+}
+
+impl<'h> From<Cut<'h>> for Head<'h> {
+    fn from(cut: Cut<'h>) -> Head<'h> {
+        Head::Cut(cut)
+    }
+}
+
+impl<'h> Head<'h> {
+    /// Its first line and its fields.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with a line.
+    pub fn parse(self) -> Result<(&'h [u8], Fields<'h>), Reject> {
+        match self {
+            Head::Whole(head) => Fields::parse(head),
+            Head::Cut(cut) => Ok((cut.line, cut.fields)),
         }
     }
+}
+
+impl Cut<'_> {
+    /// One past its last byte.
+    pub fn end(&self) -> usize {
+        self.fields.head.len()
+    }
+}
+
+/// Finds and cuts the head that `input` begins with. What it gives is what a new [`Scanner`] and [`Fields::parse`] give,
+/// with half the work; `None` when these have to look: at a head that is not complete, or has anything odd.
+pub fn cut<'h>(input: &'h [u8], limits: &HeadLimits) -> Option<Cut<'h>> {
+    let window = &input[..input.len().min(limits.head)];
+    if !syntax::is_token_byte(*window.first()?) {
+        return None;
+    }
+    let first_end = line_end(window, 0).ok()?;
+    if first_end + 1 >= limits.first_line {
+        return None;
+    }
+    let mut fields = Fields {
+        head: window,
+        spans: Vec::with_capacity(USUAL),
+    };
+    let mut at = first_end + 2;
+    loop {
+        let end = line_end(window, at).ok()?;
+        if end == at {
+            break;
+        }
+        // Whether the values are clean is seen below, of all at once.
+        fields.push(at, end, true).ok()?;
+        if fields.spans.len() > limits.fields {
+            return None;
+        }
+        at = end + 2;
+    }
+    fields.head = &window[..at + 2];
+    let line = &window[..first_end];
+    let is_clean = fields.head.len() <= usize::from(u16::MAX) && syntax::is_clean(fields.head);
+    is_clean.then_some(Cut { line, fields })
 }
 
 /// One header field of a head, as offsets.
@@ -200,8 +254,7 @@ impl<'h> Fields<'h> {
     ///
     /// # Errors
     /// The first thing that is wrong with a line.
-    pub fn parse(head: impl Into<Head<'h>>) -> Result<(&'h [u8], Fields<'h>), Reject> {
-        let Head { text: head, feeds } = head.into();
+    pub fn parse(head: &'h [u8]) -> Result<(&'h [u8], Fields<'h>), Reject> {
         if head.len() > usize::from(u16::MAX) {
             return Err(Reject::HeadTooLarge);
         }
@@ -210,16 +263,11 @@ impl<'h> Fields<'h> {
             spans: Vec::with_capacity(USUAL),
         };
         let is_clean = syntax::is_clean(head);
-        let mut feeds = feeds.iter().map(|feed| usize::from(*feed));
-        let mut next_end = |start| match feeds.next() {
-            Some(feed) if feed > start && head.get(feed - 1..=feed) == Some(b"\r\n") => Ok(feed - 1),
-            _ => line_end(head, start),
-        };
-        let first_end = next_end(0)?;
+        let first_end = line_end(head, 0)?;
         let first = &head[..first_end];
         let mut at = first_end + 2;
         loop {
-            let end = next_end(at)?;
+            let end = line_end(head, at)?;
             if end == at {
                 return Ok((first, fields));
             }
@@ -245,13 +293,13 @@ impl<'h> Fields<'h> {
         self.each().filter(|field| field.known() != Known::Other)
     }
 
-    /// Copies fields to `out`.
-    pub(super) fn copy_to<'o>(&self, out: &'o mut Vec<u8>) -> Copier<'h, 'o> {
+    /// Copies fields to `out`, after the first `front` bytes of the head.
+    pub(super) fn copy_to<'o>(&self, front: usize, out: &'o mut Vec<u8>) -> Copier<'h, 'o> {
         out.reserve(self.head.len());
         Copier {
             head: self.head,
             out,
-            pending: 0..0,
+            pending: 0..front,
         }
     }
 
@@ -509,6 +557,37 @@ mod tests {
         assert_eq!(line, b"GET / HTTP/1.1");
         let cut: Vec<_> = fields.iter().map(|(_, name, value)| (name, value)).collect();
         assert_eq!(cut, [(&b"Host"[..], &b"a"[..]), (b"X", b""), (b"Y", b"")]);
+    }
+
+    #[test]
+    fn a_usual_head_is_cut_in_one_go_and_an_odd_one_is_not() {
+        let limits = HeadLimits {
+            first_line: 20,
+            head: 60,
+            fields: 2,
+        };
+        let end = |text: &str| cut(text.as_bytes(), &limits).map(|cut| cut.end());
+        let usual = "GET / HTTP/1.1\r\nHost: a\r\nX:y \r\n\r\n";
+        assert_eq!(end(usual), Some(usual.len()));
+        assert_eq!(end(&format!("{usual}GET")), Some(usual.len()));
+        for length in 0..usual.len() {
+            assert_eq!(end(&usual[..length]), None, "not complete");
+        }
+        for odd in [
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /ssssss HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: a\r\nB: b\r\nC: c\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: \0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+            "\u{16}\u{3}\r\n\r\n",
+        ] {
+            assert_eq!(end(odd), None, "{odd:?}");
+        }
     }
 
     #[test]

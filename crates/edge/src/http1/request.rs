@@ -94,15 +94,15 @@ pub fn read_marked<'h>(
     marks: &Marks<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Request, Reject> {
-    let (line, fields) = Fields::parse(head)?;
+    let (line, fields) = head.into().parse()?;
     let (method, target, version) = request_line(line)?;
     let facts = Facts::gather(&fields, version)?;
     let (path, authority) = target_form(method, target)?;
     let host = host(&facts, authority, version)?;
 
     out.clear();
-    out.extend_from_slice(method);
-    out.push(b' ');
+    // With the space behind it.
+    out.extend_from_slice(&line[..=method.len()]);
     let target = append(out, path);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     let host_start = out.len();
@@ -145,10 +145,10 @@ pub fn read_marked<'h>(
             out.extend_from_slice(b", ");
         }
         address(out, peer.to_canonical());
-        let scheme: &[u8] = if who.secure { b"https" } else { b"http" };
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-        out.extend_from_slice(scheme);
-        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
+        out.extend_from_slice(match who.secure {
+            true => b"\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: ",
+            false => b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ",
+        });
         match who.host.or(host) {
             Some(host) => out.extend_from_slice(host),
             None => display(out, local),
@@ -191,11 +191,12 @@ fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Reject> {
     // As nearly all are. What is odd about any other is said below.
     let (method_end, _) = syntax::token_length(line);
     let (method, rest) = line.split_at(method_end);
-    if let Some((b' ', rest)) = rest.split_first() {
-        let (target, end) = rest.split_at(syntax::target_length(rest));
-        if !target.is_empty() && end == b" HTTP/1.1" && matches!(method, b"GET" | b"POST" | b"HEAD") {
-            return Ok((method, target, Version::Http11));
-        }
+    if let Some((b' ', rest)) = rest.split_first()
+        && let Some(target) = rest.strip_suffix(b" HTTP/1.1")
+        && matches!(method, b"GET" | b"POST" | b"HEAD")
+        && syntax::is_target(target)
+    {
+        return Ok((method, target, Version::Http11));
     }
     let is_space = |b: &u8| *b == b' ';
     let parts = line.iter().position(is_space).and_then(|method_end| {
@@ -442,7 +443,7 @@ fn pass_fields(
     out: &mut Vec<u8>,
 ) -> Passed {
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
-    let mut copier = fields.copy_to(out);
+    let mut copier = fields.copy_to(0, out);
     for field in fields.each() {
         let known = field.known();
         match known {

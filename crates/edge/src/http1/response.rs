@@ -88,6 +88,8 @@ pub struct Parsed<'h> {
     /// The verdict.
     pub response: Response,
     reason: &'h [u8],
+    /// The first line is as it is passed on.
+    is_plain: bool,
     fields: Fields<'h>,
     nominates: bool,
 }
@@ -105,7 +107,7 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
 /// # Errors
 /// As [`read`].
 pub fn read_head<'h>(head: Head<'h>, asked: &Asked) -> Result<Parsed<'h>, Reject> {
-    let (line, fields) = Fields::parse(head)?;
+    let (line, fields) = head.parse()?;
     let (version, status, reason) = status_line(line)?;
     let mut framing = Framing::default();
     let (mut close, mut keep_alive, mut nominates, mut relay_word) = (false, false, false, None);
@@ -154,6 +156,7 @@ pub fn read_head<'h>(head: Head<'h>, asked: &Asked) -> Result<Parsed<'h>, Reject
     Ok(Parsed {
         response,
         reason,
+        is_plain: version == Version::Http11 && line.get(12) == Some(&b' '),
         fields,
         nominates,
     })
@@ -171,14 +174,20 @@ impl Parsed<'_> {
     pub fn write(&self, to: &Handover, out: &mut Vec<u8>) {
         let status = self.response.status;
         let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + (digit % 10) as u8);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(&digits);
-        out.push(b' ');
-        out.extend_from_slice(self.reason);
-        out.extend_from_slice(b"\r\n");
+        let front = match self.is_plain {
+            true => b"HTTP/1.1 200 \r\n".len() + self.reason.len(),
+            false => {
+                out.extend_from_slice(b"HTTP/1.1 ");
+                out.extend_from_slice(&digits);
+                out.push(b' ');
+                out.extend_from_slice(self.reason);
+                out.extend_from_slice(b"\r\n");
+                0
+            }
+        };
         let keeps_upgrade = matches!(status, 101 | 426);
         let without_length = status < 200 || status == 204;
-        let mut copier = self.fields.copy_to(out);
+        let mut copier = self.fields.copy_to(front, out);
         for field in self.fields.each() {
             match field.known() {
                 Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::RelayWord => continue,

@@ -2,10 +2,9 @@
 
 const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
-const TARGET: u8 = 4;
-const HOST: u8 = 8;
-const UNDERSCORE: u8 = 16;
-const NAME: u8 = 32;
+const HOST: u8 = 4;
+const UNDERSCORE: u8 = 8;
+const NAME: u8 = 16;
 
 static CLASS: [u8; 256] = classes();
 
@@ -21,11 +20,6 @@ const fn classes() -> [u8; 256] {
         // Field values: HTAB, SP, VCHAR and obs-text (RFC 9110 section 5.5).
         if byte == b'\t' || (byte >= 0x20 && byte != 0x7f) {
             table[i] |= VALUE;
-        }
-        // Request targets: everything visible but '#': browsers send `|` and `{` as they are, and no one
-        // agrees on what a fragment means here.
-        if byte > 0x20 && byte < 0x7f && byte != b'#' {
-            table[i] |= TARGET;
         }
         // uri-host [":" port]: reg-name, IPv4 and bracketed IPv6 (RFC 3986 section 3.2.2).
         if alphanumeric || is_in(byte, b"-._~!$&'()*+,;=%:[]") {
@@ -148,19 +142,28 @@ fn unclean(before: u8, b: u8) -> u8 {
 /// All characters may stand in a field value: the same as [`is_value_byte`] of each, without a branch in the loop, so
 /// that many bytes are looked at together.
 pub fn is_value(text: &[u8]) -> bool {
-    text.iter()
-        .fold(true, |good, &b| good & ((b >= 0x20) & (b != 0x7f) | (b == b'\t')))
+    every(text, |b| (b >= 0x20) & (b != 0x7f) | (b == b'\t'))
 }
 
 /// Not empty, and all characters may stand in a request target.
 pub fn is_target(text: &[u8]) -> bool {
-    !text.is_empty() && target_length(text) == text.len()
+    // Everything visible but '#': browsers send `|` and `{` as they are, and no one agrees on what a fragment means here.
+    !text.is_empty() && every(text, |b| (b > b' ') & (b < 0x7f) & (b != b'#'))
 }
 
-/// How many characters `text` begins with that may stand in a request target.
-pub fn target_length(text: &[u8]) -> usize {
-    let is_other = |b: &u8| CLASS[usize::from(*b)] & TARGET == 0;
-    text.iter().position(is_other).unwrap_or(text.len())
+/// Whether all of `text` are `good`, without a branch for each.
+fn every(text: &[u8], good: impl Fn(u8) -> bool) -> bool {
+    let (blocks, end) = text.as_chunks::<BLOCK>();
+    let mut all = [true; BLOCK];
+    // What is looked at twice does no harm.
+    let last = text.last_chunk::<BLOCK>();
+    for block in blocks.iter().chain(last) {
+        for (all, byte) in all.iter_mut().zip(block) {
+            *all &= good(*byte);
+        }
+    }
+    let all = all.iter().fold(true, |good, one| good & one);
+    all && (last.is_some() || end.iter().all(|byte| good(*byte)))
 }
 
 /// A host with an optional port.
@@ -220,13 +223,13 @@ pub fn trim(mut text: &[u8]) -> &[u8] {
 
 /// A decimal number of at most 18 digits and nothing else: no sign, no space.
 pub fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 18 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.len() > 18 {
         return None;
     }
-    Some(
-        text.iter()
-            .fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0')),
-    )
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
 }
 
 #[cfg(test)]
@@ -255,9 +258,16 @@ mod tests {
     }
 
     #[test]
-    fn values_are_their_bytes() {
+    fn values_and_targets_are_their_bytes() {
+        assert!(is_value(b"") && !is_target(b""));
         for byte in 0..=255u8 {
-            assert_eq!(is_value(&[b'a', byte]), is_value_byte(byte), "{byte:#x}");
+            let is_in_targets = byte.is_ascii_graphic() && byte != b'#';
+            for (length, place) in [(1, 0), (2, 1), (16, 3), (17, 16), (40, 0), (40, 33), (40, 39)] {
+                let mut text = vec![b'a'; length];
+                text[place] = byte;
+                assert_eq!(is_value(&text), is_value_byte(byte), "{byte:#x}");
+                assert_eq!(is_target(&text), is_in_targets, "{byte:#x}");
+            }
         }
     }
 
