@@ -544,21 +544,40 @@ fn address(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(v4) = address else {
         return display(out, &address);
     };
-    for (place, octet) in v4.octets().into_iter().enumerate() {
-        if place > 0 {
-            out.push(b'.');
+    // Three digits and a dot each; the last dot goes.
+    let mut text = [b'.'; 16];
+    let mut at = 0;
+    for octet in v4.octets() {
+        for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+            if octet >= least {
+                text[at] = b'0' + octet / unit % 10;
+                at += 1;
+            }
         }
-        if octet >= 100 {
-            out.push(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            out.push(b'0' + octet / 10 % 10);
-        }
-        out.push(b'0' + octet % 10);
+        text[at] = b'.';
+        at += 1;
     }
+    out.extend_from_slice(&text[..at - 1]);
 }
 
 fn display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=255u8 {
+            for octets in [[octet, 0, 9, 10], [1, octet, 99, octet], [100, 200, 255, octet]] {
+                let given = IpAddr::from(octets);
+                let mut out = b"for ".to_vec();
+                address(&mut out, given);
+                assert_eq!(out, format!("for {given}").into_bytes());
+            }
+        }
+    }
 }

@@ -204,10 +204,7 @@ pub fn is_host(text: &[u8]) -> bool {
 
 /// Whether spaces or tabs are at an end of `text`, or nothing else is in it.
 pub fn has_space_around(text: &[u8]) -> bool {
-    match text {
-        [] | [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => true,
-        _ => false,
-    }
+    matches!(text, [] | [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }
 
 /// Without the spaces and tabs at both ends (OWS).
