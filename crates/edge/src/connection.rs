@@ -18,7 +18,7 @@ use crate::challenge;
 use crate::forward::{self, After, Served};
 use crate::front;
 use crate::http1::body::Length;
-use crate::http1::head::{HeadLimits, Scanner};
+use crate::http1::head::{self, Head, HeadLimits, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Request, Sender, Version};
 use crate::http1::response::RelayWord;
@@ -67,7 +67,7 @@ pub async fn serve(
         if client.buffer.is_empty() {
             // Of all memory an idle connection has only what tells it from others.
             worker.buffers.put_head(std::mem::take(&mut client.scratch));
-            match wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
+            match wait_for_first_byte(worker, &mut client, route, first, &mut drain, None).await {
                 Waited::Came => {}
                 Waited::Ended => return None,
                 Waited::Idle(until) => {
@@ -78,8 +78,9 @@ pub async fn serve(
                 }
             }
         }
-        let after = Box::pin(serve_one(worker, &mut client, &sender, route, caller.as_ref())).await;
-        match after {
+        let caller = caller.as_ref();
+        let several = serve_several(worker, &mut client, &sender, route, caller, &mut drain);
+        match Box::pin(several).await {
             After::KeepAlive => first = false,
             After::Linger => {
                 Box::pin(linger(&mut client)).await;
@@ -89,6 +90,38 @@ pub async fn serve(
         }
     }
 }
+
+/// Carries out requests for as long as they follow each other closely, so that the memory for one is had again and again
+/// only by who pauses.
+async fn serve_several(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    sender: &Sender,
+    route: Route,
+    caller: Option<&ServerName>,
+    drain: &mut Drain<'_, '_>,
+) -> After {
+    loop {
+        let after = serve_one(worker, client, sender, route, caller).await;
+        if after != After::KeepAlive {
+            return after;
+        }
+        if client.buffer.is_empty() {
+            let since = client.now;
+            match wait_for_first_byte(worker, client, route, false, drain, Some(CLOSELY)).await {
+                Waited::Came => {}
+                Waited::Ended => return After::Close,
+                Waited::Idle(_) => {
+                    client.now = since;
+                    return after;
+                }
+            }
+        }
+    }
+}
+
+/// A request that comes so soon after another follows it closely. Longer is memory that idle connections have.
+const CLOSELY: Duration = Duration::from_millis(50);
 
 /// Reads one request and carries it out.
 async fn serve_one(
@@ -134,13 +167,13 @@ struct Drain<'d, 'w> {
     is_awaited: bool,
 }
 
-/// Waits for the next request's head, and reads it; `head` then holds what is passed on.
+/// Waits for the next request's head, and reads it; `out` then holds what is passed on.
 async fn next_head(
     worker: &Rc<Worker>,
     client: &mut Client,
     sender: &Sender,
     route: Route,
-    head: &mut Vec<u8>,
+    out: &mut Vec<u8>,
 ) -> Next {
     // As they are now: the configuration may have changed while the connection was idle.
     let upstreams = worker.upstreams();
@@ -151,21 +184,25 @@ async fn next_head(
     client.deadline.set_to(client.now + upstreams.tuning.head_timeout);
     let mut scanner = Scanner::default();
     loop {
-        match scanner.scan(client.buffer.filled(), limits) {
-            Err(reject) => return Next::Refuse(reject),
-            Ok(Some(extent)) => {
-                let front = &upstreams.front;
-                let is_trusted = |address| front.trusts(address);
-                let marks = front::marks(worker, front, sender, &is_trusted);
-                let text = &client.buffer.filled()[extent.start..extent.end];
-                let verdict = request::read_marked(text, sender, &marks, head);
-                client.buffer.consume(extent.end);
-                return match verdict {
-                    Ok(request) => Next::Request(request),
-                    Err(reject) => Next::Refuse(reject),
-                };
-            }
-            Ok(None) => {}
+        let input = client.buffer.filled();
+        let cut = scanner.is_fresh().then(|| head::cut(input, limits)).flatten();
+        let found = match cut {
+            Some(cut) => Some((cut.end(), Head::from(cut))),
+            None => match scanner.scan(input, limits) {
+                Err(reject) => return Next::Refuse(reject),
+                Ok(extent) => extent.map(|extent| (extent.end, input[extent.start..extent.end].into())),
+            },
+        };
+        if let Some((end, text)) = found {
+            let front = &upstreams.front;
+            let is_trusted = |address| front.trusts(address);
+            let marks = front::marks(worker, front, sender, &is_trusted);
+            let verdict = request::read_marked(text, sender, &marks, out);
+            client.buffer.consume(end);
+            return match verdict {
+                Ok(request) => Next::Request(request),
+                Err(reject) => Next::Refuse(reject),
+            };
         }
         match read_more(client).await {
             Ok(count) if count > 0 => {}
@@ -192,13 +229,14 @@ enum Waited {
     Idle(Instant),
 }
 
-/// Waits without holding a buffer's worth of anything.
+/// Waits without holding a buffer's worth of anything; for no longer than `briefly` at first, if that is given.
 async fn wait_for_first_byte(
     worker: &Worker,
     client: &mut Client,
     route: Route,
     first: bool,
     drain: &mut Drain<'_, '_>,
+    briefly: Option<Duration>,
 ) -> Waited {
     let upstreams = worker.upstreams();
     let tuning = &upstreams.tuning;
@@ -213,10 +251,12 @@ async fn wait_for_first_byte(
         && matches!(client.stream, Stream::Tcp(_))
         && tuning.park_after < patience
         && worker.parking.is_open();
-    client.deadline.set_to(match may_park {
-        true => client.now + tuning.park_after,
-        false => until,
-    });
+    let for_now = briefly.map(|span| span.min(tuning.park_after));
+    let for_now = for_now.filter(|span| *span < patience);
+    let for_now = for_now.or_else(|| may_park.then_some(tuning.park_after));
+    client
+        .deadline
+        .set_to(for_now.map_or(until, |span| client.now + span));
     drop(upstreams);
     let Client {
         stream,
@@ -245,9 +285,9 @@ async fn wait_for_first_byte(
                 _ => {}
             }
         }
-        deadline.poll(cx).map(|()| match may_park {
-            true => Waited::Idle(until),
-            false => Waited::Ended,
+        deadline.poll(cx).map(|()| match for_now {
+            Some(_) => Waited::Idle(until),
+            None => Waited::Ended,
         })
     })
     .await;

@@ -83,9 +83,8 @@ pub async fn forward(
     up: &mut Pipe,
     route: Route,
 ) -> Served {
-    worker.pay_into_budget();
     // As it is when the request comes; servers are chosen from the newest.
-    let upstreams = worker.upstreams();
+    let upstreams = worker.pay_into_budget();
     let queue = &worker.shared.queue;
     let head = up.staged();
     let answer_timeout = upstreams.answer_timeout(head.get(request.target.clone()).unwrap_or(&[]));
@@ -108,7 +107,7 @@ pub async fn forward(
         }
         _ => None,
     };
-    let may_repeat = worker.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
+    let may_repeat = upstreams.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
     let mut attempt = Attempt {
         worker,
         client,
@@ -318,6 +317,15 @@ struct Attempt<'a> {
     proxy_protocol: Option<ProxyProtocol>,
 }
 
+/// What came of one exchange.
+struct Outcome {
+    result: Result<Done, Failure>,
+    /// That of the final answer; 0 when there was none.
+    status: u16,
+    /// Bytes written to the client.
+    written: u64,
+}
+
 impl Attempt<'_> {
     /// Tries one server; `None` when another should be tried.
     async fn at(&mut self, pick: &Pick) -> Option<Served> {
@@ -331,19 +339,21 @@ impl Attempt<'_> {
                     return None;
                 }
             };
-            let (result, state, down) = self.exchange(upstream, &mut stream, kept, floor).await;
-            let written = down.written();
-            self.client.scratch = down.into_staged();
+            let Outcome {
+                result,
+                status,
+                written,
+            } = self.exchange(upstream, &mut stream, kept, floor).await;
             let failure = match result {
                 Ok(done) => {
-                    return Some(self.finished(upstream, stream, done, &state, written));
+                    return Some(self.finished(upstream, stream, done, status, written));
                 }
                 Err(failure) => failure,
             };
-            if let Some(response) = state.response {
+            if status != 0 {
                 // Part of an answer is with the client: all that is left is to not pretend it is whole.
                 self.worker.stats.aborted();
-                return Some(self.ended(upstream, response.status, written, After::Close));
+                return Some(self.ended(upstream, status, written, After::Close));
             }
             match failure {
                 // The server closed a kept connection in the moment it was used again.
@@ -404,7 +414,7 @@ impl Attempt<'_> {
     /// to the relay that stands before the application elsewhere. Gives what is needed to tell afterwards whether
     /// this request wrote something.
     async fn carry_floor(&mut self, upstream: &Upstream) -> Option<Leaving> {
-        let rule = self.worker.upstreams().floors?;
+        let rule = self.worker.floor_rule()?;
         let field = match &self.request.floor {
             Some(value) if !upstream.here && value.len() <= cookie::MAX_VALUE => {
                 [FLOOR_FIELD.as_bytes(), b": ", value, b"\r\n"].concat()
@@ -488,7 +498,7 @@ impl Attempt<'_> {
         stream: &mut Stream,
         kept: bool,
         floor: Option<Leaving>,
-    ) -> (Result<Done, Failure>, State, Pipe) {
+    ) -> Outcome {
         let worker = self.worker;
         let upstreams = worker.upstreams();
         let mut memory = std::mem::take(&mut self.client.scratch);
@@ -552,16 +562,23 @@ impl Attempt<'_> {
             },
         };
         let result = exchange.run().await;
-        let (state, down) = (exchange.state, exchange.down);
-        if let Some((coding, read, written)) = down.encoded() {
-            worker.stats.compressed(coding, read, written);
+        let (response, begun) = (exchange.state.response, exchange.state.begun);
+        let answered_at = exchange.state.answered_at;
+        // Whoever was not waited for since the clock was read needs no other reading.
+        let now = answered_at.filter(|_| exchange.state.head_is_new);
+        let written = exchange.down.written();
+        if let Some((coding, read, coded)) = exchange.down.encoded() {
+            worker.stats.compressed(coding, read, coded);
         }
-        self.client.now = Instant::now();
+        let memory = exchange.down.into_staged();
+        self.client.scratch = memory;
+        self.client.now = now.unwrap_or_else(Instant::now);
         let now = worker.shared.clock.at(self.client.now);
         let millis = now as u32;
-        match (&state.response, &result) {
+        match (&response, &result) {
             (Some(response), _) => {
-                if let Some(took) = state.answered_after {
+                if let Some(answered_at) = answered_at {
+                    let took = answered_at.saturating_duration_since(begun);
                     upstream.health.answered(response.status, took, millis);
                     upstreams.judge(upstream, response.status < 500, now);
                 }
@@ -583,7 +600,11 @@ impl Attempt<'_> {
             }
             (None, _) => {}
         }
-        (result, state, down)
+        Outcome {
+            result,
+            status: response.map_or(0, |response| response.status),
+            written,
+        }
     }
 
     /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
@@ -632,7 +653,7 @@ impl Attempt<'_> {
         upstream: &Arc<Upstream>,
         stream: Stream,
         done: Done,
-        state: &State,
+        status: u16,
         bytes: u64,
     ) -> Served {
         if done.reuse && self.introduces(upstream).is_none() {
@@ -647,12 +668,7 @@ impl Attempt<'_> {
             false if may_close => After::Close,
             false => After::Linger,
         };
-        self.ended(
-            upstream,
-            state.response.map_or(0, |response| response.status),
-            bytes,
-            after,
-        )
+        self.ended(upstream, status, bytes, after)
     }
 
     fn ended(&self, upstream: &Arc<Upstream>, status: u16, bytes: u64, after: After) -> Served {

@@ -273,6 +273,12 @@ impl Upstreams {
             .then_some(maintenance)
     }
 
+    /// Whether a request with this method may be sent again.
+    pub fn may_repeat(&self, method: &[u8]) -> bool {
+        let policy = self.app.as_ref().map(|app| &app.retries);
+        policy.is_some_and(|policy| policy.methods.iter().any(|allowed| allowed.as_bytes() == method))
+    }
+
     /// `upstream` gave an answer that was good, or was bad or none, at `now` of the clock of all threads.
     pub fn judge(&self, upstream: &Upstream, good: bool, now: u64) {
         let Some(rules) = self.app.as_ref().and_then(|app| app.dispatch.outliers.as_ref()) else {

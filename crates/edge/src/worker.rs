@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Balancer, Rules, Verdict};
-use pontoon_fleet::{RetryPolicy, ServerName};
+use pontoon_fleet::ServerName;
 use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,7 +22,7 @@ use crate::access_log::{LogBuffer, Record};
 use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
-use crate::floors::{Floors, SharedKey};
+use crate::floors::{FloorRule, Floors, SharedKey};
 use crate::front::{self, Ids};
 use crate::http1::request::Sender;
 use crate::http2;
@@ -485,16 +485,18 @@ impl Worker {
         Rc::clone(&self.fleet.borrow_mut().refreshed().now)
     }
 
-    /// A request came in.
-    pub fn pay_into_budget(&self) {
+    /// How floors are carried, as the present view says.
+    pub fn floor_rule(&self) -> Option<FloorRule> {
+        self.fleet.borrow_mut().refreshed().now.floors
+    }
+
+    /// A request came in: the application servers as the present view says.
+    pub fn pay_into_budget(&self) -> Rc<Present> {
         let mut fleet = self.fleet.borrow_mut();
-        let share = fleet
-            .refreshed()
-            .now
-            .app
-            .as_ref()
-            .map_or(0, |app| app.retries.budget);
+        let now = Rc::clone(&fleet.refreshed().now);
+        let share = now.app.as_ref().map_or(0, |app| app.retries.budget);
         fleet.budget.pay_in(share);
+        now
     }
 
     /// Whether a request could be sent a second time, as far as the budget goes.
@@ -547,13 +549,6 @@ impl Worker {
                 return picked(upstream, choice.index);
             }
         }
-    }
-
-    /// When a request may be sent again.
-    pub fn may_repeat(&self, method: &[u8]) -> bool {
-        let fleet = self.fleet.borrow();
-        let policy: Option<&RetryPolicy> = fleet.now.app.as_ref().map(|app| &app.retries);
-        policy.is_some_and(|policy| policy.methods.iter().any(|allowed| allowed.as_bytes() == method))
     }
 
     /// A kept connection to `upstream`.
