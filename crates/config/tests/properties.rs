@@ -300,6 +300,7 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
                 standby: standby && index > 0 && roles.contains(&Role::Edge),
                 weight: 1 + u32::from(low) % 3,
                 delay: None,
+                source: None,
                 roles,
                 zone,
             });

@@ -7,6 +7,7 @@ mod front;
 mod limits;
 mod ports;
 mod servers;
+mod sources;
 mod tiers;
 mod values;
 
@@ -173,6 +174,7 @@ impl Check<'_> {
                 self.wrong(Code::C006, message, span, "leave [db] out");
             }
         }
+        self.sources(config, file);
         self.edges_listen(config, file);
         self.routed(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();
