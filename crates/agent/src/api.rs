@@ -318,6 +318,9 @@ pub struct DbServer {
     /// By how many seconds its copy stays behind on purpose; `behind` and lag do not count them.
     #[serde(default)]
     pub delay_seconds: Option<u64>,
+    /// The replica that it follows the primary through, when it should and that one follows too.
+    #[serde(default)]
+    pub source: Option<ServerName>,
     /// Transactions that it has and the primary lacks.
     #[serde(default)]
     pub errant: Option<Errant>,

@@ -156,9 +156,13 @@ async fn say_goodbye(
         .because("the others follow it"));
     }
     let drained = drain::before_leaving(agent, me, reporter).await?;
+    failover::step_out(agent, active, me, reporter).await;
     let told = tell_a_control_server(agent, me, &others, reporter).await;
-    if told.is_err() && drained {
-        drain::set_mark(agent, me, false, false)?;
+    if told.is_err() {
+        failover::step_back(agent).await;
+        if drained {
+            drain::set_mark(agent, me, false, false)?;
+        }
     }
     told
 }

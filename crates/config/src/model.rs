@@ -74,6 +74,8 @@ pub struct Server {
     pub dns_weight: u32,
     /// How far its copy of the database stays behind the primary on purpose.
     pub delay: Option<Duration>,
+    /// The replica that its copy of the database follows, while that one follows the primary.
+    pub source: Option<ServerName>,
 }
 
 /// `[edge]`

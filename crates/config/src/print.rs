@@ -186,6 +186,9 @@ fn print_server(out: &mut String, server: &Server) {
     if let Some(delay) = server.delay {
         out.text("delay", &format_duration(delay));
     }
+    if let Some(source) = &server.source {
+        out.text("source", source.as_str());
+    }
 }
 
 fn print_tls(out: &mut String, tls: &Tls) {

@@ -137,6 +137,8 @@ pub(crate) struct Server {
     pub dns_weight: Option<At<i64>>,
     /// How far its copy of the database stays behind the primary on purpose. Default: not at all.
     pub delay: Option<Text>,
+    /// The replica that its copy of the database follows, instead of the primary. Default: none.
+    pub source: Option<Text>,
 }
 
 /// What several parts share.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
 
-use pontoon_config::{Config, ConfigError, Overrides, render, render_all};
+use pontoon_config::{Config, ConfigError, Overrides, edit, render, render_all};
 use pontoon_fleet::Code;
 
 #[path = "mistakes/providers.rs"]
@@ -945,6 +945,62 @@ fn backups_that_cannot_be_are_named() {
     ] {
         let found = errors(&with(lines));
         assert!(found[0].message.contains(path), "{lines}: {found:?}");
+    }
+}
+
+#[test]
+fn a_source_is_another_copy_and_nobody_is_at_the_end_of_his_own() {
+    let fleet = |lines: [&str; 3]| {
+        let servers: String = (1..)
+            .zip(lines)
+            .map(|(number, line)| {
+                format!("[[server]]\nname = \"s{number}\"\nprivate = \"10.0.0.{number}\"\n{line}\n")
+            })
+            .collect();
+        format!(
+            "version = 1\n[fleet]\nname = \"notes\"\n{servers}[db]\nengine = \"mariadb\"\nlisten = [\"127.0.0.1:3306\"]\n"
+        )
+    };
+    let lease = "[lease]\nstore = \"s3\"\nbucket = \"xyz\"\n";
+    let second = "source = \"s2\"";
+    let good = fleet(["", "", second]) + lease;
+    let parsed = Config::parse(&good).unwrap();
+    assert_eq!(parsed.servers[2].source, Some("s2".parse().unwrap()));
+    assert_eq!(Config::parse(&parsed.to_toml()).unwrap(), parsed);
+    // Who leaves is nobody's source any more.
+    let left = edit::remove_server(&good, &"s2".parse().unwrap()).unwrap();
+    assert_eq!(Config::parse(&left).unwrap().servers[1].source, None);
+    assert!(Config::parse(&(fleet(["", "source = \"s1\"", second]) + lease)).is_ok());
+    for (lines, rest, word) in [
+        (["", second, ""], lease, "its own source"),
+        (["", "", "source = \"x\""], lease, "no such server"),
+        (["", "", "source = \"S 2\""], lease, "source"),
+        (
+            ["", "roles = [\"app\"]", second],
+            lease,
+            "which is without the role \"db\"",
+        ),
+        (
+            ["", "", "roles = [\"app\"]\nsource = \"s2\""],
+            lease,
+            "a source without the role",
+        ),
+        (
+            ["", "source = \"s3\"", second],
+            lease,
+            "follows itself in the end",
+        ),
+        (
+            ["source = \"s3\"", "source = \"s1\"", second],
+            lease,
+            "follows itself in the end",
+        ),
+        (["", "delay = \"1h\"", second], lease, "is delayed"),
+        (["", "", second], "", "on a single server"),
+    ] {
+        let errors = Config::parse(&(fleet(lines) + rest)).unwrap_err();
+        let said = errors.iter().any(|error| error.message.contains(word));
+        assert!(said, "{word}: {errors:?}");
     }
 }
 

@@ -301,6 +301,7 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
                 weight: 1 + u32::from(low) % 3,
                 dns_weight: u32::from(low) % 11,
                 delay: None,
+                source: None,
                 roles,
                 zone,
             });

@@ -34,6 +34,7 @@ fn setup(name: &str, without: Option<Guard>) -> Setup {
         founder: name == "a",
         automatic: true,
         bystanders: Default::default(),
+        source: None,
         continue_alone: true,
         copy_anew: true,
         relay_survives: false,

@@ -152,6 +152,8 @@ codes! {
         "It may still come to it. `pontoon db status` shows what every server does now; nothing that was acknowledged is lost by waiting.";
     L005 Safety "a delayed copy does not become the primary"
         "A server with `delay` in its [[server]] has what is committed only that much later, on purpose: it is a way back from a statement that should not have been run. It is not waited for, not read from and not promoted, and a primary does not get a delay: hand it over first (`pontoon db switchover`). Without `delay` it is a replica like the others once it has caught up.";
+    L010 Safety "a replica that follows through another is not handed over to"
+        "With `source` in its [[server]] a replica follows another replica while that one follows the primary. Its acknowledgements do not reach the primary, so it is not waited for and is not in sync. To hand over to it, take `source` out of its [[server]] and apply: it follows the primary itself then.";
 
     D001 Safety "the database's version is not supported"
         "Pontoon replicates MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x. Others would meet statements and file formats that were never tested.";

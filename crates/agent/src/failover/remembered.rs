@@ -104,6 +104,7 @@ impl Remembered {
             replica if replica.drained.is_none() && !same => Durable {
                 incarnation: replica.incarnation.next(),
                 follows: None,
+                through: false,
                 drained: None,
             },
             durable => durable,

@@ -9,6 +9,7 @@ mod limits;
 mod pages;
 mod ports;
 mod servers;
+mod sources;
 mod tiers;
 mod values;
 
@@ -175,6 +176,7 @@ impl Check<'_> {
                 self.wrong(Code::C006, message, span, "leave [db] out");
             }
         }
+        self.sources(config, file);
         self.edges_listen(config, file);
         self.routed(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();

@@ -111,6 +111,10 @@ impl Check<'_> {
             }
             None => None,
         };
+        let source = match &typed.source {
+            Some(source) => Some(self.read::<ServerName>(&path("source"), source)?),
+            None => None,
+        };
         let roles = roles?;
         if let (Some(delay), false) = (&typed.delay, roles.contains(&Role::Db)) {
             let message = format!("{} has a delay without the role \"db\"", typed.name);
@@ -135,6 +139,7 @@ impl Check<'_> {
             weight: weight?,
             dns_weight: dns_weight?,
             delay,
+            source,
             roles,
             zone: zone.filter(|_| zone_is_good).map(|zone| zone.get().clone()),
         })
