@@ -397,6 +397,11 @@ impl Run {
                 self.act(Act::Order(at, Command::Force { accept_loss }))?;
             }
             52 if self.dice.one_in(6) => self.act(Act::Astray(at))?,
+            // One begins to leave, or stays after all.
+            53 => {
+                let leaves = self.dice.one_in(2);
+                self.act(Act::Order(at, Command::Leave(leaves)))?;
+            }
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;
