@@ -277,6 +277,11 @@ fn run(seed: u64, without: Option<Guard>, slip: Option<Slip>, talk: bool) -> Res
     run.go(Duration::from_secs(length))?;
     run.faults = false;
     run.troubles = vec![Trouble::default(); count];
+    // Where commits must not go on alone, one that leaves and never goes would be waited for, as it should.
+    for at in 0..count {
+        run.act(Act::StartAgent(at))?;
+        run.act(Act::Order(at, Command::Leave(false)))?;
+    }
     let mut waits = false;
     for _ in 0..100 {
         run.go(Duration::from_secs(3))?;
