@@ -277,6 +277,11 @@ fn run(seed: u64, without: Option<Guard>, slip: Option<Slip>, talk: bool) -> Res
     run.go(Duration::from_secs(length))?;
     run.faults = false;
     run.troubles = vec![Trouble::default(); count];
+    // Where commits must not go on alone, one that leaves and never goes would be waited for, as it should.
+    for at in 0..count {
+        run.act(Act::StartAgent(at))?;
+        run.act(Act::Order(at, Command::Leave(false)))?;
+    }
     let mut waits = false;
     for _ in 0..100 {
         run.go(Duration::from_secs(3))?;
@@ -397,6 +402,11 @@ impl Run {
                 self.act(Act::Order(at, Command::Force { accept_loss }))?;
             }
             52 if self.dice.one_in(6) => self.act(Act::Astray(at))?,
+            // One begins to leave, or stays after all.
+            53 => {
+                let leaves = self.dice.one_in(2);
+                self.act(Act::Order(at, Command::Leave(leaves)))?;
+            }
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;

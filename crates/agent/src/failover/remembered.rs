@@ -225,6 +225,7 @@ mod tests {
         let durable = Durable {
             incarnation: first.durable().incarnation.next(),
             follows: Some(Epoch(4)),
+            through: true,
             drained: None,
         };
         first.keep(durable).unwrap();

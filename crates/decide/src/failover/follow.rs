@@ -92,11 +92,11 @@ impl Node {
         if lost {
             self.new_life(out);
             self.begin(Work::Follow(record.leader.clone(), record.epoch), now, out);
-        } else if let (false, true, Some(source)) = (through, now >= go, source) {
-            if !record.in_sync(&self.setup.me, self.durable.incarnation) {
-                self.new_life(out);
-                self.begin(Work::Through(source, record.epoch), now, out);
-            }
+        } else if let (false, true, Some(source)) = (through, now >= go, source)
+            && !record.in_sync(&self.setup.me, self.durable.incarnation)
+        {
+            self.new_life(out);
+            self.begin(Work::Through(source, record.epoch), now, out);
         }
     }
 
