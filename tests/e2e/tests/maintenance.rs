@@ -11,7 +11,7 @@ use pontoon_testkit::{LabError, Server, in_lab, wait_until};
 fn maintenance_is_the_whole_fleets_and_outlives_agents_and_edges() -> Result<(), LabError> {
     in_lab(
         "maintenance_is_the_whole_fleets_and_outlives_agents_and_edges",
-        Duration::from_secs(180),
+        Duration::from_secs(300),
         |lab| async move {
             let fleet = Fleet::new(lab).await?;
             fleet.found().await?;
