@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
-use pontoon_fleet::{BalanceRule, ClientLimits, EdgeAnswers, EdgeFront, EdgeLimits, ProxyProtocol};
+use pontoon_fleet::{BalanceRule, ClientLimits, EdgeAnswers, EdgeFront, EdgeLimits, Prefer, ProxyProtocol};
 
 use crate::Config;
 use crate::model::{
@@ -342,7 +342,8 @@ fn print_dispatch(out: &mut String, app: &App) {
         dispatch.proxy_protocol.map(ProxyProtocol::as_str),
     );
     out.optional("sticky_cookie", dispatch.sticky.as_deref());
-    out.text("prefer", dispatch.prefer.as_str());
+    let prefer = Some(dispatch.prefer).filter(|prefer| *prefer != Prefer::Any);
+    out.optional("prefer", prefer.map(Prefer::as_str));
     out.text("slow_start", &format_duration(dispatch.slow_start));
     out.text("panic", &format_share(dispatch.panic));
     let span = dispatch.answer_timeout.map(format_duration);
