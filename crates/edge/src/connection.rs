@@ -63,12 +63,14 @@ pub async fn serve(
         begins: std::pin::pin!(worker.drain_begins.notified()),
         is_awaited: false,
     };
+    let mut is_close = false;
     loop {
         if client.buffer.is_empty() {
+            let since = client.now;
             // Of all memory an idle connection has only what tells it from others.
             worker.buffers.put_head(std::mem::take(&mut client.scratch));
-            match wait_for_first_byte(worker, &mut client, route, first, &mut drain, None).await {
-                Waited::Came => {}
+            match wait_for_first_byte(worker, &mut client, route, first, &mut drain, false).await {
+                Waited::Came => is_close = !first && follows_closely(&client, since),
                 Waited::Ended => return None,
                 Waited::Idle(until) => {
                     let Stream::Tcp(stream) = client.stream else {
@@ -79,7 +81,7 @@ pub async fn serve(
             }
         }
         let caller = caller.as_ref();
-        let several = serve_several(worker, &mut client, &sender, route, caller, &mut drain);
+        let several = serve_several(worker, &mut client, &sender, route, caller, &mut drain, is_close);
         match Box::pin(several).await {
             After::KeepAlive => first = false,
             After::Linger => {
@@ -91,8 +93,8 @@ pub async fn serve(
     }
 }
 
-/// Carries out requests for as long as they follow each other closely, so that the memory for one is had again and again
-/// only by who pauses.
+/// Carries out a request, and more for as long as they follow each other closely: so the memory for one is not had anew
+/// for each, and who has asked once holds none of it. `is_close`: this one has followed another so.
 async fn serve_several(
     worker: &Rc<Worker>,
     client: &mut Client,
@@ -100,6 +102,7 @@ async fn serve_several(
     route: Route,
     caller: Option<&ServerName>,
     drain: &mut Drain<'_, '_>,
+    mut is_close: bool,
 ) -> After {
     loop {
         let after = serve_one(worker, client, sender, route, caller).await;
@@ -107,9 +110,12 @@ async fn serve_several(
             return after;
         }
         if client.buffer.is_empty() {
+            if !is_close {
+                return after;
+            }
             let since = client.now;
-            match wait_for_first_byte(worker, client, route, false, drain, Some(CLOSELY)).await {
-                Waited::Came => {}
+            match wait_for_first_byte(worker, client, route, false, drain, true).await {
+                Waited::Came => is_close = follows_closely(client, since),
                 Waited::Ended => return After::Close,
                 Waited::Idle(_) => {
                     client.now = since;
@@ -120,8 +126,11 @@ async fn serve_several(
     }
 }
 
-/// A request that comes so soon after another follows it closely. Longer is memory that idle connections have.
-const CLOSELY: Duration = Duration::from_millis(50);
+/// Whether what came just now came so soon after `since` that more will.
+fn follows_closely(client: &Client, since: Instant) -> bool {
+    const CLOSELY: Duration = Duration::from_millis(50);
+    client.now.saturating_duration_since(since) < CLOSELY
+}
 
 /// Reads one request and carries it out.
 async fn serve_one(
@@ -229,14 +238,14 @@ enum Waited {
     Idle(Instant),
 }
 
-/// Waits without holding a buffer's worth of anything; for no longer than `briefly` at first, if that is given.
+/// Waits without holding a buffer's worth of anything; `briefly`: for no longer than until it would be parked, if it could.
 async fn wait_for_first_byte(
     worker: &Worker,
     client: &mut Client,
     route: Route,
     first: bool,
     drain: &mut Drain<'_, '_>,
-    briefly: Option<Duration>,
+    briefly: bool,
 ) -> Waited {
     let upstreams = worker.upstreams();
     let tuning = &upstreams.tuning;
@@ -251,9 +260,8 @@ async fn wait_for_first_byte(
         && matches!(client.stream, Stream::Tcp(_))
         && tuning.park_after < patience
         && worker.parking.is_open();
-    let for_now = briefly.map(|span| span.min(tuning.park_after));
-    let for_now = for_now.filter(|span| *span < patience);
-    let for_now = for_now.or_else(|| may_park.then_some(tuning.park_after));
+    let is_brief = may_park || (briefly && tuning.park_after < patience);
+    let for_now = is_brief.then_some(tuning.park_after);
     client
         .deadline
         .set_to(for_now.map_or(until, |span| client.now + span));
