@@ -22,7 +22,7 @@ use crate::dial;
 use crate::failover::FailoverReport;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
-use crate::{acme, address_key, floor_key, ticket_keys};
+use crate::{acme, address_key, cache, floor_key, ticket_keys};
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -53,6 +53,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         }
         note_silence(&agent);
         ticket_keys::keep(&agent);
+        cache::to_tell(&agent);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = agent.shutdown.requested() => break,
@@ -86,6 +87,7 @@ pub(crate) fn hear(
     floor_key::hear(agent, &report.server, said.floor_key.as_deref());
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     address_key::hear(agent, &report.server, said.address_key.as_deref());
+    cache::hear(agent, &report.server, said.cache);
     agent.learn_drains(&report.drains)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
@@ -278,6 +280,7 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     let ticket_keys = ticket_keys::to_tell(agent);
     let address_key = address_key::to_tell(agent);
     let acme = acme::to_tell(agent);
+    let cache = cache::to_tell(agent);
     let (joiners, errant) = {
         let known = agent.known();
         (known.joiners.clone(), known.errant.clone())
@@ -289,6 +292,7 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         ticket_keys,
         acme,
         address_key,
+        cache,
         failover: agent.failover.report(agent.clock.now()),
         errant,
     })

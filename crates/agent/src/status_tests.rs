@@ -119,6 +119,7 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     });
     status(StatusInputs {

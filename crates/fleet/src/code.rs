@@ -214,6 +214,9 @@ codes! {
     A004 Failed "a provider would not move every address"
         "`pontoon address test` asked the provider, or the program of ip.exec, from this server where every public address is. The evidence is what it said: credentials that it does not take, an address or a server that it does not know, or an address that is at something else than a server of the fleet. Nothing was moved.";
 
+    K001 Failed "the cache proxy or memcached cannot run"
+        "The evidence is what the system said: the program memcached (Debian's package of that name) is not installed, or a file, a socket or a thread could not be had. Applications find no cache meanwhile, which they take for an empty one; the agent or systemd tries again.";
+
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";
     N002 Unreachable "a server does not answer"

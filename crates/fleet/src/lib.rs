@@ -7,6 +7,7 @@
 //! **Must never:** do I/O, read a clock, or hold a decision. Data flows one way through these types:
 //! configuration + observations → `decide` → [`FleetView`] → tiers.
 
+mod cache;
 mod code;
 mod dispatch;
 mod event;
@@ -20,6 +21,7 @@ mod role;
 pub mod units;
 mod view;
 
+pub use cache::{CacheList, CacheMember, CachePlacement, CacheReport, CacheServerReport, CacheView};
 pub use code::{Category, Code};
 pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};

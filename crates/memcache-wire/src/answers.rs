@@ -35,7 +35,9 @@ pub fn take(buffer: &mut BytesMut, expect: Expect) -> Result<Option<Bytes>, Garb
         Expect::Lines => lines(buffer)?,
         Expect::Packet => binary::answer_length(buffer).map_err(|()| Garbled)?,
     };
-    Ok(length.filter(|length| *length <= buffer.len()).map(|length| buffer.split_to(length).freeze()))
+    Ok(length
+        .filter(|length| *length <= buffer.len())
+        .map(|length| buffer.split_to(length).freeze()))
 }
 
 /// The blocks of an answer to `get`, without the `END`; `None` when it is an error.
@@ -96,12 +98,19 @@ fn line(bytes: &[u8], from: usize) -> Result<Option<usize>, Garbled> {
 fn values(bytes: &[u8]) -> Result<Option<usize>, Garbled> {
     let mut at = 0;
     loop {
-        let Some(end) = line(bytes, at)? else { return Ok(None) };
+        let Some(end) = line(bytes, at)? else {
+            return Ok(None);
+        };
         let Some(rest) = bytes[at..end].strip_prefix(b"VALUE ") else {
             return Ok(Some(end));
         };
         // key, flags, bytes, and a number for cas
-        let length = rest.trim_ascii_end().split(|byte| *byte == b' ').nth(2).and_then(length).ok_or(Garbled)?;
+        let length = rest
+            .trim_ascii_end()
+            .split(|byte| *byte == b' ')
+            .nth(2)
+            .and_then(length)
+            .ok_or(Garbled)?;
         at = end + length + 2;
         if bytes.len() < at {
             return Ok(None);
@@ -113,7 +122,9 @@ fn values(bytes: &[u8]) -> Result<Option<usize>, Garbled> {
 }
 
 fn meta(bytes: &[u8]) -> Result<Option<usize>, Garbled> {
-    let Some(end) = line(bytes, 0)? else { return Ok(None) };
+    let Some(end) = line(bytes, 0)? else {
+        return Ok(None);
+    };
     let Some(rest) = bytes[..end].strip_prefix(b"VA ") else {
         return Ok(Some(end));
     };
@@ -125,7 +136,11 @@ fn lines(bytes: &[u8]) -> Result<Option<usize>, Garbled> {
     let mut at = 0;
     loop {
         let Some(end) = line(bytes, at)? else {
-            return if bytes.len() > MAX_LINES_BYTES { Err(Garbled) } else { Ok(None) };
+            return if bytes.len() > MAX_LINES_BYTES {
+                Err(Garbled)
+            } else {
+                Ok(None)
+            };
         };
         let is_last = !bytes[at..end].starts_with(b"STAT ");
         at = end;

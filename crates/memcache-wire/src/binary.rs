@@ -105,7 +105,10 @@ const QUIET: [(u8, u8); 14] = [
 
 /// The form of a command that is always answered; the same for one that is.
 pub fn loud(opcode: u8) -> u8 {
-    QUIET.iter().find(|(_, quiet)| *quiet == opcode).map_or(opcode, |(loud, _)| *loud)
+    QUIET
+        .iter()
+        .find(|(_, quiet)| *quiet == opcode)
+        .map_or(opcode, |(loud, _)| *loud)
 }
 
 impl Asked {
@@ -155,7 +158,11 @@ impl Asked {
         let head = Head::of(answer);
         let failed = status(answer) != Status::Success as u16;
         if self.is_quiet() {
-            let silent = if self.is_read() { status(answer) == Status::NotFound as u16 } else { !failed };
+            let silent = if self.is_read() {
+                status(answer) == Status::NotFound as u16
+            } else {
+                !failed
+            };
             if silent {
                 return None;
             }
@@ -199,17 +206,24 @@ impl Asked {
         out.put_slice(value);
         out.freeze()
     }
-
-    /// A delete of the same key, which nobody hears of.
-    pub fn delete_instead(&self, key: &[u8], out: &mut BytesMut) {
-        out.put_slice(&[REQUEST, 0x04]);
-        out.put_u16(u16::try_from(key.len()).unwrap_or_default());
-        out.put_u32(0);
-        out.put_u32(u32::try_from(key.len()).unwrap_or_default());
-        out.put_bytes(0, 12);
-        out.put_slice(key);
-    }
 }
+
+/// A packet without a value: `delete` of a key, or one of the commands without either.
+pub fn packet(opcode: u8, key: &[u8], out: &mut BytesMut) {
+    out.put_slice(&[REQUEST, opcode]);
+    out.put_u16(u16::try_from(key.len()).unwrap_or_default());
+    out.put_u32(0);
+    out.put_u32(u32::try_from(key.len()).unwrap_or_default());
+    out.put_bytes(0, 12);
+    out.put_slice(key);
+}
+
+/// `delete`
+pub const DELETE: u8 = 0x04;
+/// `flush`
+pub const FLUSH: u8 = 0x08;
+/// `noop`
+pub const NOOP: u8 = 0x0a;
 
 /// What an answer says.
 pub fn status(answer: &[u8]) -> u16 {
@@ -306,7 +320,10 @@ fn judge(opcode: u8, head: &Head) -> What {
         0x0e | 0x0f => (key > 0 && extras == 0, What::Keyed),
         0x1c | 0x1d | 0x23 => (extras == 4 && key > 0, What::Keyed),
         0x07 => (key == 0 && extras == 0 && body == 0, What::Quit),
-        0x08 => (key == 0 && body == extras && (extras == 0 || extras == 4), What::Flush(0)),
+        0x08 => (
+            key == 0 && body == extras && (extras == 0 || extras == 4),
+            What::Flush(0),
+        ),
         0x0a => (key == 0 && extras == 0 && body == 0, What::Success),
         0x0b => (key == 0 && extras == 0 && body == 0, What::Version),
         0x10 => (extras == 0 && body <= MAX_ITEM_BYTES, What::Stats),
@@ -352,7 +369,11 @@ mod tests {
         let mut out = BytesMut::new();
         set.write(b"other", &mut out);
         assert_eq!(out, packet(0x01, &[0; 8], b"other", b"value"));
-        let error = Asked { frame: packet(0x01, &[], b"", b"").freeze(), ..set.clone() }.answer(Status::TooLarge);
+        let error = Asked {
+            frame: packet(0x01, &[], b"", b"").freeze(),
+            ..set.clone()
+        }
+        .answer(Status::TooLarge);
         let seen = set.translate(&error).unwrap();
         assert_eq!((seen[1], status(&seen)), (0x11, 3));
         assert_eq!(&seen[12..16], [0xde, 0xad, 0xbe, 0xef]);
@@ -371,9 +392,18 @@ mod tests {
         let mut bad = packet(0x00, &[], b"key", b"");
         bad[3] = 200;
         assert_eq!(asked(bad).what, What::Fatal(Status::Unknown));
-        assert_eq!(asked(packet(0x00, b"xx", b"key", b"")).what, What::Fatal(Status::Invalid));
-        assert_eq!(asked(packet(0x00, b"", &[b'k'; 251], b"")).what, What::Fatal(Status::Invalid));
-        assert_eq!(asked(packet(0x7f, b"", b"", b"")).what, What::Error(Status::Unknown));
+        assert_eq!(
+            asked(packet(0x00, b"xx", b"key", b"")).what,
+            What::Fatal(Status::Invalid)
+        );
+        assert_eq!(
+            asked(packet(0x00, b"", &[b'k'; 251], b"")).what,
+            What::Fatal(Status::Invalid)
+        );
+        assert_eq!(
+            asked(packet(0x7f, b"", b"", b"")).what,
+            What::Error(Status::Unknown)
+        );
         assert_eq!(next(&mut BytesMut::from(&b"\x81"[..])), Some(Next::Close));
     }
 }

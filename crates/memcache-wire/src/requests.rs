@@ -51,7 +51,11 @@ impl Requests {
         self.swallow_bytes -= swallowed;
         let first = *buffer.first()?;
         let is_binary = *self.is_binary.get_or_insert(first == binary::REQUEST);
-        let request = if is_binary { self.next_binary(buffer)? } else { self.next_text(buffer)? };
+        let request = if is_binary {
+            self.next_binary(buffer)?
+        } else {
+            self.next_text(buffer)?
+        };
         self.over = request == Request::Close;
         Some(request)
     }
@@ -211,7 +215,10 @@ mod tests {
         bytes.extend(vec![b'z'; 1_048_577]);
         bytes.extend(b"\r\nversion\r\n");
         let found = all(&bytes);
-        assert!(matches!(found[0], Request::Text(Line::TooLarge { key: Some(_), .. })));
+        assert!(matches!(
+            found[0],
+            Request::Text(Line::TooLarge { key: Some(_), .. })
+        ));
         assert_eq!(found[1], Request::Text(Line::Version));
     }
 }

@@ -105,8 +105,11 @@ impl Keyed {
     fn is_base64(&self) -> bool {
         let is_meta = !matches!(self.verb, Verb::Get | Verb::Store | Verb::Change);
         is_meta
-            && flags(&self.frame, &self.keys, self.line_bytes)
-                .any(|flag| self.frame.get(flag).is_some_and(|flag| flag.first() == Some(&b'b')))
+            && flags(&self.frame, &self.keys, self.line_bytes).any(|flag| {
+                self.frame
+                    .get(flag)
+                    .is_some_and(|flag| flag.first() == Some(&b'b'))
+            })
     }
 
     /// The command for the key `index` alone, such that it is always answered, with `name` in the place of the key.
@@ -136,7 +139,11 @@ impl Keyed {
             _ => out.put_slice(rest),
         }
         out.put_slice(b"\r\n");
-        out.put_slice(self.frame.get(self.frame.len() - self.data_bytes..).unwrap_or_default());
+        out.put_slice(
+            self.frame
+                .get(self.frame.len() - self.data_bytes..)
+                .unwrap_or_default(),
+        );
     }
 
     /// What a client gets when nothing is known of the key: a read finds nothing.
@@ -157,9 +164,9 @@ impl Keyed {
         match self.verb {
             Verb::Get | Verb::MetaDebug => true,
             Verb::Store | Verb::Change => false,
-            Verb::MetaGet => code != b"EN" && code != b"HD",
-            Verb::MetaSet => code != b"HD",
-            Verb::MetaDelete | Verb::MetaArithmetic => code != b"HD" && code != b"NF",
+            Verb::MetaGet => code != b"EN",
+            Verb::MetaSet | Verb::MetaDelete => code != b"HD",
+            Verb::MetaArithmetic => code != b"HD" && code != b"VA",
         }
     }
 }
@@ -198,17 +205,25 @@ pub fn parse(line: Bytes) -> Line {
     let all: Vec<Range<usize>> = words(&line).take(MAX_WORDS).collect();
     let Some(verb) = all.first() else { return ERROR };
     let count = all.len();
-    let parser = Parser { line: &line, words: &all };
+    let parser = Parser {
+        line: &line,
+        words: &all,
+    };
     match &line[verb.clone()] {
         b"get" | b"gets" if count >= 2 => parser.get(1),
-        b"gat" | b"gats" if count >= 3 => parser.get_and_touch(),
+        b"gat" | b"gats" if count >= 2 => parser.get_and_touch(),
         b"gat" | b"gats" => ERROR,
         b"set" if matches!(count, 5 | 6) => parser.store(None),
         b"add" | b"replace" | b"append" | b"prepend" if matches!(count, 5 | 6) => parser.store(None),
         b"cas" if matches!(count, 6 | 7) => parser.store(Some(5)),
         b"delete" if matches!(count, 2..=4) => parser.delete(),
-        b"incr" | b"decr" if matches!(count, 3 | 4) => parser.change(BAD_DELTA, |word| number::<u64>(word).is_some()),
-        b"touch" if matches!(count, 3 | 4) => parser.change(BAD_EXPTIME, |word| number::<i32>(word).is_some()),
+        b"incr" | b"decr" if matches!(count, 3 | 4) => {
+            parser.change(BAD_DELTA, |word| number::<u64>(word).is_some())
+        }
+        b"touch" if matches!(count, 3 | 4) => {
+            parser.change(BAD_EXPTIME, |word| number::<i32>(word).is_some())
+        }
+        b"mg" | b"ms" | b"md" | b"ma" | b"me" if count < 2 => ERROR,
         b"mg" => parser.meta(Verb::MetaGet),
         b"ms" => parser.meta(Verb::MetaSet),
         b"md" => parser.meta(Verb::MetaDelete),
@@ -223,7 +238,13 @@ pub fn parse(line: Bytes) -> Line {
         b"cache_memlimit" if matches!(count, 2 | 3) => parser.memory_limit(),
         b"shutdown" => Line::Answer(b"ERROR: shutdown not enabled\r\n"),
         // Somebody's browser.
-        _ if count >= 2 && all.last().is_some_and(|last| line[last.clone()].starts_with(b"HTTP/")) => Line::Close,
+        _ if count >= 2
+            && all
+                .last()
+                .is_some_and(|last| line[last.clone()].starts_with(b"HTTP/")) =>
+        {
+            Line::Close
+        }
         _ => ERROR,
     }
 }
@@ -235,7 +256,9 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn word(&self, index: usize) -> &[u8] {
-        self.words.get(index).map_or(&[], |range| &self.line[range.clone()])
+        self.words
+            .get(index)
+            .map_or(&[], |range| &self.line[range.clone()])
     }
 
     fn is_quiet(&self) -> bool {
@@ -269,6 +292,9 @@ impl Parser<'_> {
     fn get_and_touch(&self) -> Line {
         if number::<i32>(self.word(1)).is_none() {
             return Line::Answer(BAD_EXPTIME);
+        }
+        if self.words.len() == 2 {
+            return Line::Answer(b"END\r\n");
         }
         self.get(2)
     }
@@ -340,7 +366,7 @@ impl Parser<'_> {
             flags = 3;
             let length = number::<i32>(self.word(2)).and_then(|length| usize::try_from(length).ok());
             let Some(length) = length.filter(|length| *length <= i32::MAX as usize - 2) else {
-                return Line::Answer(BAD_CHUNK);
+                return Line::Answer(BAD_FORMAT);
             };
             if length > MAX_ITEM_BYTES {
                 return Line::TooLarge {
@@ -364,7 +390,11 @@ impl Parser<'_> {
         let delay = match self.words.len() - usize::from(quiet) {
             1 => Bytes::new(),
             _ if number::<i32>(self.word(1)).is_none() => return self.wrong(BAD_FORMAT, quiet),
-            _ => self.words.get(1).map(|word| self.line.slice(word.clone())).unwrap_or_default(),
+            _ => self
+                .words
+                .get(1)
+                .map(|word| self.line.slice(word.clone()))
+                .unwrap_or_default(),
         };
         Line::FlushAll { delay, quiet }
     }
@@ -399,9 +429,33 @@ pub const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
 /// As many words as memcached looks at in one go (`MAX_TOKENS`); more are keys of a `get`.
 const MAX_WORDS: usize = 24;
 
-/// A number in decimal, as `safe_strtol` and its like take it.
-fn number<N: std::str::FromStr>(word: &[u8]) -> Option<N> {
-    std::str::from_utf8(word).ok()?.parse().ok()
+/// A number in decimal, as `safe_strtol` and its like take it: of one that is too long for its place, the low bits.
+fn number<N: Number>(word: &[u8]) -> Option<N> {
+    N::read(std::str::from_utf8(word).ok()?)
+}
+
+trait Number: Sized {
+    fn read(text: &str) -> Option<Self>;
+}
+
+impl Number for i32 {
+    #[allow(clippy::cast_possible_truncation)] // as memcached does
+    fn read(text: &str) -> Option<i32> {
+        text.parse::<i64>().ok().map(|number| number as i32)
+    }
+}
+
+impl Number for u32 {
+    #[allow(clippy::cast_possible_truncation)] // as memcached does
+    fn read(text: &str) -> Option<u32> {
+        text.parse::<u64>().ok().map(|number| number as u32)
+    }
+}
+
+impl Number for u64 {
+    fn read(text: &str) -> Option<u64> {
+        text.parse().ok()
+    }
 }
 
 #[cfg(test)]
@@ -457,7 +511,10 @@ mod tests {
             ("touch a b", "CLIENT_ERROR invalid exptime argument"),
             (&format!("get {long}"), "CLIENT_ERROR bad command line format"),
             (&format!("mg {long} v"), "CLIENT_ERROR bad command line format"),
-            ("delete a 5", "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"),
+            (
+                "delete a 5",
+                "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]",
+            ),
             ("shutdown", "ERROR: shutdown not enabled"),
         ] {
             assert_eq!(says(line), wanted, "{line}");

@@ -167,6 +167,7 @@ impl Fleet {
                 interface: None,
             }),
             routed: false,
+            cache: None,
         }
     }
 

@@ -62,7 +62,9 @@ impl Ring {
     pub fn order(&self, key: &[u8]) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.labels.len());
         if self.rule == Rule::Rendezvous {
-            let mut scores: Vec<_> = (0..self.labels.len()).map(|index| (self.score(index, key), index)).collect();
+            let mut scores: Vec<_> = (0..self.labels.len())
+                .map(|index| (self.score(index, key), index))
+                .collect();
             scores.sort_by(|one, other| other.cmp(one));
             return scores.into_iter().map(|(_, index)| index).collect();
         }
@@ -87,6 +89,17 @@ impl Ring {
             Rule::Rendezvous => (0..self.labels.len()).max_by_key(|index| (self.score(*index, key), *index)),
             _ => self.points.get(self.first(key)).map(|point| point.1),
         }
+    }
+
+    /// The hashes at which the owner may change, one after the other.
+    pub fn points(&self) -> impl Iterator<Item = u32> + '_ {
+        self.points.iter().map(|point| point.0)
+    }
+
+    /// The server of keys with this hash; `None` without points.
+    pub fn at(&self, hash: u32) -> Option<usize> {
+        let at = self.points.partition_point(|point| point.0 < hash);
+        self.points.get(at).or(self.points.first()).map(|point| point.1)
     }
 
     /// The first point that is not before the key's, around the circle.
@@ -125,7 +138,10 @@ fn digests(servers: usize) -> usize {
 }
 
 fn little_endian(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 /// Twemproxy's: the constants of 64 bits, in 32 (`hash_fnv1a_64`).
@@ -145,7 +161,9 @@ mod tests {
     use super::*;
 
     fn labels(count: usize) -> Vec<String> {
-        (1..=count).map(|number| format!("10.0.0.{number}:11211")).collect()
+        (1..=count)
+            .map(|number| format!("10.0.0.{number}:11211"))
+            .collect()
     }
 
     #[test]
@@ -162,7 +180,10 @@ mod tests {
                 assert_eq!(ring.home(key.as_bytes()), Some(order[0]));
                 counts[order[0]] += 1;
             }
-            assert!(counts.iter().all(|count| (600..1500).contains(count)), "{rule:?} {counts:?}");
+            assert!(
+                counts.iter().all(|count| (600..1500).contains(count)),
+                "{rule:?} {counts:?}"
+            );
         }
     }
 
