@@ -3,6 +3,9 @@
 //!
 //! `PONTOON_LONG=1` compares 100,000 commands of each protocol; `PONTOON_SEED=n` plays one seed.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a panic is the report
+#![allow(clippy::disallowed_methods)] // threads of their own, no runtime
+
 mod support;
 
 use std::io::{Read, Write};

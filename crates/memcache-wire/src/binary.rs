@@ -3,6 +3,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::answers::Garbled;
 use crate::{MAX_ITEM_BYTES, MAX_KEY_BYTES};
 
 /// The first byte of a request.
@@ -234,16 +235,16 @@ pub fn status(answer: &[u8]) -> u16 {
 ///
 /// # Errors
 /// It is no answer, or longer than any.
-pub fn answer_length(bytes: &[u8]) -> Result<Option<usize>, ()> {
+pub fn answer_length(bytes: &[u8]) -> Result<Option<usize>, Garbled> {
     if bytes.first().is_some_and(|first| *first != ANSWER) {
-        return Err(());
+        return Err(Garbled);
     }
     if bytes.len() < HEAD_BYTES {
         return Ok(None);
     }
     let head = Head::of(bytes);
     if head.key + head.extras > head.body || head.body > MAX_ITEM_BYTES + 1024 {
-        return Err(());
+        return Err(Garbled);
     }
     Ok(Some(HEAD_BYTES + head.body))
 }

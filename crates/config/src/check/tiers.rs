@@ -608,10 +608,7 @@ impl Check<'_> {
         };
         let memory_bytes = self.bytes("cache.memory", &cache.memory, 1 << 20);
         let copies = self.number("cache.copies", cache.copies.as_ref(), 1, 1..=16);
-        let socket = match &cache.socket {
-            Some(path) => Some(self.path("cache.socket", path)),
-            None => None,
-        };
+        let socket = cache.socket.as_ref().map(|path| self.path("cache.socket", path));
         let placement = match &cache.placement {
             Some(text) => CachePlacement::ALL
                 .into_iter()
