@@ -92,6 +92,12 @@ fn main() -> io::Result<()> {
     write(&dir.join("change_user"), &change_users())?;
     write(&dir.join("execute"), &commands())?;
     write(&dir.join("auth"), &auth())?;
+    let text = b"set a 0 0 1\r\nx\r\nget a b\r\nmg a v q\r\nincr a 1 noreply\r\n".to_vec();
+    write(&dir.join("memcache_text"), &[text])?;
+    let packet = [&[9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 12], b"k"].concat();
+    write(&dir.join("memcache_binary"), &[packet])?;
+    let answer = b"VALUE a 0 1\r\nx\r\nEND\r\nVA 1 f0\r\nx\r\nSTAT a b\r\nEND\r\n".to_vec();
+    write(&dir.join("memcache_answer"), &[answer])?;
     write(&dir.join("dns_packet"), &dns_packets())?;
     write(
         &dir.join("dns_zone"),

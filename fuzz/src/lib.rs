@@ -13,6 +13,7 @@ pub mod http;
 #[path = "../../crates/edge/src/http1/mod.rs"]
 #[allow(dead_code, missing_docs)]
 mod http1;
+pub mod memcache;
 pub mod sql;
 pub mod wire;
 

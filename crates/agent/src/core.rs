@@ -85,6 +85,8 @@ pub(crate) struct Agent {
     pub(crate) hold: Mark,
     /// Certificates from authorities.
     pub(crate) acme: crate::acme::Desk,
+    /// The cache servers.
+    pub(crate) cache: crate::cache::Desk,
     pub(crate) elsewhere: crate::elsewhere::Desk,
     /// Which public addresses visitors are sent to. Never held across an await.
     pub(crate) addresses: Mutex<Addresses>,
@@ -186,6 +188,7 @@ impl Agent {
             ..Known::default()
         };
         let acme = crate::acme::Desk::load(&parts.paths, parts.clock.unix())?;
+        let cache = crate::cache::Desk::new(store.cache_list()?);
         Ok(Agent {
             paths: parts.paths,
             store,
@@ -210,6 +213,7 @@ impl Agent {
             deadlines: Deadlines::default(),
             hold: Mark::default(),
             acme,
+            cache,
             elsewhere: crate::elsewhere::Desk::default(),
             addresses: Mutex::default(),
         })
