@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) supervision: Supervision,
     membership: RwLock<Option<Membership>>,
     known: Mutex<Known>,
+    /// Held from when a mark is known until it is on disk: of two that come at once the older must not be written last.
+    marking: Mutex<()>,
     /// Rings when the view may have changed.
     pub(crate) changed: Notify,
     /// Rings when this server became a member or ceased to be one.
@@ -199,6 +201,7 @@ impl Agent {
             supervision: parts.supervision,
             membership: RwLock::new(parts.membership),
             known: Mutex::new(known),
+            marking: Mutex::default(),
             changed: Notify::new(),
             changes: parts.changes,
             to_carry_out: Notify::new(),
@@ -456,6 +459,7 @@ impl Agent {
     /// has not come, are nobody's word: the latter could not be taken back.
     pub(crate) fn learn_drains(&self, book: &DrainBook) -> Result<(), Refusal> {
         let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         let Some(active) = &known.active else {
             return Ok(());
@@ -478,6 +482,7 @@ impl Agent {
     /// Takes over a mark of maintenance that is newer than ours, and not of a day that has not come.
     pub(crate) fn learn_maintenance(&self, mark: &MaintenanceMark) -> Result<(), Refusal> {
         let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         if mark.at <= latest && known.maintenance.merge(mark) {
             drop(known);
