@@ -263,26 +263,6 @@ fn application(address: SocketAddr) -> Child {
     child
 }
 
-/// What an agent is to an edge.
-fn agent(
-    paths: &Paths,
-) -> (
-    tokio::runtime::Runtime,
-    ViewPublisher,
-    tokio::sync::mpsc::Receiver<pontoon_fleet::TierReport>,
-) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let (publisher, reports) = {
-        let _entered = runtime.enter();
-        ViewPublisher::bind(paths, Shutdown::new()).unwrap()
-    };
-    (runtime, publisher, reports)
-}
-
 /// As [`common::wait_for`], on a machine that is busy with other things.
 fn patiently(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();

@@ -20,7 +20,6 @@ use common::*;
 use pontoon_fleet::{ServerState, TierDetail};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
-use pontoon_rt::view::ViewPublisher;
 use rustix::process::{Pid, Signal, kill_process};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -312,15 +311,7 @@ fn sigterm_ends_a_real_process_with_nothing_lost() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::under(dir.path());
     paths.create_dirs().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let (publisher, mut reports) = {
-        let _entered = runtime.enter();
-        ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
-    };
+    let (runtime, publisher, mut reports) = agent(&paths);
     publisher.publish(net.view(1)).unwrap();
     let mut child = start_child(dir.path()).spawn().unwrap();
     wait_for("the edge", || TcpStream::connect(net.listen).is_ok());
@@ -373,15 +364,7 @@ fn a_log_that_is_rotated_under_load_has_every_line_once() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::under(dir.path());
     paths.create_dirs().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let (publisher, _reports) = {
-        let _entered = runtime.enter();
-        ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
-    };
+    let (_runtime, publisher, _reports) = agent(&paths);
     publisher.publish(net.view(1)).unwrap();
     let mut child = start_child(dir.path())
         .env("PONTOON_TEST_EDGE_LOGS", "1")
@@ -475,15 +458,7 @@ fn requests_are_logged() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::under(dir.path());
     paths.create_dirs().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let (publisher, _reports) = {
-        let _entered = runtime.enter();
-        ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
-    };
+    let (_runtime, publisher, _reports) = agent(&paths);
     publisher.publish(net.view(1)).unwrap();
     let log = paths.log_file("edge-access");
     let mut options = pontoon_edge::EdgeOptions::new("a".parse().unwrap(), paths);

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use pontoon_edge::{EdgeError, EdgeOptions, Tuning};
 use pontoon_fleet::{
     AppView, BalanceRule, EdgeReport, Epoch, FleetView, HealthCheck, Ports, RetryPolicy, Revision, Role,
-    ServerState, ServerView, TierDetail,
+    ServerState, ServerView, TierDetail, TierReport,
 };
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::Receiver;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -104,6 +106,20 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
     }
 }
 
+/// What an agent is to an edge: the other end of the socket that views and reports go through.
+pub fn agent(paths: &Paths) -> (Runtime, ViewPublisher, Receiver<TierReport>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (publisher, reports) = {
+        let _entered = runtime.enter();
+        ViewPublisher::bind(paths, Shutdown::new()).unwrap()
+    };
+    (runtime, publisher, reports)
+}
+
 /// A running edge.
 pub struct Edge {
     pub address: SocketAddr,
@@ -146,16 +162,8 @@ impl Edge {
         prepare(dir.path());
         let me = view.server(&name.parse().unwrap()).unwrap();
         let address = me.edge_listen.first().copied().unwrap_or_else(|| me.edge_relay());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
         let shutdown = Shutdown::new();
-        let (publisher, mut reports_in) = {
-            let _entered = runtime.enter();
-            ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
-        };
+        let (runtime, publisher, mut reports_in) = agent(&paths);
         publisher.publish(view).unwrap();
         let reports: Arc<Mutex<Option<EdgeReport>>> = Arc::default();
         let latest = Arc::clone(&reports);
