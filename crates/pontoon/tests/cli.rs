@@ -197,7 +197,7 @@ fn check_names_what_comes_later_and_apply_refuses_it() {
     assert_eq!(json["not_yet"][0]["path"], "cache.copies");
     let ran = machine.run(&["apply", "--yes"]).must_exit(3);
     assert!(
-        ran.err.contains("error[C010]") && ran.err.contains("cache.copies`: this version"),
+        ran.err.contains("error[C010]") && ran.err.contains("cache.copies: keeping cached items"),
         "{}",
         ran.err
     );
