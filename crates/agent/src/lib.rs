@@ -30,6 +30,7 @@ mod delay;
 pub mod detect;
 mod dial;
 mod disks;
+mod dnssec_key;
 mod drain;
 mod elsewhere;
 mod errant;
@@ -44,6 +45,7 @@ mod joiner;
 mod leave;
 #[cfg(test)]
 mod lies_tests;
+mod maintenance;
 mod observe;
 mod peer;
 mod publish;

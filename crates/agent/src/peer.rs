@@ -63,6 +63,9 @@ pub(crate) struct Heartbeat {
     /// What heartbeats about addresses are signed with, from the keeper; see `address_key`.
     #[serde(default)]
     pub(crate) address_key: Option<String>,
+    /// What the zone is signed with, for those who answer for it; see `dnssec_key`.
+    #[serde(default)]
+    pub(crate) dnssec_key: Option<String>,
     /// The cache servers, from the keeper; see `cache`.
     #[serde(default)]
     pub(crate) cache: Option<CacheList>,

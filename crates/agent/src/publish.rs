@@ -68,6 +68,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         me: &membership.me,
         reports: &reports,
         drains: &known.drains,
+        maintenance: known.maintenance.maintenance.as_ref(),
         lease: known.lease.as_ref(),
         unreachable_after: SILENCE,
         addresses: &addresses,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheReport, Engine, Epoch, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{CacheReport, Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier, UnixMillis};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +69,29 @@ pub struct DnsReport {
     /// Other name servers that could not be told of the last change, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_told: Vec<String>,
+    /// How the zone is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedReport>,
+    /// Why the zone is not signed as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_trouble: Option<String>,
+}
+
+/// How a zone is signed (DNSSEC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedReport {
+    /// The number of the key.
+    pub key_tag: u16,
+    /// When the first signature ends, if none is made anew until then.
+    pub until: UnixMillis,
 }
 
 /// What an edge saw since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeReport {
+    /// Files of pages that cannot be shown, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages_refused: Vec<String>,
     /// Requests answered, by whomever.
     pub requests_total: u64,
     /// Requests that the edge had to answer itself with 5xx.
@@ -354,6 +372,9 @@ pub struct ServerReport {
     pub full_disk: Option<String>,
     /// Who is drained, as far as it knows.
     pub drains: DrainBook,
+    /// Whether visitors get the maintenance page, as far as it knows.
+    #[serde(default, skip_serializing_if = "MaintenanceMark::is_none")]
+    pub maintenance: MaintenanceMark,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
     /// The servers that it has heard nothing of for a moment: its word on whether they are lost.

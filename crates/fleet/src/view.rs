@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    CacheView, Dispatch, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName,
-    UnixMillis,
+    CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role,
+    ServerName, UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -41,6 +41,9 @@ pub struct FleetView {
     /// What edges believe of proxies before them, and what they add.
     #[serde(default)]
     pub front: EdgeFront,
+    /// What edges answer themselves.
+    #[serde(default)]
+    pub answers: EdgeAnswers,
     /// The zone; `None` when the configuration has none.
     #[serde(default)]
     pub dns: Option<DnsView>,
@@ -94,6 +97,16 @@ pub struct DnsView {
     /// Other name servers that fetch the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<TransferView>,
+    /// How it is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dnssec: Option<DnssecView>,
+}
+
+/// How the zone is signed (DNSSEC). The key is a file of each server, see `Paths::dnssec_key_file`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnssecView {
+    /// For how long signatures are good.
+    pub lifetime_seconds: u32,
 }
 
 /// Other name servers that fetch the zone.
@@ -120,6 +133,13 @@ pub struct AddressView {
     pub state: AddressState,
     /// Why, in a few words.
     pub reason: String,
+    /// How often it is answered, beside the others; 0: only when all others are gone.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
 }
 
 /// Whether visitors are served at an address.

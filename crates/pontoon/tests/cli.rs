@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 38] = [
+const COMMANDS: [&str; 40] = [
     "init",
     "db",
     "db-status",
@@ -38,6 +38,8 @@ const COMMANDS: [&str; 38] = [
     "app-drain",
     "app-undrain",
     "edge-explain",
+    "edge-maintenance-off",
+    "edge-maintenance-on",
     "schema",
     "completions",
     "man",
@@ -115,6 +117,8 @@ fn exit_statuses_say_what_kind_of_no_it_was() {
         &["token", "new"],
         &["leave"],
         &["drain", "a"],
+        &["edge", "maintenance", "on", "--for", "30m"],
+        &["edge", "maintenance", "off"],
         &["apply", "7f3a"],
     ] {
         let ran = machine.run(words).must_exit(2);

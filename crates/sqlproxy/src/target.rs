@@ -348,6 +348,7 @@ pub(crate) mod tests {
             front: Default::default(),
             dns: None,
             addresses: Vec::new(),
+            answers: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: Engine::Mariadb,

@@ -131,6 +131,7 @@ fn view(proxy: SocketAddr) -> FleetView {
         serial: 1,
         takeover: None,
         routed: false,
+        answers: Default::default(),
         cache: Some(CacheView {
             listen: vec![ListenAddress::Tcp(proxy)],
             memory_bytes: 64 << 20,

@@ -26,6 +26,7 @@ fn view(revision: u64) -> FleetView {
         front: Default::default(),
         dns: None,
         addresses: Vec::new(),
+        answers: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }

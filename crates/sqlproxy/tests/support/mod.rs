@@ -123,6 +123,7 @@ impl View {
             front: Default::default(),
             dns: None,
             addresses: Vec::new(),
+            answers: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: self.engine,

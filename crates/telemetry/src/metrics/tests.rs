@@ -131,6 +131,7 @@ fn the_agents_numbers_follow_the_view() {
         front: Default::default(),
         dns: None,
         addresses: Vec::new(),
+        answers: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     };
     agent.view(&view);
