@@ -354,7 +354,7 @@ impl Dice {
 }
 
 #[test]
-fn a_memcached_that_is_killed_comes_back_empty_and_one_that_hangs_is_noticed() {
+fn a_memcached_that_is_killed_comes_back_empty() {
     let Some(mut one) = One::start() else { return };
     let mut stream = TcpStream::connect(one.proxy).unwrap();
     assert_eq!(support::say(&mut stream, b"set a 0 0 1\r\n1\r\n"), b"STORED\r\n");
@@ -364,7 +364,11 @@ fn a_memcached_that_is_killed_comes_back_empty_and_one_that_hangs_is_noticed() {
     let said = support::say(&mut stream, b"set a 0 0 1\r\n2\r\n");
     assert!(said.starts_with(b"SERVER_ERROR"), "{said:?}");
     one.memcached = Some(memcached(&one.dir.path().join("memcached.sock")));
-    one.wait_until_it_serves();
+    // Each thread of the proxy dials for itself, so that what one connection finds says nothing of another's.
+    support::until(|| {
+        assert_eq!(support::say(&mut stream, b"get a\r\n"), b"END\r\n");
+        support::say(&mut stream, b"set b 0 0 1\r\n3\r\n") == b"STORED\r\n"
+    });
     assert_eq!(support::say(&mut stream, b"get a\r\n"), b"END\r\n");
     assert_eq!(support::say(&mut stream, b"set a 0 0 1\r\n3\r\n"), b"STORED\r\n");
 }
