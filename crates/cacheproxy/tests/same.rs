@@ -95,9 +95,12 @@ fn generated_commands_are_answered_as_by_memcached() {
             }
             done += commands;
             // A command whose answer says that all before it is answered.
-            let (mark, end): (&[u8], &[u8]) = match protocol {
-                Protocol::Binary => (&MARK, &MARK_ANSWER),
-                _ => (b"\r\nmn\r\nmn\r\n", b"MN\r\nMN\r\n"),
+            let (mark, end) = match protocol {
+                Protocol::Binary => (MARK.to_vec(), MARK_ANSWER.to_vec()),
+                _ => (
+                    format!("\r\nmg nowhere Om{done}\r\n").into_bytes(),
+                    format!("EN Om{done}\r\n").into_bytes(),
+                ),
             };
             batch.extend(mark);
             let send = |stream: &mut dyn Write| {
@@ -105,19 +108,18 @@ fn generated_commands_are_answered_as_by_memcached() {
             };
             send(direct);
             send(proxied);
-            let wanted = answer(direct, end, &log);
-            let got = answer(proxied, end, &log);
+            let wanted = answer(direct, &end, &log);
+            let got = answer(proxied, &end, &log);
             if without_cas(protocol, &wanted) != without_cas(protocol, &got) {
                 differences.push(format!(
                     "{protocol:?} seed {seed}, after {done}:\n{log:#?}\nmemcached: {}\nproxy:     {}",
                     String::from_utf8_lossy(&wanted),
                     String::from_utf8_lossy(&got)
                 ));
-                if differences.len() > 9 {
-                    break;
-                }
+                // What the two hold may differ from here on.
+                break;
             }
-            if !wanted.ends_with(end) || !got.ends_with(end) {
+            if !wanted.ends_with(&end) || !got.ends_with(&end) {
                 // Both have closed.
                 pair = None;
             }
@@ -226,11 +228,13 @@ impl Dice {
             11 => format!("get {short} key1 key2 key1 key3"),
             12 => format!("gat {} {short} key4", self.one(&["0", "100", "x"])),
             13 => format!("delete {key}{}{quiet}", self.one(&["", "", " 0", " 5"])),
-            14 => format!(
-                "{} {key} {}{quiet}",
-                self.one(&["incr", "decr"]),
-                self.one(&["1", "18446744073709551615", "x"])
-            ),
+            // Nothing that makes a number shorter: memcached then writes it into the old place with blanks behind it, or into
+            // a new one without, as a reader of the moment has it.
+            14 => {
+                let (verb, delta) =
+                    [("incr", "1"), ("decr", "0"), ("incr", "x"), ("decr", "x")][self.below(4)];
+                format!("{verb} {key} {delta}{quiet}")
+            }
             15 => format!("touch {key} {}{quiet}", self.one(&["0", "1000", "x"])),
             16 => self
                 .one(&[
@@ -283,11 +287,11 @@ impl Dice {
             }
             4..=7 => format!(
                 "mg {key}{}{opaque}{quiet}",
-                self.one(&["", " v", " s v f t", " k v", " N100 v"])
+                self.one(&["", " v", " s v f t", " k v", " N0 v"])
             ),
             8 => format!("md {key}{opaque}{quiet}"),
             9 => {
-                let how = self.one(&["", " v", " D5 v", " N0 J7 v", " MD v"]);
+                let how = self.one(&["", " v", " D5 v", " N0 J7 v", " MD D0 v"]);
                 // With both, an item that was there is not answered and one that is made is: only its server knows which.
                 let quiet = if how.contains('N') { "" } else { quiet };
                 format!("ma {key}{how}{opaque}{quiet}")
@@ -310,7 +314,8 @@ impl Dice {
         ][self.below(19)];
         let mut extras = match opcode {
             0x01..=0x03 => vec![0, 0, 0, self.below(9) as u8, 0, 0, 0, 0],
-            0x05 | 0x06 => [&[0, 0, 0, 0, 0, 0, 0, 3][..], &[0; 7], &[5], &[0; 4]].concat(),
+            0x05 => [&[0, 0, 0, 0, 0, 0, 0, 3][..], &[0; 7], &[5], &[0; 4]].concat(),
+            0x06 => [&[0; 15][..], &[5], &[0; 4]].concat(),
             0x1c | 0x1d | 0x23 => vec![0; 4],
             _ => Vec::new(),
         };
@@ -349,7 +354,7 @@ impl Dice {
 }
 
 #[test]
-fn a_memcached_that_is_killed_comes_back_empty_and_one_that_hangs_is_noticed() {
+fn a_memcached_that_is_killed_comes_back_empty() {
     let Some(mut one) = One::start() else { return };
     let mut stream = TcpStream::connect(one.proxy).unwrap();
     assert_eq!(support::say(&mut stream, b"set a 0 0 1\r\n1\r\n"), b"STORED\r\n");
@@ -359,7 +364,11 @@ fn a_memcached_that_is_killed_comes_back_empty_and_one_that_hangs_is_noticed() {
     let said = support::say(&mut stream, b"set a 0 0 1\r\n2\r\n");
     assert!(said.starts_with(b"SERVER_ERROR"), "{said:?}");
     one.memcached = Some(memcached(&one.dir.path().join("memcached.sock")));
-    one.wait_until_it_serves();
+    // Each thread of the proxy dials for itself, so that what one connection finds says nothing of another's.
+    support::until(|| {
+        assert_eq!(support::say(&mut stream, b"get a\r\n"), b"END\r\n");
+        support::say(&mut stream, b"set b 0 0 1\r\n3\r\n") == b"STORED\r\n"
+    });
     assert_eq!(support::say(&mut stream, b"get a\r\n"), b"END\r\n");
     assert_eq!(support::say(&mut stream, b"set a 0 0 1\r\n3\r\n"), b"STORED\r\n");
 }

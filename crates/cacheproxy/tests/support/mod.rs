@@ -77,18 +77,11 @@ impl One {
         Some(one)
     }
 
-    pub fn wait_until_it_serves(&self) {
-        let until = Instant::now() + SOON;
-        while Instant::now() < until {
-            if let Ok(mut stream) = TcpStream::connect(self.proxy) {
-                let said = say(&mut stream, b"set ready 0 0 1\r\nx\r\n");
-                if said == b"STORED\r\n" {
-                    return;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("the proxy does not serve");
+    fn wait_until_it_serves(&self) {
+        until(|| {
+            TcpStream::connect(self.proxy)
+                .is_ok_and(|mut stream| say(&mut stream, b"set ready 0 0 1\r\nx\r\n") == b"STORED\r\n")
+        });
     }
 }
 
@@ -98,6 +91,15 @@ impl Drop for One {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Waits for what is so before long.
+pub fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < end, "it did not come to be so");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
