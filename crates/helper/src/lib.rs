@@ -20,6 +20,7 @@ mod empty;
 pub mod find;
 mod foreign;
 pub mod frame;
+mod greeting;
 mod hang_up;
 mod load;
 mod node;

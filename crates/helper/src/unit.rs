@@ -13,13 +13,16 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::node::{DatabaseNode, Run};
-use crate::{find, foreign, prestart, settings};
+use crate::{find, foreign, greeting, prestart, settings};
 
 /// How long a start may take: recovery after a crash reads the whole redo log.
 const START_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a killed database may take to give back what it had: much memory takes seconds.
 const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long it has to stop, however long it took until it could be told.
+const STOP_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// The system user that the database runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,13 +321,14 @@ pub(crate) async fn stop(
                 ),
         );
     }
+    // Stopped while it starts it may stay for ever; systemd would then wait for its TimeoutStopSec.
+    let begun = Instant::now();
+    while begun.elapsed() < patience && is_starting(node).await {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    greeting::wait(node, pid, patience.saturating_sub(begun.elapsed())).await;
     match &node.run {
         Run::Systemd { unit, .. } => {
-            // MariaDB forgets a SIGTERM that comes while it starts; systemd would then wait for its TimeoutStopSec.
-            let begun = Instant::now();
-            while begun.elapsed() < patience && is_starting(node).await {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
             // Returns when it is gone or the unit's own TimeoutStopSec is over.
             let stopped = tokio::time::timeout(patience, systemctl("stop", unit)).await;
             if let Ok(Err(refusal)) = stopped {
@@ -333,7 +337,8 @@ pub(crate) async fn stop(
         }
         Run::Process { .. } => signal(node, pid, Signal::TERM)?,
     }
-    if gone(paths, node, patience).await {
+    let left = patience.saturating_sub(begun.elapsed()).max(STOP_AT_LEAST);
+    if gone(paths, node, left).await {
         return Ok(());
     }
     if !kill {

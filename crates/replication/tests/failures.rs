@@ -312,3 +312,27 @@ async fn a_server_that_does_not_start_says_why() {
         "{refusal:?}"
     );
 }
+
+/// MariaDB listens before it is ready, and forgets for good that it was told to end in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_stopped_while_it_starts_ends() {
+    if !have(Software::Mariadb) {
+        return;
+    }
+    let machine = Machine::start(&Ca::new(), Software::Mariadb, "a", "127.0.0.1").await;
+    let database = machine.database();
+    database.move_aside(&machine.wanted(false)).await.unwrap();
+    // Listens for that long before it is ready.
+    let path = database.node().files.join("start.sql");
+    let statements = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{statements}DO SLEEP(1);\n")).unwrap();
+    for _ in 0..3 {
+        database
+            .helper()
+            .stop(Duration::from_secs(120), false)
+            .await
+            .unwrap();
+        database.ensure_running().await.unwrap();
+    }
+    database.control().query("SELECT 1").await.unwrap();
+}
