@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier};
+use pontoon_fleet::{Code, EventKind, Refusal, ServerName, Tier, TierDetail};
 use pontoon_rt::process::{self, Running, Spec};
 
 use crate::core::{Agent, Supervision};
 
-/// Every tier there is.
+/// Every tier there is, in the order in which they end: visitors first.
 const TIERS: [Tier; 6] = [
     Tier::Edge,
     Tier::Sql,
@@ -29,6 +29,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// The slowest restart.
 const SLOWEST: Duration = Duration::from_secs(10);
 
+/// How long an edge waits at its start for the SQL proxy beside it: what it serves then is better than nothing.
+const PROXY_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a tier may take to finish what it began when it is no longer wanted.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
@@ -46,15 +49,23 @@ struct Minded {
 /// Runs until shutdown. Leaves the tiers running.
 pub(crate) async fn run(agent: Arc<Agent>) {
     let mut minded: BTreeMap<Tier, Minded> = BTreeMap::new();
+    let mut waits_since = None;
     loop {
         let wanted = wanted(&agent);
+        // Visitors of an edge beside an application that finds no database yet would see that.
+        let edge_may_start = may_start(
+            proxy_listens(&agent, wanted.as_ref()),
+            &mut waits_since,
+            Instant::now(),
+        );
         for tier in TIERS {
             if tier == Tier::Address {
                 tell_whether_addresses_stay(&agent, &wanted);
             }
             let result = match &wanted {
                 Some((me, tiers)) if tiers.contains(&tier) => {
-                    keep_running(&agent, me, tier, &mut minded).await
+                    let may_start = tier != Tier::Edge || edge_may_start;
+                    keep_running(&agent, me, tier, may_start, &mut minded).await
                 }
                 _ => keep_stopped(&agent, tier, &mut minded).await,
             };
@@ -67,6 +78,26 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             () = agent.shutdown.requested() => return,
         }
     }
+}
+
+/// Whether the SQL proxy listens where it should, if one is wanted here.
+fn proxy_listens(agent: &Agent, wanted: Option<&(ServerName, Vec<Tier>)>) -> bool {
+    if !wanted.is_some_and(|(_, tiers)| tiers.contains(&Tier::Sql)) {
+        return true;
+    }
+    agent.tier_report(Tier::Sql).is_some_and(|report| {
+        report.view_serial > 0
+            && matches!(report.detail, TierDetail::Sql(detail) if detail.not_listening.is_empty())
+    })
+}
+
+/// Whether an edge that does not run may be started now. Remembers in `waits_since` since when it may not.
+fn may_start(proxy_listens: bool, waits_since: &mut Option<Instant>, now: Instant) -> bool {
+    if proxy_listens {
+        *waits_since = None;
+        return true;
+    }
+    now.duration_since(*waits_since.get_or_insert(now)) >= PROXY_PATIENCE
 }
 
 /// The tiers that the active configuration wants on this server.
@@ -118,10 +149,11 @@ async fn keep_running(
     agent: &Agent,
     me: &ServerName,
     tier: Tier,
+    may_start: bool,
     minded: &mut BTreeMap<Tier, Minded>,
 ) -> Result<(), Refusal> {
     if agent.supervision == Supervision::Systemd {
-        return systemd(agent, tier, minded).await;
+        return systemd(agent, tier, may_start, minded).await;
     }
     let now = Instant::now();
     let entry = minded.entry(tier).or_insert(Minded {
@@ -167,7 +199,7 @@ async fn keep_running(
         }
         (None, _) => {}
     }
-    if now < entry.not_before {
+    if now < entry.not_before || !may_start {
         return Ok(());
     }
     let spec = Spec::new(&agent.program)
@@ -239,9 +271,14 @@ pub(crate) async fn wait_until_stopped(agent: &Agent) -> Result<(), Refusal> {
 }
 
 /// systemd restarts its units by itself: it is looked at now and then whether one that is wanted was ever started.
-async fn systemd(agent: &Agent, tier: Tier, minded: &mut BTreeMap<Tier, Minded>) -> Result<(), Refusal> {
+async fn systemd(
+    agent: &Agent,
+    tier: Tier,
+    may_start: bool,
+    minded: &mut BTreeMap<Tier, Minded>,
+) -> Result<(), Refusal> {
     let now = Instant::now();
-    if minded.get(&tier).is_some_and(|entry| now < entry.not_before) {
+    if !may_start || minded.get(&tier).is_some_and(|entry| now < entry.not_before) {
         return Ok(());
     }
     let first = !minded.contains_key(&tier);
@@ -289,6 +326,20 @@ fn delay(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_edge_is_started_when_the_proxy_beside_it_listens_or_takes_too_long() {
+        let start = Instant::now();
+        let mut waits_since = None;
+        assert!(!may_start(false, &mut waits_since, start));
+        assert!(!may_start(false, &mut waits_since, start + PROXY_PATIENCE / 2));
+        assert!(may_start(false, &mut waits_since, start + PROXY_PATIENCE));
+        assert!(may_start(true, &mut waits_since, start));
+        // From the beginning each time.
+        let later = start + 10 * PROXY_PATIENCE;
+        assert!(!may_start(false, &mut waits_since, later));
+        assert!(may_start(true, &mut waits_since, later));
+    }
 
     #[test]
     fn a_tier_that_keeps_dying_is_started_more_and_more_slowly() {

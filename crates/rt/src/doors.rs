@@ -89,16 +89,18 @@ impl Doors {
         }
     }
 
-    /// Brings the doors in line with what is `wanted`. Called at each view and twice a second.
-    pub fn reconcile(&mut self, wanted: Option<Vec<Door>>, has_identity: bool) {
+    /// Brings the doors in line with what is `wanted`. Called at each view and twice a second. Says whether one was opened
+    /// or closed.
+    pub fn reconcile(&mut self, wanted: Option<Vec<Door>>, has_identity: bool) -> bool {
         // Without a view nothing is known, so nothing changes.
-        let Some(wanted) = wanted else { return };
+        let Some(wanted) = wanted else { return false };
         let gone: Vec<_> = self
             .open
             .keys()
             .filter(|door| !wanted.contains(door))
             .cloned()
             .collect();
+        let mut changed = !gone.is_empty();
         for door in gone {
             self.close(&door);
         }
@@ -120,10 +122,12 @@ impl Doors {
                     tracing::info!(%door, "listening");
                     self.shut.remove(&door);
                     self.open.insert(door, open);
+                    changed = true;
                 }
                 Err(error) => self.note_shut(door, error.to_string()),
             }
         }
+        changed
     }
 
     /// Whether a door is wanted that was neither open nor tried so far.

@@ -293,7 +293,10 @@ impl Keeper {
             // finds a door open who is then told of no database.
             let view = views.borrow_and_update().clone();
             self.obey(view.as_deref());
-            doors.reconcile(wanted(view.as_deref(), &self.context.me), has_identity);
+            if doors.reconcile(wanted(view.as_deref(), &self.context.me), has_identity) {
+                // The agent starts the edge when it knows.
+                self.report(doors.not_listening());
+            }
         }
         self.drain(doors, views, report_tick, shutdown).await;
     }

@@ -65,7 +65,11 @@ async fn cascaded(fleet: &Fleet) -> Result<(), LabError> {
         writers.push(Writers::start_as(group, server, RATE).await?);
     }
     some_writes(&writers.iter().collect::<Vec<_>>()).await?;
-    refused(a, &["db", "switchover", "c"], "L010", 3).await?;
+    // What c says of itself reaches a at its next heartbeat: until then a knows that it is not close.
+    wait_until("a refusal of c for what it is", LIMIT, async || {
+        refused(a, &["db", "switchover", "c"], "L010", 3).await.ok()
+    })
+    .await?;
 
     b.freeze().await?;
     follows(fleet, "a").await?;
