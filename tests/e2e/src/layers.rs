@@ -26,6 +26,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-decide", Layer::Pure),
     ("pontoon-fleet", Layer::Pure),
     ("pontoon-gtid", Layer::Pure),
+    ("pontoon-mirror", Layer::Pure),
     ("pontoon-mysql-wire", Layer::Pure),
     ("pontoon-sql-class", Layer::Pure),
     ("pontoon-zone", Layer::Pure),
