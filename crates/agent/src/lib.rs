@@ -54,6 +54,7 @@ mod revive;
 mod routing;
 mod serve;
 mod status;
+mod status_assets;
 mod status_dns;
 mod store;
 mod supervise;

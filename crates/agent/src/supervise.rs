@@ -11,7 +11,7 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is.
-const TIERS: [Tier; 4] = [Tier::Edge, Tier::Sql, Tier::Dns, Tier::Address];
+const TIERS: [Tier; 5] = [Tier::Edge, Tier::Sql, Tier::Dns, Tier::Assets, Tier::Address];
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -76,6 +76,9 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     }
     if active.config.runs_dns(server) {
         tiers.push(Tier::Dns);
+    }
+    if active.config.runs_assets(server) {
+        tiers.push(Tier::Assets);
     }
     // Servers without an edge vote.
     if active.config.takeover().is_some() {

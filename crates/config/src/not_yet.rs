@@ -65,9 +65,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
     if config.cache.is_some() {
         add("cache", "the cache");
     }
-    if config.assets.is_some() {
-        add("assets", "keeping uploads in an object store");
-    }
     match config.ip.as_ref().map(|ip| &ip.method) {
         // The gateway is asked over IPv4 whose an address is.
         Some(AddressMethod::Arp) => {

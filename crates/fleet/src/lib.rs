@@ -29,14 +29,15 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,
-    DrainMark, EdgeReport, ElsewhereReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport,
+    AddressMove, AddressReport, AssetsReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport,
+    DrainBook, DrainMark, EdgeReport, ElsewhereReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport,
     RoutedAddress, RoutingReport, ServerReport, ShareReport, SpreadReport, SqlReport, TierDetail, TierReport,
     UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AddressState, AddressView, AfterWrite, AppProtocol, AppView, BalanceRule, BootMoment, CertificateFiles,
-    DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports, ReadsView,
-    RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion, TransferView,
+    AddressState, AddressView, AfterWrite, AppProtocol, AppView, AssetsView, BalanceRule, BootMoment,
+    CertificateFiles, DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, KeyPlace,
+    ListenAddress, Ports, ReadsView, RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion,
+    TransferView,
 };

@@ -26,6 +26,7 @@ impl TierReport {
             TierDetail::Sql(_) => Tier::Sql,
             TierDetail::Dns(_) => Tier::Dns,
             TierDetail::Address(_) => Tier::Address,
+            TierDetail::Assets(_) => Tier::Assets,
         }
     }
 }
@@ -42,6 +43,37 @@ pub enum TierDetail {
     Dns(DnsReport),
     /// From `pontoon address`.
     Address(AddressReport),
+    /// From `pontoon assets`.
+    Assets(AssetsReport),
+}
+
+/// How the uploads of a server stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetsReport {
+    /// Files in place.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether every file was looked at since the process started.
+    pub looked_around: bool,
+    /// Paths that changed here and are not written down yet.
+    pub unsettled: u64,
+    /// Files that other servers have and this one fetches.
+    pub wanted: u64,
+    /// The age of the oldest of them, in milliseconds.
+    pub oldest_wanted_ms: u64,
+    /// Changes that the bucket does not have yet.
+    pub owed_to_bucket: u64,
+    /// Of each other server that asks: changes that it has not heard of.
+    pub unread: BTreeMap<ServerName, u64>,
+    /// Deletions that are held until somebody confirms them.
+    pub held_deletions: u64,
+    /// Losers of conflicts that were kept since the process started.
+    pub conflicts_total: u64,
+    /// Files that cannot be mirrored.
+    pub skipped: u64,
+    /// What does not work, in words.
+    pub trouble: Vec<String>,
 }
 
 /// What a name server saw since it started.

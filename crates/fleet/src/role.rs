@@ -55,6 +55,8 @@ pub enum Tier {
     Dns,
     /// `pontoon address`
     Address,
+    /// `pontoon assets`
+    Assets,
 }
 
 impl Tier {
@@ -65,6 +67,7 @@ impl Tier {
             Tier::Sql => "sql",
             Tier::Dns => "dns",
             Tier::Address => "address",
+            Tier::Assets => "assets",
         }
     }
 }

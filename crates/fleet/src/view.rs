@@ -49,6 +49,9 @@ pub struct FleetView {
     /// When that last changed, as far as the agents have told each other.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// Uploads that every application server has; `None` when the configuration has none.
+    #[serde(default)]
+    pub assets: Option<AssetsView>,
     /// How public addresses move; `None` when they do not.
     #[serde(default)]
     pub takeover: Option<TakeoverView>,
@@ -90,6 +93,33 @@ pub struct DnsView {
     /// Other name servers that fetch the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<TransferView>,
+}
+
+/// Uploads: a folder that is the same on every server with the role `app`, and in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetsView {
+    /// The folder that the application writes to.
+    pub local: PathBuf,
+    /// The path that visitors read them under; begins and ends with `/`.
+    pub url: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The object store's URL; `None` means AWS.
+    pub endpoint: Option<String>,
+    /// Where the bucket's keys are on each server; `None` means the environment or the machine's own role.
+    pub keys: Option<KeyPlace>,
+}
+
+/// Where a secret is. Never the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyPlace {
+    /// A systemd credential's name.
+    Credential(String),
+    /// A file's absolute path.
+    File(PathBuf),
+    /// An environment variable's name.
+    Env(String),
 }
 
 /// Other name servers that fetch the zone.
@@ -207,6 +237,11 @@ impl ServerView {
         SocketAddr::new(self.private, self.ports.sql_relay)
     }
 
+    /// Where its assets process answers those of other servers (mutual TLS).
+    pub fn assets(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.assets)
+    }
+
     /// Where its agent answers the other agents (mutual TLS).
     pub fn agent(&self) -> SocketAddr {
         SocketAddr::new(self.private, self.ports.agent)
@@ -234,15 +269,19 @@ pub struct Ports {
     pub edge_relay: u16,
     /// The SQL proxy, for other SQL proxies.
     pub sql_relay: u16,
+    /// The assets process, for those of other servers; 0 from an agent that knew of none.
+    #[serde(default)]
+    pub assets: u16,
 }
 
 impl Ports {
-    /// The three ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`.
+    /// The four ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`, `base + 3`.
     pub fn from_base(base: u16) -> Ports {
         Ports {
             agent: base,
             edge_relay: base.saturating_add(1),
             sql_relay: base.saturating_add(2),
+            assets: base.saturating_add(3),
         }
     }
 }

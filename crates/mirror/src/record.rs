@@ -179,7 +179,9 @@ impl Record {
                 look.clock.saw(stamp);
                 stamp
             }
-            _ => look.clock.tick(look.now_ms),
+            // When it was written, not when it was noticed: this server may have been down in between.
+            What::File(content) => look.clock.tick(content.mtime_ms.min(look.now_ms)),
+            What::Gone => look.clock.tick(look.now_ms),
         };
         let mut seen = self.have.take().map(|entry| entry.seen).unwrap_or_default();
         seen.insert(look.me.clone(), stamp);

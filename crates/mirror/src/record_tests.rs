@@ -31,7 +31,11 @@ fn observe(
         now_ms,
         first,
     };
-    record.observed(found.map(bytes).as_ref(), &mut look)
+    let content = found.map(|number| Content {
+        mtime_ms: if first { 500 } else { now_ms },
+        ..bytes(number)
+    });
+    record.observed(content.as_ref(), &mut look)
 }
 
 #[test]

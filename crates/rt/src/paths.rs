@@ -97,6 +97,16 @@ impl Paths {
         self.run_dir.join(format!("{tier}-upgrade.sock"))
     }
 
+    /// What the assets process remembers of every upload.
+    pub fn assets_dir(&self) -> PathBuf {
+        self.state_dir.join("assets")
+    }
+
+    /// Where the assets process answers the command line.
+    pub fn assets_socket(&self) -> PathBuf {
+        self.run_dir.join("assets.sock")
+    }
+
     /// Where the address process takes requests for a rehearsal.
     pub fn address_socket(&self) -> PathBuf {
         self.run_dir.join("address.sock")

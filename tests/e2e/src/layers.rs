@@ -39,6 +39,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-rt", Layer::Runtime),
     ("pontoon-sys", Layer::Runtime),
     ("pontoon-telemetry", Layer::Runtime),
+    ("pontoon-assets", Layer::Tier),
     ("pontoon-backup", Layer::Tier),
     ("pontoon-dns", Layer::Tier),
     ("pontoon-address", Layer::Tier),

@@ -19,6 +19,7 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-sql.service", 2.0),
     ("pontoon-dns.service", 2.0),
     ("pontoon-address.service", 2.6),
+    ("pontoon-assets.service", 3.2),
     ("pontoon-helper.service", 3.2),
 ];
 
@@ -75,6 +76,7 @@ fn no_tier_is_bound_to_the_agent() {
         "pontoon-sql.service",
         "pontoon-dns.service",
         "pontoon-address.service",
+        "pontoon-assets.service",
     ] {
         let text = unit(name);
         for bond in [
@@ -122,6 +124,7 @@ fn the_tiers_are_not_the_agents_user() {
         "pontoon-sql.service",
         "pontoon-dns.service",
         "pontoon-address.service",
+        "pontoon-assets.service",
     ] {
         assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");
     }

@@ -1,6 +1,7 @@
 //! One file for each command, or for a few that belong together. Each returns the exit status.
 
 pub mod address;
+pub mod assets;
 pub mod backup;
 pub mod cert;
 pub mod change;
@@ -72,6 +73,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Sql(args) => sql::sql(context, args),
         Command::Dns(args) => dns::dns(context, args),
         Command::Address(args) => address::address(context, args),
+        Command::Assets(args) => assets::assets(context, args),
         Command::Helper(args) => process::helper(context, &args),
     }
 }

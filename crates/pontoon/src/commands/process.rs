@@ -1,4 +1,4 @@
-//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns`, `address` and `helper`.
+//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns`, `address`, `assets` and `helper`.
 //!
 //! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
 //! after what they began is finished, and with a refusal on standard error when they cannot run.
@@ -6,6 +6,7 @@
 use anyhow::Context as _;
 use pontoon_address::AddressOptions;
 use pontoon_agent::{AgentOptions, Supervision};
+use pontoon_assets::AssetsOptions;
 use pontoon_dns::DnsOptions;
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
 use pontoon_fleet::{Code, Refusal, ServerName};
@@ -95,6 +96,17 @@ pub fn address(context: &Context, args: &address::Run) -> anyhow::Result<u8> {
         paths: context.paths.clone(),
     };
     pontoon_address::run(options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon assets`
+pub fn assets(context: &Context, args: &address::Run) -> anyhow::Result<u8> {
+    log("assets", args.log_format)?;
+    let options = AssetsOptions {
+        server: server(context, args.server.clone())?,
+        paths: context.paths.clone(),
+    };
+    pontoon_assets::run(options).map_err(Refusal::from)?;
     Ok(0)
 }
 

@@ -231,6 +231,7 @@ impl Stage {
                     TierDetail::Edge(edge) => counts.retried += edge.retried_total,
                     TierDetail::Dns(_) => {}
                     TierDetail::Address(_) => {}
+                    TierDetail::Assets(_) => {}
                 }
             }
         }

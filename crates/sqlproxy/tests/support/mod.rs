@@ -100,6 +100,7 @@ impl View {
                 agent: 1,
                 edge_relay: 2,
                 sql_relay: relay,
+                assets: 3,
             },
             edge_listen: Vec::new(),
             weight: 1,
@@ -109,6 +110,7 @@ impl View {
             revision: Revision(self.revision),
             epoch: Epoch(self.epoch),
             serial: 0,
+            assets: None,
             takeover: None,
             routed: false,
             servers: vec![
