@@ -214,7 +214,7 @@ async fn measure_one(
     Ok(One {
         name: proxy.name,
         per_second: done.per_second(),
-        cpu_us: (after.cpu - before.cpu).as_secs_f64() * 1e6 / done.queries.max(1) as f64,
+        cpu_us: (after.cpu() - before.cpu()).as_secs_f64() * 1e6 / done.queries.max(1) as f64,
         p99: done.percentile(0.99),
     })
 }
@@ -247,7 +247,7 @@ pub async fn idle(wanted: &Wanted) -> Result<bool, LabError> {
     let kib = after.resident_kib.saturating_sub(before.resident_kib) as f64 / wanted.clients as f64;
     let quiet = proxy.used()?;
     sleep(Duration::from_secs(5)).await;
-    let busy = (proxy.used()?.cpu - quiet.cpu).as_secs_f64() / 5.0;
+    let busy = (proxy.used()?.cpu() - quiet.cpu()).as_secs_f64() / 5.0;
     println!(
         "{} idle clients: {kib:.1} KiB each ({} to {} KiB), {:.1} % of a core",
         wanted.clients,

@@ -21,10 +21,19 @@ pub struct Proxy {
 /// Processor time and memory of a program, all its processes together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Used {
-    /// User and system time.
-    pub cpu: Duration,
+    /// In its own code.
+    pub user: Duration,
+    /// In the kernel, on its behalf.
+    pub kernel: Duration,
     /// Resident memory in KiB.
     pub resident_kib: u64,
+}
+
+impl Used {
+    /// Processor time in all.
+    pub fn cpu(&self) -> Duration {
+        self.user + self.kernel
+    }
 }
 
 impl Proxy {
@@ -40,7 +49,8 @@ impl Proxy {
         let mut all = Used::default();
         for pid in std::iter::once(pid).chain(children(pid)) {
             let one = used_by(pid).map_err(LabError::io(self.name))?;
-            all.cpu += one.cpu;
+            all.user += one.user;
+            all.kernel += one.kernel;
             all.resident_kib += one.resident_kib;
         }
         Ok(all)
@@ -71,18 +81,17 @@ fn used_by(pid: u32) -> std::io::Result<Used> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the name in brackets: state is the first field, utime and stime the 12th and 13th (proc(5)).
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<u64>().ok())
-            .unwrap_or(0)
+    // A tick is 10 ms on every Linux that Debian builds.
+    let time = |index: usize| {
+        let ticks = fields.get(index).and_then(|field| field.parse::<u64>().ok());
+        Duration::from_millis(ticks.unwrap_or(0) * 10)
     };
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let resident = resident.and_then(|rest| rest.split_whitespace().next());
     Ok(Used {
-        // A tick is 10 ms on every Linux that Debian builds.
-        cpu: Duration::from_millis((ticks(11) + ticks(12)) * 10),
+        user: time(11),
+        kernel: time(12),
         resident_kib: resident.and_then(|kib| kib.parse().ok()).unwrap_or(0),
     })
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::chosen;
 use crate::http1::body::{Body, Length};
-use crate::http1::head::{Extent, HeadLimits, Scanner};
+use crate::http1::head::{self, Extent, HeadLimits, Scanner};
+use crate::http1::marks::Marks;
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Sender, Version};
 use crate::http1::response::{self, Asked, Ending, Handover};
@@ -23,6 +24,7 @@ pub fn request(data: &[u8]) {
         return;
     };
     let Ok(Some(extent)) = scan(input, cut) else {
+        assert!(head::cut(input, &LIMITS).is_none());
         return;
     };
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -33,7 +35,16 @@ pub fn request(data: &[u8]) {
     };
     let sender = if how & 1 == 0 { visitor } else { Sender::Edge };
     let mut passed = Vec::new();
-    let Ok(request) = request::read(&input[extent.start..extent.end], &sender, &mut passed) else {
+    let read = request::read(&input[extent.start..extent.end], &sender, &mut passed);
+    if let Some(head) = head::cut(input, &LIMITS) {
+        let end = head.end();
+        assert_eq!(extent, Extent { start: 0, end }, "found in one go");
+        let mut other = Vec::new();
+        let in_one_go = request::read_marked(head, &sender, &Marks::default(), &mut other);
+        assert_eq!(format!("{in_one_go:?}"), format!("{read:?}"));
+        assert!(read.is_err() || other == passed);
+    }
+    let Ok(request) = read else {
         return;
     };
     assert_eq!(request.head_length, passed.len());
@@ -76,13 +87,26 @@ pub fn response(data: &[u8]) {
         return;
     };
     let Ok(Some(extent)) = scan(input, cut) else {
+        assert!(head::cut(input, &LIMITS).is_none());
         return;
     };
     let asked = Asked {
         head: how & 1 != 0,
         upgrade: how & 2 != 0,
     };
-    let Ok(parsed) = response::read(&input[extent.start..extent.end], &asked) else {
+    let read = response::read(&input[extent.start..extent.end], &asked);
+    if let Some(head) = head::cut(input, &LIMITS) {
+        let end = head.end();
+        assert_eq!(extent, Extent { start: 0, end }, "found in one go");
+        let in_one_go = response::read_head(head.into(), &asked).map(|parsed| parsed.response);
+        assert_eq!(
+            in_one_go,
+            read.as_ref()
+                .map(|parsed| parsed.response)
+                .map_err(|reject| *reject)
+        );
+    }
+    let Ok(parsed) = read else {
         return;
     };
     let ending = parsed.response.ending;

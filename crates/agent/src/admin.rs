@@ -16,14 +16,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
     ActiveConfig, ApplyRequest, BackupRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest,
-    LeaveRequest, PlanRequest, Progress, RejoinRequest, RenewCertRequest, ReseedRequest, TokenRequest,
-    UnstickRequest,
+    LeaveRequest, MaintenanceRequest, PlanRequest, Progress, RejoinRequest, RenewCertRequest, ReseedRequest,
+    TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{
-    acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, observe, reseed, routing,
-    timeline, unstick,
+    acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, maintenance, observe,
+    reseed, routing, timeline, unstick,
 };
 
 /// The largest request: a configuration of many servers is a few kilobytes.
@@ -161,6 +161,10 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
             Ok(stream(|reporter| async move {
                 drain::drain(&agent, wanted, &reporter).await
             }))
+        }
+        (Method::POST, "/v1/maintenance") => {
+            let wanted: MaintenanceRequest = read(request).await?;
+            ok(&maintenance::switch(&agent, &wanted)?)
         }
         (method, path) => Err(Refusal::new(
             Code::N005,

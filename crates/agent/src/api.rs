@@ -12,6 +12,7 @@
 //! | `POST /v1/join` [`JoinRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
+//! | `POST /v1/maintenance` [`MaintenanceRequest`] | the `MaintenanceMark` that counts from now on |
 //! | `POST /v1/addresses/ask` | a list of [`AskedAddress`] |
 //! | `GET /v1/certs` | [`CertStatus`] |
 //! | `POST /v1/certs/renew` [`RenewCertRequest`] | a stream of [`Progress`] lines |
@@ -34,8 +35,8 @@ use pontoon_backup::{Catalog, CopyLine, Store};
 use pontoon_decide::plan::Plan;
 use pontoon_fleet::units::millis;
 use pontoon_fleet::{
-    DatabaseReport, Event, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport, ServerState,
-    UnixMillis,
+    DatabaseReport, Event, IpPrefix, LeaseRecord, Refusal, Revision, Role, ServerName, ServerReport,
+    ServerState, UnixMillis,
 };
 use pontoon_replication::Errant;
 use pontoon_replication::check::Differing;
@@ -232,6 +233,19 @@ pub struct DrainRequest {
     pub app_only: bool,
 }
 
+/// Shows visitors of the whole fleet the maintenance page, or ends that.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MaintenanceRequest {
+    /// On or off.
+    pub on: bool,
+    /// After so many milliseconds it ends by itself; `None`: never.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+    /// Who is served all the same.
+    #[serde(default)]
+    pub except: Vec<IpPrefix>,
+}
+
 /// What may have been lost when a primary took over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DbLoss {
@@ -304,6 +318,9 @@ pub struct DbServer {
     /// By how many seconds its copy stays behind on purpose; `behind` and lag do not count them.
     #[serde(default)]
     pub delay_seconds: Option<u64>,
+    /// The replica that it follows the primary through, when it should and that one follows too.
+    #[serde(default)]
+    pub source: Option<ServerName>,
     /// Transactions that it has and the primary lacks.
     #[serde(default)]
     pub errant: Option<Errant>,

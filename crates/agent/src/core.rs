@@ -10,8 +10,8 @@ use pontoon_config::Config;
 use pontoon_decide::addresses::Addresses;
 use pontoon_decide::change::Committed;
 use pontoon_fleet::{
-    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, Refusal, Revision, Role, ServerName,
-    ServerReport, Tier, TierReport, UnixMillis,
+    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, MaintenanceMark, Refusal, Revision, Role,
+    ServerName, ServerReport, Tier, TierReport, UnixMillis,
 };
 use pontoon_helper::HelperClient;
 use pontoon_pki::SharedIdentity;
@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) supervision: Supervision,
     membership: RwLock<Option<Membership>>,
     known: Mutex<Known>,
+    /// Held from when a mark is known until it is on disk: of two that come at once the older must not be written last.
+    marking: Mutex<()>,
     /// Rings when the view may have changed.
     pub(crate) changed: Notify,
     /// Rings when this server became a member or ceased to be one.
@@ -85,6 +87,8 @@ pub(crate) struct Agent {
     pub(crate) hold: Mark,
     /// Certificates from authorities.
     pub(crate) acme: crate::acme::Desk,
+    /// The cache servers.
+    pub(crate) cache: crate::cache::Desk,
     pub(crate) elsewhere: crate::elsewhere::Desk,
     /// Which public addresses visitors are sent to. Never held across an await.
     pub(crate) addresses: Mutex<Addresses>,
@@ -120,6 +124,8 @@ pub(crate) struct Known {
     pub(crate) edge_rate: Option<Rate>,
     pub(crate) lease: Option<LeaseRecord>,
     pub(crate) drains: DrainBook,
+    /// Whether visitors get the maintenance page.
+    pub(crate) maintenance: MaintenanceMark,
     /// Who joins through this server.
     pub(crate) joiners: BTreeMap<ServerName, PendingJoiner>,
     /// Who joins through another control server.
@@ -179,10 +185,12 @@ impl Agent {
             lease: store.known_lease()?,
             settled: store.settled()?.unwrap_or_default(),
             drains: store.drains()?.unwrap_or_default(),
+            maintenance: store.maintenance()?.unwrap_or_default(),
             joiners: store.joiners()?.unwrap_or_default(),
             ..Known::default()
         };
         let acme = crate::acme::Desk::load(&parts.paths, parts.clock.unix())?;
+        let cache = crate::cache::Desk::new(store.cache_list()?);
         Ok(Agent {
             paths: parts.paths,
             store,
@@ -193,6 +201,7 @@ impl Agent {
             supervision: parts.supervision,
             membership: RwLock::new(parts.membership),
             known: Mutex::new(known),
+            marking: Mutex::default(),
             changed: Notify::new(),
             changes: parts.changes,
             to_carry_out: Notify::new(),
@@ -207,6 +216,7 @@ impl Agent {
             deadlines: Deadlines::default(),
             hold: Mark::default(),
             acme,
+            cache,
             elsewhere: crate::elsewhere::Desk::default(),
             addresses: Mutex::default(),
         })
@@ -397,6 +407,7 @@ impl Agent {
             load_percent: known.load_percent,
             full_disk: known.full_disk.clone(),
             drains: known.drains.clone(),
+            maintenance: known.maintenance.clone(),
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
@@ -448,6 +459,7 @@ impl Agent {
     /// has not come, are nobody's word: the latter could not be taken back.
     pub(crate) fn learn_drains(&self, book: &DrainBook) -> Result<(), Refusal> {
         let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         let Some(active) = &known.active else {
             return Ok(());
@@ -462,6 +474,19 @@ impl Agent {
             let drains = known.drains.clone();
             drop(known);
             self.store.save_drains(&drains)?;
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes over a mark of maintenance that is newer than ours, and not of a day that has not come.
+    pub(crate) fn learn_maintenance(&self, mark: &MaintenanceMark) -> Result<(), Refusal> {
+        let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
+        if mark.at <= latest && known.maintenance.merge(mark) {
+            drop(known);
+            self.store.save_maintenance(mark)?;
             self.changed.notify_one();
         }
         Ok(())

@@ -145,6 +145,7 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                     database: mine.as_ref().and_then(|report| report.database.clone()),
                     failover: own_failover.clone(),
                     delay_seconds: delay(server),
+                    source: server.source.clone(),
                     errant: known.errant.clone(),
                 };
             }
@@ -159,6 +160,7 @@ fn servers(agent: &Agent, config: &Config, me: &ServerName) -> Vec<DbServer> {
                 database: heard.and_then(|heard| heard.report.database.clone()),
                 failover: heard.and_then(|heard| heard.failover.clone()),
                 delay_seconds: delay(server),
+                source: server.source.clone(),
                 errant: heard.and_then(|heard| heard.errant.clone()),
                 name,
             }

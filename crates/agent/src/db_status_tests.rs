@@ -64,6 +64,8 @@ fn report(state: State, sync: &[&str]) -> FailoverReport {
         store_error: None,
         incarnation: Incarnation(1),
         follows: None,
+        through: false,
+        leaving: false,
         drained: None,
         near: true,
         position: 7,
@@ -80,6 +82,7 @@ fn report(state: State, sync: &[&str]) -> FailoverReport {
 fn server(text: &str, role: DatabaseRole, failover: FailoverReport) -> DbServer {
     DbServer {
         delay_seconds: None,
+        source: None,
         name: name(text),
         state: ServerState::Up,
         heard_ms_ago: Some(100),

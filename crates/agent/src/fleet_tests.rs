@@ -19,14 +19,14 @@ use pontoon_telemetry::events::EventLog;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::api::{ApplyRequest, DrainRequest, JoinRequest};
+use crate::api::{ApplyRequest, DrainRequest, JoinRequest, MaintenanceRequest};
 use crate::change::ChangeHub;
 use crate::core::{Agent, Parts, Supervision};
 use crate::reporter::Reporter;
 use crate::store::Store;
 use crate::{
-    apply, carry_out, change, dial, drain, heartbeat, host, joiner, leave, load_membership, observe, publish,
-    renew, serve,
+    apply, carry_out, change, dial, drain, heartbeat, host, joiner, leave, load_membership, maintenance,
+    observe, publish, renew, serve,
 };
 
 const EDGE_AND_APP: &str = r#"["edge", "app"]"#;
@@ -330,6 +330,30 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     a.drain("b", false).await.unwrap();
     b.until("b is back", |_| b.state_of("b") == ServerState::Up).await;
 
+    // Maintenance is switched on at one and off at the other, and outlives an agent.
+    let shown =
+        |server: &Server| publish::view(&server.agent).is_some_and(|view| view.answers.maintenance.is_some());
+    let on = MaintenanceRequest {
+        on: true,
+        for_ms: Some(60_000),
+        except: vec!["198.51.100.0/24".parse().unwrap()],
+    };
+    maintenance::switch(&b.agent, &on).unwrap();
+    a.until("a's visitors get the page", |_| shown(&a)).await;
+    maintenance::switch(&a.agent, &MaintenanceRequest::default()).unwrap();
+    b.until("b's visitors are served", |_| !shown(&b)).await;
+    maintenance::switch(&b.agent, &on).unwrap();
+    for wrong in [0, 8 * 86_400_000] {
+        let wrong = MaintenanceRequest {
+            for_ms: Some(wrong),
+            ..on.clone()
+        };
+        assert_eq!(
+            maintenance::switch(&a.agent, &wrong).unwrap_err().code,
+            Code::N020
+        );
+    }
+
     // Its agent dies: noticed once, and noticed when it is back with what it knew.
     let paths = b.stop().await;
     a.until("b is missed", |_| a.state_of("b") == ServerState::Unreachable)
@@ -338,6 +362,7 @@ async fn an_application_server_joins_is_drained_dies_comes_back_and_leaves() {
     a.until("it is told", |_| missed() == 1).await;
     let b = Server::start(&paths, "b");
     assert_eq!(b.agent.revision(), Revision(2));
+    assert!(shown(&b), "maintenance is on disk");
     a.until("b is heard again", |_| a.state_of("b") == ServerState::Up)
         .await;
     a.until("its return is told", |_| {

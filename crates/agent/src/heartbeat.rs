@@ -22,7 +22,7 @@ use crate::dial;
 use crate::failover::FailoverReport;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
-use crate::{acme, address_key, floor_key, ticket_keys};
+use crate::{acme, address_key, cache, dnssec_key, floor_key, ticket_keys};
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -53,6 +53,8 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         }
         note_silence(&agent);
         ticket_keys::keep(&agent);
+        dnssec_key::keep(&agent);
+        cache::to_tell(&agent);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = agent.shutdown.requested() => break,
@@ -86,7 +88,10 @@ pub(crate) fn hear(
     floor_key::hear(agent, &report.server, said.floor_key.as_deref());
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     address_key::hear(agent, &report.server, said.address_key.as_deref());
+    dnssec_key::hear(agent, peer, said.dnssec_key.as_deref());
+    cache::hear(agent, &report.server, said.cache);
     agent.learn_drains(&report.drains)?;
+    agent.learn_maintenance(&report.maintenance)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
     }
@@ -239,7 +244,8 @@ async fn beat_until_broken(
 
 async fn beat(agent: &Arc<Agent>, peer: &ServerName, sender: &mut SendRequest<Body>) -> Result<(), Refusal> {
     let asked = agent.clock.now();
-    let body = http::json_body(&own(agent)?)?;
+    let to = agent.peer(Some(peer.clone()));
+    let body = http::json_body(&own(agent, &to)?)?;
     let request: Request<Body> = Call::post(peer.as_str(), "/p/v1/heartbeat").request(body)?;
     let exchange = async {
         sender.ready().await.map_err(http::HttpError::from)?;
@@ -268,8 +274,8 @@ async fn beat(agent: &Arc<Agent>, peer: &ServerName, sender: &mut SendRequest<Bo
     hear(agent, &agent.peer(Some(peer.clone())), heard, Some(asked))
 }
 
-/// What this server says in a heartbeat.
-pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
+/// What this server says in a heartbeat to `to`.
+pub(crate) fn own(agent: &Agent, to: &Peer) -> Result<Heartbeat, Refusal> {
     let report = agent
         .report()
         .ok_or_else(|| Refusal::new(Code::J007, "this server left its fleet"))?;
@@ -277,7 +283,9 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
     let floor_key = floor_key::to_tell(agent);
     let ticket_keys = ticket_keys::to_tell(agent);
     let address_key = address_key::to_tell(agent);
+    let dnssec_key = dnssec_key::to_tell(agent, to);
     let acme = acme::to_tell(agent);
+    let cache = cache::to_tell(agent);
     let (joiners, errant) = {
         let known = agent.known();
         (known.joiners.clone(), known.errant.clone())
@@ -289,6 +297,8 @@ pub(crate) fn own(agent: &Agent) -> Result<Heartbeat, Refusal> {
         ticket_keys,
         acme,
         address_key,
+        cache,
+        dnssec_key,
         failover: agent.failover.report(agent.clock.now()),
         errant,
     })

@@ -82,14 +82,16 @@ pub(crate) async fn leave(agent: &Arc<Agent>, reporter: &Reporter) -> Result<Str
     Ok(format!("{me} belongs to no fleet any more"))
 }
 
-/// Deletes the keys of visitors' certificates that an authority issued: files of Pontoon's, which the fleet still has.
+/// Deletes the keys of visitors' certificates that an authority issued, and the one that signs the zone: files of Pontoon's, which the fleet still has.
 fn forget_visitors_keys(aside: &[(PathBuf, PathBuf)]) -> Result<(), Refusal> {
     let was = |name: &str| {
         let is = move |(from, _): &&(PathBuf, PathBuf)| from.ends_with(name);
         aside.iter().find(is).map(|(_, to)| to.as_path())
     };
-    if let Some(book) = was("acme.json") {
-        files::remove_optional(book)?;
+    for file in ["acme.json", "dnssec.key"] {
+        if let Some(file) = was(file) {
+            files::remove_optional(file)?;
+        }
     }
     let failed = |dir: &Path| {
         let dir = dir.display().to_string();
@@ -154,9 +156,13 @@ async fn say_goodbye(
         .because("the others follow it"));
     }
     let drained = drain::before_leaving(agent, me, reporter).await?;
+    failover::step_out(agent, active, me, reporter).await;
     let told = tell_a_control_server(agent, me, &others, reporter).await;
-    if told.is_err() && drained {
-        drain::set_mark(agent, me, false, false)?;
+    if told.is_err() {
+        failover::step_back(agent).await;
+        if drained {
+            drain::set_mark(agent, me, false, false)?;
+        }
     }
     told
 }

@@ -46,7 +46,7 @@ fn lease(epoch: u64, leader: &str) -> LeaseRecord {
 
 /// A heartbeat of `from`: the fixture's own words in another's mouth.
 fn heartbeat_of(fixture: &Fixture, from: &str) -> Heartbeat {
-    let mut said = heartbeat::own(&fixture.agent).unwrap();
+    let mut said = heartbeat::own(&fixture.agent, &Peer::Stranger).unwrap();
     said.report.server = name(from);
     said
 }
@@ -128,6 +128,29 @@ async fn drains_of_unknown_servers_and_of_days_to_come_are_not_taken_over() {
     hear(&fixture, said);
     let known: Vec<_> = fixture.agent.known().drains.0.keys().cloned().collect();
     assert_eq!(known, [name("c")]);
+}
+
+#[tokio::test]
+async fn maintenance_of_a_day_to_come_is_not_taken_over() {
+    let fixture = testing::founder_of(FLEET).await;
+    let now = fixture.agent.clock.unix();
+    for (at, believed) in [
+        (UnixMillis(u64::MAX), false),
+        (now.plus(DAY * 2), false),
+        (now, true),
+    ] {
+        let mut said = heartbeat_of(&fixture, "b");
+        said.report.maintenance = pontoon_fleet::MaintenanceMark {
+            at,
+            maintenance: Some(Default::default()),
+        };
+        hear(&fixture, said);
+        assert_eq!(
+            fixture.agent.known().maintenance.maintenance.is_some(),
+            believed,
+            "{at:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let opening = holding.is_none() && opening(agent);
     let addresses = addresses::decided(agent);
     let issued = acme::issued(agent);
+    let cache = agent.cache.list();
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -67,12 +68,14 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         me: &membership.me,
         reports: &reports,
         drains: &known.drains,
+        maintenance: known.maintenance.maintenance.as_ref(),
         lease: known.lease.as_ref(),
         unreachable_after: SILENCE,
         addresses: &addresses,
         write_until: write_until.as_ref(),
         opening,
         issued: &issued,
+        cache: cache.as_ref(),
         holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),
     }))
 }

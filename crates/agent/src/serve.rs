@@ -215,7 +215,7 @@ async fn answer(
                 ));
             }
             heartbeat::hear(agent, peer, said, None)?;
-            ok(&heartbeat::own(agent)?)
+            ok(&heartbeat::own(agent, peer)?)
         }
         "/p/v1/config" => ok(&agent.config()?.committed),
         "/p/v1/events" => ok(&Events {

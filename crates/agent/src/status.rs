@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pontoon_decide::view::Observed;
+use pontoon_fleet::units;
 use pontoon_fleet::{
     DatabaseRole, Event, FleetView, LeaseRecord, Role, ServerName, ServerState, Tier, TierDetail, UnixMillis,
 };
 
 use crate::api::{API_VERSION, Health, Problem, ServerStatus, Status};
-use crate::{status_assets, status_dns};
+use crate::{status_assets, status_cache, status_dns};
 
 /// Everything that the verdict is made of.
 pub(crate) struct StatusInputs<'a> {
@@ -55,6 +56,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     agents(&inputs, &servers, &mut problems);
     status_dns::name_servers(&inputs, &mut problems);
     status_assets::uploads(&inputs, &mut problems);
+    status_cache::cache(&inputs, &mut problems);
     problems.extend(inputs.failover);
     problems.extend(inputs.acme);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));
@@ -148,6 +150,29 @@ fn disks(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
 fn edges(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
     let with_edge: Vec<_> = inputs.view.with_role(Role::Edge).collect();
     let mut working = 0;
+    let maintenance = inputs.view.answers.maintenance.as_ref();
+    if let Some(maintenance) = maintenance.filter(|one| !one.is_over(inputs.now)) {
+        let left = maintenance
+            .until
+            .map(|until| until.0.saturating_sub(inputs.now.0).div_ceil(1000));
+        let end = left.map_or_else(String::new, |left| {
+            let left = units::format_duration(Duration::from_secs(left));
+            format!("; it ends by itself in {left}")
+        });
+        let except = match maintenance.except.len() {
+            0 => String::new(),
+            _ => {
+                let networks: Vec<_> = maintenance.except.iter().map(ToString::to_string).collect();
+                format!(", except those from {}", networks.join(", "))
+            }
+        };
+        problems.push(Problem {
+            health: Health::Degraded,
+            what: format!("visitors get the maintenance page{except}"),
+            done: Some(format!("an operator wanted it so{end}")),
+            next: vec!["pontoon edge maintenance off".to_owned()],
+        });
+    }
     for server in &with_edge {
         let report = inputs
             .reports
@@ -166,6 +191,18 @@ fn edges(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem>) {
                 what: format!("the edge on {} does not report", server.name),
                 done: Some(format!("the agent on {} starts it again by itself", server.name)),
                 next: vec!["pontoon events".to_owned()],
+            });
+        }
+        let refused = match report.map(|tier| &tier.detail) {
+            Some(TierDetail::Edge(edge)) => edge.pages_refused.clone(),
+            _ => Vec::new(),
+        };
+        for page in refused {
+            problems.push(Problem {
+                health: Health::Degraded,
+                what: format!("the edge on {} cannot show a page: {page}", server.name),
+                done: Some("what it read of the file before is shown, or plain text".to_owned()),
+                next: vec![format!("mend the file on {} (edge.errors)", server.name)],
             });
         }
         for address in not_listening {

@@ -18,7 +18,7 @@ pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem
             next: vec![next],
         });
     };
-    let mut digests = BTreeSet::new();
+    let (mut digests, mut keys) = (BTreeSet::new(), BTreeSet::new());
     for server in inputs.view.with_role(Role::Dns) {
         if server.state == ServerState::Unreachable {
             continue;
@@ -65,6 +65,24 @@ pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem
                 format!("does it take NOTIFY from {name}, signed with the first key of the file?"),
             );
         }
+        if let Some(reason) = &report.signing_trouble {
+            let (done, next) = match report.signed {
+                Some(_) => (
+                    "it signs with the key that it has in memory",
+                    "look at the file on that server",
+                ),
+                None => (
+                    "it answers without signatures",
+                    "it comes with a heartbeat of a server that steers the fleet: is one reachable?",
+                ),
+            };
+            add(
+                format!("the name server on {name} has no key to sign the zone with: {reason}"),
+                done,
+                next.to_owned(),
+            );
+        }
+        keys.extend(report.signed.map(|signed| signed.key_tag));
         digests.extend(report.file_digest.clone());
     }
     if digests.len() > 1 {
@@ -72,6 +90,14 @@ pub(crate) fn name_servers(inputs: &StatusInputs<'_>, problems: &mut Vec<Problem
             format!("the zone file of {} differs from server to server", dns.zone),
             "each answers from its own",
             "copy the same file to every server with the role dns".to_owned(),
+        );
+    }
+    if keys.len() > 1 {
+        let tags: Vec<String> = keys.iter().map(u16::to_string).collect();
+        add(
+            format!("the zone is signed with different keys: {}", tags.join(", ")),
+            "the key that was made first goes to every server by itself",
+            "pontoon dns ds".to_owned(),
         );
     }
     for heard in inputs.reports.values() {

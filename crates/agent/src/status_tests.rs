@@ -3,8 +3,8 @@ use std::time::Duration;
 use pontoon_config::Config;
 use pontoon_decide::view::{ViewInputs, compose};
 use pontoon_fleet::{
-    CertificateReport, DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Revision,
-    ServerReport, SpreadReport, SqlReport, TierReport, UpstreamReport,
+    CertificateReport, DatabaseReport, DrainBook, DrainMark, EdgeReport, Engine, Epoch, Maintenance,
+    Revision, ServerReport, SpreadReport, SqlReport, TierReport, UpstreamReport,
 };
 
 use super::*;
@@ -76,6 +76,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             lease: None,
             unheard: Vec::new(),
             full_disk: None,
+            maintenance: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             elsewhere: Vec::new(),
             routing: None,
@@ -100,6 +101,15 @@ fn edge_of<'a>(reports: &'a mut BTreeMap<ServerName, Observed>, server: &str) ->
 }
 
 fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader: Option<&str>) -> Status {
+    maintained(reports, drains, leader, None)
+}
+
+fn maintained(
+    reports: &BTreeMap<ServerName, Observed>,
+    drains: &DrainBook,
+    leader: Option<&str>,
+    maintenance: Option<Maintenance>,
+) -> Status {
     let config = Config::parse(TWO).unwrap();
     let lease = leader.map(|leader| LeaseRecord {
         epoch: Epoch(1),
@@ -113,12 +123,14 @@ fn verdict(reports: &BTreeMap<ServerName, Observed>, drains: &DrainBook, leader:
         me: &name("a"),
         reports,
         drains,
+        maintenance: maintenance.as_ref(),
         lease: lease.as_ref(),
         unreachable_after: Duration::from_secs(3),
         write_until: None,
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     });
     status(StatusInputs {
@@ -276,6 +288,40 @@ fn an_edge_that_does_not_report_or_listen_is_named() {
         .not_listening
         .push("198.51.100.112:80: Address already in use".to_owned());
     assert!(problems(&reports).1[0].contains("already in use"));
+}
+
+#[test]
+fn a_page_that_cannot_be_shown_is_named() {
+    let mut reports = healthy();
+    edge_of(&mut reports, "b")
+        .pages_refused
+        .push("/etc/pontoon/503.html: it is empty".to_owned());
+    assert!(problems(&reports).1[0].contains("b cannot show a page: /etc/pontoon/503.html: it is empty"));
+}
+
+#[test]
+fn maintenance_is_shown_with_the_way_back_until_it_is_over() {
+    let say = |until| {
+        let maintenance = Maintenance {
+            until,
+            except: vec!["198.51.100.0/24".parse().unwrap()],
+        };
+        maintained(&healthy(), &DrainBook::default(), Some("a"), Some(maintenance))
+    };
+    let now = say(None).now;
+    let status = say(Some(now.plus(Duration::from_secs(90))));
+    assert_eq!(status.health, Health::Degraded);
+    let problem = &status.problems[0];
+    assert_eq!(
+        problem.what,
+        "visitors get the maintenance page, except those from 198.51.100.0/24"
+    );
+    assert_eq!(
+        problem.done.as_deref(),
+        Some("an operator wanted it so; it ends by itself in 90s")
+    );
+    assert_eq!(problem.next, ["pontoon edge maintenance off"]);
+    assert_eq!(say(Some(now)).health, Health::Healthy);
 }
 
 #[test]

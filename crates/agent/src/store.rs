@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{Code, DrainBook, Engine, LeaseRecord, Refusal, Revision, Role, ServerName, UnixMillis};
+use pontoon_fleet::{
+    Code, DrainBook, Engine, LeaseRecord, MaintenanceMark, Refusal, Revision, Role, ServerName, UnixMillis,
+};
 use pontoon_helper::Setting;
 use pontoon_rt::files;
 use pontoon_rt::paths::Paths;
@@ -98,6 +100,8 @@ macro_rules! kept {
 }
 
 kept! {
+    /// The cache servers, as the keeper said last.
+    cache_list save_cache_list "cache-list.json" 0o640 pontoon_fleet::CacheList;
     /// The active configuration.
     active save_active "active.json" 0o640 Committed;
     /// The server that decides changes of the configuration.
@@ -106,6 +110,8 @@ kept! {
     settled save_settled "settled.json" 0o640 Revision;
     /// Who is drained.
     drains save_drains "drains.json" 0o640 DrainBook;
+    /// Whether visitors get the maintenance page.
+    maintenance save_maintenance "maintenance.json" 0o640 MaintenanceMark;
     /// The lease as last heard of, so that an agent that starts alone does not forget who is primary.
     known_lease save_known_lease "known-lease.json" 0o640 LeaseRecord;
     /// Settings of the source that this replica must share.
@@ -141,8 +147,10 @@ impl Store {
             "keeper.json",
             "settled.json",
             "drains.json",
+            "maintenance.json",
             "known-lease.json",
             "floor.key",
+            "dnssec.key",
             "acme.json",
             "tls",
             "inherited.json",

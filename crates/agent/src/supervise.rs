@@ -11,7 +11,15 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is.
-const TIERS: [Tier; 5] = [Tier::Edge, Tier::Sql, Tier::Dns, Tier::Assets, Tier::Address];
+const TIERS: [Tier; 7] = [
+    Tier::Edge,
+    Tier::Sql,
+    Tier::Dns,
+    Tier::Memcached,
+    Tier::Cache,
+    Tier::Assets,
+    Tier::Address,
+];
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -79,6 +87,12 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     }
     if active.config.runs_assets(server) {
         tiers.push(Tier::Assets);
+    }
+    if active.config.runs_cache(server) {
+        tiers.push(Tier::Cache);
+    }
+    if active.config.runs_memcached(server) {
+        tiers.push(Tier::Memcached);
     }
     // Servers without an edge vote.
     if active.config.takeover().is_some() {

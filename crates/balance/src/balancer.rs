@@ -9,6 +9,8 @@
 //! 4. *Panic mode*: when fewer than a configured share are in service, or none, any of them may be tried. The checks may
 //!    be wrong, and a request that is tried and fails is no worse than one that is refused untried (P4).
 //! 5. A server that has as many requests as it may gets no more. When that is true of all, the request waits.
+//! 6. Of those that are left the nearest get it, where the configuration prefers them (`app.prefer`): the others when
+//!    these are out, full, or were tried. In panic mode distance does not count: the nearest may be what is broken.
 //!
 //! A visitor who stays with a server gets that one, if it is among them. Else the rule that the configuration names says
 //! who of these gets it:
@@ -51,6 +53,8 @@ pub struct Server {
     pub in_flight: u64,
     /// How long it takes to answer.
     pub latency: Latency,
+    /// How far it is, where that counts; who is nearer goes first. 0 for all where it does not.
+    pub far: u8,
 }
 
 /// How to choose.
@@ -115,11 +119,12 @@ impl Balancer {
         asked: &Asked<'_>,
         now: u32,
     ) -> Verdict {
-        let (mut in_service, mut usable, mut untried) = (0u64, 0u64, 0usize);
+        let (mut in_service, mut usable, mut untried, mut farthest) = (0u64, 0u64, 0usize, 0);
         self.candidates.clear();
         for (index, server) in servers.enumerate() {
             if server.standing != Standing::Draining {
                 usable += 1;
+                farthest |= server.far;
                 in_service += u64::from(server.standing == Standing::InService);
                 if !asked.tried.contains(index) {
                     self.candidates.push((index, server));
@@ -141,9 +146,14 @@ impl Balancer {
         }
         let stays = asked
             .stay
-            .and_then(|id| self.candidates.iter().find(|(_, server)| server.id == id));
+            .and_then(|id| self.candidates.iter().find(|(_, server)| server.id == id))
+            .map(|(index, _)| *index);
+        if farthest > 0 && !panic {
+            let nearest = self.candidates.iter().map(|(_, server)| server.far).min();
+            self.candidates.retain(|(_, server)| Some(server.far) == nearest);
+        }
         let index = match (stays, rules.rule) {
-            (Some((index, _)), _) => Some(*index),
+            (Some(index), _) => Some(index),
             (None, BalanceRule::RoundRobin) => self.in_turn(!asked.tried.is_empty()),
             (None, BalanceRule::LeastConnections) => self.least(),
             (None, BalanceRule::Ewma) => self.shorter_wait(now),
@@ -278,6 +288,7 @@ mod tests {
             full: false,
             in_flight: 0,
             latency: Latency::default(),
+            far: 0,
         }
     }
 
@@ -530,6 +541,67 @@ mod tests {
         assert_eq!(verdict(&servers, &tried), Verdict::Full);
         tried.add(1);
         assert_eq!(verdict(&servers, &tried), Verdict::Nobody);
+    }
+
+    #[test]
+    fn the_nearest_go_first_and_the_others_when_these_are_out_or_full() {
+        let servers = || {
+            let mut servers = weighted(&[1.0; 4]);
+            for (server, far) in servers.iter_mut().zip([0, 1, 1, 2]) {
+                server.far = far;
+            }
+            servers
+        };
+        let used = |servers: &[Server], tried: &Tried, rules: Rules, stay: Option<u64>| {
+            let mut balancer = Balancer::new(0);
+            let asked = Asked { stay, ..asked(tried) };
+            let mut used: Vec<usize> = (0..60)
+                .filter_map(|_| to(balancer.choose(rules, servers.iter().copied(), &asked, 0)))
+                .map(|choice| choice.index)
+                .collect();
+            used.sort_unstable();
+            used.dedup();
+            used
+        };
+        for rule in BalanceRule::ALL {
+            let (rules, fresh) = (by(rule), Tried::default());
+            let spread = |of: &[usize]| match rule {
+                BalanceRule::Hash => of.len().min(1),
+                _ => of.len(),
+            };
+            let mut known = servers();
+            assert_eq!(used(&known, &fresh, rules, None), [0], "{rule:?}");
+            // It has no room: those in the middle share what is left, and the farthest gets nothing.
+            known[0].full = true;
+            let middle = used(&known, &fresh, rules, None);
+            assert!(
+                middle.len() == spread(&[1, 2]) && !middle.contains(&3),
+                "{rule:?}: {middle:?}"
+            );
+            known[1].standing = Unhealthy;
+            known[2].standing = Draining;
+            assert_eq!(used(&known, &fresh, rules, None), [3], "{rule:?}");
+            known[3].full = true;
+            let verdict = Balancer::new(0).choose(rules, known.iter().copied(), &asked(&fresh), 0);
+            assert_eq!(verdict, Verdict::Full);
+            // Tried there already, and a visitor who stays elsewhere.
+            let (known, mut tried) = (servers(), Tried::default());
+            assert_eq!(used(&known, &fresh, rules, Some(known[3].id)), [3], "{rule:?}");
+            tried.add(0);
+            assert!(!used(&known, &tried, rules, None).contains(&3), "{rule:?}");
+            // The nearest may be what is broken.
+            let mut known = servers();
+            known
+                .iter_mut()
+                .take(3)
+                .for_each(|server| server.standing = Unhealthy);
+            let panic = Rules {
+                panic: 90_000,
+                ..rules
+            };
+            let all = used(&known, &fresh, panic, None);
+            assert!(rule == BalanceRule::Hash || all.contains(&3), "{rule:?}: {all:?}");
+        }
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn play(rule: BalanceRule, play: &Play) -> Outcome {
                     full: false,
                     in_flight: in_flight[index],
                     latency: latency[index],
+                    far: 0,
                 };
                 let millis = (seconds * 1e3) as u32;
                 let (rules, tried) = (Rules { rule, panic: 0 }, Tried::default());

@@ -93,6 +93,12 @@ pub fn remove_server(text: &str, name: &ServerName) -> Result<String, Vec<Config
         Some(index) => servers.remove(index),
         None => return Err(vec![lost(name)]),
     };
+    // Whoever followed through it follows the primary itself.
+    for table in servers.iter_mut() {
+        if table.get("source").and_then(Item::as_str) == Some(name.as_str()) {
+            table.remove("source");
+        }
+    }
     if servers.is_empty() {
         document.remove("server");
     }

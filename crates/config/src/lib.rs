@@ -27,8 +27,8 @@ mod starter;
 pub use error::{ConfigError, Origin};
 pub use model::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Durability, Edge, EtcdTls,
-    Failover, Fleet, Hosted, Lease, LeaseStore, Place, Places, Reads, Server, Tls, WhenAlone,
+    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Dnssec, Durability, Edge,
+    EtcdTls, Failover, Fleet, Hosted, Lease, LeaseStore, Place, Places, Reads, Server, Tls, WhenAlone,
 };
 pub use not_yet::{NotYet, not_yet};
 pub use overrides::{OverrideError, Overrides};

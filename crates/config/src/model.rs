@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, Dispatch, EdgeFront, EdgeLimits, Engine, FleetName,
-    HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CachePlacement, CertificateFiles, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
+    Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -49,7 +49,7 @@ pub struct Fleet {
     pub name: FleetName,
     /// The names that visitors use; empty means whatever they ask for.
     pub domains: Vec<String>,
-    /// The first of three ports between the servers, see [`Ports::from_base`].
+    /// The first of five ports between the servers, see [`Ports::from_base`].
     pub port: u16,
 }
 
@@ -70,8 +70,12 @@ pub struct Server {
     pub standby: bool,
     /// Its application's share of the requests, beside those of the others.
     pub weight: u32,
+    /// How often its public addresses are answered by DNS, beside those of the others; 0: when all others are gone.
+    pub dns_weight: u32,
     /// How far its copy of the database stays behind the primary on purpose.
     pub delay: Option<Duration>,
+    /// The replica that its copy of the database follows, while that one follows the primary.
+    pub source: Option<ServerName>,
 }
 
 /// `[edge]`
@@ -85,6 +89,8 @@ pub struct Edge {
     pub limits: EdgeLimits,
     /// What is believed of proxies before it, and what it adds.
     pub front: EdgeFront,
+    /// What it answers itself.
+    pub answers: EdgeAnswers,
 }
 
 /// `[edge.tls]`
@@ -338,8 +344,14 @@ pub enum Credentials {
 pub struct Cache {
     /// Where the cache proxy listens: what the application already dials.
     pub listen: SocketAddr,
+    /// A Unix socket that the application dials beside it.
+    pub socket: Option<PathBuf>,
     /// Memory in bytes on each server with the role.
     pub memory_bytes: u64,
+    /// How keys are spread.
+    pub placement: CachePlacement,
+    /// What stands for a server in the ring, where it is not its name.
+    pub labels: BTreeMap<ServerName, String>,
     /// How many servers hold each item.
     pub copies: u32,
 }
@@ -438,10 +450,19 @@ pub struct Dns {
     pub listen: Vec<SocketAddr>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// How it is signed; `None`: it is not.
+    pub dnssec: Option<Dnssec>,
     /// A name server elsewhere that is told of the names' addresses.
     pub update: Option<DnsUpdate>,
     /// A program that tells another one.
     pub hook: Option<DnsHook>,
+}
+
+/// `[dns] dnssec`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dnssec {
+    /// For how long signatures are good.
+    pub lifetime: Duration,
 }
 
 /// `[dns] update`
@@ -603,6 +624,16 @@ impl Config {
             db.proxy
                 && (server.roles.contains(&Role::App) || (server.roles.contains(&Role::Db) && db.is_ours()))
         })
+    }
+
+    /// Whether `server` runs a cache proxy: for its application, or before its memcached.
+    pub fn runs_cache(&self, server: &Server) -> bool {
+        self.cache.is_some() && (server.roles.contains(&Role::App) || server.roles.contains(&Role::Cache))
+    }
+
+    /// Whether `server` runs memcached.
+    pub fn runs_memcached(&self, server: &Server) -> bool {
+        self.cache.is_some() && server.roles.contains(&Role::Cache)
     }
 
     /// Whether `server` runs a name server.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pontoon_fleet::units::{format_bytes, format_duration, format_share};
-use pontoon_fleet::{BalanceRule, ClientLimits, EdgeFront, EdgeLimits, ProxyProtocol};
+use pontoon_fleet::{BalanceRule, ClientLimits, EdgeAnswers, EdgeFront, EdgeLimits, Prefer, ProxyProtocol};
 
 use crate::Config;
 use crate::model::{
@@ -32,6 +32,7 @@ impl Config {
         if let Some(tls) = &self.edge.tls {
             print_tls(&mut out, tls);
         }
+        print_answers(&mut out, &self.edge.answers);
         print_limits(&mut out, &self.edge.limits);
         if let Some(app) = &self.app {
             print_app(&mut out, app);
@@ -81,8 +82,18 @@ impl Config {
         if let Some(cache) = &self.cache {
             out.section("[cache]");
             out.text("listen", &cache.listen.to_string());
+            if let Some(socket) = &cache.socket {
+                out.text("socket", &socket.display().to_string());
+            }
             out.text("memory", &format_bytes(cache.memory_bytes));
+            out.text("placement", cache.placement.as_str());
             out.raw("copies", cache.copies);
+            if !cache.labels.is_empty() {
+                out.section("[cache.labels]");
+                for (server, label) in &cache.labels {
+                    out.text(server.as_str(), label);
+                }
+            }
         }
         if let Some(assets) = &self.assets {
             out.section("[assets]");
@@ -137,6 +148,10 @@ impl Config {
                 out.list("to", &transfer.to);
                 out.list("from", &transfer.from);
             }
+            if let Some(dnssec) = &dns.dnssec {
+                out.section("[dns.dnssec]");
+                out.text("lifetime", &format_duration(dnssec.lifetime));
+            }
             if let Some(update) = &dns.update {
                 out.section("[dns.update]");
                 out.text("server", &update.server.to_string());
@@ -175,8 +190,14 @@ fn print_server(out: &mut String, server: &Server) {
     if server.weight != 1 {
         out.raw("weight", server.weight);
     }
+    if server.dns_weight != 1 {
+        out.raw("dns_weight", server.dns_weight);
+    }
     if let Some(delay) = server.delay {
         out.text("delay", &format_duration(delay));
+    }
+    if let Some(source) = &server.source {
+        out.text("source", source.as_str());
     }
 }
 
@@ -241,6 +262,21 @@ fn print_edge(out: &mut String, edge: &crate::model::Edge) {
         if says {
             out.raw(key, says);
         }
+    }
+}
+
+fn print_answers(out: &mut String, answers: &EdgeAnswers) {
+    if !answers.pages.is_empty() {
+        out.section("[edge.errors]");
+    }
+    for (used_for, file) in &answers.pages {
+        out.text(used_for, &file.to_string_lossy());
+    }
+    if let Some(compress) = &answers.compress {
+        out.section("[edge.compress]");
+        out.list("codings", compress.codings.iter().map(|coding| coding.as_str()));
+        out.list("types", &compress.types);
+        out.text("min", &format_bytes(compress.min_bytes));
     }
 }
 
@@ -316,6 +352,8 @@ fn print_dispatch(out: &mut String, app: &App) {
         dispatch.proxy_protocol.map(ProxyProtocol::as_str),
     );
     out.optional("sticky_cookie", dispatch.sticky.as_deref());
+    let prefer = Some(dispatch.prefer).filter(|prefer| *prefer != Prefer::Any);
+    out.optional("prefer", prefer.map(Prefer::as_str));
     out.text("slow_start", &format_duration(dispatch.slow_start));
     out.text("panic", &format_share(dispatch.panic));
     let span = dispatch.answer_timeout.map(format_duration);

@@ -133,8 +133,12 @@ pub(crate) struct Server {
     pub standby: Option<At<bool>>,
     /// Its application's share of the requests, beside those of the others. Default 1.
     pub weight: Option<At<i64>>,
+    /// How often its public addresses are answered by DNS, beside those of the others. Default 1.
+    pub dns_weight: Option<At<i64>>,
     /// How far its copy of the database stays behind the primary on purpose. Default: not at all.
     pub delay: Option<Text>,
+    /// The replica that its copy of the database follows, instead of the primary. Default: none.
+    pub source: Option<Text>,
 }
 
 /// What several parts share.
@@ -166,6 +170,11 @@ pub(crate) struct Edge {
     pub listen: Option<At<Vec<Text>>>,
     /// HTTPS for visitors.
     pub tls: Option<At<Tls>>,
+    /// Which answers are compressed, and how. Default: none.
+    pub compress: Option<At<Compress>>,
+    /// Files of pages for what the edge answers itself, by status ("503"), class ("4xx", "5xx") or "maintenance", at the
+    /// same place on every server with an edge. Default: plain text.
+    pub errors: Option<At<BTreeMap<String, Text>>>,
     /// What visitors are allowed.
     pub limits: Option<Limits>,
     /// Networks of proxies before the edge, such as a CDN's, whose word on who a visitor is counts. Default: none.
@@ -178,6 +187,18 @@ pub(crate) struct Edge {
     pub traceparent: Option<At<bool>>,
     /// Whether answers say how long they took, and where (`Server-Timing`). Default false.
     pub server_timing: Option<At<bool>>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Compress {
+    /// "zstd", "br" and "gzip"; of those that a visitor likes as much the first is taken. Default: these, so.
+    pub codings: Option<At<Vec<Text>>>,
+    /// Media types such as "application/json"; "text/*" for all of a kind. Default: texts, scripts, JSON, XML, SVG.
+    pub types: Option<At<Vec<Text>>>,
+    /// An answer that says it has fewer bytes stays as it is. Default "1KiB".
+    pub min: Option<Text>,
 }
 
 /// What visitors are allowed.
@@ -292,6 +313,8 @@ pub(crate) struct App {
     pub panic: Option<Text>,
     /// When a server whose answers are bad is left out for a while. Default: never.
     pub outliers: Option<Outliers>,
+    /// Which servers an edge asks first: "any", "local" (its own, then those in its zone) or "zone". Default "any".
+    pub prefer: Option<Text>,
     /// The most requests that one edge has under way on one server. Default: as many as come.
     pub max_in_flight: Option<At<i64>>,
     /// Who waits while every server has as many.
@@ -507,10 +530,17 @@ pub(crate) struct Secret {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Cache {
-    /// What the application already dials. Default "127.0.0.1:11211".
+    /// What the application already dials: an address and port. Default "127.0.0.1:11211".
     pub listen: Option<Text>,
+    /// A Unix socket that the application dials beside it.
+    pub socket: Option<Text>,
     /// Memory on each server with the role, such as "512MiB".
     pub memory: Text,
+    /// How keys are spread: "ketama" (as libmemcached's ketama_weighted), "twemproxy" or "rendezvous". Default "ketama".
+    pub placement: Option<Text>,
+    /// What stands for each server in the ring, by its name: what the application's own list of servers said.
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, Text>,
     /// How many servers hold each item. Default 1.
     pub copies: Option<At<i64>>,
 }
@@ -588,10 +618,20 @@ pub(crate) struct Dns {
     pub listen: Option<At<Vec<Text>>>,
     /// Other name servers that fetch the zone.
     pub transfer: Option<DnsTransfer>,
+    /// Signs the zone (DNSSEC).
+    pub dnssec: Option<Dnssec>,
     /// A name server elsewhere that is told of the names' addresses.
     pub update: Option<DnsUpdate>,
     /// A program that tells another name server of them.
     pub hook: Option<DnsHook>,
+}
+
+/// How the zone is signed (DNSSEC).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Dnssec {
+    /// For how long signatures are good. Default "14d".
+    pub lifetime: Option<Text>,
 }
 
 /// A name server elsewhere that is told of the names' addresses by dynamic updates.

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a panic is the report
 
-use pontoon_config::{Config, ConfigError, Overrides, render, render_all};
+use pontoon_config::{Config, ConfigError, Overrides, edit, render, render_all};
 use pontoon_fleet::Code;
 
+#[path = "mistakes/copies.rs"]
+mod copies;
+#[path = "mistakes/edge.rs"]
+mod edge_tests;
 #[path = "mistakes/providers.rs"]
 mod providers;
 
@@ -31,104 +35,6 @@ fn one(text: &str, from: &str, to: &str, code: Code, place: &str) -> ConfigError
         render(&error, &text, "x")
     );
     error
-}
-
-#[test]
-fn limits_that_cannot_be() {
-    for (line, code, place) in [
-        ("head = \"1KiB\"", Code::C002, "\"1KiB\""),
-        ("head = \"1MiB\"", Code::C002, "\"1MiB\""),
-        ("head = \"8KiB\"", Code::C006, "\"8KiB\""),
-        ("request_line = \"32KiB\"", Code::C006, "\"32KiB\""),
-        ("fields = 129", Code::C002, "129"),
-        ("body = \"0B\"", Code::C002, "\"0B\""),
-        ("body = 5", Code::C002, "5"),
-        ("body_rate = \"fast\"", Code::C002, "\"fast\""),
-        ("head_timeout = \"1ms\"", Code::C002, "\"1ms\""),
-        ("client = { rate = 0 }", Code::C002, "0"),
-        ("client = { requests = -1 }", Code::C002, "-1"),
-        ("client = { burst = 5 }", Code::C006, "5"),
-        ("client = { prefix_v4 = 33 }", Code::C002, "33"),
-        (
-            "client = { exempt = [\"10.0.0.1/8\"] }",
-            Code::C002,
-            "\"10.0.0.1/8\"",
-        ),
-        ("clients = { rate = 5 }", Code::C004, "clients"),
-    ] {
-        let limits = format!("[edge.limits]\n{line}\n\n[app]");
-        one(ONE, "[app]", &limits, code, place);
-    }
-}
-
-#[test]
-fn proxies_that_cannot_be() {
-    for (line, code, place) in [
-        ("proxy_protocol = true", Code::C006, "true"),
-        ("trusted_proxies = [\"10.0.0.1/8\"]", Code::C002, "\"10.0.0.1/8\""),
-        ("request_ids = true", Code::C004, "request_ids"),
-    ] {
-        let edge = format!("[edge]\n{line}\n\n[app]");
-        one(ONE, "[app]", &edge, code, place);
-    }
-}
-
-#[test]
-fn dispatching_that_cannot_be() {
-    for (line, code, place) in [
-        ("balance = \"fastest\"", Code::C002, "\"fastest\""),
-        ("hash_key = \"target\"", Code::C006, "\"target\""),
-        (
-            "balance = \"hash\"\nhash_key = \"cookie:\"",
-            Code::C002,
-            "\"cookie:\"",
-        ),
-        ("proxy_protocol = \"v3\"", Code::C002, "\"v3\""),
-        (
-            "protocol = \"h2c\"\nproxy_protocol = \"v2\"",
-            Code::C006,
-            "\"v2\"",
-        ),
-        ("sticky_cookie = \"a b\"", Code::C002, "\"a b\""),
-        ("sticky_cookie = \"\"", Code::C002, "\"\""),
-        ("slow_start = 30", Code::C002, "30"),
-        ("panic = \"101%\"", Code::C002, "\"101%\""),
-        ("outliers = { failures = 0 }", Code::C002, "0"),
-        (
-            "outliers = { eject = \"10m\", max_eject = \"5m\" }",
-            Code::C002,
-            "\"5m\"",
-        ),
-        ("outliers = { eject = \"10m\" }", Code::C002, "\"10m\""),
-        ("max_in_flight = 0", Code::C002, "0"),
-        ("queue = { size = 5 }", Code::C006, "5"),
-        (
-            "max_in_flight = 9\nqueue = { wait = \"0s\" }",
-            Code::C002,
-            "\"0s\"",
-        ),
-        ("answer_timeout = \"0s\"", Code::C002, "\"0s\""),
-        (
-            "routes = [{ path = \"export\", body = \"1GiB\" }]",
-            Code::C002,
-            "\"export\"",
-        ),
-        (
-            "routes = [{ path = \"/export\" }]",
-            Code::C006,
-            "{ path = \"/export\" }",
-        ),
-        (
-            "routes = [{ path = \"/x\", body = \"1GiB\" }, { path = \"/x\", body = \"2GiB\" }, { path = \"/y\", body = \"2GiB\" }]",
-            Code::C005,
-            "\"/x\"",
-        ),
-    ] {
-        let app = format!("[app]\n{line}\n");
-        one(ONE, "[app]\n", &app, code, place);
-    }
-    let weight = "name = \"a\"\nweight = 0\n";
-    one(TWO, "name = \"a\"\n", weight, Code::C002, "0");
 }
 
 #[test]
@@ -820,6 +726,17 @@ fn what_stands_for_the_edges_is_in_the_zone() {
         ),
         ("update = { server = \"192.0.2.7\" }", Code::C003, "key_file"),
         (
+            "dnssec = { lifetime = \"1d\" }",
+            Code::C002,
+            "dns.dnssec.lifetime",
+        ),
+        ("dnssec = { key = \"x\" }", Code::C004, "key"),
+        (
+            "dnssec = {}\ntransfer = { key_file = \"/keys\", to = [\"192.0.2.1\"] }",
+            Code::C006,
+            "do not go together",
+        ),
+        (
             "hook = { exec = \"hook\" }",
             Code::C002,
             "is not an absolute path",
@@ -850,91 +767,4 @@ fn what_stands_for_the_edges_is_in_the_zone() {
     let texts: Vec<String> = transfer.to.iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["192.0.2.7:53", "[2001:db8::7]:5353"]);
     assert_eq!(transfer.from.len(), 2, "those who are told");
-}
-
-#[test]
-fn backups_that_cannot_be_are_named() {
-    let with = |lines: &str| format!("{ONE}\n[db.backup]\n{lines}\n");
-    let good = Config::parse(&with("bucket = \"copies\"")).unwrap();
-    let backup = good.db.unwrap().backup.unwrap();
-    assert_eq!(
-        (
-            backup.every.as_secs(),
-            backup.keep.as_secs(),
-            backup.archive_every.as_secs()
-        ),
-        (86_400, 14 * 86_400, 5)
-    );
-    for (lines, path) in [
-        ("", "bucket"),
-        ("bucket = \"co pies\"", "db.backup.bucket"),
-        ("bucket = \"copies\"\nprefix = \"../x\"", "db.backup.prefix"),
-        ("bucket = \"copies\"\nprefix = \"x/\"", "db.backup.prefix"),
-        ("bucket = \"copies\"\nevery = \"1s\"", "db.backup.every"),
-        ("bucket = \"copies\"\nkeep = \"0s\"", "db.backup.keep"),
-        (
-            "bucket = \"copies\"\narchive_every = \"1ms\"",
-            "db.backup.archive_every",
-        ),
-        ("bucket = \"copies\"\nrate = \"1KiB\"", "db.backup.rate"),
-        (
-            "bucket = \"copies\"\nendpoint = \"copies.example.com\"",
-            "db.backup.endpoint",
-        ),
-    ] {
-        let found = errors(&with(lines));
-        assert!(found[0].message.contains(path), "{lines}: {found:?}");
-    }
-}
-
-/// A delayed copy counts for nothing.
-#[test]
-fn a_delayed_copy_is_one_beside_others() {
-    let fleet = |servers: &str, rest: &str| {
-        format!(
-            "version = 1\n[fleet]\nname = \"notes\"\n{servers}[db]\nengine = \"mariadb\"\nlisten = [\"127.0.0.1:3306\"]\n{rest}"
-        )
-    };
-    let server = |number: u8, line: &str| {
-        format!("[[server]]\nname = \"s{number}\"\nprivate = \"10.0.0.{number}\"\n{line}\n")
-    };
-    let delay = "delay = \"1h\"";
-    let lease = "[lease]\nstore = \"s3\"\nbucket = \"xyz\"\n";
-    let two = server(1, "") + &server(2, delay);
-    let parsed = Config::parse(&fleet(&two, "")).unwrap();
-    assert_eq!(
-        parsed.servers[1].delay,
-        Some(std::time::Duration::from_secs(3600))
-    );
-    let three = two.clone() + &server(3, "");
-    assert!(Config::parse(&fleet(&three, lease)).is_ok());
-    for (text, word) in [
-        (fleet(&two, lease), "nobody could take over"),
-        (fleet(&server(1, delay), ""), "every copy"),
-        (
-            fleet(&(server(1, "") + &server(2, "delay = \"500ms\"")), ""),
-            "between 1s and 30d",
-        ),
-        (
-            fleet(&(server(1, "") + &server(2, "delay = \"1500ms\"")), ""),
-            "whole seconds",
-        ),
-        (
-            fleet(&(server(1, "") + &server(2, "delay = \"soon\"")), ""),
-            "delay",
-        ),
-        (
-            fleet(
-                &(server(1, "") + &server(2, "roles = [\"app\"]\ndelay = \"1h\"")),
-                "",
-            ),
-            "without the role",
-        ),
-    ] {
-        let errors = Config::parse(&text).unwrap_err();
-        assert!(
-            errors.iter().any(|error| error.message.contains(word)),
-            "{word}: {errors:?}"
-        );
-    }
 }

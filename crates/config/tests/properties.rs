@@ -10,14 +10,14 @@ use std::time::Duration;
 use pontoon_config::edit::{ServerEntry, add_server, remove_server};
 use pontoon_config::{
     Acme, AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate,
-    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Durability, Edge, EtcdTls,
-    Failover, Fleet, Hosted, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone, not_yet,
-    render_all,
+    Config, CopyMethod, Credentials, Db, Dns, DnsHook, DnsTransfer, DnsUpdate, Dnssec, Durability, Edge,
+    EtcdTls, Failover, Fleet, Hosted, Lease, LeaseStore, Overrides, Places, Reads, Server, Tls, WhenAlone,
+    not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Dispatch, EdgeFront, EdgeLimits, Engine,
-    HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, ProxyProtocol, QueueRules, RetryPolicy,
-    Role, TlsVersion,
+    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers, EdgeFront,
+    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, Prefer, ProxyProtocol,
+    QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -299,7 +299,9 @@ fn servers() -> impl Strategy<Value = Vec<Server>> {
                     .collect(),
                 standby: standby && index > 0 && roles.contains(&Role::Edge),
                 weight: 1 + u32::from(low) % 3,
+                dns_weight: u32::from(low) % 11,
                 delay: None,
+                source: None,
                 roles,
                 zone,
             });
@@ -417,6 +419,10 @@ fn dispatch(max: u32, share: u32, span: Duration, odd: usize) -> Dispatch {
         }),
         sticky: share.is_multiple_of(3).then(|| "where-to".to_owned()),
         slow_start: span,
+        prefer: match hashes {
+            true => Prefer::Any,
+            false => Prefer::ALL[share as usize % 3],
+        },
         panic: share,
         outliers: share.is_multiple_of(2).then_some(OutlierRules {
             failures: max + 1,
@@ -628,11 +634,17 @@ fn tls() -> impl Strategy<Value = Tls> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let fleet = ("[a-z]([a-z0-9-]{0,20}[a-z0-9])?", 0usize..3, 7000u16..8000);
-    let cache = (1u64 << 20..1 << 50, 1u32..=16).prop_map(|(memory_bytes, copies)| Cache {
-        listen: SocketAddr::from(([127, 0, 0, 1], 11211)),
-        memory_bytes,
-        copies,
-    });
+    let socket = prop::option::of("/[a-z]{1,9}/[a-z]{1,9}");
+    let cache = (1u64 << 20..1 << 50, 1u32..=16, 0usize..3, socket).prop_map(
+        |(memory_bytes, copies, rule, socket)| Cache {
+            listen: SocketAddr::from(([127, 0, 0, 1], 11211)),
+            socket: socket.map(Into::into),
+            memory_bytes,
+            placement: pontoon_fleet::CachePlacement::ALL[rule],
+            labels: std::collections::BTreeMap::new(),
+            copies,
+        },
+    );
     let assets = ("/[a-zé\" ]{0,20}", "/([a-z]{1,9}/)?", "[a-z0-9.]{3,3}", secrets()).prop_map(
         |(local, url, bucket, credentials)| Assets {
             local: local.into(),
@@ -660,6 +672,9 @@ fn configs() -> impl Strategy<Value = Config> {
             0 => vec!["198.51.100.9:53".parse().unwrap()],
             _ => Vec::new(),
         },
+        dnssec: (s % 5 == 1).then(|| Dnssec {
+            lifetime: Duration::from_secs(604_800 + s),
+        }),
         transfer: (s % 5 == 0).then(|| DnsTransfer {
             key_file: "/etc/keys".into(),
             to: vec!["192.0.2.7:53".parse().unwrap()],
@@ -726,6 +741,19 @@ fn configs() -> impl Strategy<Value = Config> {
                             request_id: app.is_some(),
                             traceparent: db.is_some(),
                             server_timing: tls.is_some(),
+                        },
+                        answers: EdgeAnswers {
+                            pages: match &app {
+                                Some(_) => ["503", "4xx", "maintenance"]
+                                    .map(|page| (page.to_owned(), format!("/pages/\"{page}\".html").into()))
+                                    .into(),
+                                None => Default::default(),
+                            },
+                            compress: tls.is_some().then(|| Compress {
+                                min_bytes: u64::from(port),
+                                ..Compress::default()
+                            }),
+                            ..EdgeAnswers::default()
                         },
                         tls,
                         limits,

@@ -223,6 +223,7 @@ impl Addresses {
             holder,
             state,
             reason,
+            weight: server.dns_weight,
         }
     }
 }

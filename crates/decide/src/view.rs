@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Credentials, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, AssetsView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DrainBook,
-    Engine, Epoch, FleetView, HttpsView, KeyPlace, LeaseRecord, ReadsView, Revision, Role, ServerName,
-    ServerReport, ServerState, ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
+    AfterWrite, AppView, AssetsView, BootMoment, CacheList, CacheView, CertificateFiles, DatabaseServerView,
+    DnsView, DnssecView, DrainBook, EdgeAnswers, Engine, Epoch, FleetView, HttpsView, KeyPlace, LeaseRecord,
+    ListenAddress, Maintenance, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
+    SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -40,6 +41,8 @@ pub struct ViewInputs<'a> {
     pub reports: &'a BTreeMap<ServerName, Observed>,
     /// Who is drained.
     pub drains: &'a DrainBook,
+    /// What visitors get in place of the application.
+    pub maintenance: Option<&'a Maintenance>,
     /// The lease as last read.
     pub lease: Option<&'a LeaseRecord>,
     /// A server whose report is older is unreachable.
@@ -54,6 +57,8 @@ pub struct ViewInputs<'a> {
     pub holding: Option<(Epoch, &'a BootMoment)>,
     /// What authorities issued for the names of `[edge.tls.acme]`.
     pub issued: &'a Issued,
+    /// The cache servers, as the keeper said last.
+    pub cache: Option<&'a CacheList>,
 }
 
 /// Certificates of authorities, as this server has them.
@@ -109,6 +114,10 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
         https: config.edge.tls.as_ref().map(|tls| https_view(inputs, tls)),
         limits: config.edge.limits.clone(),
         front: config.edge.front.clone(),
+        answers: EdgeAnswers {
+            maintenance: inputs.maintenance.cloned(),
+            ..config.edge.answers.clone()
+        },
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),
@@ -120,6 +129,13 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             interface: ip.interface.clone(),
         }),
         routed: config.routing().is_some(),
+        cache: config.cache.as_ref().map(|cache| CacheView {
+            listen: std::iter::once(ListenAddress::Tcp(cache.listen))
+                .chain(cache.socket.clone().map(ListenAddress::Unix))
+                .collect(),
+            memory_bytes: cache.memory_bytes,
+            list: inputs.cache.cloned(),
+        }),
     }
 }
 
@@ -204,6 +220,9 @@ pub fn dns_view(dns: &Dns) -> DnsView {
             key_file: transfer.key_file.clone(),
             to: transfer.to.clone(),
             from: transfer.from.clone(),
+        }),
+        dnssec: dns.dnssec.as_ref().map(|dnssec| DnssecView {
+            lifetime_seconds: u32::try_from(dnssec.lifetime.as_secs()).unwrap_or(u32::MAX),
         }),
     }
 }

@@ -18,6 +18,14 @@ use pontoon_decide::address::{Member, Timing};
 
 const SEEDS: u64 = 80;
 
+/// Schedules that broke the bound once.
+#[test]
+fn what_was_found_once_holds() {
+    for seed in [13_696, 15_263, 116_747] {
+        run(seed, false).unwrap();
+    }
+}
+
 #[test]
 fn no_two_hold_for_longer_than_the_lease_whatever_happens() {
     if let Some(seed) = number("PONTOON_SEED") {

@@ -55,6 +55,7 @@ fn replica(renewals: &[u64], beats: &[(u64, u64)]) -> (Node, Duration) {
     let durable = Durable {
         incarnation: Incarnation(2),
         follows: Some(Epoch(3)),
+        through: false,
         drained: None,
     };
     let receiving = Database::Running {
@@ -171,6 +172,7 @@ fn a_leader_by_an_operators_word_applies_what_it_had_received() {
     let durable = Durable {
         incarnation: Incarnation(2),
         follows: Some(Epoch(3)),
+        through: false,
         drained: None,
     };
     let in_sync = |nonce| Record {

@@ -19,6 +19,8 @@ fn facts(room: bool) -> PeerFacts {
     PeerFacts {
         incarnation: Incarnation(2),
         follows: Some(Epoch(3)),
+        through: false,
+        leaving: false,
         near: true,
         position: 5,
         room,
@@ -81,6 +83,7 @@ fn leader(case: &Case) -> (Node, Duration, Vec<Effect>) {
     let durable = Durable {
         incarnation: Incarnation(1),
         follows: None,
+        through: false,
         drained: Some(Epoch(3)),
     };
     let closed = Database::Running {

@@ -34,6 +34,7 @@ fn setup(name: &str, without: Option<Guard>) -> Setup {
         founder: name == "a",
         automatic: true,
         bystanders: Default::default(),
+        source: None,
         continue_alone: true,
         copy_anew: true,
         relay_survives: false,
@@ -261,14 +262,16 @@ fn successors((world, budget): &State) -> Vec<(Act, bool, Option<usize>, Budget)
         }
         if b.orders > 0 {
             let to = world.servers[1 - at].setup.me.clone();
-            push(
-                Act::Order(at, Command::Switchover(to)),
-                false,
-                Budget {
-                    orders: b.orders - 1,
-                    ..b
-                },
-            );
+            for order in [Command::Switchover(to), Command::Leave(true)] {
+                push(
+                    Act::Order(at, order),
+                    false,
+                    Budget {
+                        orders: b.orders - 1,
+                        ..b
+                    },
+                );
+            }
         }
     }
     next

@@ -88,7 +88,9 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
             && all.0.filled > seeds / 100
             && all.0.forced > seeds / 100
             && all.0.gathered > seeds / 1_000
-            && all.0.beside > seeds / 1_000,
+            && all.0.beside > seeds / 1_000
+            && all.0.through > seeds / 20
+            && all.0.direct > seeds / 100,
         "{:?}",
         all.0
     );
@@ -118,6 +120,7 @@ fn every_guard_is_missed() {
         Guard::Room,
         Guard::NamedLoss,
         Guard::Bystander,
+        Guard::Through,
     ];
     let slips = [
         Slip::DrainBeforeHalt,
@@ -234,7 +237,14 @@ fn run(seed: u64, without: Option<Guard>, slip: Option<Slip>, talk: bool) -> Res
     let beside = count > 2 && Dice(seed ^ 0xb75).one_in(3);
     let last = names[count as usize - 1].parse().unwrap();
     let bystanders: std::collections::BTreeSet<_> = beside.then_some(last).into_iter().collect();
+    // The third follows through the second, and the fourth through the third: likewise with dice of their own.
+    let cascade = if count > 2 { Dice(seed ^ 0xca5).below(4) } else { 0 };
+    let source = |index: u64| match (index, cascade) {
+        (2, 2..) | (3, 3) => Some(names[index as usize - 1].parse().unwrap()),
+        _ => None,
+    };
     let setups = (0..count).map(|index| Setup {
+        source: source(index),
         bystanders: bystanders.clone(),
         fleet: "notes".parse().unwrap(),
         me: names[index as usize].parse().unwrap(),
@@ -267,6 +277,11 @@ fn run(seed: u64, without: Option<Guard>, slip: Option<Slip>, talk: bool) -> Res
     run.go(Duration::from_secs(length))?;
     run.faults = false;
     run.troubles = vec![Trouble::default(); count];
+    // Where commits must not go on alone, one that leaves and never goes would be waited for, as it should.
+    for at in 0..count {
+        run.act(Act::StartAgent(at))?;
+        run.act(Act::Order(at, Command::Leave(false)))?;
+    }
     let mut waits = false;
     for _ in 0..100 {
         run.go(Duration::from_secs(3))?;
@@ -387,6 +402,11 @@ impl Run {
                 self.act(Act::Order(at, Command::Force { accept_loss }))?;
             }
             52 if self.dice.one_in(6) => self.act(Act::Astray(at))?,
+            // One begins to leave, or stays after all.
+            53 => {
+                let leaves = self.dice.one_in(2);
+                self.act(Act::Order(at, Command::Leave(leaves)))?;
+            }
             41 if !self.gentle => {
                 self.act(Act::KillAgent(at))?;
                 self.act(Act::KillDatabase(at))?;
@@ -520,7 +540,9 @@ impl Run {
             .all(|(at, server)| match at == leader {
                 true => server.db.open == Some(record.epoch),
                 false => {
-                    server.db.up && server.db.receiving && server.db.source == Some((leader, record.epoch))
+                    let source = server.setup.source.as_ref().map(|name| self.world.index(name));
+                    let from = source.filter(|source| *source != leader).unwrap_or(leader);
+                    server.db.up && server.db.receiving && server.db.source == Some((from, record.epoch))
                 }
             })
     }
@@ -559,4 +581,6 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.filled += seen.filled;
     all.forced += seen.forced;
     all.beside += seen.beside;
+    all.through += seen.through;
+    all.direct += seen.direct;
 }

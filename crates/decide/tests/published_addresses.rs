@@ -89,6 +89,7 @@ impl World {
             drains: DrainBook::default(),
             lease: None,
             unheard: unheard(config, server, &self.observed(server)),
+            maintenance: Default::default(),
             addresses_changed: agent.addresses.changed(),
             elsewhere: Vec::new(),
             routing: None,

@@ -45,6 +45,7 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
         drains: DrainBook::default(),
         lease: None,
         unheard: Vec::new(),
+        maintenance: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
         elsewhere: Vec::new(),
         routing: None,
@@ -143,12 +144,14 @@ fn view(case: &Case) -> FleetView {
         me: &name(case.me),
         reports: &reports,
         drains: &drains,
+        maintenance: None,
         lease: lease.as_ref(),
         unreachable_after: LIMIT,
         write_until: None,
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     })
 }
@@ -210,12 +213,14 @@ fn a_report_under_another_servers_name_is_not_believed() {
         me: &name(0),
         reports: &reports,
         drains: &DrainBook::default(),
+        maintenance: None,
         lease: None,
         unreachable_after: LIMIT,
         write_until: None,
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
@@ -247,6 +252,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
         let reports: BTreeMap<_, _> = reports.collect();
         let view = compose(&ViewInputs {
             issued: &Default::default(),
+            cache: None,
             config: &config,
             revision: Revision(1),
             epoch: Epoch(2),
@@ -254,6 +260,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
             me: &name(0),
             reports: &reports,
             drains: &DrainBook::default(),
+            maintenance: None,
             lease: Some(&LeaseRecord {
                 epoch: Epoch(2),
                 leader: name(0),
@@ -321,11 +328,13 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             me: &name(0),
             reports: &reports.collect(),
             drains: &DrainBook::default(),
+            maintenance: None,
             lease: None,
             write_until: None,
             opening: false,
             holding: None,
             issued: &Default::default(),
+            cache: None,
             addresses: &Default::default(),
             unreachable_after: LIMIT,
         });
@@ -361,6 +370,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
     let view = |me: usize, opening, held| {
         let view = compose(&ViewInputs {
             issued: &Default::default(),
+            cache: None,
             config: &config,
             revision: Revision(3),
             epoch: Epoch(4),
@@ -368,6 +378,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
             me: &name(me),
             reports: &BTreeMap::new(),
             drains: &DrainBook::default(),
+            maintenance: None,
             lease: Some(&lease),
             unreachable_after: LIMIT,
             write_until: None,

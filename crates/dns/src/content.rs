@@ -40,6 +40,12 @@ pub fn zone(view: &FleetView, dns: &DnsView, base: Option<&Zone>) -> Result<Zone
             ));
         }
         for (rtype, addresses) in published(&view.addresses) {
+            let weight = |address: &IpAddr| {
+                let view = view.addresses.iter().find(|view| view.address == *address);
+                view.map_or(1, |view| view.weight)
+            };
+            let weights = addresses.iter().map(weight).collect();
+            zone.weigh(name.clone(), rtype, weights);
             let data = addresses.iter().map(|address| bytes(*address)).collect();
             zone.replace(name.clone(), rtype, Rrset { ttl, data });
         }
@@ -57,7 +63,8 @@ pub fn version(view: &FleetView) -> u32 {
 }
 
 /// The addresses that a name for the edges has now, by type of record. Of each family those that are published; all of
-/// them when none is: a visitor who tries an address that is thought dead is no worse off than one who gets none.
+/// them when none is: a visitor who tries an address that is thought dead is no worse off than one who gets none. One
+/// without weight only when no other is published.
 pub fn published(all: &[AddressView]) -> [(u16, Vec<IpAddr>); 2] {
     [(rtype::A, true), (rtype::AAAA, false)].map(|(rtype, v4)| {
         let family: Vec<&AddressView> = all.iter().filter(|view| view.address.is_ipv4() == v4).collect();
@@ -65,7 +72,8 @@ pub fn published(all: &[AddressView]) -> [(u16, Vec<IpAddr>); 2] {
             let chosen = family.iter().filter(|view| wanted(view));
             chosen.map(|view| view.address).collect()
         };
-        let rounds: [&dyn Fn(&AddressView) -> bool; 3] = [
+        let rounds: [&dyn Fn(&AddressView) -> bool; 4] = [
+            &|view| view.state.is_published() && view.weight > 0,
             &|view| view.state.is_published(),
             &|view| view.state == pontoon_fleet::AddressState::Down,
             &|_| true,

@@ -111,3 +111,69 @@ fn the_serial_grows_with_every_change() {
     view.addresses_changed = UnixMillis(view.addresses_changed.0 + 100);
     assert!(before < between && between < version(&view));
 }
+
+#[test]
+fn weights_go_with_the_addresses_and_nobody_is_left_without() {
+    let weighed = |states: &[(&str, AddressState, u32)]| {
+        let plain: Vec<_> = states
+            .iter()
+            .map(|(address, state, _)| (*address, *state))
+            .collect();
+        let mut view = view(&plain);
+        for (address, (.., weight)) in view.addresses.iter_mut().zip(states) {
+            address.weight = *weight;
+        }
+        view
+    };
+    let v4 = |view: &FleetView| published(&view.addresses)[0].1.len();
+    // One without weight is answered when no other is up, before those that are down.
+    assert_eq!(
+        v4(&weighed(&[
+            ("192.0.2.1", Up, 2),
+            ("192.0.2.2", Up, 1),
+            ("192.0.2.3", Up, 0)
+        ])),
+        2
+    );
+    let spare = weighed(&[("192.0.2.1", Down, 2), ("192.0.2.2", Up, 0)]);
+    assert_eq!(
+        published(&spare.addresses)[0].1,
+        ["192.0.2.2".parse::<IpAddr>().unwrap()]
+    );
+    assert_eq!(v4(&weighed(&[("192.0.2.1", Up, 0), ("192.0.2.2", Up, 0)])), 2);
+    // Of a round of two answers the lighter one is in one.
+    let zone = made(&weighed(&[("192.0.2.1", Up, 2), ("192.0.2.2", Up, 1)]), None).unwrap();
+    let snapshot = pontoon_zone::Snapshot::new(&[zone]);
+    let mut query = b"\0\x07\0\0\0\x01\0\0\0\0\0\0".to_vec();
+    query.extend_from_slice(name("example.com").wire());
+    query.extend_from_slice(&[0, 1, 0, 1]);
+    let (mut out, mut seen, mut first) = (Vec::new(), [0; 2], [0; 2]);
+    for turn in 0..10_000 {
+        let asker = pontoon_zone::Asker {
+            address: "192.0.2.9".parse().unwrap(),
+            transport: pontoon_zone::Transport::Udp,
+            now: 7,
+            turn,
+            may_sign: false,
+        };
+        pontoon_zone::answer(
+            &snapshot,
+            &pontoon_zone::Settings::default(),
+            &asker,
+            &query,
+            &mut out,
+        );
+        let lasts: Vec<usize> = out[query.len()..]
+            .chunks(16)
+            .map(|record| usize::from(record[15]) - 1)
+            .collect();
+        lasts.iter().for_each(|last| seen[*last] += 1);
+        first[lasts[0]] += 1;
+    }
+    assert_eq!(seen[0], 10_000);
+    assert!((4_800..5_200).contains(&seen[1]), "{seen:?}");
+    assert!(
+        (2_300..2_700).contains(&first[1]),
+        "as the manual says: {first:?}"
+    );
+}

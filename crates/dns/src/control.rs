@@ -3,24 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pontoon_fleet::{DnsReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport, TransferView};
+use pontoon_fleet::{
+    DnsReport, DnssecView, FleetView, Role, ServerName, SignedReport, Tier, TierDetail, TierReport,
+    TransferView, UnixMillis,
+};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
 use pontoon_telemetry::metrics::{self, DnsMetrics, Registry};
-use pontoon_zone::{CookieSecret, RateLimiter, Settings, Snapshot, Zone};
+use pontoon_zone::{CookieSecret, RateLimiter, Settings, Signatures, Signer, Snapshot, Zone};
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 
 use crate::file::ZoneFile;
 use crate::notify::Deaf;
 use crate::shared::{self, Shared, Transfer};
+use crate::signing::ZoneKey;
 use crate::tcp::{self, Guests};
 use crate::tsig::Keys;
 use crate::{content, notify, udp};
@@ -104,6 +109,10 @@ pub fn run_until(options: DnsOptions, shutdown: Shutdown) -> Result<(), DnsError
         guests: Arc::default(),
         file: ZoneFile::default(),
         served: None,
+        signing: Signing {
+            key_file: options.paths.dnssec_key_file(),
+            ..Signing::default()
+        },
         unfit: None,
         transfer: Transfer::default(),
         notify: Vec::new(),
@@ -160,6 +169,7 @@ struct Control {
     guests: Arc<Guests>,
     file: ZoneFile,
     served: Option<Arc<Zone>>,
+    signing: Signing,
     /// Why file and view make no zone.
     unfit: Option<String>,
     /// What other name servers may fetch; the serving threads have a copy.
@@ -174,6 +184,64 @@ struct Control {
     listening: BTreeMap<SocketAddr, Doors>,
     not_listening: BTreeMap<SocketAddr, String>,
     view: Option<Arc<FleetView>>,
+}
+
+/// How the zone is signed.
+#[derive(Default)]
+struct Signing {
+    key_file: PathBuf,
+    wanted: Option<DnssecView>,
+    key: Option<ZoneKey>,
+    signer: Option<Arc<Signer>>,
+    signatures: Signatures,
+    /// The hour of Unix time for which it was signed.
+    hour: u64,
+    /// Why the key is not what it should be.
+    trouble: Option<String>,
+}
+
+impl Signing {
+    /// Follows what is wanted, the file of the key, and the clock; says whether everything is to be signed anew. A key
+    /// that was there once goes on being used: to be unsigned all of a sudden, or to be silent, would be the same to those
+    /// who check.
+    fn follow(&mut self, wanted: Option<DnssecView>) -> bool {
+        let hour = u64::from(shared::now()) / 3600;
+        let known = (self.wanted, self.key.clone(), self.hour);
+        self.trouble = None;
+        if wanted.is_some() {
+            match ZoneKey::load(&self.key_file) {
+                Ok(Some(key)) => self.key = Some(key),
+                Ok(None) => self.trouble = Some("the key of the fleet has not come yet".to_owned()),
+                Err(reason) => self.trouble = Some(reason),
+            }
+        }
+        (self.wanted, self.hour) = (wanted, hour);
+        if known.0 != self.wanted || known.1 != self.key {
+            self.signer = wanted.zip(self.key.as_ref()).map(|(wanted, key)| {
+                let signer = Signer::new(&key.seed, u64::from(wanted.lifetime_seconds));
+                tracing::info!(key = signer.tag(), "the zone is signed");
+                Arc::new(signer)
+            });
+            return true;
+        }
+        self.signer.is_some() && known.2 != hour
+    }
+
+    fn snapshot(&mut self, zone: &Zone) -> Snapshot {
+        let zones = std::slice::from_ref(zone);
+        match &self.signer {
+            Some(signer) => Snapshot::signed(zones, signer, &mut self.signatures, u64::from(shared::now())),
+            None => Snapshot::new(zones),
+        }
+    }
+
+    fn report(&self) -> Option<SignedReport> {
+        let signer = self.signer.as_ref()?;
+        Some(SignedReport {
+            key_tag: signer.tag(),
+            until: UnixMillis(self.signatures.until()? * 1000),
+        })
+    }
 }
 
 impl Control {
@@ -213,6 +281,12 @@ impl Control {
         let Some(view) = self.view.clone() else { return };
         if let Some(dns) = &view.dns {
             self.follow_transfer(dns.transfer.as_ref());
+            if self.signing.follow(dns.dnssec)
+                && let Some(zone) = &self.served
+            {
+                // Whatever becomes of the file: signatures of what is served must not end.
+                self.shared.publish(self.signing.snapshot(zone));
+            }
             self.file.look(dns.file.as_deref(), &dns.zone);
             let base = self.file.zone.as_ref();
             if dns.file.is_none() || base.is_some() {
@@ -243,7 +317,7 @@ impl Control {
         if self.served.as_deref() == Some(&zone) {
             return;
         }
-        self.shared.publish(Snapshot::new(std::slice::from_ref(&zone)));
+        self.shared.publish(self.signing.snapshot(&zone));
         tracing::info!(zone = %zone.apex(), serial = zone.serial(), "serving");
         let zone = Arc::new(zone);
         self.transfer.history.push(Arc::clone(&zone));
@@ -395,6 +469,8 @@ impl Control {
                     .map(|(address, reason)| format!("{address}: {reason}"))
                     .collect(),
                 transfer_trouble: self.transfer_trouble.clone(),
+                signed: self.signing.report(),
+                signing_trouble: self.signing.trouble.clone(),
                 not_told: {
                     let deaf = self.deaf.lock().unwrap_or_else(PoisonError::into_inner);
                     let texts = deaf

@@ -14,8 +14,10 @@
 pub mod content;
 mod control;
 mod file;
+mod key_file;
 mod notify;
 mod shared;
+mod signing;
 mod tcp;
 mod transfer;
 mod tsig;
@@ -23,4 +25,5 @@ mod udp;
 pub mod update;
 
 pub use control::{DnsError, DnsOptions, run, run_until};
+pub use signing::{BadKey, ZoneKey};
 pub use tsig::Keys;

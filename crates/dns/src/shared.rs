@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pontoon_telemetry::metrics::DnsMetrics;
 use pontoon_zone::{Asker, Name, RateLimiter, Settings, Snapshot, Transport, answer, rcode};
 
+use crate::signing::Budget;
 use crate::transfer::{self, History, Wanted};
 use crate::tsig::Keys;
 
@@ -18,8 +19,15 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) limiter: RateLimiter,
     pub(crate) metrics: DnsMetrics,
+    /// Signatures for answers over UDP, where who asks may be forged.
+    pub(crate) udp_signatures: Budget,
+    /// Those over TCP, which wait for their turn.
+    pub(crate) tcp_signatures: Budget,
     transfer: Mutex<Arc<Transfer>>,
 }
+
+/// Signatures that are made for single answers in a second, over UDP and over TCP each.
+const SIGNATURES_PER_SECOND: u32 = 1000;
 
 /// What other name servers may fetch.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +46,8 @@ impl Shared {
             settings,
             limiter,
             metrics,
+            udp_signatures: Budget::new(SIGNATURES_PER_SECOND),
+            tcp_signatures: Budget::new(SIGNATURES_PER_SECOND),
             transfer: Mutex::default(),
         }
     }
@@ -179,13 +189,14 @@ mod tests {
                     scope.spawn(|| {
                         let mut holder = Holder::new(&shared);
                         let (mut out, mut turn, mut seen) = (Vec::new(), 0u32, [0, 0]);
-                        while !done.load(Ordering::Relaxed) {
+                        while !done.load(Ordering::Relaxed) || seen[0] == 0 {
                             turn = turn.wrapping_add(1);
                             let asker = Asker {
                                 address: "192.0.2.9".parse().unwrap(),
                                 transport: Transport::Udp,
                                 now: 7,
                                 turn,
+                                may_sign: true,
                             };
                             let query = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x01z\0\0\x01\0\x01";
                             let outcome =

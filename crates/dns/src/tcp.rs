@@ -18,6 +18,12 @@ use crate::shared::{Holder, Shared, now};
 /// A connection on which nothing happens for so long is closed.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// How often one who waits for a signature looks whether it is his turn.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Whose turn does not come in so many looks is given up.
+const TURNS: u32 = 100;
+
 /// Connections at once, of all and of one address.
 const CONNECTIONS: usize = 2000;
 const CONNECTIONS_EACH: usize = 50;
@@ -127,14 +133,31 @@ async fn converse(
         let length = usize::from(timeout(IDLE, stream.read_u16()).await??);
         packet.resize(length, 0);
         timeout(IDLE, stream.read_exact(&mut packet)).await??;
-        let asker = Asker {
+        let mut asker = Asker {
             address,
             transport: Transport::Tcp,
             now: now(),
             turn,
+            may_sign: false,
         };
         turn += 1;
-        let outcome = answer(holder.get(shared), &shared.settings, &asker, &packet, &mut bytes);
+        let mut outcome = answer(holder.get(shared), &shared.settings, &asker, &packet, &mut bytes);
+        // Only what needs a signature that is not there yet waits until one may be made: a flood slows itself.
+        let mut turns = 0;
+        while outcome.truncated && !asker.may_sign {
+            asker.now = now();
+            asker.may_sign = shared.tcp_signatures.is_left(asker.now);
+            if asker.may_sign {
+                outcome = answer(holder.get(shared), &shared.settings, &asker, &packet, &mut bytes);
+                shared.tcp_signatures.spend(asker.now, outcome.signed);
+            } else {
+                turns += 1;
+                if turns > TURNS {
+                    return Ok(());
+                }
+                tokio::time::sleep(TURN).await;
+            }
+        }
         stats.answered(outcome.verdict as usize, outcome.truncated);
         if outcome.verdict == Verdict::Silence {
             return Ok(());

@@ -160,10 +160,12 @@ pub(crate) fn serve(
                 transport: Transport::Udp,
                 now,
                 turn,
+                may_sign: shared.udp_signatures.is_left(now),
             };
             turn = turn.wrapping_add(1);
             let mut bytes = spare.pop().unwrap_or_default();
             let outcome = answer(snapshot, &shared.settings, &asker, packet, &mut bytes);
+            shared.udp_signatures.spend(now, outcome.signed);
             stats.answered(outcome.verdict as usize, outcome.truncated);
             let mut proved = false;
             // Only what is signed is answered so.

@@ -1,5 +1,5 @@
 //! The whole name server on loopback, obeying a view that the test publishes.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods)] // the test has a thread of its own, which may sleep
 
 use std::fs;
@@ -17,6 +17,8 @@ use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
 use serde_json::json;
 
+#[path = "server/dnssec.rs"]
+mod dnssec;
 #[path = "server/others.rs"]
 mod others;
 #[path = "server/transfers.rs"]
@@ -104,6 +106,18 @@ impl Server {
 
     /// As [`Server::publish`]: the opinion on them changed at `changed`, in milliseconds of Unix time.
     fn publish_with(&self, addresses: &[&str], changed: u64, transfer: Option<&serde_json::Value>) {
+        self.publish_zone(addresses, changed, &json!({ "transfer": transfer }));
+    }
+
+    /// As [`Server::publish_with`], with `more` said of the zone.
+    fn publish_zone(&self, addresses: &[&str], changed: u64, more: &serde_json::Value) {
+        let mut dns = json!({
+            "zone": "example.com", "file": self.file(), "names": ["www.example.com"], "ttl_seconds": 60,
+            "ttl_degraded_seconds": 20,
+            "listen": [format!("0.0.0.0:{}", self.port), format!("[::]:{}", self.port)],
+        });
+        let more = more.as_object().unwrap().clone();
+        dns.as_object_mut().unwrap().extend(more);
         let view: FleetView = serde_json::from_value(json!({
             "addresses_changed": changed,
             "fleet": "notes", "revision": 1, "epoch": 1, "serial": 1, "app": null, "sql": null,
@@ -114,12 +128,7 @@ impl Server {
             "addresses": addresses.iter().map(|address| json!({
                 "address": address, "home": "a", "holder": "a", "state": "up", "reason": "",
             })).collect::<Vec<_>>(),
-            "dns": {
-                "zone": "example.com", "file": self.file(), "names": ["www.example.com"], "ttl_seconds": 60,
-                "ttl_degraded_seconds": 20,
-                "listen": [format!("0.0.0.0:{}", self.port), format!("[::]:{}", self.port)],
-                "transfer": transfer,
-            },
+            "dns": dns,
         }))
         .unwrap();
         self.publisher.publish(view).unwrap();

@@ -6,6 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +56,40 @@ const HAND_OVER: usize = 32 * 1024;
 /// Blocks that may wait for the writer.
 const QUEUE: usize = 64;
 
+/// The wish that the log's file is opened anew, because it was renamed. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Reopen(Arc<AtomicBool>);
+
+impl Reopen {
+    /// What is written from now on goes to the file that has the name then.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn was_asked(&self) -> bool {
+        self.0.load(Ordering::Acquire) && self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// The thread that writes.
+pub struct Writer {
+    /// Takes what is to be written.
+    pub to: SyncSender<String>,
+    ended: Receiver<()>,
+}
+
+/// How long a disk may take for what is left at the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+impl Writer {
+    /// Waits until all lines are written, once nobody adds any more.
+    pub fn finish(self) {
+        drop(self.to);
+        // Ends with the thread, which never says anything.
+        let _ = self.ended.recv_timeout(LAST_LINES);
+    }
+}
+
 /// Starts the writer; `None` when nothing is logged.
 ///
 /// # Errors
@@ -62,7 +98,8 @@ pub fn start(
     format: AccessLogFormat,
     to: AccessLogTo,
     file: PathBuf,
-) -> io::Result<Option<SyncSender<String>>> {
+    reopen: Reopen,
+) -> io::Result<Option<Writer>> {
     if format == AccessLogFormat::Off {
         return Ok(None);
     }
@@ -71,13 +108,17 @@ pub fn start(
         AccessLogTo::File => Some(file),
         AccessLogTo::Stderr => None,
     };
+    let (end, ended) = sync_channel(0);
     std::thread::Builder::new()
         .name("access-log".to_owned())
-        .spawn(move || write_blocks(&receiver, sink))?;
-    Ok(Some(sender))
+        .spawn(move || {
+            write_blocks(&receiver, sink, &reopen);
+            drop(end);
+        })?;
+    Ok(Some(Writer { to: sender, ended }))
 }
 
-fn write_blocks(blocks: &Receiver<String>, path: Option<PathBuf>) {
+fn write_blocks(blocks: &Receiver<String>, path: Option<PathBuf>, reopen: &Reopen) {
     let open = || {
         path.as_ref()
             .map(|path| OpenOptions::new().create(true).append(true).open(path))
@@ -85,6 +126,10 @@ fn write_blocks(blocks: &Receiver<String>, path: Option<PathBuf>) {
     let mut file: Option<File> = None;
     let mut complained = false;
     for block in blocks {
+        // Between two blocks, which hold whole lines: each line is in one file.
+        if reopen.was_asked() {
+            file = None;
+        }
         let result = match (&path, &mut file) {
             (None, _) => io::stderr().write_all(block.as_bytes()),
             (Some(_), Some(file)) => file.write_all(block.as_bytes()),
@@ -316,6 +361,38 @@ mod tests {
         line.clear();
         combined(&mut line, &with_id, moment).unwrap();
         assert!(line.ends_with(" 1.500000 a a\\\"b 4bf9\n"), "{line}");
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_gets_no_line_after_it_was_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, rotated) = (folder.path().join("log"), folder.path().join("log.1"));
+        let reopen = Reopen::default();
+        let writer = start(
+            AccessLogFormat::Json,
+            AccessLogTo::File,
+            log.clone(),
+            reopen.clone(),
+        );
+        let writer = writer.unwrap().unwrap();
+        let written = |path: &std::path::Path, text: &str| {
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            while std::fs::read_to_string(path).unwrap_or_default() != text {
+                assert!(std::time::Instant::now() < deadline, "{path:?} is not {text:?}");
+                std::thread::yield_now();
+            }
+        };
+        writer.to.send("1\n".to_owned()).unwrap();
+        written(&log, "1\n");
+        std::fs::rename(&log, &rotated).unwrap();
+        writer.to.send("2\n".to_owned()).unwrap();
+        written(&rotated, "1\n2\n");
+        reopen.ask();
+        writer.to.send("3\n".to_owned()).unwrap();
+        writer.to.send("4\n".to_owned()).unwrap();
+        writer.finish();
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "3\n4\n");
+        assert_eq!(std::fs::read_to_string(&rotated).unwrap(), "1\n2\n");
     }
 
     #[test]

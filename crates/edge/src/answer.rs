@@ -43,7 +43,8 @@ pub fn whole(out: &mut Vec<u8>, body: &str, head_only: bool) {
     }
 }
 
-fn reason(status: u16) -> &'static str {
+/// The words that stand beside a status.
+pub fn reason(status: u16) -> &'static str {
     match status {
         301 => "Moved Permanently",
         308 => "Permanent Redirect",
@@ -64,13 +65,12 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// The answer to a request that is refused. The connection ends with it.
-pub fn refusal(out: &mut Vec<u8>, reject: Reject, head_only: bool) {
-    let allow = match reject {
+/// Fields that belong to a refusal.
+pub fn refusal_fields(reject: Reject) -> &'static str {
+    match reject {
         Reject::ConnectRefused | Reject::TraceRefused => {
             "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
         }
         _ => "",
-    };
-    write(out, reject.status(), reject.word(), allow, head_only, false);
+    }
 }

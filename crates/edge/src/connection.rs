@@ -18,7 +18,7 @@ use crate::challenge;
 use crate::forward::{self, After, Served};
 use crate::front;
 use crate::http1::body::Length;
-use crate::http1::head::{HeadLimits, Scanner};
+use crate::http1::head::{self, Head, HeadLimits, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{self, Request, Sender, Version};
 use crate::http1::response::RelayWord;
@@ -63,12 +63,14 @@ pub async fn serve(
         begins: std::pin::pin!(worker.drain_begins.notified()),
         is_awaited: false,
     };
+    let mut is_close = false;
     loop {
         if client.buffer.is_empty() {
+            let since = client.now;
             // Of all memory an idle connection has only what tells it from others.
             worker.buffers.put_head(std::mem::take(&mut client.scratch));
-            match wait_for_first_byte(worker, &mut client, route, first, &mut drain).await {
-                Waited::Came => {}
+            match wait_for_first_byte(worker, &mut client, route, first, &mut drain, false).await {
+                Waited::Came => is_close = !first && follows_closely(&client, since),
                 Waited::Ended => return None,
                 Waited::Idle(until) => {
                     let Stream::Tcp(stream) = client.stream else {
@@ -78,8 +80,9 @@ pub async fn serve(
                 }
             }
         }
-        let after = Box::pin(serve_one(worker, &mut client, &sender, route, caller.as_ref())).await;
-        match after {
+        let caller = caller.as_ref();
+        let several = serve_several(worker, &mut client, &sender, route, caller, &mut drain, is_close);
+        match Box::pin(several).await {
             After::KeepAlive => first = false,
             After::Linger => {
                 Box::pin(linger(&mut client)).await;
@@ -88,6 +91,45 @@ pub async fn serve(
             After::Close => return None,
         }
     }
+}
+
+/// Carries out a request, and more for as long as they follow each other closely: so the memory for one is not had anew
+/// for each, and who has asked once holds none of it. `is_close`: this one has followed another so.
+async fn serve_several(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    sender: &Sender,
+    route: Route,
+    caller: Option<&ServerName>,
+    drain: &mut Drain<'_, '_>,
+    mut is_close: bool,
+) -> After {
+    loop {
+        let after = serve_one(worker, client, sender, route, caller).await;
+        if after != After::KeepAlive {
+            return after;
+        }
+        if client.buffer.is_empty() {
+            if !is_close {
+                return after;
+            }
+            let since = client.now;
+            match wait_for_first_byte(worker, client, route, false, drain, true).await {
+                Waited::Came => is_close = follows_closely(client, since),
+                Waited::Ended => return After::Close,
+                Waited::Idle(_) => {
+                    client.now = since;
+                    return after;
+                }
+            }
+        }
+    }
+}
+
+/// Whether what came just now came so soon after `since` that more will.
+fn follows_closely(client: &Client, since: Instant) -> bool {
+    const CLOSELY: Duration = Duration::from_millis(50);
+    client.now.saturating_duration_since(since) < CLOSELY
 }
 
 /// Reads one request and carries it out.
@@ -134,13 +176,13 @@ struct Drain<'d, 'w> {
     is_awaited: bool,
 }
 
-/// Waits for the next request's head, and reads it; `head` then holds what is passed on.
+/// Waits for the next request's head, and reads it; `out` then holds what is passed on.
 async fn next_head(
     worker: &Rc<Worker>,
     client: &mut Client,
     sender: &Sender,
     route: Route,
-    head: &mut Vec<u8>,
+    out: &mut Vec<u8>,
 ) -> Next {
     // As they are now: the configuration may have changed while the connection was idle.
     let upstreams = worker.upstreams();
@@ -151,21 +193,25 @@ async fn next_head(
     client.deadline.set_to(client.now + upstreams.tuning.head_timeout);
     let mut scanner = Scanner::default();
     loop {
-        match scanner.scan(client.buffer.filled(), limits) {
-            Err(reject) => return Next::Refuse(reject),
-            Ok(Some(extent)) => {
-                let front = &upstreams.front;
-                let is_trusted = |address| front.trusts(address);
-                let marks = front::marks(worker, front, sender, &is_trusted);
-                let text = &client.buffer.filled()[extent.start..extent.end];
-                let verdict = request::read_marked(text, sender, &marks, head);
-                client.buffer.consume(extent.end);
-                return match verdict {
-                    Ok(request) => Next::Request(request),
-                    Err(reject) => Next::Refuse(reject),
-                };
-            }
-            Ok(None) => {}
+        let input = client.buffer.filled();
+        let cut = scanner.is_fresh().then(|| head::cut(input, limits)).flatten();
+        let found = match cut {
+            Some(cut) => Some((cut.end(), Head::from(cut))),
+            None => match scanner.scan(input, limits) {
+                Err(reject) => return Next::Refuse(reject),
+                Ok(extent) => extent.map(|extent| (extent.end, input[extent.start..extent.end].into())),
+            },
+        };
+        if let Some((end, text)) = found {
+            let front = &upstreams.front;
+            let is_trusted = |address| front.trusts(address);
+            let marks = front::marks(worker, front, sender, &is_trusted);
+            let verdict = request::read_marked(text, sender, &marks, out);
+            client.buffer.consume(end);
+            return match verdict {
+                Ok(request) => Next::Request(request),
+                Err(reject) => Next::Refuse(reject),
+            };
         }
         match read_more(client).await {
             Ok(count) if count > 0 => {}
@@ -192,13 +238,14 @@ enum Waited {
     Idle(Instant),
 }
 
-/// Waits without holding a buffer's worth of anything.
+/// Waits without holding a buffer's worth of anything; `briefly`: for no longer than until it would be parked, if it could.
 async fn wait_for_first_byte(
     worker: &Worker,
     client: &mut Client,
     route: Route,
     first: bool,
     drain: &mut Drain<'_, '_>,
+    briefly: bool,
 ) -> Waited {
     let upstreams = worker.upstreams();
     let tuning = &upstreams.tuning;
@@ -213,10 +260,11 @@ async fn wait_for_first_byte(
         && matches!(client.stream, Stream::Tcp(_))
         && tuning.park_after < patience
         && worker.parking.is_open();
-    client.deadline.set_to(match may_park {
-        true => client.now + tuning.park_after,
-        false => until,
-    });
+    let is_brief = may_park || (briefly && tuning.park_after < patience);
+    let for_now = is_brief.then_some(tuning.park_after);
+    client
+        .deadline
+        .set_to(for_now.map_or(until, |span| client.now + span));
     drop(upstreams);
     let Client {
         stream,
@@ -245,9 +293,9 @@ async fn wait_for_first_byte(
                 _ => {}
             }
         }
-        deadline.poll(cx).map(|()| match may_park {
-            true => Waited::Idle(until),
-            false => Waited::Ended,
+        deadline.poll(cx).map(|()| match for_now {
+            Some(_) => Waited::Idle(until),
+            None => Waited::Ended,
         })
     })
     .await;
@@ -309,7 +357,10 @@ async fn carry_out(
             Ok(()) => match (challenge(worker, sender, request, &up), elsewhere) {
                 (Some(body), _) => answer_challenge(worker, client, request, &body).await,
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
-                (None, None) => forward::forward(worker, client, request, &mut up, route).await,
+                (None, None) => match upstreams.maintenance(request.peer) {
+                    Some(maintenance) => forward::maintained(worker, client, request, &up, maintenance).await,
+                    None => forward::forward(worker, client, request, &mut up, route).await,
+                },
             },
             Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
             Err(None) => Served::nothing(),
@@ -441,7 +492,7 @@ async fn refuse(worker: &Worker, client: &mut Client, reject: Reject) {
     worker.stats.rejected(reject as usize);
     worker.stats.answered(reject.status(), Duration::ZERO);
     let mut text = Vec::new();
-    answer::refusal(&mut text, reject, false);
+    worker.pages().refuse(&mut text, reject, false);
     let _ = send(client, &text, worker.upstreams().tuning.write_timeout).await;
 }
 

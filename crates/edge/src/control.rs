@@ -20,7 +20,7 @@ use pontoon_telemetry::metrics::{self, EdgeMetrics, Registry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
-use crate::access_log::{self, LogBuffer};
+use crate::access_log::{self, LogBuffer, Reopen, Writer};
 use crate::dial::Identity;
 use crate::floors::SharedKey;
 use crate::handover::{
@@ -29,20 +29,24 @@ use crate::handover::{
 use crate::health::Checker;
 use crate::http1::reject::Reject;
 use crate::https::Site;
-use crate::options::{EdgeError, EdgeOptions};
+use crate::options::{AccessLog, EdgeError, EdgeOptions};
+use crate::pages::PageFiles;
 use crate::queue::Queue;
 use crate::state::EdgeState;
 use crate::upstream::{Upstream, Upstreams};
 use crate::worker::{AnswerClock, Command, Door, Idle, Shared, Worker};
 
 /// Runs the edge until SIGTERM or SIGINT, then finishes what is begun and returns. A second signal cuts that short.
+/// SIGHUP opens the access log anew.
 ///
 /// # Errors
 /// When the operating system refuses what the edge cannot do without. An address that cannot be bound is not an
 /// error: it is reported, and tried again each second.
 pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
-    let shutdown = Shutdown::from_signals().map_err(system("signal handlers"))?;
-    run_until(options, shutdown)
+    let reopen = Reopen::default();
+    let asked = reopen.clone();
+    let shutdown = Shutdown::from_signals_and(move || asked.ask()).map_err(system("signal handlers"))?;
+    serve(options, shutdown, reopen)
 }
 
 /// As [`run`], until `shutdown` asks.
@@ -50,12 +54,17 @@ pub fn run(options: EdgeOptions) -> Result<(), EdgeError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeError> {
+    serve(options, shutdown, Reopen::default())
+}
+
+fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(), EdgeError> {
     let taking_over = inherit()?.map(TakingOver::new).transpose()?;
     let files = pontoon_rt::process::raise_open_files();
     let count = threads::count(options.threads);
     let (upstreams, upstreams_seen) = watch::channel(Arc::new(Upstreams::none(&options.tuning)));
     let (health_changes, health_changes_seen) = watch::channel(0);
     let (https, https_seen) = watch::channel(None);
+    let (pages, pages_seen) = watch::channel(Arc::default());
     let (acme_thumbprint, acme_thumbprint_seen) = watch::channel(None);
     // Each client connection may need a second one to an application.
     let by_files = usize::try_from(files.saturating_sub(200) / 2)
@@ -79,20 +88,22 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
         clock: AnswerClock::start(),
         https: https_seen,
+        pages: pages_seen,
         acme_thumbprint: acme_thumbprint_seen,
     });
     let tickets = Tickets::new(options.paths.ticket_keys_file());
     let mut registry = Registry::new(&options.server, "edge", env!("CARGO_PKG_VERSION"));
     let metrics = EdgeMetrics::register(&mut registry, count, Reject::WORDS);
     let log_file = options.paths.log_file("edge-access");
-    let log = access_log::start(options.access_log.format, options.access_log.to, log_file)
-        .map_err(system("the access log's thread"))?;
+    let AccessLog { format, to } = options.access_log;
+    let log_writer =
+        access_log::start(format, to, log_file, reopen).map_err(system("the access log's thread"))?;
+    let log = log_writer.as_ref().map(|writer| writer.to.clone());
 
     let (commands, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let receivers: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(receivers.into_iter().map(Some).collect()));
     let serving = {
         let (shared, stats) = (Arc::clone(&shared), metrics.threads().to_vec());
-        let format = options.access_log.format;
         threads::per_core(count, move |index| {
             let log = log.clone().map(|to| LogBuffer::new(format, to));
             let receiver = receivers
@@ -128,10 +139,13 @@ pub fn run_until(options: EdgeOptions, shutdown: Shutdown) -> Result<(), EdgeErr
         not_listening: BTreeMap::new(),
         view: None,
         site: Site::new(tickets, https),
+        pages: PageFiles::new(pages),
         acme_thumbprint,
     };
     let ended = LocalSet::new().block_on(&runtime, control.run(&options, registry, shutdown));
-    serving.join()?;
+    let joined = serving.join();
+    log_writer.into_iter().for_each(Writer::finish);
+    joined?;
     Ok(ended?)
 }
 
@@ -157,6 +171,7 @@ struct Control {
     not_listening: BTreeMap<(Door, SocketAddr), String>,
     view: Option<Arc<FleetView>>,
     site: Site,
+    pages: PageFiles,
     acme_thumbprint: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -351,8 +366,11 @@ impl Control {
         self.bind_wanted();
     }
 
-    /// Looks at the certificates for visitors.
+    /// Looks at the files for visitors: certificates and pages.
     fn refresh_site(&mut self) {
+        if let Some(view) = &self.view {
+            self.pages.refresh(&view.answers.pages);
+        }
         let https = self.view.as_ref().and_then(|view| view.https.as_ref());
         let thumbprint: Option<Arc<str>> = https
             .and_then(|https| https.acme_thumbprint.as_deref())
@@ -518,6 +536,7 @@ impl Control {
                     .collect(),
                 carries_floors: self.carries_floors(),
                 certificates: self.site.report(),
+                pages_refused: self.pages.refused(),
                 acme_thumbprint: self.acme_thumbprint.borrow().as_deref().map(str::to_owned),
                 not_listening: self
                     .not_listening

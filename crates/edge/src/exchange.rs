@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::compress::{self, Offer, Plan};
 use crate::floors::Leaving;
 use crate::front::Told;
 use crate::http1::body::{Body, Length};
-use crate::http1::head::{Extent, HeadLimits, Scanner};
+use crate::http1::head::{self, Extent, Head, HeadLimits, Scanner};
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::{self, Asked, Ending, Handover, RelayWord, Response};
@@ -92,6 +93,8 @@ pub struct Exchange<'e> {
     pub stay: Option<&'e str>,
     /// A field that tells browsers to come over HTTPS only, for an answer that has none of its own.
     pub hsts: Option<&'e str>,
+    /// How the answer may be compressed.
+    pub compress: Option<Offer<'e>>,
     /// What the answer tells of its request.
     pub told: Option<&'e Told>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
@@ -107,9 +110,12 @@ pub struct State {
     cookie: Option<String>,
     /// The final answer's head, once it was read.
     pub response: Option<Response>,
-    /// How long that took.
-    pub answered_after: Option<Duration>,
-    begun: Instant,
+    /// When that was.
+    pub answered_at: Option<Instant>,
+    /// Nothing was waited for since then.
+    pub head_is_new: bool,
+    /// When it began.
+    pub begun: Instant,
     /// It was looked whether anything moved.
     looked: bool,
     /// The request was sent, or the server takes nothing more of it.
@@ -146,7 +152,8 @@ impl State {
             head: None,
             cookie: None,
             response: None,
-            answered_after: None,
+            answered_at: None,
+            head_is_new: false,
             begun: now,
             looked: false,
             up_done: false,
@@ -172,8 +179,17 @@ impl Exchange<'_> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Done, Failure>> {
+        self.state.head_is_new = false;
         if let Some(end) = self.poll_streams(cx) {
             return Poll::Ready(end);
+        }
+        // Who is answered soon need not be watched.
+        if self.state.looked
+            && self.state.up_done
+            && self.state.phase != Phase::Tunnel
+            && let Err(failure) = self.watch_client(cx)
+        {
+            return Poll::Ready(Err(failure));
         }
         self.note_progress();
         while self.deadline.poll(cx).is_ready() {
@@ -191,9 +207,11 @@ impl Exchange<'_> {
         }
         if self.state.phase == Phase::Head {
             // Interim answers that wait to be written.
-            match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
-                Poll::Ready(Err(_)) => return Some(Err(Failure::ClientGone)),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+            if !self.down.staged().is_empty() {
+                match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
+                    Poll::Ready(Err(_)) => return Some(Err(Failure::ClientGone)),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
             }
             match self.poll_head(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -221,11 +239,7 @@ impl Exchange<'_> {
     /// The request's direction.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         if self.state.up_done {
-            return if self.state.phase == Phase::Tunnel {
-                Ok(())
-            } else {
-                self.watch_client(cx)
-            };
+            return Ok(());
         }
         match self.up.poll(cx, self.client, self.client_buffer, self.server) {
             Poll::Pending => {}
@@ -267,36 +281,20 @@ impl Exchange<'_> {
     /// Reads heads until the final one; interim ones are passed on.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
-            let found = match self.state.head.take() {
-                Some(extent) => Ok(Some(extent)),
-                None => {
-                    let bytes = self.server_buffer.filled();
-                    self.state.scanner.scan(bytes, &HeadLimits::default())
+            match self.poll_found(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Ok(true)) if self.state.phase != Phase::Head => {
+                    return Poll::Ready(self.gather());
                 }
-            };
-            match found {
-                Err(reject) => return Poll::Ready(Err(Failure::BadAnswer(Some(reject)))),
-                Ok(Some(extent)) => {
-                    if self.poll_floor(cx, extent).is_pending() {
-                        self.state.head = Some(extent);
-                        return Poll::Pending;
-                    }
-                    let end = extent.end;
-                    if let Err(failure) = self.take_head(extent.start, end) {
-                        return Poll::Ready(Err(failure));
-                    }
-                    self.server_buffer.consume(end);
-                    if self.state.phase != Phase::Head {
-                        return Poll::Ready(self.gather());
-                    }
-                    self.state.scanner = Scanner::default();
+                Poll::Ready(Ok(true)) => {
                     match self.down.poll_write(cx, &mut self.server_buffer, self.client) {
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::ClientGone)),
                         Poll::Ready(Ok(())) | Poll::Pending => {}
                     }
                     continue;
                 }
-                Ok(None) => {}
             }
             match self.server.poll_read(cx, &mut self.server_buffer) {
                 Poll::Pending => return Poll::Pending,
@@ -311,6 +309,36 @@ impl Exchange<'_> {
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::BadAnswer(None))),
             }
         }
+    }
+
+    /// Takes the head that the server's bytes begin with; `false` when there is none yet.
+    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Failure>> {
+        if self.server_buffer.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        // In one go, unless something is asked in between.
+        let mut end = None;
+        if self.floor.is_none() && self.state.scanner.is_fresh() {
+            end = self.take_head(None)?;
+        }
+        if end.is_none() {
+            let input = self.server_buffer.filled();
+            let found = match self.state.head.take() {
+                Some(extent) => Ok(Some(extent)),
+                None => self.state.scanner.scan(input, &HeadLimits::default()),
+            };
+            let Some(extent) = found.map_err(|reject| Failure::BadAnswer(Some(reject)))? else {
+                return Poll::Ready(Ok(false));
+            };
+            if self.poll_floor(cx, extent).is_pending() {
+                self.state.head = Some(extent);
+                return Poll::Pending;
+            }
+            end = self.take_head(Some(extent))?;
+        }
+        self.server_buffer.consume(end.unwrap_or(0));
+        self.state.scanner = Scanner::default();
+        Poll::Ready(Ok(true))
     }
 
     /// Before a final answer goes on: did the request write something that the client must see next time?
@@ -340,13 +368,21 @@ impl Exchange<'_> {
         Err(Failure::BadAnswer(Some(reject)))
     }
 
-    fn take_head(&mut self, start: usize, end: usize) -> Result<(), Failure> {
-        let head = &self.server_buffer.filled()[start..end];
+    /// Takes the head at `extent`, or else one that can be cut in one go; says where it ends. `None` when there is none.
+    fn take_head(&mut self, extent: Option<Extent>) -> Result<Option<usize>, Failure> {
+        let input = self.server_buffer.filled();
+        let (end, head) = match extent {
+            Some(extent) => (extent.end, Head::from(&input[extent.start..extent.end])),
+            None => match head::cut(input, &HeadLimits::default()) {
+                Some(cut) => (cut.end(), Head::from(cut)),
+                None => return Ok(None),
+            },
+        };
         let asked = Asked {
             head: self.request.is_head,
             upgrade: self.request.upgrade,
         };
-        let parsed = response::read(head, &asked).map_err(|reject| Failure::BadAnswer(Some(reject)))?;
+        let parsed = response::read_head(head, &asked).map_err(|reject| Failure::BadAnswer(Some(reject)))?;
         let response = parsed.response;
         let version = self.request.version;
         if response.is_interim() {
@@ -365,7 +401,7 @@ impl Exchange<'_> {
                     self.down.stage(),
                 );
             }
-            return Ok(());
+            return Ok(Some(end));
         }
         // What a server says on an idle connection before it closes it, and no answer to what was sent since
         // (RFC 9110 section 15.5.9).
@@ -391,7 +427,7 @@ impl Exchange<'_> {
             self.up.set_body(Body::UntilClose, Form::AsIs);
             (self.state.phase, self.state.up_done) = (Phase::Tunnel, false);
             self.state.response = Some(response);
-            return Ok(());
+            return Ok(Some(end));
         }
         let (body, form, chunk) = match (response.ending, version) {
             (Ending::Announced(Length::Chunked), Version::Http11) => {
@@ -404,13 +440,23 @@ impl Exchange<'_> {
             (Ending::Close, Version::Http11) => (Body::UntilClose, Form::Chunk, true),
             (Ending::Close, Version::Http10) => (Body::UntilClose, Form::AsIs, false),
         };
-        let end_is_told = form != Form::Unchunk && (form == Form::Chunk || !matches!(body, Body::UntilClose));
+        let offer = self.compress.filter(|_| version == Version::Http11);
+        let (plan, encoder) = offer.map_or((Plan::AsIs, None), |offer| {
+            offer.take(&parsed, self.request.is_head)
+        });
+        let (form, chunk) = match encoder {
+            Some(_) => (Form::Encode, true),
+            None => (form, chunk),
+        };
+        let end_is_told = form != Form::Unchunk
+            && (matches!(form, Form::Chunk | Form::Encode) || !matches!(body, Body::UntilClose));
         // With part of the request still to come, nobody knows where the next one would begin.
         self.state.keep_alive = (self.may_keep_alive)()
             && self.request.keep_alive
             && end_is_told
             && self.up.is_past()
             && !self.state.client_ended;
+        let at = self.down.stage().len();
         parsed.write(
             &Handover {
                 version,
@@ -419,11 +465,13 @@ impl Exchange<'_> {
             },
             self.down.stage(),
         );
+        compress::rewrite(self.down.stage(), at, plan);
+        let now = Instant::now();
         let cookie = self.state.cookie.take();
         let hsts = self.hsts.filter(|_| !parsed.has(b"strict-transport-security"));
         let told = self
             .told
-            .map(|told| told.fields(&parsed, self.state.begun.elapsed()));
+            .map(|told| told.fields(&parsed, now.saturating_duration_since(self.state.begun)));
         let fields = [cookie.as_deref(), self.stay, hsts, told.as_deref()];
         for field in fields.into_iter().flatten() {
             let head = self.down.stage();
@@ -432,11 +480,14 @@ impl Exchange<'_> {
             head.extend_from_slice(field.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
-        self.down.set_body(body, form);
-        self.state.answered_after = Some(self.state.begun.elapsed());
+        match encoder {
+            Some(encoder) => self.down.encode(body, encoder),
+            None => self.down.set_body(body, form),
+        }
+        (self.state.answered_at, self.state.head_is_new) = (Some(now), true);
         self.state.response = Some(response);
         self.state.phase = Phase::Body;
-        Ok(())
+        Ok(Some(end))
     }
 
     /// The server has ended its side of a tunnel. The client hears of it, and may say the rest.
@@ -600,6 +651,7 @@ mod tests {
             answer_timeout: tuning.answer_timeout,
             stay: None,
             hsts: None,
+            compress: None,
             told: None,
             worth_waiting: &|| true,
         };

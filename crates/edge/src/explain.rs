@@ -54,8 +54,24 @@ impl Explanation {
             return explanation;
         }
         explanation.limits(question);
+        if explanation.is_maintained(question) {
+            return explanation;
+        }
         explanation.server(question);
         explanation
+    }
+
+    fn is_maintained(&mut self, question: &Question) -> bool {
+        let now = self.state.now;
+        let Some(maintenance) = self.state.maintenance.as_ref().filter(|one| !one.is_over(now)) else {
+            return false;
+        };
+        let exempt = question.client.filter(|client| !maintenance.meets(*client, now));
+        self.steps.push(match exempt {
+            Some(client) => format!("there is maintenance, and {client} is served all the same (--except)"),
+            None => "503 with the maintenance page (pontoon edge maintenance)".to_owned(),
+        });
+        exempt.is_none()
     }
 
     fn limits(&mut self, question: &Question) {
@@ -177,11 +193,19 @@ impl Explanation {
             (Verdict::To(_), [(name, _)]) if rule == BalanceRule::Hash => {
                 format!("it goes to {name}: equal requests by {} do", state.dispatch.key)
             }
+            (Verdict::To(_), [(name, _)]) if is_nearer(state, name) && !panic => format!(
+                "it goes to {name}: app.prefer = {:?}, and it is in service and has room",
+                state.dispatch.prefer.as_str()
+            ),
             (Verdict::To(_), [(name, _)]) => format!("it goes to {name}: nobody else would be asked now"),
             (Verdict::To(_), shares) => {
                 let of = shares.iter().map(|(name, count)| format!("{name} {count}"));
                 let of: Vec<String> = of.collect();
-                format!("of {PLAYED} such at this moment: {} ({})", of.join(", "), rule.as_str())
+                let near = match shares.iter().all(|(name, _)| is_nearer(state, name)) && !panic {
+                    true => format!(", of the nearest: app.prefer = {:?}", state.dispatch.prefer.as_str()),
+                    false => String::new(),
+                };
+                format!("of {PLAYED} such at this moment: {} ({}{near})", of.join(", "), rule.as_str())
             }
         });
         if panic {
@@ -206,6 +230,15 @@ fn stays_there(state: &EdgeState, stay: Option<u64>, name: &ServerName) -> bool 
     servers.any(|server| &server.server == name && Some(server.id) == stay)
 }
 
+/// Whether another server that could be asked is farther away than `name`.
+fn is_nearer(state: &EdgeState, name: &ServerName) -> bool {
+    let far = state.servers.iter().find(|server| &server.server == name);
+    far.is_some_and(|near| {
+        let mut others = state.servers.iter();
+        others.any(|server| server.far > near.far && server.stands == Stands::InService && !server.full)
+    })
+}
+
 fn known(server: &ServerState) -> Server {
     Server {
         id: server.id,
@@ -222,6 +255,7 @@ fn known(server: &ServerState) -> Server {
             0 => Latency::default(),
             micros => Latency::default().with(micros, 0),
         },
+        far: server.far,
     }
 }
 
@@ -243,11 +277,14 @@ mod tests {
             answers_ms: 5.0,
             share: 1.0,
             weight: 1.0,
+            far: 0,
         }
     }
 
     fn state(servers: Vec<ServerState>) -> EdgeState {
         EdgeState {
+            maintenance: None,
+            now: pontoon_fleet::UnixMillis(1_000),
             serial: 1,
             balance: Some(BalanceRule::RoundRobin),
             dispatch: Dispatch::default(),
@@ -266,6 +303,31 @@ mod tests {
         let shares = explanation.shares.iter();
         let shares = shares.map(|(name, count)| format!("{name} {count}")).collect();
         (explanation.steps, shares)
+    }
+
+    #[test]
+    fn the_nearest_is_named_as_such() {
+        let mut state = state(
+            ["a", "b", "c"]
+                .map(|name| server(name, Stands::InService))
+                .to_vec(),
+        );
+        state.dispatch.prefer = pontoon_fleet::Prefer::Local;
+        (state.servers[1].far, state.servers[2].far) = (1, 2);
+        let (steps, shares) = ask(&state, &Question::default());
+        assert_eq!(shares, ["a 1000"]);
+        assert!(
+            steps.last().unwrap().contains("app.prefer = \"local\""),
+            "{steps:?}"
+        );
+        state.servers[0].full = true;
+        state.servers[2].far = 1;
+        let (steps, shares) = ask(&state, &Question::default());
+        assert_eq!(shares, ["b 500", "c 500"]);
+        assert!(
+            !steps.last().unwrap().contains("app.prefer"),
+            "nobody is farther: {steps:?}"
+        );
     }
 
     #[test]

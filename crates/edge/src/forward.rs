@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
-use pontoon_fleet::ProxyProtocol;
+use pontoon_fleet::{Coding, Maintenance, ProxyProtocol};
+use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
-use crate::answer;
 use crate::clients::Denied;
+use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
 use crate::cookie;
 use crate::dial;
@@ -29,6 +30,7 @@ use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
 use crate::io::Stream;
+use crate::pages::{Own, Pages};
 use crate::pipe::Pipe;
 use crate::queue::Place;
 use crate::stay::{self, Wish};
@@ -81,9 +83,8 @@ pub async fn forward(
     up: &mut Pipe,
     route: Route,
 ) -> Served {
-    worker.pay_into_budget();
     // As it is when the request comes; servers are chosen from the newest.
-    let upstreams = worker.upstreams();
+    let upstreams = worker.pay_into_budget();
     let queue = &worker.shared.queue;
     let head = up.staged();
     let answer_timeout = upstreams.answer_timeout(head.get(request.target.clone()).unwrap_or(&[]));
@@ -99,7 +100,14 @@ pub async fn forward(
         Route::Visitors => Told::of(&upstreams.front, request, head),
         Route::Relay => None,
     };
-    let may_repeat = worker.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
+    let compress = upstreams.answers.compress.as_ref();
+    let coding = match (compress, route) {
+        (Some(rules), Route::Visitors) => {
+            compress::accepted(rules, head.get(..request.head_length).unwrap_or(&[]))
+        }
+        _ => None,
+    };
+    let may_repeat = upstreams.may_repeat(head.get(..request.method_length).unwrap_or(&[]));
     let mut attempt = Attempt {
         worker,
         client,
@@ -116,6 +124,7 @@ pub async fn forward(
         wish,
         answer_timeout,
         told,
+        coding,
         proxy_protocol: upstreams.proxy_protocol(),
     };
     let mut hold: Option<Hold<'_>> = None;
@@ -194,7 +203,7 @@ pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request
     worker.stats.rejected(reject as usize);
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
-    answer::refusal(&mut text, reject, request.is_head);
+    worker.pages().refuse(&mut text, reject, request.is_head);
     answer_alone(worker, client, text, reject.status(), After::Linger).await
 }
 
@@ -209,14 +218,51 @@ pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request,
     let extra = format!("Retry-After: {}\r\n", denied.retry_after);
     let mut text = std::mem::take(&mut client.scratch);
     text.clear();
-    let (status, detail) = (denied.reject.status(), denied.reject.word());
-    answer::write(&mut text, status, detail, &extra, request.is_head, keep_alive);
+    let own = Own {
+        status: denied.reject.status(),
+        detail: denied.reject.word(),
+        extra: &extra,
+        head_only: request.is_head,
+        keep_alive,
+        ..Own::default()
+    };
+    worker.pages().write(&mut text, &own);
+    let status = own.status;
     let after = if keep_alive {
         After::KeepAlive
     } else {
         After::Linger
     };
     answer_alone(worker, client, text, status, after).await
+}
+
+/// Answers a visitor while there is maintenance.
+pub async fn maintained(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &Pipe,
+    maintenance: &Maintenance,
+) -> Served {
+    let keep_alive =
+        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
+    let own = Own {
+        request_id: request.id(up.staged()),
+        head_only: request.is_head,
+        keep_alive,
+        ..Own::default()
+    };
+    let mut text = std::mem::take(&mut client.scratch);
+    text.clear();
+    worker
+        .pages()
+        .maintain(&mut text, maintenance, SystemClock.unix(), &own);
+    let after = if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    };
+    answer_alone(worker, client, text, 503, after).await
 }
 
 /// Sends `text`, an answer of the edge itself for which no server was asked.
@@ -265,8 +311,19 @@ struct Attempt<'a> {
     answer_timeout: Duration,
     /// What the answer tells of the request.
     told: Option<Told>,
+    /// How the visitor would have it compressed.
+    coding: Option<Coding>,
     /// With what header connections to the application itself begin.
     proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// What came of one exchange.
+struct Outcome {
+    result: Result<Done, Failure>,
+    /// That of the final answer; 0 when there was none.
+    status: u16,
+    /// Bytes written to the client.
+    written: u64,
 }
 
 impl Attempt<'_> {
@@ -282,19 +339,21 @@ impl Attempt<'_> {
                     return None;
                 }
             };
-            let (result, state, down) = self.exchange(upstream, &mut stream, kept, floor).await;
-            let written = down.written();
-            self.client.scratch = down.into_staged();
+            let Outcome {
+                result,
+                status,
+                written,
+            } = self.exchange(upstream, &mut stream, kept, floor).await;
             let failure = match result {
                 Ok(done) => {
-                    return Some(self.finished(upstream, stream, done, &state, written));
+                    return Some(self.finished(upstream, stream, done, status, written));
                 }
                 Err(failure) => failure,
             };
-            if let Some(response) = state.response {
+            if status != 0 {
                 // Part of an answer is with the client: all that is left is to not pretend it is whole.
                 self.worker.stats.aborted();
-                return Some(self.ended(upstream, response.status, written, After::Close));
+                return Some(self.ended(upstream, status, written, After::Close));
             }
             match failure {
                 // The server closed a kept connection in the moment it was used again.
@@ -355,7 +414,7 @@ impl Attempt<'_> {
     /// to the relay that stands before the application elsewhere. Gives what is needed to tell afterwards whether
     /// this request wrote something.
     async fn carry_floor(&mut self, upstream: &Upstream) -> Option<Leaving> {
-        let rule = self.worker.upstreams().floors?;
+        let rule = self.worker.floor_rule()?;
         let field = match &self.request.floor {
             Some(value) if !upstream.here && value.len() <= cookie::MAX_VALUE => {
                 [FLOOR_FIELD.as_bytes(), b": ", value, b"\r\n"].concat()
@@ -439,7 +498,7 @@ impl Attempt<'_> {
         stream: &mut Stream,
         kept: bool,
         floor: Option<Leaving>,
-    ) -> (Result<Done, Failure>, State, Pipe) {
+    ) -> Outcome {
         let worker = self.worker;
         let upstreams = worker.upstreams();
         let mut memory = std::mem::take(&mut self.client.scratch);
@@ -487,19 +546,39 @@ impl Attempt<'_> {
             answer_timeout: self.answer_timeout,
             stay: stay.as_deref(),
             hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
+            compress: upstreams
+                .answers
+                .compress
+                .as_ref()
+                .filter(|_| self.route == Route::Visitors)
+                .map(|rules| Offer {
+                    rules,
+                    coding: self.coding,
+                    taken: &worker.coders,
+                }),
             told: self.told.as_ref(),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
             },
         };
         let result = exchange.run().await;
-        let (state, down) = (exchange.state, exchange.down);
-        self.client.now = Instant::now();
+        let (response, begun) = (exchange.state.response, exchange.state.begun);
+        let answered_at = exchange.state.answered_at;
+        // Whoever was not waited for since the clock was read needs no other reading.
+        let now = answered_at.filter(|_| exchange.state.head_is_new);
+        let written = exchange.down.written();
+        if let Some((coding, read, coded)) = exchange.down.encoded() {
+            worker.stats.compressed(coding, read, coded);
+        }
+        let memory = exchange.down.into_staged();
+        self.client.scratch = memory;
+        self.client.now = now.unwrap_or_else(Instant::now);
         let now = worker.shared.clock.at(self.client.now);
         let millis = now as u32;
-        match (&state.response, &result) {
+        match (&response, &result) {
             (Some(response), _) => {
-                if let Some(took) = state.answered_after {
+                if let Some(answered_at) = answered_at {
+                    let took = answered_at.saturating_duration_since(begun);
                     upstream.health.answered(response.status, took, millis);
                     upstreams.judge(upstream, response.status < 500, now);
                 }
@@ -521,7 +600,11 @@ impl Attempt<'_> {
             }
             (None, _) => {}
         }
-        (result, state, down)
+        Outcome {
+            result,
+            status: response.map_or(0, |response| response.status),
+            written,
+        }
     }
 
     /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
@@ -570,7 +653,7 @@ impl Attempt<'_> {
         upstream: &Arc<Upstream>,
         stream: Stream,
         done: Done,
-        state: &State,
+        status: u16,
         bytes: u64,
     ) -> Served {
         if done.reuse && self.introduces(upstream).is_none() {
@@ -585,12 +668,7 @@ impl Attempt<'_> {
             false if may_close => After::Close,
             false => After::Linger,
         };
-        self.ended(
-            upstream,
-            state.response.map_or(0, |response| response.status),
-            bytes,
-            after,
-        )
+        self.ended(upstream, status, bytes, after)
     }
 
     fn ended(&self, upstream: &Arc<Upstream>, status: u16, bytes: u64, after: After) -> Served {
@@ -615,7 +693,19 @@ impl Attempt<'_> {
         text.clear();
         let told = self.told.as_ref().map(|told| told.request_id.clone() + extra);
         let extra = told.as_deref().unwrap_or(extra);
-        answer::write(&mut text, status, detail, extra, self.request.is_head, keep_alive);
+        let own = Own {
+            status,
+            detail,
+            extra,
+            request_id: self.request.id(self.up.staged()),
+            head_only: self.request.is_head,
+            keep_alive,
+        };
+        // What is said to another edge is shown to nobody.
+        match self.route {
+            Route::Relay if !own.extra.is_empty() => Pages::default().write(&mut text, &own),
+            Route::Relay | Route::Visitors => self.worker.pages().write(&mut text, &own),
+        }
         let sent = send(self.client, &text, self.worker.upstreams().tuning.write_timeout).await;
         let bytes = text.len() as u64;
         self.client.scratch = text;

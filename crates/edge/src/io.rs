@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -238,6 +238,8 @@ pub struct Deadline {
     at: Instant,
     armed: Instant,
     sleep: Pin<Box<Sleep>>,
+    /// Who the timer will wake, once it was told.
+    wakes: Option<Waker>,
 }
 
 impl Deadline {
@@ -248,6 +250,7 @@ impl Deadline {
             at,
             armed: at,
             sleep: Box::pin(tokio::time::sleep_until(at)),
+            wakes: None,
         }
     }
 
@@ -266,8 +269,17 @@ impl Deadline {
 
     /// Ready when it is reached.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_told = |waker: &Waker| waker.will_wake(cx.waker());
+        if self.wakes.as_ref().is_some_and(is_told) && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                // Without a budget the timer has not looked at who is to be woken.
+                let has_looked = tokio::task::coop::has_budget_remaining();
+                self.wakes = has_looked.then(|| cx.waker().clone());
+                return Poll::Pending;
+            }
             if Instant::now() >= self.at {
                 return Poll::Ready(());
             }
@@ -277,6 +289,7 @@ impl Deadline {
 
     fn arm(&mut self) {
         self.armed = self.at;
+        self.wakes = None;
         self.sleep.as_mut().reset(self.at);
     }
 }

@@ -4,6 +4,9 @@
 use std::io::{self, IoSlice, Write};
 use std::task::{Context, Poll, ready};
 
+use pontoon_fleet::Coding;
+
+use crate::compress::Encoder;
 use crate::http1::body::Body;
 use crate::http1::reject::Reject;
 use crate::io::{Buffer, Stream};
@@ -17,6 +20,8 @@ pub enum Form {
     Unchunk,
     /// What ends with a close is put in chunks, so that the client can tell the end from a loss.
     Chunk,
+    /// Chunks of what a coder makes of the content; see [`Pipe::encode`].
+    Encode,
 }
 
 /// Why a pipe stopped.
@@ -39,6 +44,8 @@ pub struct Pipe {
     ready: usize,
     body: Body,
     form: Form,
+    /// For [`Form::Encode`].
+    encoder: Option<Box<Encoder>>,
     /// A chunk of [`Form::Chunk`] is open.
     in_chunk: bool,
     /// Something of the body that is not staged was taken from the source.
@@ -58,6 +65,7 @@ impl Pipe {
             ready: 0,
             body,
             form: Form::AsIs,
+            encoder: None,
             in_chunk: false,
             streamed: false,
             flushed: false,
@@ -93,6 +101,17 @@ impl Pipe {
     /// The body that follows, and its form.
     pub fn set_body(&mut self, body: Body, form: Form) {
         (self.body, self.form, self.left) = (body, form, u64::MAX);
+    }
+
+    /// The body that follows, which is compressed on its way.
+    pub fn encode(&mut self, body: Body, encoder: Encoder) {
+        self.set_body(body, Form::Encode);
+        self.encoder = Some(Box::new(encoder));
+    }
+
+    /// What was compressed: by what, how many bytes, and to how many.
+    pub fn encoded(&self) -> Option<(Coding, u64, u64)> {
+        self.encoder.as_ref().map(|encoder| encoder.counts())
     }
 
     /// Takes the body into `staged` when all of it is in `buffer`.
@@ -159,10 +178,13 @@ impl Pipe {
             if self.find_more(buffer).map_err(PipeError::Malformed)? {
                 continue;
             }
-            match ready!(from.poll_read(cx, buffer)) {
-                Ok(0) => self.end_of_source()?,
-                Ok(_) => {}
-                Err(_) => return Poll::Ready(Err(PipeError::Source)),
+            match from.poll_read(cx, buffer) {
+                // Nothing more comes now: what a coder holds back is what a visitor waits for.
+                Poll::Pending if self.flush_encoder() => {}
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => self.end_of_source()?,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(PipeError::Source)),
             }
         }
     }
@@ -235,6 +257,7 @@ impl Pipe {
                 }
                 self.ready = piece.length;
             }
+            Form::Encode => return self.encode_more(buffer),
             Form::Chunk => {
                 self.ready = buffer.filled().len();
                 self.restage(format_args!("{:x}\r\n", buffer.filled().len()));
@@ -244,12 +267,51 @@ impl Pipe {
         Ok(self.ready > 0 || self.body.is_finished())
     }
 
+    /// Puts all of the content that `buffer` has through the coder; `true` when something came out, or the end was found.
+    fn encode_more(&mut self, buffer: &mut Buffer) -> Result<bool, Reject> {
+        self.forget_written();
+        let before = self.staged.len();
+        while !self.body.is_finished() {
+            let piece = self.body.next(buffer.filled())?;
+            if piece.length == 0 {
+                break;
+            }
+            if let Some(encoder) = self.encoder.as_mut().filter(|_| piece.content) {
+                encoder.take(&buffer.filled()[..piece.length], &mut self.staged);
+            }
+            buffer.consume(piece.length);
+        }
+        if let Some(encoder) = self.encoder.as_mut().filter(|_| self.body.is_finished()) {
+            encoder.finish(&mut self.staged);
+        }
+        Ok(self.staged.len() > before || self.body.is_finished())
+    }
+
+    fn flush_encoder(&mut self) -> bool {
+        if self.encoder.is_none() {
+            return false;
+        }
+        self.forget_written();
+        let Pipe { encoder, staged, .. } = self;
+        encoder.as_mut().is_some_and(|encoder| encoder.flush(staged))
+    }
+
+    /// Makes room where all that is staged is written.
+    fn forget_written(&mut self) {
+        if self.staged_at == self.staged.len() {
+            self.staged.clear();
+            self.staged_at = 0;
+        }
+    }
+
     /// The source has ended: right for a body that ends so, a loss for any other.
     fn end_of_source(&mut self) -> Result<(), PipeError> {
         if !matches!(self.body, Body::UntilClose) {
             return Err(PipeError::Source);
         }
-        if self.form == Form::Chunk {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.finish(&mut self.staged);
+        } else if self.form == Form::Chunk {
             self.restage(format_args!("0\r\n\r\n"));
         }
         self.body = Body::Finished;
@@ -257,10 +319,7 @@ impl Pipe {
     }
 
     fn restage(&mut self, line: std::fmt::Arguments<'_>) {
-        if self.staged_at == self.staged.len() {
-            self.staged.clear();
-            self.staged_at = 0;
-        }
+        self.forget_written();
         if self.in_chunk {
             self.staged.extend_from_slice(b"\r\n");
         }

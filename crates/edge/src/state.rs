@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use pontoon_balance::Standing;
-use pontoon_fleet::{BalanceRule, ClientLimits, Dispatch, ServerName};
+use pontoon_fleet::{BalanceRule, ClientLimits, Dispatch, Maintenance, ServerName, UnixMillis};
+use pontoon_rt::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 
 use crate::upstream::{Upstream, Way};
@@ -26,6 +27,12 @@ pub struct EdgeState {
     pub client: ClientLimits,
     /// The port of HTTPS that visitors of plain HTTP are sent to.
     pub redirect_port: Option<u16>,
+    /// What visitors get in place of the application.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+    /// By this edge's clock.
+    #[serde(default)]
+    pub now: UnixMillis,
     /// Requests that wait for a server to have room.
     pub waiting: usize,
     /// Requests that are held because no server can be reached.
@@ -43,6 +50,9 @@ pub struct ServerState {
     pub id: u64,
     /// How it is reached.
     pub way: String,
+    /// How far it is, where that counts (`app.prefer`): who is nearer is asked first.
+    #[serde(default)]
+    pub far: u8,
     /// How it stands.
     pub stands: Stands,
     /// What its checks saw last.
@@ -93,6 +103,8 @@ impl EdgeState {
             answer_timeout_ms: u64::try_from(upstreams.tuning.answer_timeout.as_millis()).unwrap_or(u64::MAX),
             client: upstreams.client.clone(),
             redirect_port: shared.https.borrow().as_ref().and_then(|https| https.redirect),
+            maintenance: upstreams.answers.maintenance.clone(),
+            now: SystemClock.unix(),
             waiting: shared.queue.len(),
             held: shared.held.load(Ordering::Relaxed),
             servers,
@@ -107,6 +119,7 @@ impl ServerState {
         ServerState {
             server: upstream.server.clone(),
             id: upstream.id,
+            far: upstream.far,
             way: match upstream.way {
                 Way::Direct(address) => address.to_string(),
                 Way::Relay(address) => format!("its relay, {address}"),

@@ -11,9 +11,10 @@ use pontoon_balance::outliers::Outlier;
 use pontoon_balance::weights::{hash, ramp};
 use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{
-    AppProtocol, AppView, ClientLimits, Dispatch, EdgeFront, FleetView, ProxyProtocol, Role, ServerName,
-    ServerState, ServerView,
+    AppProtocol, AppView, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, FleetView, Maintenance,
+    ProxyProtocol, Role, ServerName, ServerState, ServerView,
 };
+use pontoon_rt::clock::{Clock, SystemClock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ pub struct Upstream {
     pub h2c: bool,
     /// On this server.
     pub here: bool,
+    /// How far it is, where that counts (`app.prefer`).
+    pub far: u8,
     /// A number that stands for its name, the same on every edge.
     pub id: u64,
     /// Its share beside those of the others.
@@ -65,6 +68,7 @@ impl Upstream {
                 .is_some_and(|most| in_flight >= u64::from(most)),
             in_flight,
             latency: self.health.latency(),
+            far: self.far,
         }
     }
 
@@ -238,6 +242,8 @@ pub struct Upstreams {
     pub client: ClientLimits,
     /// What is believed of proxies before this one, and what is added.
     pub front: EdgeFront,
+    /// What is answered in place of the application.
+    pub answers: EdgeAnswers,
     /// The application; `None` when the view has none.
     pub app: Option<AppView>,
     /// Those that visitors' requests go to, in the view's order.
@@ -257,6 +263,20 @@ impl Upstreams {
     /// With what header connections to the application itself begin.
     pub fn proxy_protocol(&self) -> Option<ProxyProtocol> {
         self.app.as_ref()?.dispatch.proxy_protocol
+    }
+
+    /// What a visitor from `peer` gets in place of the application now.
+    pub fn maintenance(&self, peer: Option<IpAddr>) -> Option<&Maintenance> {
+        let maintenance = self.answers.maintenance.as_ref()?;
+        maintenance
+            .meets(peer?, SystemClock.unix())
+            .then_some(maintenance)
+    }
+
+    /// Whether a request with this method may be sent again.
+    pub fn may_repeat(&self, method: &[u8]) -> bool {
+        let policy = self.app.as_ref().map(|app| &app.retries);
+        policy.is_some_and(|policy| policy.methods.iter().any(|allowed| allowed.as_bytes() == method))
     }
 
     /// `upstream` gave an answer that was good, or was bad or none, at `now` of the clock of all threads.
@@ -315,6 +335,7 @@ impl Upstreams {
             tuning: tuning.clone(),
             client: ClientLimits::default(),
             front: EdgeFront::default(),
+            answers: EdgeAnswers::default(),
             app: None,
             servers: Vec::new(),
             local: None,
@@ -343,10 +364,12 @@ impl Upstreams {
                 callers,
                 client: view.limits.client.clone(),
                 front: view.front.clone(),
+                answers: view.answers.clone(),
                 ..Upstreams::none(&tuning)
             };
         };
         let floors = FloorRule::of(view);
+        let zone = view.server(me).and_then(|server| server.zone.as_ref());
         let servers: Vec<Arc<Upstream>> = view
             .with_role(Role::App)
             .map(|server| {
@@ -361,6 +384,10 @@ impl Upstreams {
                     ),
                     h2c: app.protocol == AppProtocol::H2c,
                     here: &server.name == me,
+                    far: app
+                        .dispatch
+                        .prefer
+                        .distance(&server.name == me, zone.is_some() && server.zone.as_ref() == zone),
                     // Unreachable is the agents' word on each other, not on applications (P5).
                     draining: server.state == ServerState::Draining,
                     id: hash(server.name.as_str().as_bytes()),
@@ -390,6 +417,7 @@ impl Upstreams {
             tuning,
             client: view.limits.client.clone(),
             front: view.front.clone(),
+            answers: view.answers.clone(),
             app: Some(app.clone()),
             servers,
             local,
@@ -560,6 +588,7 @@ mod tests {
             way: Way::Direct("127.0.0.1:80".parse().unwrap()),
             h2c: false,
             here: true,
+            far: 0,
             id: 0,
             weight: 1.0,
             draining: false,

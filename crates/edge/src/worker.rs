@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Balancer, Rules, Verdict};
-use pontoon_fleet::{RetryPolicy, ServerName};
+use pontoon_fleet::ServerName;
 use pontoon_telemetry::metrics::{EdgeThread, TlsFailure};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,13 +22,14 @@ use crate::access_log::{LogBuffer, Record};
 use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
-use crate::floors::{Floors, SharedKey};
+use crate::floors::{FloorRule, Floors, SharedKey};
 use crate::front::{self, Ids};
 use crate::http1::request::Sender;
 use crate::http2;
 use crate::https::{self, Accepted, Https, Seen};
 use crate::io::{BufferPool, Stream};
 use crate::options::Tuning;
+use crate::pages::Pages;
 use crate::parking::{Parked, Parking};
 use crate::queue::Queue;
 use crate::upstream::{Pool, Present, RetryBudget, Upstream, Upstreams, Way};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+    /// What is shown in place of the application.
+    pub pages: watch::Receiver<Arc<Pages>>,
     /// What challenges of an authority are answered with; see [`crate::challenge`].
     pub acme_thumbprint: watch::Receiver<Option<Arc<str>>>,
 }
@@ -150,6 +153,8 @@ pub struct Worker {
     log: RefCell<Option<LogBuffer>>,
     fleet: RefCell<Fleet>,
     https: Seen,
+    /// How many bodies are compressed at the moment.
+    pub coders: Rc<Cell<usize>>,
     /// Connections to applications that speak HTTP/2.
     pub h2c: http2::Connections,
     /// Idle connections of visitors.
@@ -226,6 +231,7 @@ impl Worker {
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
             https: Seen::new(shared.https.clone()),
+            coders: Rc::default(),
             h2c: http2::Connections::default(),
             parking: Parking::new(),
             shared,
@@ -330,6 +336,11 @@ impl Worker {
     /// HTTPS as it is now; `None` while there is none.
     pub fn https(&self) -> Option<Arc<Https>> {
         self.https.get()
+    }
+
+    /// What is shown in place of the application, as it is now.
+    pub fn pages(&self) -> Arc<Pages> {
+        Arc::clone(&self.shared.pages.borrow())
     }
 
     fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {
@@ -474,16 +485,18 @@ impl Worker {
         Rc::clone(&self.fleet.borrow_mut().refreshed().now)
     }
 
-    /// A request came in.
-    pub fn pay_into_budget(&self) {
+    /// How floors are carried, as the present view says.
+    pub fn floor_rule(&self) -> Option<FloorRule> {
+        self.fleet.borrow_mut().refreshed().now.floors
+    }
+
+    /// A request came in: the application servers as the present view says.
+    pub fn pay_into_budget(&self) -> Rc<Present> {
         let mut fleet = self.fleet.borrow_mut();
-        let share = fleet
-            .refreshed()
-            .now
-            .app
-            .as_ref()
-            .map_or(0, |app| app.retries.budget);
+        let now = Rc::clone(&fleet.refreshed().now);
+        let share = now.app.as_ref().map_or(0, |app| app.retries.budget);
         fleet.budget.pay_in(share);
+        now
     }
 
     /// Whether a request could be sent a second time, as far as the budget goes.
@@ -536,13 +549,6 @@ impl Worker {
                 return picked(upstream, choice.index);
             }
         }
-    }
-
-    /// When a request may be sent again.
-    pub fn may_repeat(&self, method: &[u8]) -> bool {
-        let fleet = self.fleet.borrow();
-        let policy: Option<&RetryPolicy> = fleet.now.app.as_ref().map(|app| &app.retries);
-        policy.is_some_and(|policy| policy.methods.iter().any(|allowed| allowed.as_bytes() == method))
     }
 
     /// A kept connection to `upstream`.

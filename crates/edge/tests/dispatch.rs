@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::*;
 use pontoon_fleet::{
-    BalanceRule, Dispatch, FleetView, HashKey, OutlierRules, PathRule, QueueRules, ServerState,
+    BalanceRule, Dispatch, FleetView, HashKey, OutlierRules, PathRule, Prefer, QueueRules, ServerState,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -221,6 +221,61 @@ fn room_for_one(queue: QueueRules) -> Dispatch {
         answer_timeout: Some(Duration::from_secs(60)),
         ..Dispatch::default()
     }
+}
+
+#[test]
+fn the_own_server_goes_first_and_the_zones_next() {
+    for (prefer, order) in [(Prefer::Local, ["1", "3", "2"]), (Prefer::Zone, ["13", "3", "2"])] {
+        let dispatch = Dispatch {
+            prefer,
+            ..Dispatch::default()
+        };
+        let (mut view, _apps, _) = fleet(3, dispatch);
+        for (server, zone) in view.servers.iter_mut().zip(["north", "south", "north"]) {
+            server.zone = Some(zone.to_owned());
+        }
+        let edge = Edge::start(view.clone());
+        for server in ["a", "b", "c"] {
+            edge.wait_health(server, true);
+        }
+        for (who, taken_out) in order.into_iter().zip([0, 2, 1]) {
+            wait_for(who, || {
+                let answered: Vec<String> = (0..12).map(|_| edge.get("/").text()).collect();
+                answered.iter().all(|one| who.contains(one.as_str()))
+            });
+            view.servers[taken_out].state = ServerState::Draining;
+            view.serial += 1;
+            edge.publisher.publish(view.clone()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_own_server_has_no_room_for_goes_to_others() {
+    let net = Net::new();
+    let (came, comes) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = std::sync::Mutex::new(may_go_on);
+    let _own = App::start(net.app(1), move |client, _, _| {
+        came.send(()).unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+        reply(client, "own")
+    });
+    let _other = App::start(net.app(2), |client, _, _| reply(client, "other"));
+    let mut view = net.view(2);
+    view.app.as_mut().unwrap().dispatch = Dispatch {
+        prefer: Prefer::Local,
+        max_in_flight: Some(1),
+        ..Dispatch::default()
+    };
+    let edge = Edge::start(view);
+    edge.wait_health("b", true);
+    let mut first = edge.client();
+    first.send(GET);
+    comes.recv_timeout(8 * SECOND).unwrap();
+    assert_eq!(edge.get("/").text(), "other");
+    go_on.send(()).unwrap();
+    assert_eq!(first.answer().text(), "own");
 }
 
 #[test]

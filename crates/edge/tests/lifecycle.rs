@@ -10,7 +10,8 @@
 mod common;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use pontoon_fleet::{ServerState, TierDetail};
 use pontoon_rt::paths::Paths;
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewPublisher;
+use rustix::process::{Pid, Signal, kill_process};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -286,7 +288,7 @@ fn the_end_does_not_wait_for_ever() {
     assert!((SECOND / 2..3 * SECOND).contains(&begun.elapsed()));
 }
 
-/// Not a test: the process that `sigterm_ends_a_real_process_with_nothing_lost` starts.
+/// Not a test: the process that tests of signals start.
 #[test]
 fn child_process() {
     let Ok(dir) = std::env::var("PONTOON_TEST_EDGE_DIR") else {
@@ -294,6 +296,9 @@ fn child_process() {
     };
     let mut options = pontoon_edge::EdgeOptions::new("a".parse().unwrap(), Paths::under(dir.as_ref()));
     options.threads = 2;
+    if std::env::var_os("PONTOON_TEST_EDGE_LOGS").is_some() {
+        options.access_log.format = pontoon_edge::AccessLogFormat::Json;
+    }
     pontoon_edge::run(options).unwrap();
 }
 
@@ -317,11 +322,7 @@ fn sigterm_ends_a_real_process_with_nothing_lost() {
         ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
     };
     publisher.publish(net.view(1)).unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_process", "--nocapture"])
-        .env("PONTOON_TEST_EDGE_DIR", dir.path())
-        .spawn()
-        .unwrap();
+    let mut child = start_child(dir.path()).spawn().unwrap();
     wait_for("the edge", || TcpStream::connect(net.listen).is_ok());
     let report = runtime.block_on(reports.recv()).unwrap();
     assert_eq!(report.pid, child.id());
@@ -346,10 +347,95 @@ fn sigterm_ends_a_real_process_with_nothing_lost() {
             })
             .collect();
         wait_for("answers", || answered.load(Ordering::Relaxed) > 50);
-        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        signal(&child, Signal::TERM);
         clients.into_iter().for_each(|client| client.join().unwrap());
     });
+    assert!(child.wait().unwrap().success());
+}
+
+fn start_child(dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "child_process", "--nocapture"])
+        .env("PONTOON_TEST_EDGE_DIR", dir);
+    command
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_log_that_is_rotated_under_load_has_every_line_once() {
+    const ROTATIONS: usize = 5;
+    let net = Net::new();
+    let _a = App::start(net.app(1), |client, _, _| reply(client, "a"));
+    let dir = tempfile::tempdir().unwrap();
+    let paths = Paths::under(dir.path());
+    paths.create_dirs().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (publisher, _reports) = {
+        let _entered = runtime.enter();
+        ViewPublisher::bind(&paths, Shutdown::new()).unwrap()
+    };
+    publisher.publish(net.view(1)).unwrap();
+    let mut child = start_child(dir.path())
+        .env("PONTOON_TEST_EDGE_LOGS", "1")
+        .spawn()
+        .unwrap();
+    wait_for("the edge", || TcpStream::connect(net.listen).is_ok());
+    let log = paths.log_file("edge-access");
+    let rotated = |n: usize| log.with_extension(format!("log.{n}"));
+    let has_lines = || std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    let (ended, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::to(net.listen);
+                while !ended.load(Ordering::Relaxed) {
+                    let number = asked.fetch_add(1, Ordering::Relaxed);
+                    client.send(format!("GET /{number} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                    assert_eq!(client.answer().status, 200);
+                }
+            });
+        }
+        for n in 0..ROTATIONS {
+            wait_for("lines", has_lines);
+            std::fs::rename(&log, rotated(n)).unwrap();
+            signal(&child, Signal::HUP);
+            wait_for("the new file", has_lines);
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    signal(&child, Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    let files = (0..ROTATIONS).map(rotated).chain([log.clone()]);
+    let text: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let mut seen: Vec<usize> = text
+        .lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["target"].as_str().unwrap()[1..].parse().unwrap()
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..asked.into_inner()).collect::<Vec<_>>());
+}
+
+#[test]
+fn sighup_ends_no_edge_that_logs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = Paths::under(dir.path());
+    paths.create_dirs().unwrap();
+    let mut child = start_child(dir.path()).spawn().unwrap();
+    // The signals are awaited before the socket is there.
+    wait_for("the edge", || paths.run_dir.join("edge.sock").exists());
+    signal(&child, Signal::HUP);
+    signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
 }
 

@@ -152,6 +152,8 @@ codes! {
         "It may still come to it. `pontoon db status` shows what every server does now; nothing that was acknowledged is lost by waiting.";
     L005 Safety "a delayed copy does not become the primary"
         "A server with `delay` in its [[server]] has what is committed only that much later, on purpose: it is a way back from a statement that should not have been run. It is not waited for, not read from and not promoted, and a primary does not get a delay: hand it over first (`pontoon db switchover`). Without `delay` it is a replica like the others once it has caught up.";
+    L010 Safety "a replica that follows through another is not handed over to"
+        "With `source` in its [[server]] a replica follows another replica while that one follows the primary. Its acknowledgements do not reach the primary, so it is not waited for and is not in sync. To hand over to it, take `source` out of its [[server]] and apply: it follows the primary itself then.";
 
     D001 Safety "the database's version is not supported"
         "Pontoon replicates MariaDB 10.6 to 11.8 and MySQL 8.0 to 9.x. Others would meet statements and file formats that were never tested.";
@@ -224,6 +226,12 @@ codes! {
         "A file is put back only where nothing is, so that none is overwritten. Move away what is there, or fetch the old one by hand: it is below .pontoon/trash/ of the folder.";
     U005 Failed "uploads differ"
         "Files were read again and compared with what the other servers and the bucket have, twice, some seconds apart. The evidence says what differs. What is on its way shows in `pontoon assets status`; what stays different is a file that was damaged on a disk, or changed in the bucket by somebody else.";
+    A010 Usage "the zone is not signed"
+        "There is a DS record to give to a registrar only when fleet.toml has [dns.dnssec]. Give it to the registrar after every server with the role dns answers with signatures (`pontoon status --wide`), never before: a zone whose parent has a DS record and that is not signed does not exist for anybody who checks.";
+    A011 Failed "there is no key to sign the zone with on this server"
+        "The keeper makes the key when [dns.dnssec] is applied, and it goes with heartbeats to the servers that steer the fleet and to those with the role dns: run the command on one of these, as root. A file that holds no key is not written over, because the zone's parent may point to what it once held: restore it, or take it from another of these servers.";
+    K001 Failed "the cache proxy or memcached cannot run"
+        "The evidence is what the system said: the program memcached (Debian's package of that name) is not installed, or a file, a socket or a thread could not be had. Applications find no cache meanwhile, which they take for an empty one; the agent or systemd tries again.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";
@@ -243,6 +251,8 @@ codes! {
         "`pontoon demo` makes servers of its own out of Linux namespaces and runs real programs in them. Something that it needs is missing or not allowed on this machine; the evidence says what. Nothing was changed.";
     N009 Failed "nothing was handed over to the installed version"
         "A running process was asked to hand its sockets to the installed version of the program and did not: the new process could not be started, ended, or did not serve in time; the evidence says which. The process that ran before serves on, and nobody noticed. What the new one said is in the log of the tier: `journalctl -u pontoon-edge`, or the log folder where systemd does not run it.";
+    N020 Usage "the maintenance page cannot be shown so"
+        "`pontoon edge maintenance on` was asked for something that cannot be: a fleet without an edge has nobody who could show the page, and maintenance that ends by itself lasts a week at most. Nothing was changed. Give a shorter `--for`, or none, and end it with `pontoon edge maintenance off`.";
 }
 
 impl fmt::Display for Code {

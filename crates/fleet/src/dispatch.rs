@@ -22,6 +22,8 @@ pub struct Dispatch {
     /// How long a server that came into service takes to its full share.
     #[serde(with = "millis")]
     pub slow_start: Duration,
+    /// Whose requests stay near.
+    pub prefer: Prefer,
     /// When fewer than this share of the servers are in service (thousandths of a percent), all of them get requests.
     pub panic: u32,
     /// When a server whose answers are bad is left out; `None`: never.
@@ -35,6 +37,43 @@ pub struct Dispatch {
     pub answer_timeout: Option<Duration>,
     /// What is otherwise for some paths; of those that match a request the longest counts.
     pub routes: Vec<PathRule>,
+}
+
+/// Which servers an edge asks first; the others get what these have no room for, or all when these are out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prefer {
+    /// All are alike.
+    #[default]
+    Any,
+    /// Its own, then those in its zone.
+    Local,
+    /// Those in its zone.
+    Zone,
+}
+
+impl Prefer {
+    /// All of them.
+    pub const ALL: [Prefer; 3] = [Prefer::Any, Prefer::Local, Prefer::Zone];
+
+    /// As the configuration has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Prefer::Any => "any",
+            Prefer::Local => "local",
+            Prefer::Zone => "zone",
+        }
+    }
+
+    /// How far a server is: `here`, or in the same zone. Who is nearer is asked first.
+    pub fn distance(self, here: bool, same_zone: bool) -> u8 {
+        match (self, here, same_zone) {
+            (Prefer::Any, _, _) | (_, true, _) => 0,
+            (Prefer::Zone, false, true) => 0,
+            (Prefer::Local, false, true) | (Prefer::Zone, false, false) => 1,
+            (Prefer::Local, false, false) => 2,
+        }
+    }
 }
 
 /// By what requests are told apart, so that equal ones go to the same server.

@@ -134,6 +134,9 @@ pub enum EventKind {
         subject: ServerName,
         drained: bool,
     },
+    MaintenanceChanged {
+        on: bool,
+    },
     DatabaseMoved {
         from: String,
         to: String,
@@ -349,6 +352,8 @@ impl fmt::Display for EventKind {
             K::AddressNotRouted { address, to, reason } => {
                 write!(f, "the provider does not send {address} to {to}: {reason}")
             }
+            K::MaintenanceChanged { on: true } => f.write_str("visitors get the maintenance page"),
+            K::MaintenanceChanged { on: false } => f.write_str("visitors are served: maintenance is over"),
             K::DrainChanged {
                 subject,
                 drained: true,

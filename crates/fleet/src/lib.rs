@@ -7,7 +7,11 @@
 //! **Must never:** do I/O, read a clock, or hold a decision. Data flows one way through these types:
 //! configuration + observations → `decide` → [`FleetView`] → tiers.
 
+mod answers;
+mod assets;
+mod cache;
 mod code;
+mod compress;
 mod dispatch;
 mod event;
 mod front;
@@ -20,8 +24,12 @@ mod role;
 pub mod units;
 mod view;
 
+pub use answers::{EdgeAnswers, MAINTENANCE_PAGE, Maintenance, MaintenanceMark};
+pub use assets::{AssetsReport, AssetsView, KeyPlace};
+pub use cache::{CacheList, CacheMember, CachePlacement, CacheReport, CacheServerReport, CacheView};
 pub use code::{Category, Code};
-pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
+pub use compress::{Coding, Compress};
+pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, Prefer, QueueRules, is_token};
 pub use event::{Event, EventKind, Severity};
 pub use front::{EdgeFront, ProxyProtocol};
 pub use limits::{ClientLimits, EdgeLimits, IpPrefix};
@@ -29,15 +37,14 @@ pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
-    AddressMove, AddressReport, AssetsReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport,
-    DrainBook, DrainMark, EdgeReport, ElsewhereReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport,
-    RoutedAddress, RoutingReport, ServerReport, ShareReport, SpreadReport, SqlReport, TierDetail, TierReport,
-    UpstreamReport,
+    AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,
+    DrainMark, EdgeReport, ElsewhereReport, HoldReport, LeaseRecord, PoolReport, ReplicaReport,
+    RoutedAddress, RoutingReport, ServerReport, ShareReport, SignedReport, SpreadReport, SqlReport,
+    TierDetail, TierReport, UpstreamReport,
 };
 pub use role::{Engine, Role, Tier};
 pub use view::{
-    AddressState, AddressView, AfterWrite, AppProtocol, AppView, AssetsView, BalanceRule, BootMoment,
-    CertificateFiles, DatabaseServerView, DnsView, FleetView, HealthCheck, HttpsView, KeyPlace,
-    ListenAddress, Ports, ReadsView, RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion,
-    TransferView,
+    AddressState, AddressView, AfterWrite, AppProtocol, AppView, BalanceRule, BootMoment, CertificateFiles,
+    DatabaseServerView, DnsView, DnssecView, FleetView, HealthCheck, HttpsView, ListenAddress, Ports,
+    ReadsView, RetryPolicy, ServerState, ServerView, SqlView, TakeoverView, TlsVersion, TransferView,
 };

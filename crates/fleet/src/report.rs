@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, Epoch, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{
+    AssetsReport, CacheReport, Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier,
+    UnixMillis,
+};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,7 @@ impl TierReport {
             TierDetail::Dns(_) => Tier::Dns,
             TierDetail::Address(_) => Tier::Address,
             TierDetail::Assets(_) => Tier::Assets,
+            TierDetail::Cache(_) => Tier::Cache,
         }
     }
 }
@@ -45,35 +49,8 @@ pub enum TierDetail {
     Address(AddressReport),
     /// From `pontoon assets`.
     Assets(AssetsReport),
-}
-
-/// How the uploads of a server stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AssetsReport {
-    /// Files in place.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Whether every file was looked at since the process started.
-    pub looked_around: bool,
-    /// Paths that changed here and are not written down yet.
-    pub unsettled: u64,
-    /// Files that other servers have and this one fetches.
-    pub wanted: u64,
-    /// The age of the oldest of them, in milliseconds.
-    pub oldest_wanted_ms: u64,
-    /// Changes that the bucket does not have yet.
-    pub owed_to_bucket: u64,
-    /// Of each other server that asks: changes that it has not heard of.
-    pub unread: BTreeMap<ServerName, u64>,
-    /// Deletions that are held until somebody confirms them.
-    pub held_deletions: u64,
-    /// Losers of conflicts that were kept since the process started.
-    pub conflicts_total: u64,
-    /// Files that cannot be mirrored.
-    pub skipped: u64,
-    /// What does not work, in words.
-    pub trouble: Vec<String>,
+    /// From `pontoon cache`.
+    Cache(CacheReport),
 }
 
 /// What a name server saw since it started.
@@ -98,11 +75,29 @@ pub struct DnsReport {
     /// Other name servers that could not be told of the last change, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_told: Vec<String>,
+    /// How the zone is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedReport>,
+    /// Why the zone is not signed as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_trouble: Option<String>,
+}
+
+/// How a zone is signed (DNSSEC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedReport {
+    /// The number of the key.
+    pub key_tag: u16,
+    /// When the first signature ends, if none is made anew until then.
+    pub until: UnixMillis,
 }
 
 /// What an edge saw since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeReport {
+    /// Files of pages that cannot be shown, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages_refused: Vec<String>,
     /// Requests answered, by whomever.
     pub requests_total: u64,
     /// Requests that the edge had to answer itself with 5xx.
@@ -383,6 +378,9 @@ pub struct ServerReport {
     pub full_disk: Option<String>,
     /// Who is drained, as far as it knows.
     pub drains: DrainBook,
+    /// Whether visitors get the maintenance page, as far as it knows.
+    #[serde(default, skip_serializing_if = "MaintenanceMark::is_none")]
+    pub maintenance: MaintenanceMark,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
     /// The servers that it has heard nothing of for a moment: its word on whether they are lost.

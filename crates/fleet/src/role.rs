@@ -57,6 +57,10 @@ pub enum Tier {
     Address,
     /// `pontoon assets`
     Assets,
+    /// `pontoon cache`
+    Cache,
+    /// memcached itself, which `pontoon memcached` becomes
+    Memcached,
 }
 
 impl Tier {
@@ -68,6 +72,8 @@ impl Tier {
             Tier::Dns => "dns",
             Tier::Address => "address",
             Tier::Assets => "assets",
+            Tier::Cache => "cache",
+            Tier::Memcached => "memcached",
         }
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    Dispatch, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName, UnixMillis,
+    AssetsView, CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision,
+    Role, ServerName, UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -40,6 +41,9 @@ pub struct FleetView {
     /// What edges believe of proxies before them, and what they add.
     #[serde(default)]
     pub front: EdgeFront,
+    /// What edges answer themselves.
+    #[serde(default)]
+    pub answers: EdgeAnswers,
     /// The zone; `None` when the configuration has none.
     #[serde(default)]
     pub dns: Option<DnsView>,
@@ -52,6 +56,9 @@ pub struct FleetView {
     /// Uploads that every application server has; `None` when the configuration has none.
     #[serde(default)]
     pub assets: Option<AssetsView>,
+    /// The cache; `None` when the configuration has none.
+    #[serde(default)]
+    pub cache: Option<CacheView>,
     /// How public addresses move; `None` when they do not.
     #[serde(default)]
     pub takeover: Option<TakeoverView>,
@@ -93,33 +100,16 @@ pub struct DnsView {
     /// Other name servers that fetch the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<TransferView>,
+    /// How it is signed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dnssec: Option<DnssecView>,
 }
 
-/// Uploads: a folder that is the same on every server with the role `app`, and in a bucket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AssetsView {
-    /// The folder that the application writes to.
-    pub local: PathBuf,
-    /// The path that visitors read them under; begins and ends with `/`.
-    pub url: String,
-    /// The bucket.
-    pub bucket: String,
-    /// The object store's URL; `None` means AWS.
-    pub endpoint: Option<String>,
-    /// Where the bucket's keys are on each server; `None` means the environment or the machine's own role.
-    pub keys: Option<KeyPlace>,
-}
-
-/// Where a secret is. Never the secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KeyPlace {
-    /// A systemd credential's name.
-    Credential(String),
-    /// A file's absolute path.
-    File(PathBuf),
-    /// An environment variable's name.
-    Env(String),
+/// How the zone is signed (DNSSEC). The key is a file of each server, see `Paths::dnssec_key_file`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnssecView {
+    /// For how long signatures are good.
+    pub lifetime_seconds: u32,
 }
 
 /// Other name servers that fetch the zone.
@@ -146,6 +136,13 @@ pub struct AddressView {
     pub state: AddressState,
     /// Why, in a few words.
     pub reason: String,
+    /// How often it is answered, beside the others; 0: only when all others are gone.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
 }
 
 /// Whether visitors are served at an address.
@@ -242,6 +239,11 @@ impl ServerView {
         SocketAddr::new(self.private, self.ports.assets)
     }
 
+    /// Where its cache proxy takes connections for its own memcached from other cache proxies (mutual TLS).
+    pub fn cache_relay(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.cache_relay)
+    }
+
     /// Where its agent answers the other agents (mutual TLS).
     pub fn agent(&self) -> SocketAddr {
         SocketAddr::new(self.private, self.ports.agent)
@@ -269,19 +271,23 @@ pub struct Ports {
     pub edge_relay: u16,
     /// The SQL proxy, for other SQL proxies.
     pub sql_relay: u16,
+    /// The cache proxy, for other cache proxies.
+    #[serde(default)]
+    pub cache_relay: u16,
     /// The assets process, for those of other servers; 0 from an agent that knew of none.
     #[serde(default)]
     pub assets: u16,
 }
 
 impl Ports {
-    /// The four ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`, `base + 3`.
+    /// The ports that follow from the fleet's base port: it, and the next four.
     pub fn from_base(base: u16) -> Ports {
         Ports {
             agent: base,
             edge_relay: base.saturating_add(1),
             sql_relay: base.saturating_add(2),
-            assets: base.saturating_add(3),
+            cache_relay: base.saturating_add(3),
+            assets: base.saturating_add(4),
         }
     }
 }

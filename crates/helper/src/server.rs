@@ -218,7 +218,8 @@ impl Helper {
         }
         if let Request::HangUp { address, port } = request {
             if let Some(pid) = find::server_in(&self.node()?.datadir) {
-                hang_up::hang_up(pid, *address, *port)?;
+                let ended = hang_up::hang_up(pid, *address, *port)?;
+                tracing::info!(pid, ended, "connections ended");
             }
             return Ok(Some(Reply::Done));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use pontoon_fleet::{Code, FleetName, Role, ServerName};
+use pontoon_fleet::{Code, FleetName, IpPrefix, Role, ServerName};
 
 /// Takes an unmodified MySQL web application from one server to two to many.
 #[derive(Debug, Parser)]
@@ -151,6 +151,10 @@ pub enum Command {
     Edge(Edge),
     /// Run the SQL proxy of this server (the agent starts it), or ask about it
     Sql(Sql),
+    /// Run the cache proxy of this server (the agent starts it)
+    Cache(Tier),
+    /// Become the memcached of this server (the agent starts it)
+    Memcached(Tier),
     /// Run the name server of this server (the agent starts it), or ask about it
     Dns(Dns),
     /// Run the process that holds this server's public addresses (the agent starts it), or ask about them
@@ -188,11 +192,14 @@ impl Command {
             },
             Command::Edge(args) => match &args.command {
                 Some(EdgeCommand::Explain(args)) => args.json,
+                Some(EdgeCommand::Maintenance(MaintenanceCommand::On(args))) => args.json,
+                Some(EdgeCommand::Maintenance(MaintenanceCommand::Off(args))) => args.json,
                 Some(EdgeCommand::Upgrade(args)) => args.json,
                 None => false,
             },
             Command::Dns(args) => match &args.command {
                 Some(DnsCommand::Explain(args)) => args.json,
+                Some(DnsCommand::Ds(args)) => args.json,
                 None => false,
             },
             Command::Address(args) => args.wants_json(),
@@ -204,6 +211,8 @@ impl Command {
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Agent(_)
+            | Command::Cache(_)
+            | Command::Memcached(_)
             | Command::DemoApp
             | Command::Helper(_) => false,
         }
@@ -500,8 +509,42 @@ pub struct Edge {
 pub enum EdgeCommand {
     /// Say what would happen to a request at this moment, and why; sends none
     Explain(EdgeExplain),
+    /// Show visitors of the whole fleet the maintenance page, with 503, or end that
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Have the installed version of Pontoon take over from the edge that runs; no connection is refused or reset
     Upgrade(EdgeUpgrade),
+}
+
+/// `pontoon edge maintenance`
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Show it, on every edge; requests that are under way are finished
+    On(MaintenanceOn),
+    /// Serve visitors again
+    Off(MaintenanceOff),
+}
+
+/// `pontoon edge maintenance on`
+#[derive(Debug, Args)]
+pub struct MaintenanceOn {
+    /// End it by itself after so long, such as 30m; a week at most
+    #[arg(long = "for", value_name = "TIME", value_parser = pontoon_fleet::units::parse_duration)]
+    pub span: Option<Duration>,
+    /// Serve visitors from this network all the same, such as 198.51.100.0/24; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    pub except: Vec<IpPrefix>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pontoon edge maintenance off`
+#[derive(Debug, Args)]
+pub struct MaintenanceOff {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `pontoon edge upgrade`
@@ -650,6 +693,16 @@ pub struct Dns {
 pub enum DnsCommand {
     /// Say what a name of the zone stands for, and why each address is in or out; asks no server
     Explain(DnsExplain),
+    /// Print the DS record that the zone's registrar is to have, once the zone is signed; asks no server
+    Ds(DnsDs),
+}
+
+/// `pontoon dns ds`
+#[derive(Debug, Args)]
+pub struct DnsDs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `pontoon dns explain`
@@ -851,6 +904,12 @@ mod tests {
             "pontoon edge explain https:///path",
             "pontoon edge explain https://notes.example.com/ --cookie where",
             "pontoon edge explain https://notes.example.com/ --client nobody",
+            "pontoon edge maintenance",
+            "pontoon edge maintenance on --for 30",
+            "pontoon edge maintenance on --for forever",
+            "pontoon edge maintenance on --except office",
+            "pontoon edge maintenance on --except 10.0.0.1/8",
+            "pontoon edge maintenance off --for 30m",
             "pontoon demo --app joomla",
             "pontoon demo --seed -1",
             "pontoon",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 38] = [
+const COMMANDS: [&str; 40] = [
     "init",
     "db",
     "db-status",
@@ -38,6 +38,8 @@ const COMMANDS: [&str; 38] = [
     "app-drain",
     "app-undrain",
     "edge-explain",
+    "edge-maintenance-off",
+    "edge-maintenance-on",
     "schema",
     "completions",
     "man",
@@ -115,6 +117,8 @@ fn exit_statuses_say_what_kind_of_no_it_was() {
         &["token", "new"],
         &["leave"],
         &["drain", "a"],
+        &["edge", "maintenance", "on", "--for", "30m"],
+        &["edge", "maintenance", "off"],
         &["apply", "7f3a"],
     ] {
         let ran = machine.run(words).must_exit(2);
@@ -183,21 +187,21 @@ fn check_names_what_comes_later_and_apply_refuses_it() {
     let machine = Machine::new();
     std::fs::write(
         machine.path("fleet.toml"),
-        format!("{ONE_SERVER}[cache]\nlisten = \"127.0.0.1:11211\"\nmemory = \"64MiB\"\n"),
+        format!("{ONE_SERVER}[cache]\nmemory = \"64MiB\"\ncopies = 2\n"),
     )
     .unwrap();
     let ran = machine.run(&["check"]).must_exit(0);
     assert!(
-        ran.out.contains("is correct: fleet notes, 1 server") && ran.out.contains("line 9"),
+        ran.out.contains("is correct: fleet notes, 1 server") && ran.out.contains("line 11"),
         "{}",
         ran.out
     );
     let json: serde_json::Value =
         serde_json::from_str(&machine.run(&["check", "--json"]).must_exit(0).out).unwrap();
-    assert_eq!(json["not_yet"][0]["path"], "cache");
+    assert_eq!(json["not_yet"][0]["path"], "cache.copies");
     let ran = machine.run(&["apply", "--yes"]).must_exit(3);
     assert!(
-        ran.err.contains("error[C010]") && ran.err.contains("cache: the cache"),
+        ran.err.contains("error[C010]") && ran.err.contains("cache.copies: keeping cached items"),
         "{}",
         ran.err
     );

@@ -1,5 +1,6 @@
 //! Finds the database server that runs on this machine, and how.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -100,7 +101,7 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
             .because(format!("process {}: {why}", server.pid))
     };
     let environment = std::fs::read(format!("/proc/{}/environ", server.pid)).unwrap_or_default();
-    if has_passed_sockets(&environment) {
+    if let Some(sockets) = passed_sockets(&environment) {
         // With them systemd would go on listening at the old addresses, and start the database for whoever dials.
         return Err(Refusal::new(
             Code::D009,
@@ -112,7 +113,10 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
         ))
         .next(
             "let it listen itself; it restarts once",
-            "systemctl disable --now mariadb.socket mariadb-extra.socket && systemctl restart mariadb",
+            format!(
+                "systemctl disable --now {} && systemctl restart mariadb",
+                sockets.join(" ")
+            ),
         ));
     }
     let banner = output(&server.program, &["--version".to_owned()])
@@ -199,11 +203,27 @@ pub async fn describe(server: &ServerProcess) -> Result<Detected, Refusal> {
     })
 }
 
-/// Whether an environment (proc_pid_environ(5)) says that systemd passed sockets.
-fn has_passed_sockets(environment: &[u8]) -> bool {
-    environment
-        .split(|byte| *byte == 0)
-        .any(|variable| variable.starts_with(b"LISTEN_FDS=") && variable != b"LISTEN_FDS=0")
+/// The units of the sockets that systemd passed, from an environment (proc_pid_environ(5)); None when it passed none.
+/// A descriptor's name is that of its socket unit unless the unit says otherwise (sd_listen_fds_with_names(3)).
+fn passed_sockets(environment: &[u8]) -> Option<Vec<&str>> {
+    let variable = |name: &[u8]| {
+        environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="))
+    };
+    variable(b"LISTEN_FDS").filter(|count| *count != b"0")?;
+    let names = std::str::from_utf8(variable(b"LISTEN_FDNAMES").unwrap_or_default()).unwrap_or_default();
+    let is_unit = |name: &&str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+        name.ends_with(".socket") && !name.starts_with('-') && name.bytes().all(plain)
+    };
+    let units: BTreeSet<&str> = names.split(':').filter(is_unit).collect();
+    // As MariaDB's own packages call it.
+    Some(if units.is_empty() {
+        vec!["mariadb.socket"]
+    } else {
+        units.into_iter().collect()
+    })
 }
 
 /// Options as given: `--name=value`, `--name value`, `-P value`.
@@ -369,9 +389,21 @@ mod tests {
 
     #[test]
     fn sockets_that_systemd_passed_are_seen() {
-        assert!(has_passed_sockets(b"LANG=C\0LISTEN_FDS=4\0LISTEN_PID=42\0"));
+        let sockets = |environment: &str| passed_sockets(environment.as_bytes()).map(|units| units.join(" "));
+        let mariadb = Some("mariadb.socket".to_owned());
+        assert_eq!(sockets("LANG=C\0LISTEN_FDS=4\0LISTEN_PID=42\0"), mariadb);
+        assert_eq!(
+            sockets("LISTEN_FDS=2\0LISTEN_FDNAMES=mariadb.socket:mariadb.socket\0"),
+            mariadb
+        );
+        let both =
+            sockets("LISTEN_FDS=3\0LISTEN_FDNAMES=mariadb.socket:mariadb.socket:mariadb-extra.socket\0");
+        assert_eq!(both, Some("mariadb-extra.socket mariadb.socket".to_owned()));
+        for named_otherwise in ["LISTEN_FDNAMES=sql", "LISTEN_FDNAMES=x;reboot.socket:-H.socket"] {
+            assert_eq!(sockets(&format!("LISTEN_FDS=1\0{named_otherwise}\0")), mariadb);
+        }
         for none in ["", "LANG=C\0", "LISTEN_FDS=0\0", "NOTE=LISTEN_FDS=4\0"] {
-            assert!(!has_passed_sockets(none.as_bytes()), "{none}");
+            assert!(passed_sockets(none.as_bytes()).is_none(), "{none}");
         }
     }
 

@@ -86,6 +86,11 @@ impl Paths {
         self.state_dir.join("address.key")
     }
 
+    /// What the zone is signed with.
+    pub fn dnssec_key_file(&self) -> PathBuf {
+        self.state_dir.join("dnssec.key")
+    }
+
     /// The gateway that is known to return what is sent from a moving address, as text: the agent writes it down for the
     /// address process that comes after a reboot.
     pub fn returning_gateway_file(&self) -> PathBuf {
@@ -105,6 +110,11 @@ impl Paths {
     /// Where the assets process answers the command line.
     pub fn assets_socket(&self) -> PathBuf {
         self.run_dir.join("assets.sock")
+    }
+
+    /// Where this server's memcached listens, for its cache proxy alone.
+    pub fn memcached_socket(&self) -> PathBuf {
+        self.run_dir.join("memcached.sock")
     }
 
     /// Where the address process takes requests for a rehearsal.

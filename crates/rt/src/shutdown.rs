@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Asked to end, or not yet. Cheap to clone; all clones are one.
@@ -39,6 +39,18 @@ impl Shutdown {
     /// # Errors
     /// When the thread or the signal handlers cannot be set up.
     pub fn from_signals() -> io::Result<Shutdown> {
+        Shutdown::by_signals(None::<fn()>)
+    }
+
+    /// As [`Shutdown::from_signals`], and SIGHUP calls `on_hangup` in place of ending the process.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_signals_and(on_hangup: impl Fn() + Send + 'static) -> io::Result<Shutdown> {
+        Shutdown::by_signals(Some(on_hangup))
+    }
+
+    fn by_signals(on_hangup: Option<impl Fn() + Send + 'static>) -> io::Result<Shutdown> {
         let shutdown = Shutdown::new();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let asked = shutdown.clone();
@@ -50,9 +62,15 @@ impl Shutdown {
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 runtime.block_on(async move {
-                    let handlers = signal(SignalKind::terminate())
-                        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-                    let (mut term, mut int) = match handlers {
+                    let handlers = || {
+                        let hangup = on_hangup.as_ref().map(|_| signal(SignalKind::hangup()));
+                        Ok((
+                            signal(SignalKind::terminate())?,
+                            signal(SignalKind::interrupt())?,
+                            hangup.transpose()?,
+                        ))
+                    };
+                    let (mut term, mut int, mut hangup) = match handlers() {
                         Ok(handlers) => handlers,
                         Err(error) => return drop(ready.send(Err(error))),
                     };
@@ -61,6 +79,10 @@ impl Shutdown {
                         tokio::select! {
                             _ = term.recv() => {}
                             _ = int.recv() => {}
+                            () = next(&mut hangup) => {
+                                on_hangup.iter().for_each(|call| call());
+                                continue;
+                            }
                         }
                         if asked.is_requested() {
                             asked.hurry();
@@ -114,6 +136,16 @@ impl Shutdown {
     }
 }
 
+/// The next of these signals; never one that is not listened for.
+async fn next(signals: &mut Option<Signal>) {
+    match signals {
+        Some(signals) => {
+            signals.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +170,8 @@ mod tests {
     #[test]
     fn the_first_signal_asks_and_the_second_hurries() {
         use rustix::process::{Signal, getpid, kill_process};
-        let shutdown = Shutdown::from_signals().unwrap();
+        let (hung_up, hangups) = std::sync::mpsc::channel();
+        let shutdown = Shutdown::from_signals_and(move || hung_up.send(()).unwrap()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -151,6 +184,11 @@ mod tests {
             });
         };
         // The handlers stand: this test process does not die of its own signals.
+        for _ in 0..2 {
+            kill_process(getpid(), Signal::HUP).unwrap();
+            hangups.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        }
+        assert!(!shutdown.is_requested());
         kill_process(getpid(), Signal::TERM).unwrap();
         in_time(Box::pin(shutdown.requested()));
         kill_process(getpid(), Signal::INT).unwrap();

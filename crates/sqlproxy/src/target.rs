@@ -341,6 +341,7 @@ pub(crate) mod tests {
             assets: None,
             takeover: None,
             routed: false,
+            cache: None,
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,
@@ -348,6 +349,7 @@ pub(crate) mod tests {
             front: Default::default(),
             dns: None,
             addresses: Vec::new(),
+            answers: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: Engine::Mariadb,

@@ -12,10 +12,11 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::app::Later;
+use crate::datadirs::Fresh;
 use crate::proc::ProcessId;
 use crate::process::{Process, Spawn, log_tail};
 use crate::server::{Bind, Server, TMPDIR};
-use crate::wait::{find_program, run, wait_until};
+use crate::wait::{find_program, wait_until};
 use crate::{LabError, Skip};
 
 /// How a database server differs from what its package starts.
@@ -137,14 +138,9 @@ impl Mariadb {
     pub async fn start(server: &Server, options: &DatabaseOptions) -> Result<Mariadb, LabError> {
         Mariadb::available()?;
         write_options(server, options)?;
-        if !server.dir().join("var-lib/mysql/mysql").exists() {
-            let install = [
-                "--user=root",
-                "--datadir=/var/lib/mysql",
-                "--skip-test-db",
-                "--auth-root-socket-user=root",
-            ];
-            server.exec("mariadb-install-db", &install).await?;
+        let data = server.dir().join("var-lib/mysql");
+        if !data.join("mysql").exists() {
+            Mariadb::fresh(options)?.fill_soon(data).await?;
         }
         let process = server.spawn(Spawn::new("mariadbd", "mariadbd")).await?;
         wait_answering(server, &process).await?;
@@ -152,6 +148,17 @@ impl Mariadb {
             server: server.clone(),
             pid: process.id(),
         })
+    }
+
+    /// Of the programs that a server of the lab sees: see [`binds`](Mariadb::binds).
+    fn fresh(options: &DatabaseOptions) -> Result<Fresh, Skip> {
+        let binds = Mariadb::binds()?;
+        let seen = |name: &str| {
+            let bound = binds.iter().find(|bind| bind.host.ends_with(name));
+            bound.map_or_else(|| program(name), |bind| Ok(bind.host.clone()))
+        };
+        let (server, maker) = (seen("mariadbd")?, seen("mariadb-install-db")?);
+        Ok(Fresh::mariadb_of(server, maker, true, &options.config))
     }
 
     /// The process, as the caller sees it. It changes when somebody restarts the database.
@@ -268,24 +275,7 @@ impl Standalone {
         Mariadb::available()?;
         let data = dir.join("data");
         if !data.join("mysql").exists() {
-            fs::create_dir_all(&data).map_err(LabError::io("data folder"))?;
-            let mut install = Command::new(program("mariadb-install-db")?);
-            // Not the /tmp of all: a starting MariaDB removes what looks like temporary tables of a dead one.
-            install.arg(format!("--tmpdir={}", make_tmpdir(dir)?));
-            install.args([
-                "--no-defaults",
-                "--skip-test-db",
-                "--auth-root-authentication-method=normal",
-            ]);
-            if rustix::process::geteuid().is_root() {
-                // For an ordinary user the script would try to give the folder away, and fail.
-                install.arg("--user=root");
-            }
-            run(
-                install.arg(format!("--datadir={}", data.display())),
-                Duration::from_secs(120),
-            )
-            .await?;
+            Fresh::mariadb(false, &options.config)?.fill_soon(data).await?;
         }
         Standalone::start(&program("mariadbd")?, "mariadbd", dir, options).await
     }
@@ -298,14 +288,7 @@ impl Standalone {
         let mysqld = mysqld()?;
         let data = dir.join("data");
         if !data.exists() {
-            let mut install = Command::new(&mysqld);
-            install.env("TMPDIR", make_tmpdir(dir)?);
-            install.args(["--no-defaults", "--initialize-insecure", "--user=root"]);
-            run(
-                install.arg(format!("--datadir={}", data.display())),
-                Duration::from_secs(120),
-            )
-            .await?;
+            Fresh::mysql(&options.config)?.fill_soon(data).await?;
         }
         Standalone::start(&mysqld, "mysqld", dir, options).await
     }
@@ -455,7 +438,7 @@ fn make_tmpdir(dir: &Path) -> Result<String, LabError> {
     Ok(tmpdir.display().to_string())
 }
 
-fn program(name: &str) -> Result<PathBuf, Skip> {
+pub(crate) fn program(name: &str) -> Result<PathBuf, Skip> {
     find_program(name).ok_or_else(|| Skip(format!("`{name}` is not installed")))
 }
 

@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod database;
+pub mod datadirs;
 mod demo_app;
 mod enter;
 mod error;

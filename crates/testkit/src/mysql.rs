@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use mysql_async::Conn;
 
 use crate::app::Later;
 use crate::database::{DatabaseOptions, LabDatabase, SOCKET, connect_root, mysqld, wait_answering};
+use crate::datadirs::Fresh;
 use crate::proc::ProcessId;
 use crate::process::Spawn;
 use crate::server::{Server, TMPDIR};
-use crate::wait::run;
 use crate::{LabError, Skip};
 
 /// A MySQL server: data in `/var/lib/mysql`, socket `/run/mysqld/mysqld.sock`, TCP on loopback, and `root` without a
@@ -38,10 +37,9 @@ impl Mysql {
     pub async fn start(server: &Server, options: &DatabaseOptions) -> Result<Mysql, LabError> {
         let mysqld = mysqld()?;
         write_options(&server.dir().join("etc/mysql"), options)?;
-        if !server.dir().join("var-lib/mysql/mysql").exists() {
-            let mut install = server.command(&mysqld)?;
-            install.args(["--no-defaults", "--initialize-insecure", "--user=root"]);
-            run(install.arg("--datadir=/var/lib/mysql"), Duration::from_secs(120)).await?;
+        let data = server.dir().join("var-lib/mysql");
+        if !data.join("mysql").exists() {
+            Fresh::mysql(&options.config)?.fill_soon(data).await?;
         }
         let process = server
             .spawn(Spawn::new(mysqld.display().to_string(), "mysqld"))

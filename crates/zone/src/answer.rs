@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use crate::cookie::{CookieSecret, ServerCookie};
+use crate::denial;
+use crate::dnssec::{Records, Signer};
 use crate::edns::{self, Edns};
 use crate::name;
 use crate::query::{self, Fault, Query};
@@ -30,6 +32,9 @@ pub struct Asker {
     pub now: u32,
     /// Which of several addresses comes first: a number that grows with each query.
     pub turn: u32,
+    /// A signature may be made for it, where none is ready: it costs about as much as a hundred answers. Where it may not,
+    /// the answer is "ask over TCP".
+    pub may_sign: bool,
 }
 
 /// What a server says of itself.
@@ -67,8 +72,10 @@ pub struct Outcome {
     pub code: u16,
     /// The asker has shown, by a cookie, that its address is its own.
     pub known: bool,
-    /// The answer did not fit.
+    /// The answer did not fit, or was not to be signed now.
     pub truncated: bool,
+    /// Signatures that were made for it.
+    pub signed: u32,
 }
 
 const SILENCE: Outcome = Outcome {
@@ -76,6 +83,7 @@ const SILENCE: Outcome = Outcome {
     code: 0,
     known: false,
     truncated: false,
+    signed: 0,
 };
 
 /// Aliases that are followed in one answer.
@@ -113,7 +121,7 @@ pub fn answer(
     }
     reply.code = refusal(&query);
     if reply.code == rcode::NOERROR && !query.question.is_empty() {
-        resolve(snapshot, &query, asker.turn, out, &mut reply);
+        resolve(snapshot, &query, asker, out, &mut reply);
     }
     finish(&query, settings, asker, cookie, question_end, out, &mut reply);
     Outcome {
@@ -121,6 +129,7 @@ pub fn answer(
         code: reply.code,
         known,
         truncated: reply.truncated,
+        signed: reply.signed,
     }
 }
 
@@ -146,11 +155,17 @@ struct Reply {
     authorities: u16,
     additionals: u16,
     referral: bool,
+    /// There is no such name, though the code may be another.
+    no_name: bool,
+    /// A signature is missing that was not to be made.
+    unsigned: bool,
+    signed: u32,
 }
 
 impl Reply {
     fn verdict(&self) -> Verdict {
         match self.code {
+            rcode::NOERROR if self.no_name => Verdict::NoName,
             rcode::NOERROR if self.referral => Verdict::Referral,
             rcode::NOERROR if self.answers > 0 || self.truncated => Verdict::Answer,
             rcode::NOERROR => Verdict::NoData,
@@ -172,6 +187,7 @@ fn bare(packet: &[u8], code: u16, out: &mut Vec<u8>) -> Outcome {
         code,
         known: false,
         truncated: false,
+        signed: 0,
     }
 }
 
@@ -199,6 +215,9 @@ fn refusal(query: &Query<'_>) -> u16 {
         rcode::NOERROR
     } else if query.class != IN || matches!(query.qtype, rtype::AXFR | rtype::IXFR) {
         rcode::REFUSED
+    } else if query.qtype == rtype::NXNAME {
+        // RFC 9824 section 3.5.
+        rcode::FORMERR
     } else if is_meta(query.qtype) && query.qtype != rtype::ANY {
         rcode::NOTIMP
     } else {
@@ -206,8 +225,9 @@ fn refusal(query: &Query<'_>) -> u16 {
     }
 }
 
-fn resolve(snapshot: &Snapshot, query: &Query<'_>, turn: u32, out: &mut Vec<u8>, reply: &mut Reply) {
+fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<u8>, reply: &mut Reply) {
     let asked = query.name();
+    let dnssec = query.edns.is_some_and(|edns| edns.dnssec);
     let Some((encloser, node)) = snapshot.closest(asked) else {
         reply.code = rcode::REFUSED;
         return;
@@ -218,14 +238,20 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, turn: u32, out: &mut Vec<u8>,
         && !node.cut
         && let Some(set) = node.set(query.qtype)
     {
+        let (set, turn) = set.at(asker.turn);
         reply.answers = set.data.len() as u16;
         copy_turned(set, turn, out);
+        if let Some(signature) = set.signature.as_ref().filter(|_| dnssec) {
+            reply.answers += 1;
+            out.extend_from_slice(&signature.ready);
+        }
         return;
     }
     let mut resolver = Resolver {
         snapshot,
         qtype: query.qtype,
-        turn,
+        signing: snapshot.signer.as_deref().filter(|_| dnssec),
+        asker,
         zone: node.zone,
         writer: Writer::new(out),
         reply,
@@ -234,10 +260,10 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, turn: u32, out: &mut Vec<u8>,
 }
 
 /// Copies the prebuilt records, beginning with another each time when they are addresses: those are all equally long.
-fn copy_turned(set: &Set, turn: u32, out: &mut Vec<u8>) {
+fn copy_turned(set: &Set, turn: usize, out: &mut Vec<u8>) {
     let records = set.data.len();
     let first = match set.rtype {
-        rtype::A | rtype::AAAA if records > 1 => turn as usize % records * (set.ready.len() / records),
+        rtype::A | rtype::AAAA if records > 1 => turn % records * (set.ready.len() / records),
         _ => 0,
     };
     let (end, begin) = set.ready.split_at(first.min(set.ready.len()));
@@ -248,7 +274,9 @@ fn copy_turned(set: &Set, turn: u32, out: &mut Vec<u8>) {
 struct Resolver<'a, 'b> {
     snapshot: &'a Snapshot,
     qtype: u16,
-    turn: u32,
+    /// What signs, when the zone is signed and the asker wants it.
+    signing: Option<&'a Signer>,
+    asker: &'a Asker,
     zone: usize,
     writer: Writer<'b>,
     reply: &'b mut Reply,
@@ -302,7 +330,7 @@ impl<'a> Resolver<'a, '_> {
             return None;
         }
         if encloser.len() == name.len() {
-            return self.at(name, node, followed);
+            return self.at(name, node, true, followed);
         }
         if node.cut {
             self.refer(encloser, node, followed);
@@ -315,17 +343,22 @@ impl<'a> Resolver<'a, '_> {
             .and_then(|wildcard| snapshot.nodes.get(wildcard.name()))
             .filter(|node| node.zone == self.zone);
         match wildcard {
-            Some(node) => self.at(name, node, followed),
+            Some(node) => self.at(name, node, false, followed),
             None => {
-                self.reply.code = rcode::NXDOMAIN;
-                self.negative();
+                self.reply.no_name = true;
+                // The proof says that there is nothing at the name, and a type in it that there is no name (RFC 9824
+                // section 3.1).
+                if self.signing.is_none() {
+                    self.reply.code = rcode::NXDOMAIN;
+                }
+                self.negative(name, None, false);
                 None
             }
         }
     }
 
-    /// Answers from a node that stands for `name`.
-    fn at(&mut self, name: &[u8], node: &'a Node, followed: bool) -> Option<Target> {
+    /// Answers from a node that stands for `name`: its `own`, or a wildcard's.
+    fn at(&mut self, name: &[u8], node: &'a Node, own: bool, followed: bool) -> Option<Target> {
         let mut node = node;
         if self.qtype == rtype::DS && !followed {
             // A name that is both cut and apex here: the parent's side answers.
@@ -337,6 +370,29 @@ impl<'a> Resolver<'a, '_> {
             self.refer(name, node, followed);
             return None;
         }
+        if self.signing.is_some()
+            && let Some(set) = self.one_of_many(node, own)
+        {
+            self.set(name, set, own);
+            return None;
+        }
+        if self.qtype == rtype::RRSIG
+            && let Some(signature) = node
+                .sets
+                .iter()
+                .find_map(|set| set.signature.as_ref())
+                .filter(|_| own)
+        {
+            // One of them, as for ANY: who wants them all would have them sent to somebody else.
+            let ttl = node
+                .sets
+                .iter()
+                .find(|set| set.signature.is_some())
+                .map_or(0, |set| set.ttl);
+            self.writer.record(name, rtype::RRSIG, ttl, &signature.data);
+            self.reply.answers += 1;
+            return None;
+        }
         if self.qtype == rtype::ANY && !node.sets.is_empty() {
             // RFC 8482 section 4.2.
             self.writer.record(name, rtype::HINFO, 3789, b"\x07RFC8482\x00");
@@ -344,7 +400,7 @@ impl<'a> Resolver<'a, '_> {
             return None;
         }
         if let Some(set) = node.set(self.qtype) {
-            self.set(name, set);
+            self.set(name, set, own);
             return None;
         }
         let alias = node
@@ -352,19 +408,30 @@ impl<'a> Resolver<'a, '_> {
             .and_then(|set| set.data.first().map(|data| (set, data)));
         match alias {
             Some((set, target)) => {
-                self.set(name, set);
+                self.set(name, set, own);
                 Target::new(target, &[])
             }
             None => {
-                self.negative();
+                self.negative(name, Some(node), own);
                 None
             }
         }
     }
 
-    fn set(&mut self, name: &[u8], set: &Set) {
+    /// For one who wants signatures: what is answered to a question for all, where HINFO could not be signed beforehand
+    /// (RFC 8482 section 4.1), and the proof, for one who asks for that itself.
+    fn one_of_many(&self, node: &'a Node, own: bool) -> Option<&'a Set> {
+        match self.qtype {
+            rtype::ANY => node.sets.iter().find(|set| set.signature.is_some()),
+            rtype::NSEC if own => node.nsec.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn set(&mut self, name: &[u8], set: &Set, own: bool) {
+        let (set, turn) = set.at(self.asker.turn);
         let first = match set.rtype {
-            rtype::A | rtype::AAAA => self.turn as usize % set.data.len().max(1),
+            rtype::A | rtype::AAAA => turn % set.data.len().max(1),
             _ => 0,
         };
         let (end, begin) = set.data.split_at(first.min(set.data.len()));
@@ -372,11 +439,49 @@ impl<'a> Resolver<'a, '_> {
             self.writer.record(name, set.rtype, set.ttl, data);
         }
         self.reply.answers += set.data.len() as u16;
+        if self.signing.is_none() {
+            return;
+        }
+        let made = match &set.signature {
+            None => return,
+            Some(ready) if own => {
+                self.writer.record(name, rtype::RRSIG, set.ttl, &ready.data);
+                true
+            }
+            // A wildcard's records are signed as if the name had them, so that nothing has to be proved besides.
+            Some(_) => self.sign(name, set.rtype, set.ttl, &set.data),
+        };
+        self.reply.answers += u16::from(made);
+    }
+
+    /// Adds a signature that is made now. Says whether it was.
+    fn sign<D: AsRef<[u8]>>(&mut self, owner: &[u8], rtype: u16, ttl: u32, data: &[D]) -> bool {
+        let (Some(signer), Some(apex)) = (self.signing, self.snapshot.zones.get(self.zone)) else {
+            return false;
+        };
+        let records = Records {
+            apex: &apex.name,
+            owner,
+            rtype,
+            ttl,
+            data,
+        };
+        match signer.sign_now(&records, u64::from(self.asker.now), self.asker.may_sign) {
+            Some((signature, new)) => {
+                self.writer.record(owner, rtype::RRSIG, ttl, &signature);
+                self.reply.signed += u32::from(new);
+                true
+            }
+            None => {
+                self.reply.unsigned = true;
+                false
+            }
+        }
     }
 
     /// A DNAME, and the alias that follows from it for this name (RFC 6672 section 3.1).
     fn redirect(&mut self, name: &[u8], owner: &[u8], dname: &Set) -> Option<Target> {
-        self.set(owner, dname);
+        self.set(owner, dname, true);
         let labels = name.get(..name.len() - owner.len())?;
         let target = dname.data.first().and_then(|data| Target::new(labels, data));
         let Some(target) = target else {
@@ -398,19 +503,58 @@ impl<'a> Resolver<'a, '_> {
             }
             self.reply.authorities += set.data.len() as u16;
         }
+        if self.signing.is_some() {
+            // Whether the other zone is signed too, or the proof that it is not.
+            let set = node.set(rtype::DS).or(node.nsec.as_deref());
+            if let Some(set) = set {
+                self.authority(cut, set);
+            }
+        }
         for glue in &node.glue {
             self.writer.record(&glue.owner, glue.rtype, glue.ttl, &glue.data);
             self.reply.additionals += 1;
         }
     }
 
-    /// The SOA record, which says how long a "no" may be remembered.
-    fn negative(&mut self) {
-        if let Some(apex) = self.snapshot.zones.get(self.zone) {
-            self.writer
-                .record(&apex.name, rtype::SOA, apex.negative_ttl, &apex.soa);
+    /// A set and its signature, where proofs stand.
+    fn authority(&mut self, owner: &[u8], set: &Set) {
+        for data in &set.data {
+            self.writer.record(owner, set.rtype, set.ttl, data);
+        }
+        self.reply.authorities += set.data.len() as u16;
+        if let Some(signature) = &set.signature {
+            self.writer.record(owner, rtype::RRSIG, set.ttl, &signature.data);
             self.reply.authorities += 1;
         }
+    }
+
+    /// The SOA record, which says how long a "no" may be remembered, and the proof of it. `node` is what stands for the
+    /// name, if anything does: its `own`, or a wildcard's.
+    fn negative(&mut self, name: &[u8], node: Option<&'a Node>, own: bool) {
+        let snapshot = self.snapshot;
+        let Some(apex) = snapshot.zones.get(self.zone) else {
+            return;
+        };
+        let ttl = apex.negative_ttl;
+        self.writer.record(&apex.name, rtype::SOA, ttl, &apex.soa);
+        self.reply.authorities += 1;
+        let Some(signature) = apex.signature.as_ref().filter(|_| self.signing.is_some()) else {
+            return;
+        };
+        self.writer.record(&apex.name, rtype::RRSIG, ttl, signature);
+        self.reply.authorities += 1;
+        let nsec = node.and_then(|node| node.nsec.as_deref());
+        let data = match nsec {
+            Some(nsec) if own => return self.authority(name, nsec),
+            Some(nsec) => {
+                let data = nsec.data.first().map(|data| &data[..]).unwrap_or_default();
+                denial::for_name(&apex.name, name, data)
+            }
+            None => denial::no_name(&apex.name, name),
+        };
+        self.writer.record(name, rtype::NSEC, ttl, &data);
+        let signed = self.sign(name, rtype::NSEC, ttl, &[data]);
+        self.reply.authorities += 1 + u16::from(signed);
     }
 }
 
@@ -434,7 +578,7 @@ fn finish(
         edns::write(out, edns, reply.code, cookie, &settings.nsid);
         reply.additionals += 1;
     }
-    if out.len() > limit {
+    if out.len() > limit || reply.unsigned {
         // Nothing rather than a part: what is not whole is of no use to the asker, and would be more to forge with.
         out.drain(question_end..body_end);
         reply.truncated = true;

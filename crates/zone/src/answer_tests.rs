@@ -51,6 +51,7 @@ fn asker(turn: u32, transport: Transport) -> Asker {
         transport,
         now: 1_800_000_000,
         turn,
+        may_sign: true,
     }
 }
 

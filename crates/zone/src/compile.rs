@@ -1,10 +1,14 @@
 //! From [`Zone`]s to a [`Snapshot`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use crate::denial;
+use crate::dnssec::{Records, Signatures, Signer};
 use crate::name::Name;
 use crate::rr::{IN, rtype};
-use crate::snapshot::{Apex, Glue, Node, Set, Snapshot};
+use crate::snapshot::{Apex, Glue, Names, Node, Set, Signature, Snapshot};
+use crate::turns;
 use crate::writer::{QUESTION, Writer};
 use crate::zone::{Rrset, Zone};
 
@@ -56,6 +60,7 @@ fn apex(zone: &Zone) -> Option<Apex> {
         name: zone.apex().wire().into(),
         negative_ttl: set.ttl.min(minimum),
         soa,
+        signature: None,
     })
 }
 
@@ -86,11 +91,28 @@ fn add_empty(present: &mut BTreeSet<Name>, zone: &Zone, owner: &Name) {
 fn node(zone: &Zone, index: usize, owner: &Name, sets: &BTreeMap<u16, Rrset>, cut: bool) -> Node {
     let sets = sets
         .iter()
-        .map(|(rtype, set)| Set {
-            rtype: *rtype,
-            ttl: set.ttl,
-            data: set.data.clone().into(),
-            ready: ready(owner, *rtype, set),
+        .map(|(rtype, set)| {
+            let plain = |data: Vec<Box<[u8]>>| Set {
+                rtype: *rtype,
+                ttl: set.ttl,
+                ready: ready(owner.wire(), *rtype, set.ttl, &data),
+                data: data.into(),
+                signature: None,
+                round: None,
+            };
+            let weights = zone.weights(owner, *rtype);
+            let round = weights
+                .filter(|weights| weights.len() == set.data.len())
+                .and_then(turns::round);
+            let some = |at: Vec<usize>| {
+                at.into_iter()
+                    .filter_map(|at| set.data.get(at).cloned())
+                    .collect()
+            };
+            Set {
+                round: round.map(|round| round.into_iter().map(|at| plain(some(at))).collect()),
+                ..plain(set.data.clone())
+            }
         })
         .collect();
     let glue = match cut {
@@ -102,19 +124,101 @@ fn node(zone: &Zone, index: usize, owner: &Name, sets: &BTreeMap<u16, Rrset>, cu
         cut,
         sets,
         glue,
+        nsec: None,
     }
 }
 
+/// How long others may remember the key, in seconds.
+const KEY_TTL: u32 = 3600;
+
+/// As [`compile`], with the key at each apex, and everything signed that is the zone's own.
+pub(crate) fn signed(
+    zones: &[Zone],
+    signer: &Arc<Signer>,
+    signatures: &mut Signatures,
+    now: u64,
+) -> Snapshot {
+    let zones: Vec<Zone> = zones.iter().map(|zone| with_key(zone, signer)).collect();
+    let mut snapshot = compile(&zones);
+    signatures.turn();
+    let mut sign = |apex: &[u8], owner: &[u8], set: &Set| {
+        let records = Records {
+            apex,
+            owner,
+            rtype: set.rtype,
+            ttl: set.ttl,
+            data: &set.data,
+        };
+        let data = signer.sign(&records, now, signatures);
+        let ready = ready(owner, rtype::RRSIG, set.ttl, std::slice::from_ref(&data));
+        Box::new(Signature { data, ready })
+    };
+    let mut sign_all = |nodes: &mut Names<Node>, zones: &[Apex]| {
+        for (owner, node) in nodes {
+            let Some(apex) = zones.get(node.zone) else {
+                continue;
+            };
+            // At a cut all but this is the other zone's (RFC 4035 section 2.2).
+            let cut = node.cut;
+            for set in node.sets.iter_mut().filter(|set| !cut || set.rtype == rtype::DS) {
+                set.signature = Some(sign(&apex.name, owner, set));
+                // Answers of a round with the same records have the same signature, which is made once.
+                for one in set.round.iter_mut().flatten() {
+                    one.signature = Some(sign(&apex.name, owner, one));
+                }
+            }
+            let types = node.sets.iter().map(|set| set.rtype);
+            let own = types.filter(|rtype| !cut || [rtype::NS, rtype::DS].contains(rtype));
+            let data: Box<[u8]> = denial::nsec(&apex.name, owner, own).into();
+            let data: Box<[Box<[u8]>]> = Box::new([data]);
+            let mut nsec = Set {
+                rtype: rtype::NSEC,
+                ttl: apex.negative_ttl,
+                ready: ready(owner, rtype::NSEC, apex.negative_ttl, &data[..]),
+                data,
+                signature: None,
+                round: None,
+            };
+            nsec.signature = Some(sign(&apex.name, owner, &nsec));
+            node.nsec = Some(Box::new(nsec));
+        }
+    };
+    sign_all(&mut snapshot.nodes, &snapshot.zones);
+    sign_all(&mut snapshot.delegations, &snapshot.zones);
+    for apex in &mut snapshot.zones {
+        let soa = snapshot
+            .nodes
+            .get(&apex.name)
+            .and_then(|node| node.set(rtype::SOA));
+        apex.signature = soa.and_then(|soa| Some(soa.signature.as_ref()?.data.clone()));
+    }
+    snapshot.signer = Some(Arc::clone(signer));
+    snapshot
+}
+
+/// The zone with its key, and what says to the parent's robots that it may point to it (RFC 7344). Keys of another signer
+/// that are in the file stay: so a zone moves here without a time in which it is not signed.
+fn with_key(zone: &Zone, signer: &Signer) -> Zone {
+    let mut zone = zone.clone();
+    let apex = zone.apex().clone();
+    zone.add(apex.clone(), rtype::DNSKEY, KEY_TTL, signer.dnskey().into());
+    if zone.get(&apex, rtype::CDS).is_none() && zone.get(&apex, rtype::CDNSKEY).is_none() {
+        zone.add(apex.clone(), rtype::CDS, KEY_TTL, signer.ds(&apex).into());
+        zone.add(apex, rtype::CDNSKEY, KEY_TTL, signer.dnskey().into());
+    }
+    zone
+}
+
 /// The records as they follow a question for their own name.
-pub(crate) fn ready(owner: &Name, rtype: u16, set: &Rrset) -> Box<[u8]> {
+pub(crate) fn ready(owner: &[u8], rtype: u16, ttl: u32, data: &[Box<[u8]>]) -> Box<[u8]> {
     let mut out = vec![0; QUESTION];
-    out.extend_from_slice(owner.wire());
+    out.extend_from_slice(owner);
     out.extend_from_slice(&rtype.to_be_bytes());
     out.extend_from_slice(&IN.to_be_bytes());
     let begin = out.len();
     let mut writer = Writer::new(&mut out);
-    for data in &set.data {
-        writer.record(owner.wire(), rtype, set.ttl, data);
+    for data in data {
+        writer.record(owner, rtype, ttl, data);
     }
     out.get(begin..).unwrap_or_default().into()
 }

@@ -11,6 +11,8 @@
 mod answer;
 mod compile;
 mod cookie;
+mod denial;
+mod dnssec;
 mod edns;
 mod load;
 mod name;
@@ -19,16 +21,19 @@ mod rate;
 mod rr;
 mod scan;
 mod snapshot;
+mod turns;
 mod writer;
 mod zone;
 
 pub use answer::{Asker, Outcome, Settings, Transport, Verdict, answer, truncated};
 pub use cookie::CookieSecret;
+pub use dnssec::{Signatures, Signer};
 pub use load::{ZoneError, load};
 pub use name::{BadName, Name};
 pub use rate::{Limit, RateLimiter};
 pub use rr::{rcode, rtype};
 pub use snapshot::Snapshot;
+pub use turns::MAX_WEIGHT;
 pub use zone::{Rrset, Zone};
 
 /// What is never exceeded over UDP, whatever the asker offers: it fits through every usual path unfragmented (DNS

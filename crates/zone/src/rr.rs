@@ -9,9 +9,17 @@ pub mod rtype {
     pub const SOA: u16 = 6;
     pub const PTR: u16 = 12;
     pub const HINFO: u16 = 13;
+    pub const MINFO: u16 = 14;
     pub const MX: u16 = 15;
     pub const TXT: u16 = 16;
+    pub const RP: u16 = 17;
+    pub const AFSDB: u16 = 18;
+    pub const RT: u16 = 21;
+    pub const PX: u16 = 26;
     pub const AAAA: u16 = 28;
+    pub const SRV: u16 = 33;
+    pub const NAPTR: u16 = 35;
+    pub const KX: u16 = 36;
     pub const DNAME: u16 = 39;
     pub const OPT: u16 = 41;
     pub const DS: u16 = 43;
@@ -20,6 +28,9 @@ pub mod rtype {
     pub const DNSKEY: u16 = 48;
     pub const NSEC3: u16 = 50;
     pub const NSEC3PARAM: u16 = 51;
+    pub const CDS: u16 = 59;
+    pub const CDNSKEY: u16 = 60;
+    pub const NXNAME: u16 = 128;
     pub const CAA: u16 = 257;
     pub const TSIG: u16 = 250;
     pub const IXFR: u16 = 251;

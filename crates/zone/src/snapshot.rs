@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
+use crate::dnssec::{Signatures, Signer};
 use crate::name;
+use crate::turns;
 use crate::zone::Zone;
 
 /// All zones of a server as they are answered now.
@@ -15,6 +18,8 @@ pub struct Snapshot {
     /// 3.1.4.1).
     pub(crate) delegations: Names<Node>,
     pub(crate) zones: Vec<Apex>,
+    /// What signs those answers that cannot be signed beforehand; `None` when nothing is signed.
+    pub(crate) signer: Option<Arc<Signer>>,
 }
 
 /// Of one zone, what negative answers need.
@@ -25,6 +30,8 @@ pub(crate) struct Apex {
     pub(crate) soa: Box<[u8]>,
     /// How long a "no" may be remembered: the smaller of the SOA's TTL and its MINIMUM (RFC 2308 section 3).
     pub(crate) negative_ttl: u32,
+    /// The data of the RRSIG record of the SOA record.
+    pub(crate) signature: Option<Box<[u8]>>,
 }
 
 /// A name.
@@ -37,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) sets: Box<[Set]>,
     /// The addresses, within the zone, of the name servers at a cut.
     pub(crate) glue: Box<[Glue]>,
+    /// In a signed zone: that there is nothing else.
+    pub(crate) nsec: Option<Box<Set>>,
 }
 
 /// Records of one type at a name.
@@ -47,6 +56,19 @@ pub(crate) struct Set {
     pub(crate) data: Box<[Box<[u8]>]>,
     /// The records as they follow the question for this very name.
     pub(crate) ready: Box<[u8]>,
+    /// In a signed zone, unless the records are another zone's.
+    pub(crate) signature: Option<Box<Signature>>,
+    /// Where records have weights: a set for each answer of a round, in their order.
+    pub(crate) round: Option<Box<[Set]>>,
+}
+
+/// The RRSIG record of a set.
+#[derive(Debug)]
+pub(crate) struct Signature {
+    /// Its data.
+    pub(crate) data: Box<[u8]>,
+    /// The record as it follows the question for this very name.
+    pub(crate) ready: Box<[u8]>,
 }
 
 #[derive(Debug)]
@@ -55,6 +77,20 @@ pub(crate) struct Glue {
     pub(crate) rtype: u16,
     pub(crate) ttl: u32,
     pub(crate) data: Box<[u8]>,
+}
+
+impl Set {
+    /// What is answered in this turn, and the turn by which its records are rotated.
+    pub(crate) fn at(&self, turn: u32) -> (&Set, usize) {
+        match &self.round {
+            None => (self, turn as usize),
+            Some(round) => {
+                let mixed = turns::mixed(turn);
+                let set = round.get(mixed % round.len().max(1)).unwrap_or(self);
+                (set, mixed / round.len().max(1))
+            }
+        }
+    }
 }
 
 impl Node {
@@ -67,6 +103,11 @@ impl Snapshot {
     /// Makes zones ready. Of two with the same name the later counts.
     pub fn new(zones: &[Zone]) -> Snapshot {
         crate::compile::compile(zones)
+    }
+
+    /// As [`Snapshot::new`], signed as of `now`, in seconds of Unix time. It is to be made anew once an hour.
+    pub fn signed(zones: &[Zone], signer: &Arc<Signer>, signatures: &mut Signatures, now: u64) -> Snapshot {
+        crate::compile::signed(zones, signer, signatures, now)
     }
 
     /// The longest existing name that `wire` is or is below, and its node; `None` outside of all zones.

@@ -19,6 +19,8 @@ pub struct Rrset {
 pub struct Zone {
     apex: Name,
     sets: BTreeMap<Name, BTreeMap<u16, Rrset>>,
+    /// Of the records of a set, how often each is answered beside the others.
+    weights: BTreeMap<Name, BTreeMap<u16, Vec<u32>>>,
 }
 
 impl Zone {
@@ -27,6 +29,7 @@ impl Zone {
         Zone {
             apex,
             sets: BTreeMap::new(),
+            weights: BTreeMap::new(),
         }
     }
 
@@ -77,6 +80,18 @@ impl Zone {
                 self.sets.remove(&owner);
             }
         }
+    }
+
+    /// Says how often each record of a set is answered, beside the others, in the order of the set. Those with the largest
+    /// weight are in every answer, the others in as many as their part of it. More than [`MAX_WEIGHT`](crate::MAX_WEIGHT)
+    /// is as much.
+    pub fn weigh(&mut self, owner: Name, rtype: u16, weights: Vec<u32>) {
+        self.weights.entry(owner).or_default().insert(rtype, weights);
+    }
+
+    /// The weights of a set's records, if they have any.
+    pub(crate) fn weights(&self, owner: &Name, rtype: u16) -> Option<&[u32]> {
+        self.weights.get(owner)?.get(&rtype).map(Vec::as_slice)
     }
 
     /// The serial of the SOA record.

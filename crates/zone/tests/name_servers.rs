@@ -116,6 +116,7 @@ fn ours(snapshot: &Snapshot, query: &[u8]) -> BTreeMap<&'static str, String> {
         transport: Transport::Udp,
         now: 0,
         turn: 0,
+        may_sign: true,
     };
     let mut out = Vec::new();
     answer(snapshot, &Settings::default(), &asker, query, &mut out);

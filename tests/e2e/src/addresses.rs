@@ -157,6 +157,7 @@ impl Fleet {
             https: None,
             limits: Default::default(),
             front: Default::default(),
+            answers: Default::default(),
             dns: None,
             addresses: Vec::new(),
             addresses_changed: Default::default(),
@@ -168,6 +169,7 @@ impl Fleet {
                 interface: None,
             }),
             routed: false,
+            cache: None,
         }
     }
 

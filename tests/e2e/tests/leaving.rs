@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use pontoon_e2e::fleet::{
     Fleet, Following, ask, attempt, end_program, expect, identical, in_sync, one_line, refused, run,
-    start_agent, wait_until_healthy,
+    start_agent, tell, wait_until_healthy,
 };
-use pontoon_testkit::{LabError, Server, StoreKind, in_lab};
+use pontoon_e2e::under_load::{Writers, fill};
+use pontoon_testkit::{LabError, Server, StoreKind, in_lab, wait_until};
 
 #[test]
 fn servers_leave_and_begin_again() -> Result<(), LabError> {
@@ -112,12 +113,36 @@ fn both_leave_a_fleet_with_failover() -> Result<(), LabError> {
         |lab| async move {
             let mut fleet = Fleet::new(lab).await?;
             StoreKind::Etcd.available()?;
+            fill(&fleet.a, 1).await?;
             fleet.found().await?;
             fleet.join().await?;
             let _store = fleet.share_lease(StoreKind::Etcd).await?;
             let (a, b) = (&fleet.a, &fleet.b);
             in_sync(&[a, b]).await?;
+            // Who is in sync leaves, and commits do not wait for it: they are asked not to before its database stops.
+            let writers = Writers::start(a, 50).await?;
+            let before = writers.acknowledged();
+            wait_until("writes", Duration::from_secs(60), async || {
+                (writers.acknowledged() > before + 50).then_some(())
+            })
+            .await?;
+            writers.span();
             run(b, &["leave", "--yes"]).await?;
+            let left = writers.acknowledged();
+            wait_until("writes after it", Duration::from_secs(60), async || {
+                (writers.acknowledged() > left + 50).then_some(())
+            })
+            .await?;
+            let span = writers.span();
+            let ledger = writers.stop().await;
+            tell(&format!(
+                "the only replica in sync left: nothing was acknowledged for {} ms at the longest, {} failed",
+                span.longest_gap().as_millis(),
+                ledger.failures.values().sum::<u32>()
+            ));
+            expect(ledger.failures.is_empty(), || format!("{:?}", ledger.failures))?;
+            let notices = attempt(a, &["events"]).await?.1;
+            expect(span.longest_gap() < Duration::from_secs(20), || notices)?;
             run(a, &["leave", "--yes"]).await?;
             is_standalone(&fleet, b).await?;
             is_standalone(&fleet, a).await

@@ -140,6 +140,29 @@ fn names_follow_the_addresses() -> Result<(), LabError> {
                 until(a, server, "notes.example.com", both.clone()).await?;
             }
 
+            // The zone is signed: both servers have the same key and the same word for the registrar.
+            refused(a, &["dns", "ds"], "A010", 2).await?;
+            a.sh(&format!("printf '[dns.dnssec]\n' >>{FILE}")).await?;
+            run(a, &["apply", "--yes"]).await?;
+            wait_until("both sign with one key", Duration::from_secs(60), || async {
+                let (one, other) = (
+                    run(a, &["dns", "ds"]).await.ok()?,
+                    run(b, &["dns", "ds"]).await.ok()?,
+                );
+                let tag = one
+                    .strip_prefix("example.com. IN DS ")?
+                    .split(' ')
+                    .next()?
+                    .to_owned();
+                let said = run(a, &["status", "--wide"]).await.ok()?;
+                let signing = said
+                    .lines()
+                    .filter(|line| line.contains(&tag) && line.contains("days)"));
+                (one == other && signing.count() == 2).then_some(())
+            })
+            .await?;
+            until(a, b, "notes.example.com", both.clone()).await?;
+
             // Agents die: names stay, and name servers too.
             kill_agent(a).await?;
             kill_agent(b).await?;

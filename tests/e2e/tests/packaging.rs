@@ -18,6 +18,8 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-edge.service", 2.0),
     ("pontoon-sql.service", 2.0),
     ("pontoon-dns.service", 2.0),
+    ("pontoon-cache.service", 2.0),
+    ("pontoon-memcached.service", 2.0),
     ("pontoon-address.service", 2.6),
     ("pontoon-assets.service", 3.2),
     ("pontoon-helper.service", 3.2),
@@ -75,6 +77,8 @@ fn no_tier_is_bound_to_the_agent() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-cache.service",
+        "pontoon-memcached.service",
         "pontoon-address.service",
         "pontoon-assets.service",
     ] {
@@ -123,6 +127,8 @@ fn the_tiers_are_not_the_agents_user() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-cache.service",
+        "pontoon-memcached.service",
         "pontoon-address.service",
         "pontoon-assets.service",
     ] {
@@ -132,6 +138,7 @@ fn the_tiers_are_not_the_agents_user() {
     let directories = read("packaging/systemd/pontoon.tmpfiles.conf");
     for wanted in [
         "/var/lib/pontoon 2750 pontoon pontoon-tier",
+        "/var/lib/pontoon/log 3770 pontoon pontoon-tier",
         "/run/pontoon 1775 pontoon pontoon-tier",
     ] {
         let is_there = directories.lines().any(|line| {
@@ -141,6 +148,42 @@ fn the_tiers_are_not_the_agents_user() {
                 .contains(wanted)
         });
         assert!(is_there, "{wanted} in {directories}");
+    }
+}
+
+#[test]
+fn the_access_log_can_be_written_and_rotated() {
+    let folder = "/var/lib/pontoon/log";
+    let edge = unit("pontoon-edge.service");
+    let may_write = edge.lines().find_map(|line| line.strip_prefix("ReadWritePaths="));
+    assert!(
+        may_write.is_some_and(|paths| paths.split(' ').any(|path| path == folder)),
+        "{edge}"
+    );
+    let rotation = read("packaging/logrotate.conf");
+    for wanted in [
+        &format!("{folder}/edge-access.log {{"),
+        "--signal=HUP pontoon-edge.service",
+        "su pontoon-tier pontoon-tier",
+        "delaycompress",
+    ] {
+        assert!(rotation.contains(wanted), "{wanted} in {rotation}");
+    }
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    // logrotate believes no file that others may write, nor users that are not there.
+    std::fs::write(
+        conf.path(),
+        rotation.replace("su pontoon-tier pontoon-tier", "su root root"),
+    )
+    .unwrap();
+    let state = conf.path().with_extension("state");
+    let asked = Command::new("logrotate")
+        .args(["--debug", "--state"])
+        .args([state.as_path(), conf.path()])
+        .output();
+    match asked {
+        Ok(said) => assert!(said.status.success(), "{said:?}"),
+        Err(_) => println!("SKIPPED the_access_log_can_be_written_and_rotated: logrotate is not there"),
     }
 }
 
@@ -166,6 +209,7 @@ fn the_installer_installs_and_takes_away_exactly_what_it_installed() {
         "etc/systemd/system/mariadb.service.d/50-pontoon.conf",
         "etc/sysusers.d/pontoon.conf",
         "etc/tmpfiles.d/pontoon.conf",
+        "etc/logrotate.d/pontoon",
     ] {
         assert!(
             files.iter().any(|file| file == Path::new(wanted)),

@@ -58,7 +58,7 @@ fn keep(agent: &Agent, host: &str) {
 
 /// `from` is heard of, with `told`.
 fn heard(fixture: &Fixture, from: &str, told: Option<Told>) {
-    let mut said = heartbeat::own(&fixture.agent).unwrap();
+    let mut said = heartbeat::own(&fixture.agent, &Peer::Stranger).unwrap();
     said.report.server = name(from);
     said.acme = told;
     let peer = fixture.agent.peer(Some(name(from)));

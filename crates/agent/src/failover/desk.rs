@@ -47,6 +47,12 @@ pub struct FailoverReport {
     pub incarnation: Incarnation,
     /// The epoch whose leader the database follows.
     pub follows: Option<Epoch>,
+    /// Whether it does so through another replica.
+    #[serde(default)]
+    pub through: bool,
+    /// Whether it asks the leader not to count on it.
+    #[serde(default)]
+    pub leaving: bool,
     /// The epoch that it leads and for which it has applied everything that it had received.
     pub drained: Option<Epoch>,
     /// Whether it is so little behind that a commit that waits for it hardly notices.
@@ -87,6 +93,8 @@ impl FailoverReport {
         PeerFacts {
             incarnation: self.incarnation,
             follows: self.follows,
+            through: self.through,
+            leaving: self.leaving,
             near: self.near,
             position: self.position,
             room: !full_disk,
@@ -199,6 +207,8 @@ impl Desk {
             store_error: posted.store_error,
             incarnation: posted.peer_facts.incarnation,
             follows: posted.peer_facts.follows,
+            through: posted.peer_facts.through,
+            leaving: posted.peer_facts.leaving,
             drained: posted.durable.drained,
             near: posted.peer_facts.near,
             position: posted.peer_facts.position,

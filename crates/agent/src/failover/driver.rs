@@ -254,7 +254,16 @@ impl Driver {
                     (Some(Work::Close(_) | Work::Drain(_) | Work::Gather(_) | Work::Halt), true) => {
                         self.database.open = false
                     }
-                    (Some(Work::Recover | Work::Rejoin(..) | Work::Follow(..) | Work::Copy(..)), true) => {
+                    (
+                        Some(
+                            Work::Recover
+                            | Work::Rejoin(..)
+                            | Work::Follow(..)
+                            | Work::Through(..)
+                            | Work::Copy(..),
+                        ),
+                        true,
+                    ) => {
                         self.database = Believed {
                             running: true,
                             open: false,
@@ -467,6 +476,8 @@ impl Driver {
         PeerFacts {
             incarnation: durable.incarnation,
             follows: durable.follows.filter(|_| up),
+            through: durable.through,
+            leaving: self.node.asks_out(),
             near: up && near,
             position: self.facts.as_ref().map_or(0, |facts| facts.position),
             room: !self.disk_is_full,

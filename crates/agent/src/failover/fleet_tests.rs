@@ -362,7 +362,7 @@ impl Hands {
                 }
                 sleep(ms(2)).await;
             },
-            Work::Rejoin(..) | Work::Follow(..) => Outcome::Failed,
+            Work::Rejoin(..) | Work::Follow(..) | Work::Through(..) => Outcome::Failed,
         }
     }
 

@@ -187,6 +187,7 @@ pub(crate) async fn here(agent: &Agent) -> Result<Answer, Refusal> {
     Ok(Answer {
         incarnation: durable.incarnation,
         drained: durable.drained,
+        follows: durable.follows,
         facts: works.standing().await,
     })
 }

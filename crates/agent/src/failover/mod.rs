@@ -6,7 +6,7 @@
 //! `driver` says which answer is which event and which effect is which request, and is pure. `task` is the loop that does
 //! what follows. `remembered` is what must survive the agent; `desk` is where the rest of the agent meets the task;
 //! `line` is the way to the other agents; `hold` has the SQL proxies begin nothing new before a hand-over; `setup` reads the configuration; `orders` takes an operator's word to the
-//! server that it is for; `probe` finds out before anything depends on it whether a store is fit.
+//! server that it is for; `stepping` is what a replica does before it leaves; `probe` finds out before anything depends on it whether a store is fit.
 //!
 //! **Must never:** decide; do anything behind a thing to be remembered before that is on the disk; take a damaged file
 //! for a new server's; start a database that the record does not allow to run.
@@ -23,6 +23,7 @@ pub(crate) mod probe;
 mod remembered;
 mod run;
 mod setup;
+mod stepping;
 mod task;
 
 pub(crate) use deadline::Deadlines;
@@ -32,3 +33,4 @@ pub(crate) use line::{answer, asked, changed, halted, here};
 pub(crate) use orders::{order, order_here, reports, words as why_words};
 pub(crate) use run::{at_end, at_rest, run, worker};
 pub(crate) use setup::{is_shared, takes_part};
+pub(crate) use stepping::{step_back, step_out};

@@ -163,6 +163,10 @@ fn refusal(why: Why, server: &ServerName) -> Refusal {
             format!("{server} does not become the primary: writes could be lost"),
         ),
         Why::Bystander => Refusal::new(Code::L005, "a delayed copy does not become the primary"),
+        Why::Through => Refusal::new(
+            Code::L010,
+            "a replica that follows through another is not handed over to",
+        ),
         _ => Refusal::new(Code::L002, format!("{server} does not do that now")),
     };
     let base = base.because(words(why));
@@ -195,6 +199,9 @@ fn refusal(why: Why, server: &ServerName) -> Refusal {
         Why::Bystander => base
             .next("see who could", "pontoon db status")
             .next("what a delayed copy is good for", "pontoon explain L005"),
+        Why::Through => base
+            .next("see who could, and through whom it follows", "pontoon db status")
+            .next("why", "pontoon explain L010"),
         Why::Busy => base.next("when it is done", "pontoon db status"),
     }
 }
@@ -216,6 +223,9 @@ pub(crate) fn words(why: Why) -> String {
         }
         Why::Diverged => "its copy has transactions that the primary lacks".to_owned(),
         Why::Bystander => "its copy is delayed on purpose, and never becomes the primary".to_owned(),
+        Why::Through => {
+            "nothing says at the primary what it has received: `source` of its [[server]] names another replica".to_owned()
+        }
         Why::Busy => "something is under way there, or failover is paused".to_owned(),
     }
 }
@@ -335,6 +345,7 @@ mod tests {
             Why::Loss(None),
             Why::Diverged,
             Why::Bystander,
+            Why::Through,
             Why::Busy,
         ] {
             let refusal = refusal(why, &b);

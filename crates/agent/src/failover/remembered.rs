@@ -104,6 +104,7 @@ impl Remembered {
             replica if replica.drained.is_none() && !same => Durable {
                 incarnation: replica.incarnation.next(),
                 follows: None,
+                through: false,
                 drained: None,
             },
             durable => durable,
@@ -224,6 +225,7 @@ mod tests {
         let durable = Durable {
             incarnation: first.durable().incarnation.next(),
             follows: Some(Epoch(4)),
+            through: true,
             drained: None,
         };
         first.keep(durable).unwrap();

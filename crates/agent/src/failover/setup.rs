@@ -73,6 +73,7 @@ pub(crate) fn setup(
         founder,
         automatic: db.failover == Some(Failover::Auto),
         bystanders: delayed(config).collect(),
+        source: config.server(me).and_then(|server| server.source.clone()),
         continue_alone: db.when_alone != Some(WhenAlone::Stop),
         relay_survives,
         ..base

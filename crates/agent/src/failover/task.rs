@@ -380,6 +380,7 @@ impl Task {
             | Work::Gather(_)
             | Work::Rejoin(..)
             | Work::Follow(..)
+            | Work::Through(..)
             | Work::Copy(..) => None,
         };
         let begins = matches!(work, Work::Recover | Work::Rejoin(..) | Work::Copy(..));
@@ -558,6 +559,7 @@ fn words(work: &Work) -> String {
         Work::Resume => "receiving again".to_owned(),
         Work::Rejoin(leader, _) => format!("rejoining behind {leader}"),
         Work::Follow(leader, _) => format!("beginning to follow {leader}"),
+        Work::Through(source, _) => format!("going over to follow through {source}"),
         Work::Copy(leader, _) => format!("copying the database of {leader}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_fleet::{Code, Dispatch, HashKey, OutlierRules, PathRule, QueueRules, is_token};
+use pontoon_fleet::{Code, Dispatch, HashKey, OutlierRules, PathRule, Prefer, QueueRules, is_token};
 
 use super::Check;
 use crate::raw::{self, At};
@@ -31,6 +31,7 @@ impl Check<'_> {
                 None
             }
         };
+        let prefer = self.prefer(app);
         let proxy_protocol = self.proxy_protocol(app);
         let slow_start = app.slow_start.as_ref();
         let slow_start = self.duration(
@@ -63,6 +64,7 @@ impl Check<'_> {
             proxy_protocol: proxy_protocol?,
             sticky: sticky?,
             slow_start: slow_start?,
+            prefer: prefer?,
             panic: panic?,
             outliers: outliers?,
             max_in_flight: max_in_flight?,
@@ -70,6 +72,26 @@ impl Check<'_> {
             answer_timeout: answer_timeout?,
             routes: routes?,
         })
+    }
+
+    fn prefer(&mut self, app: &raw::App) -> Option<Prefer> {
+        let Some(text) = &app.prefer else {
+            return Some(Prefer::default());
+        };
+        let known = Prefer::ALL.into_iter().find(|one| one.as_str() == text.get());
+        let Some(prefer) = known else {
+            return self.none("app.prefer", text, "is none of \"any\", \"local\" and \"zone\"");
+        };
+        let hashes = app
+            .balance
+            .as_ref()
+            .is_some_and(|balance| balance.get() == "hash");
+        if hashes && prefer != Prefer::Any {
+            let message = "`app.prefer` with `balance = \"hash\"`: equal requests would go to another server from each edge";
+            self.wrong(Code::C006, message, text.span(), "leave one of them out");
+            return None;
+        }
+        Some(prefer)
     }
 
     fn outliers(&mut self, typed: &raw::Outliers) -> Option<OutlierRules> {

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use pontoon_fleet::Code;
+
 use super::Check;
-use crate::model::{Dns, DnsHook, DnsTransfer, DnsUpdate};
+use crate::model::{Dns, DnsHook, DnsTransfer, DnsUpdate, Dnssec};
 use crate::raw::{self, Text};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,6 +43,10 @@ impl Check<'_> {
             Some(hook) => self.dns_hook(hook).map(Some),
             None => Some(None),
         };
+        let dnssec = match &dns.dnssec {
+            Some(dnssec) => self.dnssec(dnssec, dns).map(Some),
+            None => Some(None),
+        };
         let zone = zone?;
         let in_zone = |name: &str| name == zone || name.ends_with(&format!(".{zone}"));
         let names = match &dns.names {
@@ -71,6 +77,7 @@ impl Check<'_> {
             ttl: ttl?,
             listen: sockets.into_iter().collect::<Option<_>>()?,
             transfer: transfer?,
+            dnssec: dnssec?,
             update: update?,
             hook: hook?,
         })
@@ -100,6 +107,18 @@ impl Check<'_> {
             to,
             from,
         })
+    }
+
+    fn dnssec(&mut self, dnssec: &raw::Dnssec, dns: &raw::Dns) -> Option<Dnssec> {
+        let lifetime = dnssec.lifetime.as_ref();
+        let lifetime = self.duration("dns.dnssec.lifetime", lifetime, 14 * DAY, 7 * DAY..=60 * DAY);
+        if dns.transfer.is_some() {
+            let message = "`dns.dnssec` and `dns.transfer` do not go together";
+            let hint = "proofs are made for each question, so other name servers cannot have them: leave one of both out, or have the other name servers sign the zone";
+            self.wrong(Code::C006, message, dns.zone.span(), hint);
+            return None;
+        }
+        Some(Dnssec { lifetime: lifetime? })
     }
 
     fn dns_update(&mut self, update: &raw::DnsUpdate) -> Option<DnsUpdate> {

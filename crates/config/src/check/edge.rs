@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pontoon_fleet::{CertificateFiles, Code, TlsVersion};
+use pontoon_fleet::{CertificateFiles, Code, EdgeAnswers, TlsVersion};
 
 use super::Check;
 use super::values::is_host_name;
@@ -32,11 +32,18 @@ impl Check<'_> {
         };
         let limits = self.limits(edge.limits.as_ref());
         let front = self.front(edge);
+        let pages = self.pages(edge.errors.as_ref());
+        let compress = self.compress(edge.compress.as_ref());
         Some(Edge {
             listen: listen?,
             tls,
             limits: limits?,
             front: front?,
+            answers: EdgeAnswers {
+                pages: pages?,
+                compress: compress?,
+                ..EdgeAnswers::default()
+            },
         })
     }
 

@@ -1,12 +1,15 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
+mod compress;
 mod dispatch;
 mod dns;
 mod edge;
 mod front;
 mod limits;
+mod pages;
 mod ports;
 mod servers;
+mod sources;
 mod tiers;
 mod values;
 
@@ -173,6 +176,7 @@ impl Check<'_> {
                 self.wrong(Code::C006, message, span, "leave [db] out");
             }
         }
+        self.sources(config, file);
         self.edges_listen(config, file);
         self.routed(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();

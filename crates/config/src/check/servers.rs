@@ -30,7 +30,7 @@ impl Check<'_> {
                 );
             }
         }
-        let port = self.number("fleet.port", fleet.port.as_ref(), DEFAULT_PORT, 1..=65532);
+        let port = self.number("fleet.port", fleet.port.as_ref(), DEFAULT_PORT, 1..=65531);
         Some(Fleet {
             name: name?,
             domains: domains.into_iter().collect::<Option<_>>()?,
@@ -97,6 +97,7 @@ impl Check<'_> {
             good
         });
         let weight = self.number("server.weight", typed.weight.as_ref(), 1, 1..=100);
+        let dns_weight = self.number("server.dns_weight", typed.dns_weight.as_ref(), 1, 0..=10);
         let own_standby = typed.standby.as_ref();
         let standby = own_standby.or(defaults.and_then(|defaults| defaults.standby.as_ref()));
         let delay = match &typed.delay {
@@ -108,6 +109,10 @@ impl Check<'_> {
                 }
                 Some(read)
             }
+            None => None,
+        };
+        let source = match &typed.source {
+            Some(source) => Some(self.read::<ServerName>(&path("source"), source)?),
             None => None,
         };
         let roles = roles?;
@@ -132,7 +137,9 @@ impl Check<'_> {
             public: public.into_iter().collect::<Option<_>>()?,
             standby: standby.is_some_and(|standby| *standby.get()) && roles.contains(&Role::Edge),
             weight: weight?,
+            dns_weight: dns_weight?,
             delay,
+            source,
             roles,
             zone: zone.filter(|_| zone_is_good).map(|zone| zone.get().clone()),
         })

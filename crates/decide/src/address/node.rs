@@ -360,6 +360,10 @@ impl Node {
             (false, _) => (others == 1).then_some(now),
         };
         let taken = share.held.as_ref().map(|held| held.taken);
+        // A rehearsal takes it from a home that lives. Where that does not hear of it, it goes on, and the gateway, which was
+        // just told by this node, returns everything here all the same: then only the majority can say who has it.
+        let rehearsed = share.held.as_ref().is_some_and(|held| held.rehearsal.is_some());
+        let gateway = gateway.filter(|_| !rehearsed || others == 1);
         let mut elected = self.known.proved_by(self.majority());
         if share.held.as_ref().is_some_and(|held| self.is_disputable(held)) {
             elected = elected.min(self.gateway);

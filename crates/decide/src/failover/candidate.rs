@@ -71,7 +71,8 @@ impl Node {
         let first = record
             .candidate
             .as_ref()
-            .is_none_or(|name| *name == self.setup.me);
+            .is_none_or(|name| *name == self.setup.me)
+            && !self.durable.through;
         let courtesy = if first {
             Duration::ZERO
         } else {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pontoon_fleet::ServerName;
+
 use super::node::Seen;
 use super::{Database, Effect, Node, Nonce, Notice, Why, Work};
 
@@ -27,8 +29,9 @@ impl Node {
                 let follows = self.durable.follows == Some(record.epoch);
                 if follows && (receiving || (member && self.setup.relay_survives)) {
                     self.challenge(seen, now, fresh, out);
-                    if !receiving {
-                        self.begin(Work::Resume, now, out);
+                    match receiving {
+                        true => self.choose_source(seen, now, out),
+                        false => self.begin(Work::Resume, now, out),
                     }
                 } else if self.diverged {
                     self.copy(seen, now, out);
@@ -49,6 +52,51 @@ impl Node {
                     self.begin(Work::Rejoin(record.leader.clone(), record.epoch), now, out);
                 }
             }
+        }
+    }
+
+    /// Through its source, once that has been fit for a while and the leader does not count on this copy any more; back to the
+    /// leader when the source is lost. Each way loses what was received and not applied: a new life.
+    fn choose_source(&mut self, seen: &Seen, now: Duration, out: &mut Vec<Effect>) {
+        let record = &seen.record;
+        let heard = |name: &ServerName| {
+            let heard = self.peers.get(name);
+            heard.filter(|heard| now < heard.at + self.setup.timing.peer)
+        };
+        let own = self.setup.source.clone();
+        let source = own.filter(|source| *source != record.leader);
+        let through = self.durable.through;
+        let fit = source
+            .as_ref()
+            .and_then(heard)
+            .is_some_and(|heard| heard.facts.follows == Some(record.epoch) && (through || heard.facts.near));
+        // Without a leader to go to it stays where it is.
+        let lost = through && !fit && !self.is_young(now) && heard(&record.leader).is_some();
+        self.source_fit = self.source_fit.or(Some(now)).filter(|_| fit);
+        let timing = &self.setup.timing;
+        let (begin, go) = match self.source_fit {
+            Some(since) => {
+                let begin = since + timing.peer;
+                (begin, begin + timing.look * 2 + timing.request)
+            }
+            None => (Duration::MAX, Duration::MAX),
+        };
+        // What it may have sent to lead would make a leader of a life that is over.
+        if record.electing || record.released || self.is_writing() || !self.settled() {
+            return;
+        }
+        self.yields = !through && now >= begin;
+        if !self.free(now) {
+            return;
+        }
+        if lost {
+            self.new_life(out);
+            self.begin(Work::Follow(record.leader.clone(), record.epoch), now, out);
+        } else if let (false, true, Some(source)) = (through, now >= go, source)
+            && !record.in_sync(&self.setup.me, self.durable.incarnation)
+        {
+            self.new_life(out);
+            self.begin(Work::Through(source, record.epoch), now, out);
         }
     }
 

@@ -89,7 +89,7 @@ impl Node {
             self.counts(name)
                 && self.peers.get(name).is_some_and(|heard| {
                     heard.facts.incarnation == *life
-                        && heard.facts.follows == Some(record.epoch)
+                        && self.is_direct(heard, record.epoch)
                         && (heard.facts.room || !keeps!(self, Room))
                         && now < heard.at + self.setup.timing.peer
                 })
@@ -237,6 +237,7 @@ impl Node {
         let ready = self.peers.get(&to).is_some_and(|heard| {
             heard.facts.near && heard.facts.follows == epoch && now < heard.at + self.setup.timing.peer
         });
+        let through = self.peers.get(&to).is_some_and(|heard| heard.facts.through);
         let open = matches!(self.database, Database::Running { open: true, .. });
         if !leading {
             self.refuse(Why::NotTheLeader, out);
@@ -244,6 +245,8 @@ impl Node {
             self.refuse(Why::Busy, out);
         } else if !self.counts(&to) {
             self.refuse(Why::Bystander, out);
+        } else if through {
+            self.refuse(Why::Through, out);
         } else if !ready {
             self.refuse(Why::NotReady, out);
         } else {

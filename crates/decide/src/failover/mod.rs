@@ -59,6 +59,9 @@ pub struct Setup {
     /// Servers whose copies never count: a delayed replica has what is committed only much later. None of them is waited for,
     /// promotes itself or is handed over to.
     pub bystanders: BTreeSet<ServerName>,
+    /// The replica that this server follows the leader through (`source` in its `[[server]]`), while that one follows too.
+    /// Else it follows the leader itself.
+    pub source: Option<ServerName>,
     /// Whether a leader without a replica in sync acknowledges writes (`db.when_alone = "continue"`).
     pub continue_alone: bool,
     /// Whether a database that diverged is copied anew without asking.
@@ -83,6 +86,7 @@ impl Setup {
             founder: false,
             automatic: false,
             bystanders: BTreeSet::new(),
+            source: None,
             continue_alone: true,
             copy_anew: false,
             relay_survives: false,
@@ -100,6 +104,9 @@ pub struct Durable {
     pub incarnation: Incarnation,
     /// The epoch whose leader the database was last made to follow, successfully.
     pub follows: Option<Epoch>,
+    /// It follows that leader through another replica: no acknowledgement of it reaches the leader.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub through: bool,
     /// The epoch that this server leads and for which it has applied all that it had received.
     pub drained: Option<Epoch>,
 }
@@ -168,6 +175,9 @@ pub enum Work {
     Rejoin(ServerName, Epoch),
     /// The database runs. Check as above, then follow that leader, which must have drained for that epoch.
     Follow(ServerName, Epoch),
+    /// The database follows the leader of that epoch. Follow that replica instead, which must follow that epoch too and have
+    /// everything that is here.
+    Through(ServerName, Epoch),
     /// Keep the data directory under another name and copy that leader's.
     Copy(ServerName, Epoch),
 }
@@ -192,6 +202,10 @@ pub struct PeerFacts {
     pub incarnation: Incarnation,
     /// The epoch whose leader it follows.
     pub follows: Option<Epoch>,
+    /// Whether it does so through another replica.
+    pub through: bool,
+    /// Whether it asks not to be counted on: it is about to leave, or to follow in another way.
+    pub leaving: bool,
     /// Whether it is so little behind that waiting for it would hardly be noticed.
     pub near: bool,
     /// How far its copy goes.
@@ -271,6 +285,8 @@ pub enum Command {
     },
     /// To a follower: give the data directory up for a copy of the leader's; or, with false, do not after all.
     CopyAnew(bool),
+    /// To a follower: have the leader count on it no more, because it is about to leave; or, with false, do after all.
+    Leave(bool),
     /// To a follower that diverged: try once more with what is there.
     Rejoin,
     /// Start, stop and promote nothing by itself.
@@ -357,6 +373,8 @@ pub enum Why {
     Diverged,
     /// Its copy does not count.
     Bystander,
+    /// It follows through another replica.
+    Through,
     /// Something is under way.
     Busy,
 }
@@ -403,4 +421,6 @@ pub enum Guard {
     NamedLoss,
     /// Whose copy does not count neither is waited for nor leads.
     Bystander,
+    /// Whoever follows through another is not waited for.
+    Through,
 }

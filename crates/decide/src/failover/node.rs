@@ -71,6 +71,12 @@ pub struct Node {
     pub(super) handing: Option<Handing>,
     /// Since when commits have waited in vain, and when that was last said.
     pub(super) in_vain: Option<(Duration, Duration)>,
+    /// Since when the own source has been fit to be followed; later than now, when to follow it failed.
+    pub(super) source_fit: Option<Duration>,
+    /// It is about to follow its source, and asks the leader not to count on it.
+    pub(super) yields: bool,
+    /// It is about to leave, and asks the same.
+    leaving: bool,
     /// An operator wants this server to lead, and accepts to lose so many transactions with it.
     pub(super) forced: Option<u64>,
     paused: bool,
@@ -194,6 +200,9 @@ impl Node {
             ballot: (Epoch(0), BTreeMap::new()),
             handing: None,
             in_vain: None,
+            source_fit: None,
+            yields: false,
+            leaving: false,
             forced: None,
             paused: false,
             silent: false,
@@ -232,6 +241,11 @@ impl Node {
         self.durable
     }
 
+    /// Whether it asks the leader not to count on it.
+    pub fn asks_out(&self) -> bool {
+        self.leaving || self.yields
+    }
+
     /// Moves every moment that it remembers back by `by`, as if its clock had been set: lets a checker treat states
     /// that differ in nothing but their age as one.
     pub fn rebase(&mut self, by: Duration) {
@@ -239,6 +253,7 @@ impl Node {
         back(&mut self.held_until);
         back(&mut self.rest_until);
         self.looked.iter_mut().for_each(back);
+        self.source_fit.iter_mut().for_each(back);
         self.born.iter_mut().for_each(back);
         if let Some(answers) = &mut self.answers {
             back(&mut answers.last);
@@ -293,6 +308,11 @@ impl Node {
     /// Whether that server's copy counts.
     pub(super) fn counts(&self, name: &ServerName) -> bool {
         !self.setup.bystanders.contains(name) || !keeps!(self, Bystander)
+    }
+
+    /// Whether that server follows the leader of `epoch` itself, so that its acknowledgements get there.
+    pub(super) fn is_direct(&self, heard: &Heard, epoch: Epoch) -> bool {
+        heard.facts.follows == Some(epoch) && (!heard.facts.through || !keeps!(self, Through))
     }
 
     /// Whether nothing that this server ever sent can still replace the record that it sees.
@@ -393,6 +413,7 @@ impl Node {
             Event::Astray => self.is_astray(out),
             Event::Command(Command::Rejoin) => self.try_again(out),
             Event::Command(Command::CopyAnew(yes)) => self.copy_anew(yes, out),
+            Event::Command(Command::Leave(yes)) => self.leaving = yes,
             Event::Command(Command::Pause) => self.paused = true,
             Event::Command(Command::Resume) => self.paused = false,
             Event::Command(Command::Switchover(to)) => self.switchover(to, now, out),
@@ -483,6 +504,7 @@ impl Node {
 
     /// Decides what comes next from what is known now. Asked after every event, so nothing depends on which came last.
     fn drive(&mut self, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
+        self.yields = false;
         if let Some(seen) = self.seen.clone() {
             if self.leads(&seen.record) {
                 self.lead(&seen, now, fresh, out);
@@ -589,6 +611,7 @@ impl Node {
             Durable {
                 incarnation,
                 follows: None,
+                through: false,
                 drained: None,
             },
             out,

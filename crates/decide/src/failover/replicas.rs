@@ -111,7 +111,8 @@ impl Node {
         let mut follow = self.peers.iter().filter(|(name, heard)| {
             let in_sync = record.sync.contains_key(*name);
             self.counts(name)
-                && heard.facts.follows == Some(record.epoch)
+                && self.is_direct(heard, record.epoch)
+                && !heard.facts.leaving
                 && (heard.facts.near || in_sync)
                 // Commits would wait for it in vain; where they may not go on alone it is better than nobody.
                 && (heard.facts.room || in_sync || !self.setup.continue_alone)

@@ -40,6 +40,7 @@ impl Node {
                     Durable {
                         drained: Some(epoch),
                         follows: None,
+                        through: false,
                         ..self.durable
                     },
                     out,
@@ -58,11 +59,25 @@ impl Node {
                 self.remember(
                     Durable {
                         follows: Some(epoch),
+                        through: false,
                         ..self.durable
                     },
                     out,
                 );
             }
+            (Work::Through(_, epoch), true) => {
+                self.database = running(false, true);
+                self.remember(
+                    Durable {
+                        follows: Some(epoch),
+                        through: true,
+                        ..self.durable
+                    },
+                    out,
+                );
+            }
+            // It follows the leader meanwhile.
+            (Work::Through(..), false) => self.source_fit = Some(now + self.setup.timing.peer * 2),
             (Work::Rejoin(..) | Work::Follow(..), false) => self.diverged |= outcome == Outcome::Diverged,
             (
                 Work::Recover | Work::Resume | Work::Drain(_) | Work::Gather(_) | Work::Halt | Work::Copy(..),

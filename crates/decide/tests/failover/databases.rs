@@ -10,8 +10,10 @@ impl World {
     pub(super) fn next_for(&self, at: usize) -> Option<Result<u16, String>> {
         let db = &self.servers[at].db;
         let (source, epoch) = db.source.filter(|_| db.up && db.receiving)?;
-        // A leader that was replaced and cut its tail off serves its old replicas an error.
-        let leads = self.servers[source].disk.drained == Some(epoch);
+        // A leader that was replaced and cut its tail off serves its old replicas an error, and so does a replica whose own
+        // source is another by now.
+        let disk = &self.servers[source].disk;
+        let leads = disk.drained == Some(epoch) || disk.follows == Some(epoch);
         let leader = &self.servers[source].db;
         let mut held = db.log.iter().chain(&db.relay);
         let parted = leader
@@ -120,7 +122,12 @@ impl World {
                 }
             }),
             Work::Copy(name, epoch) => leads(name, epoch).map(|_| Outcome::Done),
-            Work::Rejoin(..) | Work::Follow(..) => None,
+            Work::Through(name, epoch) if server.db.up => {
+                let source = &self.servers[self.index(name)];
+                let follows = source.db.up && source.disk.follows == Some(*epoch);
+                (follows && source.db.log.starts_with(&held(&server.db))).then_some(Outcome::Done)
+            }
+            Work::Rejoin(..) | Work::Follow(..) | Work::Through(..) => None,
         }
     }
 
@@ -133,7 +140,9 @@ impl World {
                 replica.disk.incarnation == *life
                     && replica.db.up
                     && replica.db.receiving
-                    && replica.db.source.is_some_and(|(source, _)| source == at)
+                    // Nothing in a position says by which way it came.
+                    && replica.db.source.is_some()
+                    && self.root(self.index(name)).is_none_or(|root| root == at)
                     && held.starts_with(&leader.log)
             })
     }
@@ -196,7 +205,12 @@ impl World {
             }
             Work::Halt => self.servers[at].db.receiving = self.slip == Some(Slip::PositionBeforeHalt),
             Work::Resume => self.servers[at].db.receiving = true,
-            Work::Rejoin(name, epoch) | Work::Follow(name, epoch) | Work::Copy(name, epoch) => {
+            Work::Rejoin(name, epoch)
+            | Work::Follow(name, epoch)
+            | Work::Through(name, epoch)
+            | Work::Copy(name, epoch) => {
+                let through = matches!(self.servers[at].job.as_ref().unwrap().work, Work::Through(..));
+                self.seen.through += u64::from(through);
                 let source = self.index(&name);
                 let theirs = self.servers[source].db.log.clone();
                 let cut = matches!(self.servers[at].job.as_ref().unwrap().work, Work::Rejoin(..));

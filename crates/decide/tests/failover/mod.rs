@@ -75,6 +75,9 @@ pub struct Seen {
     pub forced: u64,
     /// The leader changed in a fleet with a copy that does not count.
     pub beside: u64,
+    /// A replica went over to its source, and from there back to the leader.
+    pub through: u64,
+    pub direct: u64,
 }
 
 /// When things happened, by a clock that the servers do not have. Not a part of a state.
@@ -310,10 +313,9 @@ impl World {
             }
             Act::Lag(at) => {
                 let db = &self.servers[at].db;
-                let whole = db.source.is_some_and(|(source, _)| {
-                    let source = &self.servers[source].db;
-                    source.up && source.open.is_some() && db.log.len() >= source.log.len()
-                });
+                let whole = self
+                    .root(at)
+                    .is_some_and(|root| db.log.len() >= self.servers[root].db.log.len());
                 self.servers[at].agent.is_some() && db.up && db.receiving && db.relay.is_empty() && whole
             }
             Act::Message(which) => self.messages.get(which).is_some(),
@@ -430,9 +432,9 @@ impl World {
                     behind: Duration::ZERO,
                     missing: 0,
                 };
-                let source = self.servers[at].db.source;
+                let root = self.root(at);
                 // One of a leader that was replaced says nothing of what the new one has written.
-                if source.is_some_and(|(source, _)| self.servers[source].db.open >= Some(self.top)) {
+                if root.is_some_and(|root| self.servers[root].db.open >= Some(self.top)) {
                     self.book.beats.insert(at, self.book.now);
                 }
                 self.happen(at, lag, now, crash);
@@ -455,10 +457,26 @@ impl World {
         PeerFacts {
             incarnation: server.disk.incarnation,
             follows: server.disk.follows.filter(|_| server.db.up),
+            through: server.disk.through,
+            leaving: server.agent.as_ref().is_some_and(Node::asks_out),
             near: server.db.up && server.db.receiving,
             position: (server.db.log.len() + server.db.relay.len()) as u64,
             room: !server.full,
         }
+    }
+
+    /// The open leader whose writes arrive at that replica, by whatever way.
+    pub fn root(&self, at: usize) -> Option<usize> {
+        let mut next = self.servers[at].db.source;
+        for _ in 0..self.servers.len() {
+            let (source, _) = next?;
+            let db = &self.servers[source].db;
+            if db.up && db.open.is_some() {
+                return Some(source);
+            }
+            next = db.source.filter(|_| db.up && db.receiving);
+        }
+        None
     }
 
     fn happen(&mut self, at: usize, event: Event, now: Duration, crash: Crash) {
@@ -515,6 +533,13 @@ impl World {
             }
             Effect::Work(work) => {
                 assert!(self.servers[at].job.is_none(), "one work at a time");
+                // Its source was lost, not its leader: that one is as it was.
+                let same = self.record.as_ref().is_some_and(|record| {
+                    matches!(&work, Work::Follow(_, epoch) if self.servers[at].db.source.is_some_and(|(from, of)| {
+                        of == *epoch && self.servers[from].setup.me != record.leader
+                    }))
+                });
+                self.seen.direct += u64::from(same);
                 self.servers[at].job = Some(Job { work, done: None });
             }
             Effect::Kill => {
@@ -653,6 +678,13 @@ impl World {
                     self.book.broken = Some(format!("{name} does not count, and leads or is in sync"));
                 }
                 self.seen.beside += u64::from(!idle.is_empty() && to);
+                let apart = self.servers.iter().find(|server| {
+                    server.disk.through && record.in_sync(&server.setup.me, server.disk.incarnation)
+                });
+                if let Some(server) = apart {
+                    let name = &server.setup.me;
+                    self.book.broken = Some(format!("{name} is in sync, and follows through another"));
+                }
                 self.seen.promoted += u64::from(to && record.fragile);
                 self.seen.handed_over += u64::from(to && !record.fragile && !record.electing);
                 self.seen.elected += u64::from(current.electing && !record.electing);

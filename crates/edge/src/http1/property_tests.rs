@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use proptest::prelude::*;
 
 use super::body::{Body, Length};
-use super::head::{Extent, HeadLimits, Scanner};
+use super::head::{self, Extent, HeadLimits, Scanner};
+use super::marks::Marks;
 use super::reject::Reject;
 use super::request::{self, Sender};
 use super::response;
@@ -94,6 +95,36 @@ proptest! {
     fn a_head_split_anywhere_gives_the_same_verdict(input in near_miss(), cuts in prop::collection::vec(any::<usize>(), 0..6)) {
         let whole = Scanner::default().scan(&input, &LIMITS);
         prop_assert_eq!(scan_in_pieces(&input, &cuts), whole);
+    }
+
+    /// What is found and cut in one go is what is found and cut step by step.
+    #[test]
+    fn a_head_that_is_cut_in_one_go_gives_the_same_verdict(
+        first in prop::sample::select(vec!["", "GET / HTTP/1.1\r\nHost: a\r\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.0 204 \r\n"]),
+        fields in "([a-zA-Z_-]{1,12}: ?[ a-c]{0,4}\r\n){0,3}(\r\n)?",
+        rest in near_miss(),
+    ) {
+        let input = [first.as_bytes(), fields.as_bytes(), &rest].concat();
+        let Some(cut) = head::cut(&input, &LIMITS) else { return Ok(()) };
+        let end = cut.end();
+        prop_assert_eq!(Scanner::default().scan(&input, &LIMITS), Ok(Some(Extent { start: 0, end })));
+        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let sender = Sender::Visitor { peer, local: SocketAddr::new(peer, 80), secure: false };
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        let in_one_go = request::read_marked(cut, &sender, &Marks::default(), &mut one);
+        let in_steps = request::read(&input[..end], &sender, &mut other);
+        prop_assert_eq!(format!("{in_one_go:?}"), format!("{in_steps:?}"));
+        prop_assert_eq!(in_steps.is_err() || one == other, true);
+        let asked = response::Asked { head: false, upgrade: false };
+        let in_one_go = head::cut(&input, &LIMITS).map(|cut| response::read_head(cut.into(), &asked));
+        let in_steps = response::read(&input[..end], &asked);
+        let written = |read: Result<response::Parsed<'_>, Reject>| read.map(|parsed| {
+            let mut out = Vec::new();
+            let to = response::Handover { version: request::Version::Http11, keep_alive: true, chunk: false };
+            parsed.write(&to, &mut out);
+            (parsed.response, out)
+        });
+        prop_assert_eq!(in_one_go.map(written), Some(written(in_steps)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::body::Length;
 use super::crumb;
-use super::head::{Fields, Known, write_field};
+use super::head::{Fields, Head, Known, write_field};
 use super::marks::{Ids, Marks};
 use super::reject::Reject;
 use super::syntax;
@@ -88,21 +88,21 @@ pub fn read(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, 
 ///
 /// # Errors
 /// Why the request is refused; `out` is then undefined.
-pub fn read_marked(
-    head: &[u8],
+pub fn read_marked<'h>(
+    head: impl Into<Head<'h>>,
     sender: &Sender,
     marks: &Marks<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Request, Reject> {
-    let (line, fields) = Fields::parse(head)?;
+    let (line, fields) = head.into().parse()?;
     let (method, target, version) = request_line(line)?;
     let facts = Facts::gather(&fields, version)?;
     let (path, authority) = target_form(method, target)?;
     let host = host(&facts, authority, version)?;
 
     out.clear();
-    out.extend_from_slice(method);
-    out.push(b' ');
+    // With the space behind it.
+    out.extend_from_slice(&line[..=method.len()]);
     let target = append(out, path);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     let host_start = out.len();
@@ -145,10 +145,10 @@ pub fn read_marked(
             out.extend_from_slice(b", ");
         }
         address(out, peer.to_canonical());
-        let scheme: &[u8] = if who.secure { b"https" } else { b"http" };
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-        out.extend_from_slice(scheme);
-        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
+        out.extend_from_slice(match who.secure {
+            true => b"\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: ",
+            false => b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ",
+        });
         match who.host.or(host) {
             Some(host) => out.extend_from_slice(host),
             None => display(out, local),
@@ -188,10 +188,24 @@ pub fn read_marked(
 
 /// Method, target and version (RFC 9112 section 3): single spaces, nothing before, nothing after.
 fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Reject> {
-    let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    // As nearly all are. What is odd about any other is said below.
+    let (method_end, _) = syntax::token_length(line);
+    let (method, rest) = line.split_at(method_end);
+    if let Some((b' ', rest)) = rest.split_first()
+        && let Some(target) = rest.strip_suffix(b" HTTP/1.1")
+        && matches!(method, b"GET" | b"POST" | b"HEAD")
+        && syntax::is_target(target)
+    {
+        return Ok((method, target, Version::Http11));
+    }
+    let is_space = |b: &u8| *b == b' ';
+    let parts = line.iter().position(is_space).and_then(|method_end| {
+        let rest = &line[method_end + 1..];
+        let target_end = rest.iter().position(is_space)?;
+        let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
+        (!version.contains(&b' ')).then_some((&line[..method_end], target, version))
+    });
+    let Some((method, target, version)) = parts else {
         return Err(if line.contains(&b'\r') {
             Reject::BareCr
         } else {
@@ -309,7 +323,8 @@ impl<'h> Facts<'h> {
             expect: false,
         };
         let mut framing = Framing::default();
-        for (known, _, value) in fields.iter() {
+        for field in fields.that_matter() {
+            let (known, value) = (field.known(), field.value());
             match known {
                 Known::Host => facts.host(value)?,
                 Known::ContentLength => framing.content_length(value)?,
@@ -428,9 +443,9 @@ fn pass_fields(
     out: &mut Vec<u8>,
 ) -> Passed {
     let (mut user_agent, mut referer, mut floor) = (0..0, 0..0, None);
-    let mut copier = fields.copy_to(out);
+    let mut copier = fields.copy_to(0, out);
     for field in fields.each() {
-        let (known, name, value) = (field.known, field.name, field.value);
+        let known = field.known();
         match known {
             Known::Host
             | Known::Connection
@@ -444,15 +459,15 @@ fn pass_fields(
             // From another edge, which took it out of the cookie. From anybody else it is nothing.
             Known::Floor => {
                 if matches!(sender, Sender::Edge) {
-                    floor = Some(value.to_vec());
+                    floor = Some(field.value().to_vec());
                 }
                 continue;
             }
             Known::Cookie => {
-                if let Some((value, rest)) = crumb::cut(value) {
+                if let Some((value, rest)) = crumb::cut(field.value()) {
                     floor.get_or_insert(value);
                     if !rest.is_empty() {
-                        copier.write(name, &rest);
+                        copier.write(field.name(), &rest);
                     }
                     continue;
                 }
@@ -466,15 +481,15 @@ fn pass_fields(
             | Known::RequestId
             | Known::Traceparent
             | Known::Tracestate => {
-                if facts.nominates && is_nominated(fields, name) {
+                if facts.nominates && is_nominated(fields, field.name()) {
                     continue;
                 }
             }
         }
-        let place = copier.copy(&field);
+        copier.copy(&field);
         match known {
-            Known::UserAgent => user_agent = place,
-            Known::Referer => referer = place,
+            Known::UserAgent => user_agent = copier.place(&field),
+            Known::Referer => referer = copier.place(&field),
             _ => {}
         }
     }
@@ -529,21 +544,40 @@ fn address(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(v4) = address else {
         return display(out, &address);
     };
-    for (place, octet) in v4.octets().into_iter().enumerate() {
-        if place > 0 {
-            out.push(b'.');
+    // Three digits and a dot each; the last dot goes.
+    let mut text = [b'.'; 16];
+    let mut at = 0;
+    for octet in v4.octets() {
+        for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+            if octet >= least {
+                text[at] = b'0' + octet / unit % 10;
+                at += 1;
+            }
         }
-        if octet >= 100 {
-            out.push(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            out.push(b'0' + octet / 10 % 10);
-        }
-        out.push(b'0' + octet % 10);
+        text[at] = b'.';
+        at += 1;
     }
+    out.extend_from_slice(&text[..at - 1]);
 }
 
 fn display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=255u8 {
+            for octets in [[octet, 0, 9, 10], [1, octet, 99, octet], [100, 200, 255, octet]] {
+                let given = IpAddr::from(octets);
+                let mut out = b"for ".to_vec();
+                address(&mut out, given);
+                assert_eq!(out, format!("for {given}").into_bytes());
+            }
+        }
+    }
 }

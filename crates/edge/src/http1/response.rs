@@ -1,7 +1,7 @@
 //! A response's head: the verdict on its framing, and the head that is passed on to the client.
 
 use super::body::Length;
-use super::head::{Fields, Known};
+use super::head::{Fields, Head, Known};
 use super::reject::Reject;
 use super::request::{Framing, Version, is_nominated, options};
 use super::syntax;
@@ -88,6 +88,8 @@ pub struct Parsed<'h> {
     /// The verdict.
     pub response: Response,
     reason: &'h [u8],
+    /// The first line is as it is passed on.
+    is_plain: bool,
     fields: Fields<'h>,
     nominates: bool,
 }
@@ -97,11 +99,20 @@ pub struct Parsed<'h> {
 /// # Errors
 /// Why the response is not passed on: the client gets a 502.
 pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
-    let (line, fields) = Fields::parse(head)?;
+    read_head(head.into(), asked)
+}
+
+/// As [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_head<'h>(head: Head<'h>, asked: &Asked) -> Result<Parsed<'h>, Reject> {
+    let (line, fields) = head.parse()?;
     let (version, status, reason) = status_line(line)?;
     let mut framing = Framing::default();
     let (mut close, mut keep_alive, mut nominates, mut relay_word) = (false, false, false, None);
-    for (known, _, value) in fields.iter() {
+    for field in fields.that_matter() {
+        let (known, value) = (field.known(), field.value());
         match known {
             Known::ContentLength => framing.content_length(value)?,
             Known::TransferEncoding => framing.transfer_encoding(value, version)?,
@@ -145,6 +156,7 @@ pub fn read<'h>(head: &'h [u8], asked: &Asked) -> Result<Parsed<'h>, Reject> {
     Ok(Parsed {
         response,
         reason,
+        is_plain: version == Version::Http11 && line.get(12) == Some(&b' '),
         fields,
         nominates,
     })
@@ -158,24 +170,35 @@ impl Parsed<'_> {
             .any(|(_, field, _)| field.eq_ignore_ascii_case(name))
     }
 
+    /// Its fields, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.fields.iter()
+    }
+
     /// Appends to `out` the head that is passed on.
     pub fn write(&self, to: &Handover, out: &mut Vec<u8>) {
         let status = self.response.status;
         let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + (digit % 10) as u8);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(&digits);
-        out.push(b' ');
-        out.extend_from_slice(self.reason);
-        out.extend_from_slice(b"\r\n");
+        let front = match self.is_plain {
+            true => b"HTTP/1.1 200 \r\n".len() + self.reason.len(),
+            false => {
+                out.extend_from_slice(b"HTTP/1.1 ");
+                out.extend_from_slice(&digits);
+                out.push(b' ');
+                out.extend_from_slice(self.reason);
+                out.extend_from_slice(b"\r\n");
+                0
+            }
+        };
         let keeps_upgrade = matches!(status, 101 | 426);
         let without_length = status < 200 || status == 204;
-        let mut copier = self.fields.copy_to(out);
+        let mut copier = self.fields.copy_to(front, out);
         for field in self.fields.each() {
-            match field.known {
+            match field.known() {
                 Known::Connection | Known::HopByHop | Known::TransferEncoding | Known::RelayWord => continue,
                 Known::ContentLength if without_length => continue,
                 Known::Upgrade if !keeps_upgrade => continue,
-                Known::Other if self.nominates && is_nominated(&self.fields, field.name) => continue,
+                Known::Other if self.nominates && is_nominated(&self.fields, field.name()) => continue,
                 _ => {}
             }
             copier.copy(&field);

@@ -2,9 +2,9 @@
 
 const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
-const TARGET: u8 = 4;
-const HOST: u8 = 8;
-const UNDERSCORE: u8 = 16;
+const HOST: u8 = 4;
+const UNDERSCORE: u8 = 8;
+const NAME: u8 = 16;
 
 static CLASS: [u8; 256] = classes();
 
@@ -21,17 +21,16 @@ const fn classes() -> [u8; 256] {
         if byte == b'\t' || (byte >= 0x20 && byte != 0x7f) {
             table[i] |= VALUE;
         }
-        // Request targets: everything visible but '#': browsers send `|` and `{` as they are, and no one
-        // agrees on what a fragment means here.
-        if byte > 0x20 && byte < 0x7f && byte != b'#' {
-            table[i] |= TARGET;
-        }
         // uri-host [":" port]: reg-name, IPv4 and bracketed IPv6 (RFC 3986 section 3.2.2).
         if alphanumeric || is_in(byte, b"-._~!$&'()*+,;=%:[]") {
             table[i] |= HOST;
         }
         if byte == b'_' {
             table[i] |= UNDERSCORE;
+        }
+        // What a host without a port, and without brackets, usually is made of.
+        if alphanumeric || byte == b'.' || byte == b'-' {
+            table[i] |= NAME;
         }
         i += 1;
     }
@@ -66,45 +65,113 @@ pub fn is_token(text: &[u8]) -> bool {
 
 /// How many token characters `text` begins with, and whether an underscore is among them.
 pub fn token_length(text: &[u8]) -> (usize, bool) {
-    let mut seen = 0;
-    for (at, byte) in text.iter().enumerate() {
+    let (mut at, mut seen) = (letters(text), 0);
+    while let Some(byte) = text.get(at) {
         let class = CLASS[usize::from(*byte)];
         if class & TOKEN == 0 {
-            return (at, seen & UNDERSCORE != 0);
+            break;
         }
         seen |= class;
+        at += 1;
     }
-    (text.len(), seen & UNDERSCORE != 0)
+    (at, seen & UNDERSCORE != 0)
+}
+
+/// How many letters and hyphens `text` begins with, of which nearly all names are made; eight bytes are looked at together.
+/// There may be more: the last few bytes are not looked at.
+fn letters(text: &[u8]) -> usize {
+    const EACH: u64 = u64::MAX / 255;
+    let (words, _) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each byte says what it is; the lower seven are too few for a sum to reach the next byte.
+        let small = (word | (EACH * 0x20)) & (EACH * 0x7f);
+        let from_a = small + EACH * (0x80 - b'a' as u64);
+        let after_z = small + EACH * (0x7f - b'z' as u64);
+        let no_hyphen = ((word ^ (EACH * b'-' as u64)) & (EACH * 0x7f)) + EACH * 0x7f;
+        let is_one = ((from_a & !after_z) | !no_hyphen) & !word;
+        let other = !is_one & (EACH * 0x80);
+        if other != 0 {
+            return at * 8 + other.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8
 }
 
 /// Every line of `head` ends with CR LF, and all other characters may stand in a field value. As [`is_value`], without a
 /// branch in the loop.
 pub fn is_clean(head: &[u8]) -> bool {
-    let (Some((first, rest)), Some((last, front))) = (head.split_first(), head.split_last()) else {
+    let (Some(first), Some((last, front))) = (head.first(), head.split_last()) else {
         return false;
     };
-    let bad = front.iter().zip(rest).fold(0, |bad, (&before, &b)| {
-        let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
-        let apart = (before == b'\r') != (b == b'\n');
-        bad | u8::from(control | (b == 0x7f) | apart)
-    });
+    let rest = &head[1..];
+    let (blocks, end) = rest.as_chunks::<BLOCK>();
+    let mut bad = [0; BLOCK];
+    let mut look = |before: &[u8; BLOCK], block: &[u8; BLOCK]| {
+        for lane in 0..BLOCK {
+            bad[lane] |= unclean(before[lane], block[lane]);
+        }
+    };
+    for (before, block) in front.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        look(before, block);
+    }
+    let bad = match (front.last_chunk(), rest.last_chunk()) {
+        // What is looked at twice does no harm.
+        (Some(before), Some(block)) => {
+            look(before, block);
+            bad.iter().fold(0, |all, one| all | one)
+        }
+        _ => front
+            .iter()
+            .zip(end)
+            .fold(0, |bad, (before, b)| bad | unclean(*before, *b)),
+    };
     bad == 0 && *last != b'\r' && is_value_byte(*first)
+}
+
+/// Bytes that are looked at together.
+const BLOCK: usize = 16;
+
+/// Not 0 when `b`, which follows `before`, is what a clean head has not.
+fn unclean(before: u8, b: u8) -> u8 {
+    let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');
+    let apart = (before == b'\r') != (b == b'\n');
+    u8::from(control | (b == 0x7f) | apart)
 }
 
 /// All characters may stand in a field value: the same as [`is_value_byte`] of each, without a branch in the loop, so
 /// that many bytes are looked at together.
 pub fn is_value(text: &[u8]) -> bool {
-    text.iter()
-        .fold(true, |good, &b| good & ((b >= 0x20) & (b != 0x7f) | (b == b'\t')))
+    every(text, |b| (b >= 0x20) & (b != 0x7f) | (b == b'\t'))
 }
 
 /// Not empty, and all characters may stand in a request target.
 pub fn is_target(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|b| CLASS[usize::from(*b)] & TARGET != 0)
+    // Everything visible but '#': browsers send `|` and `{` as they are, and no one agrees on what a fragment means here.
+    !text.is_empty() && every(text, |b| (b > b' ') & (b < 0x7f) & (b != b'#'))
+}
+
+/// Whether all of `text` are `good`, without a branch for each.
+fn every(text: &[u8], good: impl Fn(u8) -> bool) -> bool {
+    let (blocks, end) = text.as_chunks::<BLOCK>();
+    let mut all = [true; BLOCK];
+    // What is looked at twice does no harm.
+    let last = text.last_chunk::<BLOCK>();
+    for block in blocks.iter().chain(last) {
+        for (all, byte) in all.iter_mut().zip(block) {
+            *all &= good(*byte);
+        }
+    }
+    let all = all.iter().fold(true, |good, one| good & one);
+    all && (last.is_some() || end.iter().all(|byte| good(*byte)))
 }
 
 /// A host with an optional port.
 pub fn is_host(text: &[u8]) -> bool {
+    // Most are nothing but a name.
+    if !text.is_empty() && text.iter().all(|b| CLASS[usize::from(*b)] & NAME != 0) {
+        return true;
+    }
     if text.is_empty() || !text.iter().all(|b| CLASS[usize::from(*b)] & HOST != 0) {
         return false;
     }
@@ -135,6 +202,11 @@ pub fn is_host(text: &[u8]) -> bool {
     !host.is_empty() && !host.iter().any(|b| matches!(b, b'[' | b']')) && port_is_good
 }
 
+/// Whether spaces or tabs are at an end of `text`, or nothing else is in it.
+pub fn has_space_around(text: &[u8]) -> bool {
+    matches!(text, [] | [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
 /// Without the spaces and tabs at both ends (OWS).
 pub fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = text {
@@ -148,13 +220,13 @@ pub fn trim(mut text: &[u8]) -> &[u8] {
 
 /// A decimal number of at most 18 digits and nothing else: no sign, no space.
 pub fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 18 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.len() > 18 {
         return None;
     }
-    Some(
-        text.iter()
-            .fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0')),
-    )
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
 }
 
 #[cfg(test)]
@@ -183,9 +255,16 @@ mod tests {
     }
 
     #[test]
-    fn values_are_their_bytes() {
+    fn values_and_targets_are_their_bytes() {
+        assert!(is_value(b"") && !is_target(b""));
         for byte in 0..=255u8 {
-            assert_eq!(is_value(&[b'a', byte]), is_value_byte(byte), "{byte:#x}");
+            let is_in_targets = byte.is_ascii_graphic() && byte != b'#';
+            for (length, place) in [(1, 0), (2, 1), (16, 3), (17, 16), (40, 0), (40, 33), (40, 39)] {
+                let mut text = vec![b'a'; length];
+                text[place] = byte;
+                assert_eq!(is_value(&text), is_value_byte(byte), "{byte:#x}");
+                assert_eq!(is_target(&text), is_in_targets, "{byte:#x}");
+            }
         }
     }
 
@@ -203,6 +282,16 @@ mod tests {
             }
         }
         assert!(!is_clean(b"") && is_clean(b"a") && is_clean(b"a: b\r\n\r\n"));
+        for length in 1..70 {
+            for place in 0..length {
+                let mut text = vec![b'a'; length];
+                assert!(is_clean(&text));
+                for bad in [0, b'\n', b'\r', 0x7f] {
+                    text[place] = bad;
+                    assert!(!is_clean(&text), "{bad:#x} at {place} of {length}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -210,6 +299,18 @@ mod tests {
         assert_eq!(token_length(b"a-b: c_d"), (3, false));
         assert_eq!(token_length(b"a_b"), (3, true));
         assert_eq!(token_length(b""), (0, false));
+        for byte in 0..=255u8 {
+            for place in 0..20 {
+                let mut text = [b'a'; 20];
+                text[place] = byte;
+                let length = if is_token_byte(byte) { 20 } else { place };
+                assert_eq!(
+                    token_length(&text),
+                    (length, byte == b'_'),
+                    "{byte:#x} at {place}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream, server};
 
-use crate::answer;
 use crate::http1::reject::Reject;
 use crate::io::Stream;
 use crate::worker::Worker;
@@ -76,7 +75,7 @@ async fn plain_on_tls(worker: &Worker, mut stream: TcpStream) -> io::Result<()> 
     let reject = Reject::PlainHttp;
     worker.stats.rejected(reject as usize);
     let mut text = Vec::new();
-    answer::refusal(&mut text, reject, false);
+    worker.pages().refuse(&mut text, reject, false);
     stream.write_all(&text).await?;
     stream.shutdown().await?;
     // What it sent is taken, because closing with unread bytes would reset the answer away.

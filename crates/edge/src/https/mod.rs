@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 pub use handshake::{Accepted, accept};
 pub use redirect::location;
-pub use site::Site;
+pub use site::{Site, Stamp, stamp};
 
 /// What serving threads need for HTTPS.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ struct Known {
 }
 
 /// Tells one state of a file from another: device, inode, length, times of content and of rights.
-type Stamp = (u64, u64, u64, i64, i64, i64, i64);
+pub type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
 impl Site {
     /// Without certificates yet. What it finds is published to `publish`.
@@ -155,7 +155,8 @@ impl Known {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+/// What `path` is now; `None` when nothing is there.
+pub fn stamp(path: &Path) -> Option<Stamp> {
     let found = std::fs::metadata(path).ok()?;
     Some((
         found.dev(),

@@ -71,6 +71,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         assets: None,
         takeover: None,
         routed: false,
+        cache: None,
         servers,
         app: Some(AppView {
             upstream: app,
@@ -97,6 +98,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         sql: None,
         limits: Default::default(),
         front: Default::default(),
+        answers: Default::default(),
         dns: None,
         addresses: Vec::new(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
@@ -211,6 +213,11 @@ impl Edge {
         let samples = text.lines().filter(|line| wanted(line));
         let values = samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
         values.sum()
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn counted(&self, name: &str) -> u64 {
+        self.samples(|line| line.starts_with(name))
     }
 
     /// How many messages were refused for this reason.

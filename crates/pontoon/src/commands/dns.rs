@@ -2,23 +2,25 @@
 
 use std::fmt::Write as _;
 
-use pontoon_dns::content;
+use pontoon_dns::{ZoneKey, content};
 use pontoon_fleet::{AddressView, Code, DnsView, FleetView, Refusal};
+use pontoon_zone::{Name, Signer};
 use serde_json::json;
 
 use super::{Context, process};
-use crate::args::{Dns, DnsCommand, DnsExplain};
+use crate::args::{Dns, DnsCommand, DnsDs, DnsExplain};
 
 /// Runs the name server, or answers a question.
 pub fn dns(context: &Context, mut args: Dns) -> anyhow::Result<u8> {
     match args.command.take() {
         None => process::dns(context, args),
         Some(DnsCommand::Explain(args)) => explain(context, &args),
+        Some(DnsCommand::Ds(args)) => ds(context, &args),
     }
 }
 
 /// From the view on disk, so that it works while the agent is away.
-fn explain(context: &Context, args: &DnsExplain) -> anyhow::Result<u8> {
+fn view(context: &Context) -> Result<FleetView, Refusal> {
     let file = context.paths.view_file();
     let nothing = || {
         Refusal::new(Code::N001, "there is no fleet view on this server")
@@ -26,11 +28,52 @@ fn explain(context: &Context, args: &DnsExplain) -> anyhow::Result<u8> {
             .next("is the agent running?", "pontoon status")
     };
     let text = std::fs::read(&file).map_err(|error| nothing().because(error.to_string()))?;
-    let view: FleetView =
-        serde_json::from_slice(&text).map_err(|error| nothing().because(error.to_string()))?;
-    let dns = view.dns.as_ref().ok_or_else(|| {
+    serde_json::from_slice(&text).map_err(|error| nothing().because(error.to_string()))
+}
+
+fn zone_of(view: &FleetView) -> Result<&DnsView, Refusal> {
+    view.dns.as_ref().ok_or_else(|| {
         Refusal::new(Code::C003, "the configuration has no [dns]").next("add one, then", "pontoon apply")
-    })?;
+    })
+}
+
+/// What the registrar is to have. The key lies on servers that answer for the zone and on those that steer the fleet.
+fn ds(context: &Context, args: &DnsDs) -> anyhow::Result<u8> {
+    let view = view(context)?;
+    let dns = zone_of(&view)?;
+    let Some(dnssec) = dns.dnssec else {
+        let refusal = Refusal::new(Code::A010, format!("{} is not signed", dns.zone));
+        return Err(refusal.next("add [dns.dnssec], then", "pontoon apply").into());
+    };
+    let no_key = |reason: String| {
+        Refusal::new(Code::A011, "this server has no key to sign the zone with").because(reason)
+    };
+    let file = context.paths.dnssec_key_file();
+    let key = ZoneKey::load(&file)
+        .map_err(no_key)?
+        .ok_or_else(|| no_key(format!("{} is not there", file.display())))?;
+    let signer = Signer::new(&key.seed, u64::from(dnssec.lifetime_seconds));
+    let apex: Name = dns
+        .zone
+        .parse()
+        .map_err(|error: pontoon_zone::BadName| Refusal::new(Code::C002, error.to_string()))?;
+    let text = signer.ds_text(&apex);
+    match args.json {
+        true => {
+            let fields: Vec<&str> = text.split(' ').collect();
+            context.screen.json(&json!({
+                "zone": dns.zone, "key_tag": signer.tag(), "algorithm": 13, "digest_type": 2,
+                "digest": fields.last(), "ds": text, "made": key.made,
+            }))?;
+        }
+        false => context.screen.answer(&format!("{}. IN DS {text}\n", dns.zone))?,
+    }
+    Ok(0)
+}
+
+fn explain(context: &Context, args: &DnsExplain) -> anyhow::Result<u8> {
+    let view = view(context)?;
+    let dns = zone_of(&view)?;
     let explained = Explained::new(&view, dns, &args.name)?;
     match args.json {
         true => context.screen.json(&explained.json())?,
@@ -85,17 +128,30 @@ impl<'a> Explained<'a> {
             .map(|view| {
                 json!({
                     "address": view.address, "answered": self.is_answered(view), "state": view.state.as_str(),
-                    "home": view.home, "holder": view.holder, "reason": view.reason,
+                    "home": view.home, "holder": view.holder, "reason": view.reason, "weight": view.weight,
                 })
             })
             .collect();
         json!({
             "name": self.name, "zone": self.dns.zone, "file": self.dns.file,
-            "stands_for_edges": self.stands_for_edges, "addresses": addresses,
+            "stands_for_edges": self.stands_for_edges, "addresses": addresses, "signed": self.dns.dnssec.is_some(),
         })
     }
 
     fn text(&self) -> String {
+        let mut text = self.what();
+        if let Some(dnssec) = self.dns.dnssec {
+            // Signatures are made anew after a quarter of their time.
+            let days = dnssec.lifetime_seconds / 4 * 3 / 86_400;
+            let _ = writeln!(
+                text,
+                "The zone is signed: each answer's signature is good for {days} days at least (pontoon dns ds, pontoon status --wide)."
+            );
+        }
+        text
+    }
+
+    fn what(&self) -> String {
         let mut text = String::new();
         let from = match &self.dns.file {
             Some(file) => format!("what {} says", file.display()),
@@ -121,7 +177,16 @@ impl<'a> Explained<'a> {
         for view in &self.view.addresses {
             let word = if self.is_answered(view) { "in " } else { "out" };
             let (address, state) = (view.address.to_string(), view.state.as_str());
-            let _ = writeln!(text, "  {word}  {address:<39}  {state:<8}  {}", view.reason);
+            let weight = match view.weight {
+                1 => String::new(),
+                0 => ", for when no other is up (dns_weight = 0)".to_owned(),
+                weight => format!(" (dns_weight = {weight})"),
+            };
+            let _ = writeln!(
+                text,
+                "  {word}  {address:<39}  {state:<8}  {}{weight}",
+                view.reason
+            );
         }
         let published = self.view.addresses.iter().any(|view| view.state.is_published());
         if !published && !self.view.addresses.is_empty() {

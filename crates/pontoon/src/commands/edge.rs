@@ -1,12 +1,15 @@
-//! `pontoon edge`: the load balancer itself, the question what it would do, and its upgrade.
+//! `pontoon edge`: the load balancer itself, the question what it would do, maintenance, and its upgrade.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use pontoon_agent::api::MaintenanceRequest;
 use pontoon_edge::{EdgeState, Explanation, Question, ServerState, Stands};
-use pontoon_fleet::Refusal;
+use pontoon_fleet::units::format_duration;
+use pontoon_fleet::{MaintenanceMark, Refusal};
 
 use super::{Context, process};
-use crate::args::{Edge, EdgeCommand, EdgeExplain, EdgeUpgrade};
+use crate::args::{Edge, EdgeCommand, EdgeExplain, EdgeUpgrade, MaintenanceCommand};
 use crate::client::{ask_tier, upgrade_tier};
 use crate::output::paint::harmless;
 
@@ -15,6 +18,7 @@ pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
     match args.command.take() {
         None => process::edge(context, args),
         Some(EdgeCommand::Explain(args)) => super::block_on(explain(context, args)),
+        Some(EdgeCommand::Maintenance(command)) => super::block_on(maintenance(context, command)),
         Some(EdgeCommand::Upgrade(args)) => super::block_on(upgrade(context, &args)),
     }
 }
@@ -32,6 +36,41 @@ async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
         true => context.screen.json(&explanation)?,
         false => context.screen.answer(&text(&explanation))?,
     }
+    Ok(0)
+}
+
+async fn maintenance(context: &Context, command: MaintenanceCommand) -> anyhow::Result<u8> {
+    let (request, json) = match command {
+        MaintenanceCommand::On(args) => {
+            let millis = args
+                .span
+                .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+            let request = MaintenanceRequest {
+                on: true,
+                for_ms: millis,
+                except: args.except,
+            };
+            (request, args.json)
+        }
+        MaintenanceCommand::Off(args) => (MaintenanceRequest::default(), args.json),
+    };
+    let mark: MaintenanceMark = context.client.post("/v1/maintenance", &request).await?;
+    if json {
+        context.screen.json(&mark)?;
+        return Ok(0);
+    }
+    let end = request
+        .for_ms
+        .map(|millis| format_duration(Duration::from_millis(millis)));
+    context.screen.answer(&match (request.on, end) {
+        (true, Some(end)) => {
+            format!("Visitors get the maintenance page, for {end} or until «pontoon edge maintenance off».\n")
+        }
+        (true, None) => {
+            "Visitors get the maintenance page, until «pontoon edge maintenance off».\n".to_owned()
+        }
+        (false, _) => "Visitors are served.\n".to_owned(),
+    })?;
     Ok(0)
 }
 

@@ -53,12 +53,28 @@ pub fn render(status: &DbStatus, frame: Frame) -> String {
             ));
         }
     }
+    for server in &status.servers {
+        text.push_str(&through(server).map_or_else(String::new, |line| format!("{line}\n")));
+    }
     if let Some(backup) = &status.backup {
         text.push_str(&format!("{}\n", cut(&copies(backup, status.now), frame.columns)));
     }
     text.push_str(&render_problems(&status.problems, frame));
     text.push_str(&render_events(&status.recent, frame));
     text + &next(status)
+}
+
+/// Through whom it follows, of a server that should not follow the primary itself.
+fn through(server: &DbServer) -> Option<String> {
+    let (name, source) = (&server.name, server.source.as_ref()?);
+    let failover = server.failover.as_ref()?;
+    Some(match failover.through {
+        true => format!("{name}: follows through {source}; no commit waits for it"),
+        false if failover.follows.is_some() => {
+            format!("{name}: follows the primary itself, until {source} can be followed")
+        }
+        false => return None,
+    })
 }
 
 /// A difference in one line.

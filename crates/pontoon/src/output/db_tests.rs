@@ -7,6 +7,7 @@ use crate::output::paint::Paint;
 fn server(name: &str, role: DatabaseRole, lag_ms: Option<u64>) -> DbServer {
     DbServer {
         delay_seconds: None,
+        source: None,
         name: name.parse().unwrap(),
         state: ServerState::Up,
         heard_ms_ago: Some(300),

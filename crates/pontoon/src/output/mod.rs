@@ -15,6 +15,7 @@ pub mod init;
 pub mod paint;
 pub mod progress;
 pub mod refusal;
+pub mod signed;
 pub mod spread;
 pub mod sql_top;
 pub mod status;

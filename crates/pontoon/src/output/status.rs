@@ -53,6 +53,7 @@ pub fn render(status: &Status, frame: Frame) -> String {
     if frame.wide {
         text.push_str(&super::spread::render(status, frame.paint, frame.columns));
         text.push_str(&super::certificates::render(status, frame.paint));
+        text.push_str(&super::signed::render(status, frame.paint));
     }
     text.push_str(&problems);
     text.push_str(&recent);

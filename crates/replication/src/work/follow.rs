@@ -10,6 +10,7 @@ use super::lead::stopped_applying;
 use super::worker::{Ended, SQL_PATIENCE, Worker};
 use super::{Facts, OnlyHere, Peers, Works};
 use crate::clone::CloneProgress;
+use crate::control::Session;
 use crate::database::{Database, is_on};
 use crate::flavor::Source;
 use crate::secret;
@@ -78,10 +79,60 @@ impl Worker {
         }
         let position = self.check_errant(leader, epoch, peers).await?;
         self.keep_flag(peers.servers.len() == 1)?;
+        self.attach(session, leader, position, peers).await
+    }
+
+    /// From the leader that it follows to a replica of it that has everything which is here.
+    pub(super) async fn follow_through(
+        &self,
+        source: &ServerName,
+        epoch: Epoch,
+        peers: &Peers,
+    ) -> Result<(), Ended> {
+        let session = self.database.control.session().await?;
+        if self.database.replica_status().await?.is_some() {
+            self.leave_source().await?;
+        }
+        let own = self.has().await?.position;
+        let begun = Instant::now();
+        loop {
+            // The answer is of one moment, its database later than what is on its disk.
+            let answer = peers.ask.answer(source).await;
+            let there = answer.filter(|answer| answer.follows == Some(epoch));
+            let facts = there
+                .and_then(|answer| answer.facts)
+                .filter(|facts| facts.answers);
+            let applied = facts.map(|facts| self.parse(&facts.applied)).transpose()?;
+            if applied.is_some_and(|applied| applied.reaches(&own)) {
+                break;
+            }
+            if begun.elapsed() > AHEAD_PATIENCE {
+                return Err(
+                    Refusal::new(Code::N002, format!("{source} cannot be followed yet"))
+                        .because(format!("it does not have everything up to {own}"))
+                        .into(),
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Nobody takes its acknowledgement for one of the leader's.
+        self.keep_flag(false)?;
+        self.attach(session, source, own, peers).await
+    }
+
+    /// Receives from that server what comes after `position`.
+    async fn attach(
+        &self,
+        mut session: Session,
+        from: &ServerName,
+        position: Position,
+        peers: &Peers,
+    ) -> Result<(), Ended> {
+        let words = &self.database.flavor;
         let peer = peers
             .servers
-            .get(leader)
-            .ok_or_else(|| Refusal::new(Code::F004, format!("{leader} has no database")))?;
+            .get(from)
+            .ok_or_else(|| Refusal::new(Code::F004, format!("{from} has no database")))?;
         let source = Source {
             address: peer.address,
             port: peer.port,

@@ -194,6 +194,9 @@ pub struct Answer {
     pub incarnation: Incarnation,
     /// The epoch that it leads and has drained for.
     pub drained: Option<Epoch>,
+    /// The epoch whose leader it follows.
+    #[serde(default)]
+    pub follows: Option<Epoch>,
     /// Its database; `None` when that is stopped.
     pub facts: Option<Facts>,
 }

@@ -304,6 +304,7 @@ impl Worker {
             Work::Resume => self.resume(peers).await?,
             Work::Rejoin(leader, epoch) => self.rejoin(leader, *epoch, peers).await?,
             Work::Follow(leader, epoch) => self.follow(leader, *epoch, peers).await?,
+            Work::Through(source, epoch) => self.follow_through(source, *epoch, peers).await?,
             Work::Copy(leader, epoch) => self.copy(leader, *epoch, peers).await?,
         }
         Ok(Outcome::Done)
@@ -311,7 +312,10 @@ impl Worker {
 
     async fn carry(&self, work: &Work, peers: &Peers) -> Outcome {
         let begun = Instant::now();
-        if matches!(work, Work::Rejoin(..) | Work::Follow(..) | Work::Copy(..)) {
+        if matches!(
+            work,
+            Work::Rejoin(..) | Work::Follow(..) | Work::Through(..) | Work::Copy(..)
+        ) {
             *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         let ended = match self.do_work(work, peers).await {

@@ -47,6 +47,7 @@ impl AskPeers for Asks {
             Some(Answer {
                 incarnation,
                 drained,
+                follows: None,
                 facts,
             })
         })
@@ -105,6 +106,7 @@ impl AskPeers for Deaf {
         let ghost = Answer {
             incarnation: Incarnation(1),
             drained: None,
+            follows: None,
             facts: None,
         };
         match self.deaf.load(Ordering::Relaxed) {

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use pontoon_helper::{Node, Run, find};
 use pontoon_replication::{Database, Joiner, Place, Wanted, detect};
 use pontoon_rt::paths::Paths;
+use pontoon_testkit::datadirs::Fresh;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
 /// Which server software.
@@ -205,27 +206,11 @@ impl Machine {
         let datadir = self.datadir();
         // Not /tmp: a starting MariaDB removes the temporary tables of others from there.
         std::fs::create_dir(self.tmpdir()).unwrap();
-        let done = match self.software {
-            Software::Mariadb => Command::new("mariadb-install-db")
-                .args([
-                    "--no-defaults",
-                    "--skip-test-db",
-                    "--auth-root-authentication-method=normal",
-                ])
-                .arg(format!("--user={}", user()))
-                .arg(format!("--datadir={}", datadir.display()))
-                .arg(format!("--tmpdir={}", self.tmpdir().display()))
-                .output()
-                .unwrap(),
-            Software::Mysql => Command::new(program(self.software).unwrap())
-                .args(["--no-defaults", "--initialize-insecure"])
-                .arg(format!("--user={}", user()))
-                .arg(format!("--datadir={}", datadir.display()))
-                .arg(format!("--tmpdir={}", self.tmpdir().display()))
-                .output()
-                .unwrap(),
+        let fresh = match self.software {
+            Software::Mariadb => Fresh::mariadb(false, &[]),
+            Software::Mysql => Fresh::mysql(&[]),
         };
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        fresh.unwrap().fill(&datadir).unwrap();
     }
 
     fn start_original(&mut self) {

@@ -18,6 +18,7 @@ fn view(revision: u64) -> FleetView {
         assets: None,
         takeover: None,
         routed: false,
+        cache: None,
         servers: Vec::new(),
         app: None,
         https: None,
@@ -26,6 +27,7 @@ fn view(revision: u64) -> FleetView {
         front: Default::default(),
         dns: None,
         addresses: Vec::new(),
+        answers: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     }
 }

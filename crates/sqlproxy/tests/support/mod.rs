@@ -100,6 +100,7 @@ impl View {
                 agent: 1,
                 edge_relay: 2,
                 sql_relay: relay,
+                cache_relay: 1,
                 assets: 3,
             },
             edge_listen: Vec::new(),
@@ -113,6 +114,7 @@ impl View {
             assets: None,
             takeover: None,
             routed: false,
+            cache: None,
             servers: vec![
                 server("a", "127.0.0.1", self.relay_ports[0]),
                 server("b", "127.0.0.2", self.relay_ports[1]),
@@ -123,6 +125,7 @@ impl View {
             front: Default::default(),
             dns: None,
             addresses: Vec::new(),
+            answers: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             sql: Some(SqlView {
                 engine: self.engine,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pontoon_fleet::ServerName;
+use pontoon_fleet::{Coding, ServerName};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -61,6 +61,8 @@ pub struct EdgeThread {
     retries: [AtomicU64; RETRY_REASONS.len()],
     tls_failures: [AtomicU64; TLS_REASONS.len()],
     floors: [AtomicU64; FLOOR_EVENTS.len()],
+    compressed: [AtomicU64; Coding::ALL.len()],
+    compressed_bytes: [AtomicU64; COMPRESSED_BYTES.len()],
     inflight: AtomicU64,
     connections: AtomicU64,
     failed: AtomicU64,
@@ -87,6 +89,8 @@ pub struct EdgeTotals {
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 const RETRY_REASONS: [&str; 2] = ["connect", "closed"];
 const TLS_REASONS: [&str; 3] = ["certificate", "timeout", "protocol"];
+const COMPRESSED_BYTES: [&str; 2] = ["before", "after"];
+const CODINGS: [&str; Coding::ALL.len()] = ["zstd", "br", "gzip"];
 const FLOOR_EVENTS: [&str; 4] = ["seen", "given", "invalid", "failed"];
 
 /// Upper ends in seconds: from a cached page to a request that somebody gave up on.
@@ -150,6 +154,8 @@ impl EdgeThread {
             retries: Default::default(),
             tls_failures: Default::default(),
             floors: Default::default(),
+            compressed: Default::default(),
+            compressed_bytes: Default::default(),
             inflight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -221,6 +227,16 @@ impl EdgeThread {
             TlsFailure::Protocol => 2,
         };
         add(&self.tls_failures, index);
+    }
+
+    /// An answer's body of `read` bytes was compressed to `written`.
+    pub fn compressed(&self, coding: Coding, read: u64, written: u64) {
+        for (one, counter) in Coding::ALL.iter().zip(&self.compressed) {
+            counter.fetch_add(u64::from(*one == coding), Ordering::Relaxed);
+        }
+        for (counter, bytes) in self.compressed_bytes.iter().zip([read, written]) {
+            counter.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// What became of a floor.
@@ -336,6 +352,13 @@ impl Collector for Sums {
             "What became of what visitors' requests must see of their own writes",
         );
         self.family(to, floors, ("event", &FLOOR_EVENTS), |t| &t.floors)?;
+        let compressed = ("pontoon_edge_compressed_answers", "Answers that were compressed");
+        self.family(to, compressed, ("coding", &CODINGS), |t| &t.compressed)?;
+        let bytes = (
+            "pontoon_edge_compressed_bytes",
+            "Bytes of answers' bodies before and after they were compressed",
+        );
+        self.family(to, bytes, ("moment", &COMPRESSED_BYTES), |t| &t.compressed_bytes)?;
         let rejected = ("pontoon_edge_rejected", "Messages refused");
         self.family(to, rejected, ("reason", self.reject_reasons), |t| &t.rejected)?;
         let failed = (

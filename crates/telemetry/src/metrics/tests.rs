@@ -120,6 +120,7 @@ fn the_agents_numbers_follow_the_view() {
         assets: None,
         takeover: None,
         routed: false,
+        cache: None,
         servers: vec![
             server("a", ServerState::Draining),
             server("b", ServerState::Unreachable),
@@ -131,6 +132,7 @@ fn the_agents_numbers_follow_the_view() {
         front: Default::default(),
         dns: None,
         addresses: Vec::new(),
+        answers: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
     };
     agent.view(&view);

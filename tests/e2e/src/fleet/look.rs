@@ -141,13 +141,33 @@ pub async fn ask(server: &Server, query: &str) -> Result<Vec<String>, LabError> 
 /// # Errors
 /// When it does not answer.
 pub async fn replica_delay(server: &Server, engine: super::Engine) -> Result<Option<u64>, LabError> {
+    let found = replica_status(server, engine).await?;
+    Ok(found.and_then(|row| row.get("SQL_Delay")))
+}
+
+/// The address that the database of `server` receives from; nothing when it follows nobody.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn replica_source(server: &Server, engine: super::Engine) -> Result<Option<String>, LabError> {
+    let column = match engine {
+        super::Engine::Mysql => "Source_Host",
+        super::Engine::Mariadb => "Master_Host",
+    };
+    let found = replica_status(server, engine).await?;
+    Ok(found.and_then(|row| row.get(column)))
+}
+
+async fn replica_status(
+    server: &Server,
+    engine: super::Engine,
+) -> Result<Option<mysql_async::Row>, LabError> {
     let question = match engine {
         super::Engine::Mysql => "SHOW REPLICA STATUS",
         super::Engine::Mariadb => "SHOW SLAVE STATUS",
     };
     let mut root = connect_root(&database_socket(server)?).await?;
-    let found: Vec<mysql_async::Row> = rows(&mut root, question).await?;
-    Ok(found.first().and_then(|row| row.get("SQL_Delay")))
+    Ok(rows(&mut root, question).await?.into_iter().next())
 }
 
 /// Whether the long form of the tests was asked for: `PONTOON_LONG=1`.

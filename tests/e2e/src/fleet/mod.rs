@@ -17,8 +17,8 @@ use std::time::Duration;
 pub use engine::Engine;
 pub use faults::{Following, end_program, kill_agent, programs, start_agent};
 pub use look::{
-    ask, dice, event_kinds, expect, identical, logs, long, one_line, refused, replica_delay, rounds_asked,
-    snapshot, status, tell, wait_until_healthy,
+    ask, dice, event_kinds, expect, identical, logs, long, one_line, refused, replica_delay, replica_source,
+    rounds_asked, snapshot, status, tell, wait_until_healthy,
 };
 
 use pontoon_testkit::{
