@@ -16,6 +16,7 @@ use pontoon_config::Credentials;
 use pontoon_fleet::{AssetsView, KeyPlace};
 use pontoon_lease::{S3Settings, Secret};
 use pontoon_mirror::{Content, Digest, Entry, Stamp, Version};
+use sha2::{Digest as _, Sha256};
 
 use crate::node::{Node, now_ms};
 
@@ -27,10 +28,12 @@ const RETRIES: usize = 2;
 const ANSWER_BYTES: usize = 32 << 20;
 /// Above this, a file goes in parts of this size, so that it is never in memory as a whole.
 const PART_BYTES: u64 = 16 << 20;
+/// Where what was overwritten or deleted is kept, each under its path and the moment.
+const TRASH: &str = ".pontoon/trash";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
-    store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
 }
 
 /// How an upload ended.
@@ -110,8 +113,7 @@ impl Bucket {
     }
 
     async fn put_aside(&self, path: &str) -> Result<(), String> {
-        let to =
-            Key::parse(format!(".pontoon/trash/{path}/{}", now_ms())).map_err(|error| error.to_string())?;
+        let to = Key::parse(format!("{TRASH}/{path}/{}", now_ms())).map_err(|error| error.to_string())?;
         match self.store.copy(&key(path)?, &to).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
@@ -122,18 +124,18 @@ impl Bucket {
         let Ok((mut file, stat)) = node.folder.open_file(path) else {
             return Ok(Sent::LookFirst);
         };
-        // Looked at again afterwards: what was sent is what was hashed.
+        // Hashed again on its way: what is sent is what the version says.
         let known = node.journal.print(path).map_err(|error| error.to_string())?;
-        let is_it = |stat: &rustix::fs::Stat| Some(crate::folder::print(stat)) == known;
+        let is_it =
+            |stat: &rustix::fs::Stat| known.is_some_and(|known| known.is_as(&crate::folder::print(stat)));
         if !is_it(&stat) {
             return Ok(Sent::LookFirst);
         }
         let attributes = attributes(path, entry, content);
-        let still = |file: &std::fs::File| rustix::fs::fstat(file).is_ok_and(|stat| is_it(&stat));
         if content.size <= PART_BYTES {
             let mut bytes = Vec::new();
             let read = file.read_to_end(&mut bytes);
-            if read.is_err() || bytes.len() as u64 != content.size || !still(&file) {
+            if read.is_err() || Digest(Sha256::digest(&bytes).into()) != content.sha256 {
                 return Ok(Sent::LookFirst);
             }
             let options = PutOptions {
@@ -152,7 +154,7 @@ impl Bucket {
         };
         let begun = self.store.put_multipart_opts(&key(path)?, options).await;
         let mut upload = begun.map_err(|error| error.to_string())?;
-        let mut left = content.size;
+        let (mut left, mut hasher) = (content.size, Sha256::new());
         while left > 0 {
             let mut part = vec![0; usize::try_from(left.min(PART_BYTES)).unwrap_or(0)];
             if file.read_exact(&mut part).is_err() {
@@ -160,12 +162,13 @@ impl Bucket {
                 return Ok(Sent::LookFirst);
             }
             left -= part.len() as u64;
+            hasher.update(&part);
             if let Err(error) = upload.put_part(PutPayload::from(part)).await {
                 let _ = upload.abort().await;
                 return Err(error.to_string());
             }
         }
-        if !still(&file) {
+        if Digest(hasher.finalize().into()) != content.sha256 {
             let _ = upload.abort().await;
             return Ok(Sent::LookFirst);
         }
@@ -203,7 +206,7 @@ impl Bucket {
 
     /// The latest of a path that was put aside, into `to`. `false`: there is none.
     pub async fn fetch_trash(&self, path: &str, to: &mut (impl Write + Send)) -> Result<bool, String> {
-        let below = Key::parse(format!(".pontoon/trash/{path}")).map_err(|error| error.to_string())?;
+        let below = Key::parse(format!("{TRASH}/{path}")).map_err(|error| error.to_string())?;
         let found: Vec<_> = self.store.list(Some(&below)).collect().await;
         let mut last: Option<Key> = None;
         for meta in found {
@@ -218,6 +221,23 @@ impl Bucket {
             Some(key) => self.fetch_key(&key, to).await,
             None => Ok(false),
         }
+    }
+
+    /// Removes what was put aside before `until_ms`. Gives how much. Repeated, and by several servers, it does no harm.
+    pub async fn purge_trash(&self, until_ms: u64) -> Result<u64, String> {
+        let mut listed = self.store.list(Some(&Key::from(TRASH)));
+        let mut removed = 0;
+        while let Some(meta) = listed.next().await {
+            let location = meta.map_err(|error| error.to_string())?.location;
+            let moment = location.filename().and_then(|name| name.parse::<u64>().ok());
+            if moment.is_some_and(|moment| moment < until_ms) {
+                match self.store.delete(&location).await {
+                    Ok(()) | Err(Error::NotFound { .. }) => removed += 1,
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+        Ok(removed)
     }
 }
 

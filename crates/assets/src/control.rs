@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 
 use crate::fetch::{Hashing, Tools};
 use crate::peers::{Listed, encode, list, rehash};
+use crate::watch::How;
 
 /// Differences and names that are shown; all are counted.
 const SHOWN: usize = 1000;
@@ -272,7 +273,7 @@ async fn undelete(tools: &Tools, path: &str) -> Result<Undeleted, Refusal> {
     };
     match folder.restore(&name, path) {
         Ok(()) => {
-            tools.node.mark(path, true);
+            tools.node.mark(path, How::Closed);
             Ok(Undeleted {
                 path: path.to_owned(),
                 from,

@@ -16,6 +16,7 @@ use crate::bucket::{Bucket, Sent};
 use crate::journal::{Cursor, JournalError};
 use crate::node::Node;
 use crate::peers::{self, Changes, Peers, encode};
+use crate::watch::How;
 
 /// Longer than a question for changes stays open.
 const POLL_PATIENCE: Duration = Duration::from_secs(30);
@@ -69,7 +70,7 @@ impl Tools {
         Ok(opened)
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Node) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<T, String> {
@@ -82,7 +83,7 @@ impl Tools {
     }
 
     /// Waits, or until the end is asked for.
-    async fn pause(&self, span: Duration) {
+    pub(crate) async fn pause(&self, span: Duration) {
         tokio::select! {
             () = tokio::time::sleep(span) => {}
             () = self.shutdown.requested() => {}
@@ -107,28 +108,6 @@ pub(crate) async fn look(tools: Tools) {
         }
         let looked = tools.blocking(move |node| node.look_at(due)).await;
         tools.node.trouble("journal", looked.err());
-    }
-}
-
-/// Judges deletions, and empties the trash of what is old.
-pub(crate) async fn judge(tools: Tools, keep: Duration) {
-    let mut turns = 0u64;
-    while !tools.shutdown.is_requested() {
-        let judged = tools.blocking(|node| node.judge()).await;
-        tools.node.trouble("deletions", judged.err());
-        if turns.is_multiple_of(4 * 3600) {
-            let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-            let node = Arc::clone(&tools.node);
-            let until = crate::node::now_ms().saturating_sub(keep);
-            let purged = tokio::task::spawn_blocking(move || node.folder.purge(until)).await;
-            if let Ok(Err(error)) = purged {
-                tools
-                    .node
-                    .trouble("trash", Some(format!("the trash cannot be emptied: {error}")));
-            }
-        }
-        turns += 1;
-        tools.pause(Duration::from_millis(250)).await;
     }
 }
 
@@ -350,7 +329,7 @@ pub(crate) async fn upload(tools: Tools) {
                 tools.node.trouble("bucket", None);
             }
             Ok(Sent::LookFirst) => {
-                tools.node.mark(&path, true);
+                tools.node.mark(&path, How::Listed);
                 // It may be owed as it is, if it looks as before.
                 tools.pause(PAUSE.0).await;
                 tools.node.state().owed.push_back(path);

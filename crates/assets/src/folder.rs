@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::journal::Print;
+use crate::node::now_ms;
+use crate::watch::How;
 
 const MARK: &str = ".pontoon/mark";
 const INCOMING: &str = ".pontoon/incoming";
@@ -45,9 +47,16 @@ pub(crate) enum Found {
     /// As it was when it was hashed last.
     Unchanged,
     Unfit(Unfit),
-    /// It is being written to.
+    /// Somebody writes to it, or has it open to do so.
     Busy,
 }
+
+/// Where a file system does not tell whether somebody has a file open to write to it, one that was not seen to be closed is
+/// left alone for so long after its last change.
+const SETTLE_MS: u64 = 2_000;
+
+/// More than a tick of a file system's clock (10 ms at `CONFIG_HZ=100`).
+const TICK_NS: i128 = 20_000_000;
 
 /// How putting something in place ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +141,9 @@ impl Folder {
         Ok((File::from(fd), stat))
     }
 
-    /// Looks at a path. A file that looks as in `known` is not read again.
-    pub fn look(&self, path: &str, known: Option<&Print>) -> Found {
+    /// Looks at a path. A file that looks as in `known` is not read again. One that somebody can still write to is never
+    /// taken for a file: half of it may be missing.
+    pub fn look(&self, path: &str, known: Option<&Print>, how: How) -> Found {
         let stat = match self.stat(path) {
             Ok(stat) => stat,
             Err(Errno::NOENT | Errno::NOTDIR) => return Found::Nothing,
@@ -147,7 +157,7 @@ impl Folder {
             FileType::Symlink => return Found::Unfit(Unfit::Link),
             _ => return Found::Unfit(Unfit::Special),
         }
-        if known == Some(&print(&stat)) {
+        if known.is_some_and(|known| !known.is_fresh && known.is_as(&print(&stat))) {
             return Found::Unchanged;
         }
         let (mut file, before) = match self.open_file(path) {
@@ -155,20 +165,25 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
             Err(_) => return Found::Unfit(Unfit::Unreadable),
         };
+        if is_busy(&file, &before, how) {
+            return Found::Busy;
+        }
+        let begun_ns = i128::from(now_ms()) * 1_000_000;
         let Ok(sha256) = hash(&mut file) else {
             return Found::Unfit(Unfit::Unreadable);
         };
+        let mut looks = print(&before);
+        looks.is_fresh = begun_ns - looks.ctime_ns < TICK_NS;
         match (rustix::fs::fstat(&file), self.stat(path)) {
-            (Ok(after), Ok(there)) if print(&after) == print(&before) && print(&there) == print(&before) => {
-                Found::File(content(&before, sha256), print(&before))
+            (Ok(after), Ok(there))
+                if print(&after).is_as(&looks)
+                    && print(&there).is_as(&looks)
+                    && !is_busy(&file, &after, how) =>
+            {
+                Found::File(content(&before, sha256), looks)
             }
             _ => Found::Busy,
         }
-    }
-
-    /// When a file was last written, in milliseconds since 1970; `None` when there is none.
-    pub fn written_ms(&self, path: &str) -> Option<u64> {
-        Some(mtime_ms(&self.stat(path).ok()?))
     }
 
     /// A new file for what comes in; renamed into place, or removed with [`Folder::discard`].
@@ -210,7 +225,7 @@ impl Folder {
         };
         rustix::fs::futimens(&file, &times)?;
         file.sync_all()?;
-        let placed = print(&rustix::fs::fstat(&file)?);
+        let written = print(&rustix::fs::fstat(&file)?);
         let swap = format!("{SWAP}/{name}");
         rustix::fs::renameat(&self.root, &incoming, &self.root, &swap)?;
         let there = match self.stat(path) {
@@ -218,7 +233,7 @@ impl Folder {
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error.into()),
         };
-        if there.as_ref() != expected {
+        if !is_expected(there.as_ref(), expected) {
             self.unlink(&swap);
             return Ok(Placed::LookFirst);
         }
@@ -234,11 +249,14 @@ impl Folder {
             }
             Err(error) => return Err(error.into()),
         }
+        // The rename has changed `ctime`. What the application did to it since is looked at.
+        let mut placed = print(&rustix::fs::fstat(&file)?);
+        placed.is_fresh = !placed.is_same_file(&written);
         if there.is_some() {
             if !self.is_as(&swap, expected) {
                 // The application was there in between: its file goes back.
                 rustix::fs::renameat_with(&self.root, &swap, &dir, &last, RenameFlags::EXCHANGE)?;
-                match self.is_as(&swap, Some(&placed)) {
+                match self.is_as(&swap, Some(&written)) {
                     true => self.unlink(&swap),
                     false => self.keep(&swap, path, (Kept::Conflict, keep.1))?,
                 }
@@ -260,7 +278,7 @@ impl Folder {
         let Some(there) = there else {
             return Ok(Placed::Done(None));
         };
-        if Some(&there) != expected {
+        if !is_expected(Some(&there), expected) {
             return Ok(Placed::LookFirst);
         }
         let (dir, last) = self.parent(path, false)?;
@@ -335,7 +353,10 @@ impl Folder {
     }
 
     fn is_as(&self, path: &str, expected: Option<&Print>) -> bool {
-        self.stat(path).ok().map(|stat| print(&stat)).as_ref() == expected
+        let there = self.stat(path).ok().map(|stat| print(&stat));
+        there
+            .zip(expected)
+            .is_some_and(|(there, expected)| there.is_same_file(expected))
     }
 
     fn unlink(&self, path: &str) {
@@ -384,6 +405,21 @@ impl Folder {
     }
 }
 
+/// Whether somebody writes to it. Where that cannot be known, for how long nobody has.
+fn is_busy(file: &File, stat: &Stat, how: How) -> bool {
+    pontoon_sys::is_written_to(file).unwrap_or_else(|_| {
+        let since_ms = now_ms().saturating_sub(print(stat).changed_ms());
+        how < How::Closed && since_ms < SETTLE_MS
+    })
+}
+
+fn is_expected(there: Option<&Print>, expected: Option<&Print>) -> bool {
+    match (there, expected) {
+        (Some(there), Some(expected)) => there.is_as(expected),
+        (there, expected) => there.is_none() && expected.is_none(),
+    }
+}
+
 /// Gives a file or folder the owner of the folder that it is in.
 fn own(what: impl AsFd, like: &Stat) -> io::Result<()> {
     let is = rustix::fs::fstat(&what)?;
@@ -404,6 +440,8 @@ pub(crate) fn print(stat: &Stat) -> Print {
         inode: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        ctime_ns: i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec),
+        is_fresh: false,
     }
 }
 

@@ -48,6 +48,28 @@ pub(crate) struct Print {
     pub inode: u64,
     pub size: u64,
     pub mtime_ns: i128,
+    /// When anything of the inode changed. Nobody can set it back, as `mtime` can be.
+    pub ctime_ns: i128,
+    /// Whether it was taken so soon after the last change that another one may have followed within the same tick of the file
+    /// system's clock, and would look the same.
+    pub is_fresh: bool,
+}
+
+impl Print {
+    /// Whether nothing was done to the file between the two, as far as its file system tells.
+    pub fn is_as(&self, other: &Print) -> bool {
+        self.is_same_file(other) && self.ctime_ns == other.ctime_ns
+    }
+
+    /// When it changed, in milliseconds since 1970.
+    pub fn changed_ms(&self) -> u64 {
+        u64::try_from(self.ctime_ns / 1_000_000).unwrap_or(0)
+    }
+
+    /// As [`Print::is_as`], when it was renamed in between, which changes `ctime`.
+    pub fn is_same_file(&self, other: &Print) -> bool {
+        (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
+    }
 }
 
 /// How far another server's changes were read.
@@ -293,6 +315,28 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// Forgets a path altogether, with its change in the log.
+    pub fn forget(&self, path: &str) -> Result<(), JournalError> {
+        self.write.open_table(RECORDS)?.remove(path)?;
+        self.forget_print(path)?;
+        let serial = self
+            .write
+            .open_table(SERIALS)?
+            .remove(path)?
+            .map(|serial| serial.value());
+        if let Some(serial) = serial {
+            self.write.open_table(LOG)?.remove(serial)?;
+        }
+        Ok(())
+    }
+
+    /// Where in the log the last change of a path stands.
+    pub fn serial(&self, path: &str) -> Result<Option<u64>, JournalError> {
+        let table = self.write.open_table(SERIALS)?;
+        let found = table.get(path)?;
+        Ok(found.map(|serial| serial.value()))
+    }
+
     pub fn forget_print(&self, path: &str) -> Result<(), JournalError> {
         self.write.open_table(PRINTS)?.remove(path)?;
         Ok(())
@@ -346,6 +390,7 @@ mod tests {
             me: &"a".parse().unwrap(),
             clock,
             now_ms: 10,
+            changed_ms: 10,
             first: false,
         };
         assert_eq!(record.observed(Some(&content), &mut look), Observed::Written);

@@ -12,11 +12,19 @@
 //! the other servers, `bucket` the object store, `control` the command line.
 
 mod bucket;
+#[cfg(test)]
+mod bucket_tests;
 pub mod control;
+mod deletions;
 mod fetch;
 mod folder;
+#[cfg(test)]
+mod folder_tests;
 mod journal;
+mod keep;
 mod node;
+#[cfg(test)]
+mod node_tests;
 mod peers;
 mod watch;
 
@@ -41,7 +49,7 @@ use node::Node;
 use peers::Peers;
 use watch::Watcher;
 
-/// How long what was overwritten or deleted stays in the trash.
+/// How long what was overwritten or deleted stays in the trash, here and in the bucket, and a tombstone at least.
 pub const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Everything is looked at again this often: what a watcher cannot see (a shared mount, a file mapped into memory).
@@ -147,7 +155,8 @@ async fn session(
     let socket_paths = options.paths.clone();
     let control = tools.clone();
     tasks.spawn(async move { control::serve(control, &socket_paths).await });
-    tasks.spawn(fetch::judge(tools.clone(), KEEP));
+    tasks.spawn(keep::judge(tools.clone()));
+    tasks.spawn(keep::purge(tools.clone(), KEEP));
     (0..LOOKERS).for_each(|_| drop(tasks.spawn(fetch::look(tools.clone()))));
     (0..FETCHERS).for_each(|_| drop(tasks.spawn(fetch::fetch(tools.clone()))));
     (0..UPLOADERS).for_each(|_| drop(tasks.spawn(fetch::upload(tools.clone()))));

@@ -1,6 +1,6 @@
 //! One server's part: what it has in hand, and how news from the disk and from other servers become records.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,14 +13,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::folder::{Folder, Found, Kept, Placed};
 use crate::journal::{Change, Cursor, Journal, JournalError, Print, Whole};
-use crate::watch::{Seen, bytes};
+use crate::watch::{How, Seen, bytes};
 
-/// How long a deletion waits before it is judged: so long it can turn out to be the half of a move.
-const GRACE_MS: u64 = 2_000;
-
-/// A file that was found, so that nobody knows whether it is still written to, is left alone for so long after its last write.
-/// One that was closed or moved into its place is read at once.
-const SETTLE_MS: u64 = 300;
+/// A file that somebody writes to is looked at again so often: the watcher says when it is closed, but for what it cannot see.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// Names that are kept of what cannot be mirrored; all are counted.
 const SKIPPED: usize = 10_000;
@@ -32,24 +28,50 @@ const AT_A_TIME: usize = 32;
 #[derive(Clone, Copy, Debug)]
 struct Dirty {
     due: Instant,
-    closed: bool,
+    what: Due,
+}
+
+/// What is known of a path that is to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    how: How,
+    /// When the watcher noticed a change, in milliseconds since 1970; `None`: it may have happened at any time.
+    noticed_ms: Option<u64>,
+}
+
+impl Due {
+    fn new(how: How) -> Due {
+        Due {
+            how,
+            noticed_ms: (how > How::Listed).then(now_ms),
+        }
+    }
+
+    fn and(self, other: Due) -> Due {
+        Due {
+            how: self.how.max(other.how),
+            noticed_ms: self.noticed_ms.max(other.noticed_ms),
+        }
+    }
 }
 
 /// In memory only: all of it follows from the journal and another look at the disk.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     dirty: HashMap<String, Dirty>,
+    /// Files that somebody has open to write to them.
+    open: HashSet<String>,
     /// Being looked at or put in place.
     busy: HashSet<String>,
     /// Since when, in milliseconds since 1970.
     pub vanishing: BTreeMap<String, u64>,
-    brake: Brake,
+    pub(crate) brake: Brake,
     pub skipped: BTreeMap<String, Unfit>,
     pub wanted: VecDeque<String>,
     pub owed: VecDeque<String>,
     /// How many files have a content, by the beginning of its digest.
-    contents: HashMap<u64, u32>,
-    files: u64,
+    pub(crate) contents: HashMap<u64, u32>,
+    pub(crate) files: u64,
     bytes: u64,
     pub whole: Whole,
     /// What is left of this process's first look around; `None` before everything was said.
@@ -149,7 +171,7 @@ impl Node {
     }
 
     /// Changes records, all of them or none, and tells whoever waits for what follows.
-    fn change<T>(
+    pub(crate) fn change<T>(
         &self,
         paths: &[String],
         cursor: Option<(&ServerName, &Cursor)>,
@@ -219,7 +241,7 @@ impl Node {
     /// Takes what the watcher says.
     pub fn seen(&self, seen: Seen) -> Result<(), JournalError> {
         match seen {
-            Seen::Path(path, closed) => self.mark_bytes(&path, closed),
+            Seen::Path(path, how) => self.mark_bytes(&path, how),
             Seen::FolderGone(folder) => {
                 if let Ok(folder) = names::check_bytes(bytes(&folder)) {
                     self.mark_below(&format!("{folder}/"))?;
@@ -238,9 +260,9 @@ impl Node {
         Ok(())
     }
 
-    fn mark_bytes(&self, path: &Path, closed: bool) {
+    fn mark_bytes(&self, path: &Path, how: How) {
         match names::check_bytes(bytes(path)) {
-            Ok(path) => self.mark(path, closed),
+            Ok(path) => self.mark(path, how),
             Err(Unfit::Own) => {}
             Err(why) => self.skip(&path.to_string_lossy(), why),
         }
@@ -256,7 +278,7 @@ impl Node {
                     return Ok(());
                 }
                 if record.have.as_ref().is_some_and(|have| have.content().is_some()) {
-                    self.mark(path, false);
+                    self.mark(path, How::Listed);
                 }
             }
             match page.into_iter().next_back() {
@@ -266,16 +288,13 @@ impl Node {
         }
     }
 
-    /// `path` is to be looked at; `closed`: nobody writes to it any more.
-    pub fn mark(&self, path: &str, closed: bool) {
-        let due = Instant::now();
+    /// `path` is to be looked at.
+    pub fn mark(&self, path: &str, how: How) {
+        let (due, what) = (Instant::now(), Due::new(how));
         let mut state = self.state();
-        let dirty = state
-            .dirty
-            .entry(path.to_owned())
-            .or_insert(Dirty { due, closed });
+        let dirty = state.dirty.entry(path.to_owned()).or_insert(Dirty { due, what });
         dirty.due = dirty.due.min(due);
-        dirty.closed |= closed;
+        dirty.what = dirty.what.and(what);
         drop(state);
         self.to_look.notify_one();
     }
@@ -287,25 +306,29 @@ impl Node {
         }
     }
 
-    fn again(&self, path: &str, after: Duration, closed: bool) {
+    fn again(&self, path: &str, after: Duration, what: Due) {
         let due = Instant::now() + after;
         let mut state = self.state();
-        state
-            .dirty
-            .entry(path.to_owned())
-            .or_insert(Dirty { due, closed });
+        let dirty = state.dirty.entry(path.to_owned()).or_insert(Dirty { due, what });
+        dirty.what = dirty.what.and(what);
+    }
+
+    /// As if nothing were to be looked at.
+    #[cfg(test)]
+    pub fn forget_dirty(&self) {
+        self.state().dirty.clear();
     }
 
     /// Paths that are due and that nobody else works on.
-    pub fn take_due(&self) -> Vec<(String, bool)> {
+    pub fn take_due(&self) -> Vec<(String, Due)> {
         let now = Instant::now();
         let mut state = self.state();
-        let due: Vec<(String, bool)> = state
+        let due: Vec<(String, Due)> = state
             .dirty
             .iter()
             .filter(|(path, dirty)| dirty.due <= now && !state.busy.contains(*path))
             .take(AT_A_TIME)
-            .map(|(path, dirty)| (path.clone(), dirty.closed))
+            .map(|(path, dirty)| (path.clone(), dirty.what))
             .collect();
         for (path, _) in &due {
             state.dirty.remove(path);
@@ -315,19 +338,15 @@ impl Node {
     }
 
     /// Looks at paths and writes down what follows.
-    pub fn look_at(&self, paths: Vec<(String, bool)>) -> Result<(), JournalError> {
+    pub fn look_at(&self, paths: Vec<(String, Due)>) -> Result<(), JournalError> {
         let looked = self.look_at_some(&paths);
         let mut state = self.state();
         for (path, _) in &paths {
             state.busy.remove(path);
         }
-        let again: BTreeSet<String> = paths
-            .iter()
-            .filter(|(path, _)| state.dirty.contains_key(path))
-            .map(|(path, _)| path.clone())
-            .collect();
-        if let Some(left) = &mut state.first_left {
-            for (path, _) in paths.iter().filter(|(path, _)| !again.contains(path)) {
+        // One that is being written to counts as looked at: it is new when it is closed.
+        if let (Ok(true), Some(left)) = (&looked, &mut state.first_left) {
+            for (path, _) in &paths {
                 left.remove(path);
             }
         }
@@ -335,7 +354,7 @@ impl Node {
         if looked.is_err() {
             paths
                 .iter()
-                .for_each(|(path, closed)| self.again(path, Duration::from_secs(1), *closed));
+                .for_each(|(path, due)| self.again(path, Duration::from_secs(1), *due));
         }
         looked?;
         self.finish_first()
@@ -360,43 +379,41 @@ impl Node {
         Ok(())
     }
 
-    fn look_at_some(&self, paths: &[(String, bool)]) -> Result<(), JournalError> {
+    /// `false`: the folder is not there, and nothing was looked at.
+    fn look_at_some(&self, paths: &[(String, Due)]) -> Result<bool, JournalError> {
         if !paths.is_empty() && !self.is_here() {
-            for (path, closed) in paths {
-                self.again(path, Duration::from_secs(1), *closed);
+            for (path, due) in paths {
+                self.again(path, Duration::from_secs(1), *due);
             }
-            return Ok(());
+            return Ok(false);
         }
-        let mut found: BTreeMap<String, Option<(Content, Print)>> = BTreeMap::new();
-        for (path, closed) in paths {
+        let mut found: BTreeMap<String, (Due, Option<(Content, Print)>)> = BTreeMap::new();
+        for (path, due) in paths {
             let record = self.journal.get(path)?;
             let has_file = record.have.as_ref().is_some_and(|have| have.content().is_some());
             let known = match has_file {
                 true => self.journal.print(path)?,
                 false => None,
             };
-            let age = self
-                .folder
-                .written_ms(path)
-                .and_then(|at| now_ms().checked_sub(at));
-            match self.folder.look(path, known.as_ref()) {
+            let looked = self.folder.look(path, known.as_ref(), due.how);
+            match looked {
+                Found::Busy => drop(self.state().open.replace(path.clone())),
+                _ => drop(self.state().open.take(path)),
+            }
+            match looked {
                 Found::Unchanged => {
                     self.state().vanishing.remove(path);
                 }
-                Found::Nothing | Found::Folder => drop(found.insert(path.clone(), None)),
-                Found::File(..) if !closed && age.is_some_and(|age| age < SETTLE_MS) => {
-                    let left = SETTLE_MS.saturating_sub(age.unwrap_or(0));
-                    self.again(path, Duration::from_millis(left), false);
-                }
+                Found::Nothing | Found::Folder => drop(found.insert(path.clone(), (*due, None))),
                 Found::File(content, print) => {
                     self.state().skipped.remove(path);
-                    found.insert(path.clone(), Some((content, print)));
+                    found.insert(path.clone(), (*due, Some((content, print))));
                 }
-                Found::Busy => self.again(path, Duration::from_millis(300), false),
+                Found::Busy => self.again(path, BUSY, *due),
                 Found::Unfit(why) => {
                     self.skip(path, why);
                     if why == Unfit::Link || why == Unfit::Special {
-                        found.insert(path.clone(), None);
+                        found.insert(path.clone(), (*due, None));
                     }
                 }
             }
@@ -404,12 +421,18 @@ impl Node {
         let paths: Vec<String> = found.keys().cloned().collect();
         let first = !self.state().whole.looked_around;
         let seen = self.change(&paths, None, |path, record, clock| {
-            let file = found.get(path).and_then(Option::as_ref);
+            let (noticed_ms, file) = match found.get(path) {
+                Some((due, file)) => (due.noticed_ms, file.as_ref()),
+                None => (None, None),
+            };
+            let now_ms = now_ms();
+            let by_inode_ms = file.map_or(now_ms, |(_, print)| print.changed_ms());
             let mut look = Look {
                 me: &self.me,
                 clock,
-                now_ms: now_ms(),
-                first,
+                now_ms,
+                changed_ms: noticed_ms.unwrap_or(by_inode_ms),
+                first: first && noticed_ms.is_none(),
             };
             let seen = record.observed(file.map(|(content, _)| content), &mut look);
             (seen, file.map(|(_, print)| Some(*print)))
@@ -421,99 +444,7 @@ impl Node {
                 _ => drop(state.vanishing.remove(&path)),
             }
         }
-        Ok(())
-    }
-
-    /// Judges deletions that waited long enough.
-    pub fn judge(&self) -> Result<(), JournalError> {
-        let now = now_ms();
-        let vanishing: Vec<(String, u64)> = {
-            let state = self.state();
-            if state.whole.braked {
-                return Ok(());
-            }
-            state
-                .vanishing
-                .iter()
-                .map(|(path, since)| (path.clone(), *since))
-                .collect()
-        };
-        if !vanishing.iter().any(|(_, since)| since + GRACE_MS <= now) || !self.is_here() {
-            return Ok(());
-        }
-        let mut lost = 0;
-        for (path, _) in &vanishing {
-            let record = self.journal.get(path)?;
-            let content = record
-                .have
-                .as_ref()
-                .and_then(Entry::content)
-                .map(|content| content.sha256.short());
-            // Its own entry counts one: another file with the same content means that it was moved.
-            let copies = content.and_then(|content| self.state().contents.get(&content).copied());
-            lost += u64::from(copies.unwrap_or(0) < 2);
-        }
-        let believed = {
-            let mut state = self.state();
-            let files = state.files;
-            state.brake.believes(now, lost, files)
-        };
-        match believed {
-            true => self.believe(vanishing.into_iter().map(|(path, _)| path).collect()),
-            false => self.set_braked(true),
-        }
-    }
-
-    fn set_braked(&self, braked: bool) -> Result<(), JournalError> {
-        let whole = Whole {
-            braked,
-            ..self.state().whole.clone()
-        };
-        self.journal.update(|batch| batch.set_whole(&whole))?;
-        let mut state = self.state();
-        state.whole.braked = braked;
-        if !braked {
-            state.brake.confirmed();
-        }
-        Ok(())
-    }
-
-    fn believe(&self, paths: Vec<String>) -> Result<(), JournalError> {
-        let (gone, back): (Vec<String>, Vec<String>) = paths
-            .into_iter()
-            .partition(|path| matches!(self.folder.look(path, None), Found::Nothing | Found::Folder));
-        for path in &back {
-            self.state().vanishing.remove(path);
-            self.mark(path, false);
-        }
-        self.change(&gone, None, |_, record, clock| {
-            let mut look = Look {
-                me: &self.me,
-                clock,
-                now_ms: now_ms(),
-                first: false,
-            };
-            (record.deleted(&mut look), Some(None))
-        })?;
-        let mut state = self.state();
-        for path in &gone {
-            state.vanishing.remove(path);
-        }
-        Ok(())
-    }
-
-    /// Somebody confirms the deletions that are held (`true`), or wants the files back. Gives how many.
-    pub fn settle_deletions(&self, confirm: bool, from: &ServerName) -> Result<u64, JournalError> {
-        let held: Vec<String> = self.state().vanishing.keys().cloned().collect();
-        let count = held.len() as u64;
-        if confirm {
-            self.believe(held)?;
-        } else {
-            self.change(&held, None, |_, record, _| (record.bring_back(from), Some(None)))?;
-            self.state().vanishing.clear();
-        }
-        self.set_braked(false)?;
-        Ok(count)
+        Ok(true)
     }
 
     /// Another server said what it has in place.
@@ -595,7 +526,7 @@ impl Node {
         let print = match placed {
             Ok(Placed::Done(print)) => print,
             Ok(Placed::LookFirst) => {
-                self.mark(path, true);
+                self.mark(path, How::Listed);
                 return Ok(false);
             }
             Err(error) => {
@@ -634,7 +565,8 @@ impl Node {
             files: state.files,
             bytes: state.bytes,
             looked_around: state.looked && state.whole.looked_around,
-            unsettled: (state.dirty.len() + state.busy.len()) as u64,
+            unsettled: (state.dirty.len() + state.busy.len()).saturating_sub(state.open.len()) as u64,
+            being_written: state.open.len() as u64,
             wanted: counts.wanted,
             oldest_wanted_ms: counts
                 .oldest_wanted

@@ -19,14 +19,25 @@ use crate::folder::Folder;
 /// What was seen. Paths are relative to the folder, as the file system has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// A path to look at; whether nobody writes to it any more.
-    Path(PathBuf, bool),
+    /// A path to look at.
+    Path(PathBuf, How),
     /// A folder is not there any more: look at what is known of it.
     FolderGone(PathBuf),
     /// Everything that is there has been said; what is not said and is known is gone.
     All,
     /// It does not work, in words.
     Trouble(String),
+}
+
+/// How a path came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum How {
+    /// It was there, or is known, when everything was looked at: it changed at any time.
+    Listed,
+    /// Something happened to it now, or it is in a folder that came up now.
+    Appeared,
+    /// It was closed by somebody who wrote to it, or moved into its place, now.
+    Closed,
 }
 
 const WATCHED: WatchFlags = WatchFlags::CLOSE_WRITE
@@ -76,7 +87,7 @@ impl Watcher {
     }
 
     fn everything(&mut self) {
-        self.enter(PathBuf::new());
+        self.enter(PathBuf::new(), How::Listed);
         self.say(Seen::All);
     }
 
@@ -117,11 +128,12 @@ impl Watcher {
             }
             let appears = what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);
             match (what.contains(ReadFlags::ISDIR), appears) {
-                (true, true) => self.enter(path),
+                (true, true) => self.enter(path, How::Appeared),
                 (true, false) => self.leave(path),
                 (false, _) => {
                     let closed = what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO);
-                    self.say(Seen::Path(path, closed));
+                    let how = if closed { How::Closed } else { How::Appeared };
+                    self.say(Seen::Path(path, how));
                 }
             }
         }
@@ -129,7 +141,7 @@ impl Watcher {
     }
 
     /// Watches a folder and all that are in it, and says what is there.
-    fn enter(&mut self, from: PathBuf) {
+    fn enter(&mut self, from: PathBuf, how: How) {
         let mut folders = vec![from];
         while let Some(dir) = folders.pop() {
             let full = self.root.join(&dir);
@@ -154,7 +166,7 @@ impl Watcher {
                 }
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => folders.push(path),
-                    _ => self.say(Seen::Path(path, false)),
+                    _ => self.say(Seen::Path(path, how)),
                 }
             }
         }

@@ -45,6 +45,9 @@ pub struct AssetsReport {
     pub looked_around: bool,
     /// Paths that changed here and are not written down yet.
     pub unsettled: u64,
+    /// Files that somebody has open to write to them; they are mirrored when they are closed.
+    #[serde(default)]
+    pub being_written: u64,
     /// Files that other servers have and this one fetches.
     pub wanted: u64,
     /// The age of the oldest of them, in milliseconds.

@@ -12,9 +12,12 @@
 //!   loser is kept as a conflict. What has seen it replaces it, and the old one goes to the trash.
 //! - A server originates a deletion only of what it had in place itself, so one that joins originates none, and only while
 //!   the folder is the one that it knows.
+//! - A change is as new as the moment in which it was seen, not as the time that stands on the file: an old file that is
+//!   restored wins over what it replaces.
 //! - What is found before the first look around is over counts as old as the file says, not as new as the server is.
 //! - Many deletions in a short time are held until somebody confirms them ([`brake`]). A file whose content is at another
 //!   place is moved, not deleted, and counts for nothing.
+//! - A tombstone is forgotten when it is old and everybody has heard of it.
 
 pub mod brake;
 pub mod clock;

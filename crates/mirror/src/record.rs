@@ -91,6 +91,9 @@ pub struct Look<'a> {
     pub clock: &'a mut Clock,
     /// The wall clock, in milliseconds since 1970.
     pub now_ms: u64,
+    /// When the file changed: when the watcher noticed it, else what its file system says of the inode (`ctime`). Not the
+    /// time that stands on the file, which whoever restores an old one sets back (`tar x`, `cp -p`, `rsync -t`).
+    pub changed_ms: u64,
     /// Whether this is the first look around, before this server has heard of anything.
     pub first: bool,
 }
@@ -179,8 +182,14 @@ impl Record {
                 look.clock.saw(stamp);
                 stamp
             }
-            // When it was written, not when it was noticed: this server may have been down in between.
-            What::File(content) => look.clock.tick(content.mtime_ms.min(look.now_ms)),
+            // When it changed, not when it was looked at: this server may have been down in between.
+            What::File(content) => {
+                let changed_ms = match guard(Rule::WhenItChanged) {
+                    true => look.changed_ms,
+                    false => content.mtime_ms,
+                };
+                look.clock.tick(changed_ms.min(look.now_ms))
+            }
             What::Gone => look.clock.tick(look.now_ms),
         };
         let mut seen = self.have.take().map(|entry| entry.seen).unwrap_or_default();
@@ -262,6 +271,14 @@ impl Record {
         true
     }
 
+    /// Whether a tombstone from before `until_ms` has done its work, as far as this server can tell: nothing is on its way, and
+    /// the bucket knows. It may be forgotten when every other server has heard of it, and not before: who has not would
+    /// bring the file back.
+    pub fn is_spent(&self, until_ms: u64) -> bool {
+        let gone = |entry: &Entry| entry.content().is_none() && entry.version.stamp.ms < until_ms;
+        self.have.as_ref().is_some_and(gone) && self.wanted.is_none() && self.owed_to_bucket().is_none()
+    }
+
     /// The version that the bucket is to be given; `None` when it has it.
     pub fn owed_to_bucket(&self) -> Option<&Entry> {
         self.have
@@ -280,6 +297,8 @@ pub(crate) enum Rule {
     LaterWins,
     /// What was made beside the winner is a conflict.
     Conflicts,
+    /// A change is as new as the change, not as what stands on the file.
+    WhenItChanged,
     /// What is found first counts as old as the file.
     AsOldAsTheFile,
     /// What was overtaken before it was in place is known when it is found.

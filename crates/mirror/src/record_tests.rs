@@ -29,6 +29,7 @@ fn observe(
         me: &name(me),
         clock,
         now_ms,
+        changed_ms: now_ms,
         first,
     };
     let content = found.map(|number| Content {
@@ -49,6 +50,7 @@ fn a_server_that_knows_nothing_deletes_nothing() {
         me: &name("b"),
         clock: &mut clock,
         now_ms: 9,
+        changed_ms: 9,
         first: false,
     };
     assert!(!record.deleted(&mut look));
@@ -105,6 +107,7 @@ fn a_deletion_gives_way_to_what_is_on_its_way() {
         me: &name("a"),
         clock: &mut clock,
         now_ms: 9000,
+        changed_ms: 9000,
         first: false,
     };
     assert!(!a.deleted(&mut look));
@@ -113,6 +116,7 @@ fn a_deletion_gives_way_to_what_is_on_its_way() {
         me: &name("a"),
         clock: &mut clock,
         now_ms: 9000,
+        changed_ms: 9000,
         first: false,
     };
     assert!(a.deleted(&mut look));
@@ -136,4 +140,54 @@ fn what_vanished_comes_back_when_people_say_so() {
     );
     assert!(a.placed(&had));
     assert_eq!(a.have, Some(had));
+}
+
+#[test]
+fn an_old_file_that_is_restored_wins_over_what_it_replaces() {
+    let (mut a, mut b) = (Record::default(), Record::default());
+    let (mut at_a, mut at_b) = (Clock::default(), Clock::default());
+    // B has written it; A, where nothing of that was heard, restores a copy from years ago a moment later.
+    observe(&mut b, &mut at_b, "b", Some(2), 7000, false);
+    let mut look = Look {
+        me: &name("a"),
+        clock: &mut at_a,
+        now_ms: 7100,
+        changed_ms: 7050,
+        first: false,
+    };
+    assert_eq!(a.observed(Some(&bytes(1)), &mut look), Observed::Written);
+    let restored = a.have.clone().unwrap();
+    assert_eq!(
+        restored.content().unwrap().mtime_ms,
+        500,
+        "the file's own time travels"
+    );
+    assert_eq!(restored.version.stamp.ms, 7050);
+    assert_eq!(b.offered(restored.clone(), &name("a")), Offered::Wanted);
+    assert!(b.is_conflict(&restored), "and B's is kept");
+}
+
+#[test]
+fn a_tombstone_is_spent_when_it_is_old_and_settled() {
+    let (mut a, mut clock) = (Record::default(), Clock::default());
+    observe(&mut a, &mut clock, "a", Some(1), 1000, false);
+    a.in_bucket = a.have.as_ref().map(|have| have.version.clone());
+    assert!(!a.is_spent(u64::MAX), "a file");
+    let mut look = Look {
+        me: &name("a"),
+        clock: &mut clock,
+        now_ms: 2000,
+        changed_ms: 2000,
+        first: false,
+    };
+    assert!(a.deleted(&mut look));
+    assert!(!a.is_spent(u64::MAX), "the bucket does not know");
+    a.in_bucket = a.have.as_ref().map(|have| have.version.clone());
+    assert!(!a.is_spent(2000));
+    assert!(a.is_spent(2001));
+    let mut newer = a.have.clone().unwrap();
+    newer.version.server = name("b");
+    newer.what = crate::What::File(bytes(2));
+    assert_eq!(a.offered(newer, &name("b")), Offered::Wanted);
+    assert!(!a.is_spent(2001), "something is on its way");
 }

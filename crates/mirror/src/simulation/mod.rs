@@ -24,6 +24,8 @@ pub(super) enum Duty {
     Cursor,
     /// Many deletions are held.
     Brake,
+    /// Tombstones stay until everybody has heard of them.
+    Heard,
     /// What was being exchanged when the server was killed is kept.
     Swap,
 }
@@ -72,6 +74,7 @@ fn every_rule_is_missed_when_it_is_taken_out() {
     let mutants = [
         Mutant::Rule(Rule::LaterWins),
         Mutant::Rule(Rule::Conflicts),
+        Mutant::Rule(Rule::WhenItChanged),
         Mutant::Rule(Rule::AsOldAsTheFile),
         Mutant::Rule(Rule::Passed),
         Mutant::Duty(Duty::Clock),
@@ -79,6 +82,7 @@ fn every_rule_is_missed_when_it_is_taken_out() {
         Mutant::Duty(Duty::Look),
         Mutant::Duty(Duty::Cursor),
         Mutant::Duty(Duty::Brake),
+        Mutant::Duty(Duty::Heard),
         Mutant::Duty(Duty::Swap),
     ];
     for mutant in mutants {

@@ -22,6 +22,8 @@ pub(super) const LEAST: u64 = 2;
 pub(super) struct File {
     pub bytes: Bytes,
     pub mtime_ms: u64,
+    /// When that file came there (`ctime`), by the world's clock.
+    pub changed_ms: u64,
     pub by_application: bool,
 }
 
@@ -40,6 +42,13 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    pub fn forget(&mut self, path: Path) {
+        self.records.remove(&path);
+        if let Some(serial) = self.serials.remove(&path) {
+            self.log.remove(&serial);
+        }
+    }
+
     pub fn write(&mut self, path: Path, record: Record, clock: Stamp) {
         let before = self.records.get(&path).and_then(|record| record.have.as_ref());
         if before != record.have.as_ref() {
@@ -202,6 +211,7 @@ impl Server {
             me: &self.name,
             clock: &mut self.clock,
             now_ms: now_ms + self.skew_ms,
+            changed_ms: file.map_or(now_ms, |file| file.changed_ms) + self.skew_ms,
             first,
         };
         let seen = record.observed(file.as_ref().map(content).as_ref(), &mut look);
@@ -276,6 +286,7 @@ impl Server {
                 me: &self.name,
                 clock: &mut self.clock,
                 now_ms: now_ms + self.skew_ms,
+                changed_ms: now_ms + self.skew_ms,
                 first: false,
             };
             if record.deleted(&mut look) {

@@ -8,6 +8,8 @@ use crate::{Entry, Offered, Version};
 
 pub(super) const MOST_PATHS: u64 = 4;
 const STEPS: u64 = 240;
+/// How long a tombstone stays.
+const TOMBSTONE_MS: u64 = 4_000;
 /// Changes in one answer: few, so that one is cut where it hurts.
 const AT_A_TIME: usize = 2;
 
@@ -133,7 +135,8 @@ impl World {
             37..39 => self.bucket_up = !self.bucket_up,
             39..41 => self.now_ms += 5_000,
             41..43 => self.servers[at].rescan = true,
-            43..65 => self.work(at)?,
+            43..45 => self.forget(at),
+            45..65 => self.work(at)?,
             65..75 => self.ask(at),
             75..95 => self.deliver()?,
             _ => self.bucket_step(at),
@@ -156,8 +159,11 @@ impl World {
         let path = self.roll(self.paths) as Path;
         match self.roll(8) {
             0..5 => {
-                let (bytes, mtime) = (self.fresh(), self.now_ms);
-                self.put(at, path, bytes, mtime);
+                // One that is restored has an old time on it. A server that joins has only that to go by.
+                let is_restored = self.servers[at].journal.looked_around && self.roll(4) == 0;
+                let mtime_ms = if is_restored { 500 } else { self.now_ms };
+                let bytes = self.fresh();
+                self.put(at, path, bytes, mtime_ms);
             }
             5 | 6 => {
                 let all = self.roll(6) == 0;
@@ -182,10 +188,12 @@ impl World {
     }
 
     fn put(&mut self, at: usize, path: Path, bytes: Bytes, mtime_ms: u64) {
+        let changed_ms = self.now_ms;
         let server = &mut self.servers[at];
         let file = File {
             bytes,
             mtime_ms,
+            changed_ms,
             by_application: true,
         };
         if let Some(old) = server.disk.insert(path, file) {
@@ -274,6 +282,37 @@ impl World {
             return Err("many deletions were believed without a question".to_owned());
         }
         Ok(())
+    }
+
+    /// Drops tombstones that everybody has heard of. No message is as old as they are.
+    fn forget(&mut self, at: usize) {
+        if !self.servers[at].up {
+            return;
+        }
+        let until_ms = (self.now_ms + self.servers[at].skew_ms).saturating_sub(TOMBSTONE_MS);
+        let travels = |path: Path| {
+            self.network.iter().any(|message| match message {
+                Message::Changes { entries, .. } => entries.iter().any(|(other, _)| *other == path),
+                Message::Ask { .. } => false,
+            })
+        };
+        let spent: Vec<Path> = self.servers[at]
+            .journal
+            .records
+            .iter()
+            .filter(|(path, record)| record.is_spent(until_ms) && !travels(**path))
+            .map(|(path, _)| *path)
+            .collect();
+        for path in spent {
+            let serial = self.servers[at].journal.serials.get(&path).copied();
+            let all_heard = (0..self.servers.len()).filter(|other| *other != at).all(|other| {
+                let cursor = self.servers[other].journal.cursors.get(&at).copied();
+                cursor >= serial
+            });
+            if all_heard || !self.servers[at].does(Duty::Heard) {
+                self.servers[at].journal.forget(path);
+            }
+        }
     }
 
     fn is_cut(&self, one: usize, other: usize) -> bool {
@@ -410,6 +449,7 @@ impl World {
                 let file = bytes.map(|bytes| File {
                     bytes,
                     mtime_ms: now_ms,
+                    changed_ms: now_ms,
                     by_application: false,
                 });
                 placing.came_out = match file {

@@ -130,6 +130,7 @@ fn shown(status: &AssetsStatus) -> String {
         text.push_str("; not everything was looked at yet");
     }
     text.push_str(&format!("\nchanged here, being read: {}", report.unsettled));
+    text.push_str(&format!("\nopen, mirrored when closed: {}", report.being_written));
     text.push_str(&format!("\nto be fetched: {}", report.wanted));
     if report.wanted > 0 {
         text.push_str(&format!(
