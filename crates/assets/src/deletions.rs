@@ -15,9 +15,8 @@ const GRACE_MS: u64 = 2_000;
 const AT_A_TIME: usize = 1000;
 
 impl Node {
-    /// Judges deletions that waited long enough.
-    pub fn judge(&self) -> Result<(), JournalError> {
-        let now = now_ms();
+    /// Judges deletions that waited long enough at `now`, in milliseconds since 1970.
+    pub fn judge(&self, now: u64) -> Result<(), JournalError> {
         let vanishing: Vec<(String, u64)> = {
             let state = self.state();
             if state.whole.braked {

@@ -17,7 +17,7 @@ const BUCKET_PURGED: Duration = Duration::from_secs(24 * 3600);
 /// Judges deletions until the end.
 pub(crate) async fn judge(tools: Tools) {
     while !tools.shutdown.is_requested() {
-        let judged = tools.blocking(|node| node.judge()).await;
+        let judged = tools.blocking(|node| node.judge(now_ms())).await;
         tools.node.trouble("deletions", judged.err());
         tools.pause(JUDGED).await;
     }
