@@ -57,6 +57,7 @@ mod revive;
 mod routing;
 mod serve;
 mod status;
+mod status_assets;
 mod status_cache;
 mod status_dns;
 mod store;

@@ -11,12 +11,13 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is, in the order in which they end: visitors first.
-const TIERS: [Tier; 6] = [
+const TIERS: [Tier; 7] = [
     Tier::Edge,
     Tier::Sql,
     Tier::Dns,
     Tier::Memcached,
     Tier::Cache,
+    Tier::Assets,
     Tier::Address,
 ];
 
@@ -114,6 +115,9 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     }
     if active.config.runs_dns(server) {
         tiers.push(Tier::Dns);
+    }
+    if active.config.runs_assets(server) {
+        tiers.push(Tier::Assets);
     }
     if active.config.runs_cache(server) {
         tiers.push(Tier::Cache);

@@ -49,7 +49,7 @@ pub struct Fleet {
     pub name: FleetName,
     /// The names that visitors use; empty means whatever they ask for.
     pub domains: Vec<String>,
-    /// The first of three ports between the servers, see [`Ports::from_base`].
+    /// The first of five ports between the servers, see [`Ports::from_base`].
     pub port: u16,
 }
 
@@ -639,6 +639,26 @@ impl Config {
     /// Whether `server` runs a name server.
     pub fn runs_dns(&self, server: &Server) -> bool {
         self.dns.is_some() && server.roles.contains(&Role::Dns)
+    }
+
+    /// Whether `server` keeps uploads: where the application writes and reads them.
+    pub fn runs_assets(&self, server: &Server) -> bool {
+        self.assets.is_some() && server.roles.contains(&Role::App)
+    }
+
+    /// The object store of the uploads: what `[assets]` leaves out is the lease store's when that is an object store too.
+    pub fn assets_store(&self) -> Option<(&Assets, Option<String>, Option<Credentials>)> {
+        let assets = self.assets.as_ref()?;
+        let (endpoint, credentials) = match self.lease_store() {
+            LeaseStore::S3 {
+                endpoint,
+                credentials,
+                ..
+            } => (endpoint, credentials),
+            _ => (None, None),
+        };
+        let endpoint = assets.endpoint.clone().or(endpoint);
+        Some((assets, endpoint, assets.credentials.clone().or(credentials)))
     }
 
     /// Where `server`'s SQL proxy listens for applications: everywhere in `db.listen` on servers with the role

@@ -65,9 +65,6 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
     if config.cache.as_ref().is_some_and(|cache| cache.copies > 1) {
         add("cache.copies", "keeping cached items on more than one server");
     }
-    if config.assets.is_some() {
-        add("assets", "keeping uploads in an object store");
-    }
     match config.ip.as_ref().map(|ip| &ip.method) {
         // The gateway is asked over IPv4 whose an address is.
         Some(AddressMethod::Arp) => {

@@ -92,7 +92,7 @@ fn rung_two() {
     assert_eq!(config.dns.as_ref().unwrap().ttl, Duration::from_secs(30));
     let later = not_yet(&config);
     let paths: Vec<_> = later.iter().map(|later| later.path.as_str()).collect();
-    assert_eq!(paths, ["assets"],);
+    assert!(paths.is_empty(), "{paths:?}");
     for later in &later {
         let span = later.span.clone().unwrap();
         let key = later.path.rsplit('.').next().unwrap();
@@ -188,7 +188,7 @@ fn rung_three() {
         (Duration::from_millis(500), 100, 70_000)
     );
     let paths: Vec<_> = not_yet(&config).into_iter().map(|later| later.path).collect();
-    let wanted = ["assets", "capacity"];
+    let wanted = ["capacity"];
     assert_eq!(paths, wanted);
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use pontoon_config::{App, Config, Db, Dns, Tls};
+use pontoon_config::{App, Config, Credentials, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, CacheList, CacheView, CertificateFiles, DatabaseServerView, DnsView,
-    DnssecView, DrainBook, EdgeAnswers, Engine, Epoch, FleetView, HttpsView, LeaseRecord, ListenAddress,
-    Maintenance, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView,
-    TakeoverView, Tier, TierDetail, TransferView,
+    AfterWrite, AppView, AssetsView, BootMoment, CacheList, CacheView, CertificateFiles, DatabaseServerView,
+    DnsView, DnssecView, DrainBook, EdgeAnswers, Engine, Epoch, FleetView, HttpsView, KeyPlace, LeaseRecord,
+    ListenAddress, Maintenance, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
+    SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -121,6 +121,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
         dns: config.dns.as_ref().map(dns_view),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),
+        assets: assets_view(config),
         takeover: config.takeover().map(|ip| TakeoverView {
             fast: ip.fast,
             home_after: ip.home_after,
@@ -188,6 +189,22 @@ fn app_view(app: &App) -> AppView {
 /// While not all addresses are up others may remember them only for so long: what is not up may be soon, and what is up
 /// may follow.
 const DEGRADED_TTL_SECONDS: u32 = 20;
+
+/// What the configuration says of uploads.
+fn assets_view(config: &Config) -> Option<AssetsView> {
+    let (assets, endpoint, credentials) = config.assets_store()?;
+    Some(AssetsView {
+        local: assets.local.clone(),
+        url: assets.url.clone(),
+        bucket: assets.bucket.clone(),
+        endpoint,
+        keys: credentials.map(|credentials| match credentials {
+            Credentials::Systemd(name) => KeyPlace::Credential(name),
+            Credentials::File(path) => KeyPlace::File(path),
+            Credentials::Env(name) => KeyPlace::Env(name),
+        }),
+    })
+}
 
 /// What the configuration says of DNS.
 pub fn dns_view(dns: &Dns) -> DnsView {

@@ -36,7 +36,7 @@ impl Category {
 macro_rules! codes {
     ($($code:ident $category:ident $title:literal $text:literal;)*) => {
         /// A stable code. The letter says the area: `C` configuration, `J` joining and identity, `P` plan and
-        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `A` addresses, `N` network and processes.
+        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `A` addresses, `U` uploads, `N` network and processes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
             $(#[doc = $title] $code,)*
@@ -216,6 +216,16 @@ codes! {
     A004 Failed "a provider would not move every address"
         "`pontoon address test` asked the provider, or the program of ip.exec, from this server where every public address is. The evidence is what it said: credentials that it does not take, an address or a server that it does not know, or an address that is at something else than a server of the fleet. Nothing was moved.";
 
+    U001 Usage "this fleet does not look after uploads"
+        "fleet.toml has no [assets], or this server does not have the role app: uploads are kept on the servers where the application writes and reads them.";
+    U002 Failed "uploads cannot be looked after"
+        "The assets process cannot do without the folder of assets.local, its journal below the state directory, and this server's identity. The application goes on with the files that it has; nothing is mirrored until the process runs. It is started again by itself.";
+    U003 Usage "there is nothing to undelete"
+        "`pontoon assets undelete PATH` looks in the trash of this server, of the other servers and of the bucket for the latest file of exactly that path, relative to assets.local. Files stay in a server's trash for 30 days. What was overwritten on one server at the same time as on another is in .pontoon/conflicts/ of the folder.";
+    U004 Safety "the file was not put back"
+        "A file is put back only where nothing is, so that none is overwritten. Move away what is there, or fetch the old one by hand: it is below .pontoon/trash/ of the folder.";
+    U005 Failed "uploads differ"
+        "Files were read again and compared with what the other servers and the bucket have, twice, some seconds apart. The evidence says what differs. What is on its way shows in `pontoon assets status`; what stays different is a file that was damaged on a disk, or changed in the bucket by somebody else.";
     A010 Usage "the zone is not signed"
         "There is a DS record to give to a registrar only when fleet.toml has [dns.dnssec]. Give it to the registrar after every server with the role dns answers with signatures (`pontoon status --wide`), never before: a zone whose parent has a DS record and that is not signed does not exist for anybody who checks.";
     A011 Failed "there is no key to sign the zone with on this server"

@@ -8,6 +8,7 @@
 //! configuration + observations → `decide` → [`FleetView`] → tiers.
 
 mod answers;
+mod assets;
 mod cache;
 mod code;
 mod compress;
@@ -24,6 +25,7 @@ pub mod units;
 mod view;
 
 pub use answers::{EdgeAnswers, MAINTENANCE_PAGE, Maintenance, MaintenanceMark};
+pub use assets::{AssetsReport, AssetsView, KeyPlace};
 pub use cache::{CacheList, CacheMember, CachePlacement, CacheReport, CacheServerReport, CacheView};
 pub use code::{Category, Code};
 pub use compress::{Coding, Compress};

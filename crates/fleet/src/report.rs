@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheReport, Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{
+    AssetsReport, CacheReport, Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier,
+    UnixMillis,
+};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,7 @@ impl TierReport {
             TierDetail::Sql(_) => Tier::Sql,
             TierDetail::Dns(_) => Tier::Dns,
             TierDetail::Address(_) => Tier::Address,
+            TierDetail::Assets(_) => Tier::Assets,
             TierDetail::Cache(_) => Tier::Cache,
         }
     }
@@ -43,6 +47,8 @@ pub enum TierDetail {
     Dns(DnsReport),
     /// From `pontoon address`.
     Address(AddressReport),
+    /// From `pontoon assets`.
+    Assets(AssetsReport),
     /// From `pontoon cache`.
     Cache(CacheReport),
 }

@@ -55,6 +55,8 @@ pub enum Tier {
     Dns,
     /// `pontoon address`
     Address,
+    /// `pontoon assets`
+    Assets,
     /// `pontoon cache`
     Cache,
     /// memcached itself, which `pontoon memcached` becomes
@@ -69,6 +71,7 @@ impl Tier {
             Tier::Sql => "sql",
             Tier::Dns => "dns",
             Tier::Address => "address",
+            Tier::Assets => "assets",
             Tier::Cache => "cache",
             Tier::Memcached => "memcached",
         }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role,
-    ServerName, UnixMillis,
+    AssetsView, CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision,
+    Role, ServerName, UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -53,6 +53,9 @@ pub struct FleetView {
     /// When that last changed, as far as the agents have told each other.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// Uploads that every application server has; `None` when the configuration has none.
+    #[serde(default)]
+    pub assets: Option<AssetsView>,
     /// The cache; `None` when the configuration has none.
     #[serde(default)]
     pub cache: Option<CacheView>,
@@ -231,6 +234,11 @@ impl ServerView {
         SocketAddr::new(self.private, self.ports.sql_relay)
     }
 
+    /// Where its assets process answers those of other servers (mutual TLS).
+    pub fn assets(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.assets)
+    }
+
     /// Where its cache proxy takes connections for its own memcached from other cache proxies (mutual TLS).
     pub fn cache_relay(&self) -> SocketAddr {
         SocketAddr::new(self.private, self.ports.cache_relay)
@@ -266,16 +274,20 @@ pub struct Ports {
     /// The cache proxy, for other cache proxies.
     #[serde(default)]
     pub cache_relay: u16,
+    /// The assets process, for those of other servers; 0 from an agent that knew of none.
+    #[serde(default)]
+    pub assets: u16,
 }
 
 impl Ports {
-    /// The ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`, `base + 3`.
+    /// The ports that follow from the fleet's base port: it, and the next four.
     pub fn from_base(base: u16) -> Ports {
         Ports {
             agent: base,
             edge_relay: base.saturating_add(1),
             sql_relay: base.saturating_add(2),
             cache_relay: base.saturating_add(3),
+            assets: base.saturating_add(4),
         }
     }
 }

@@ -159,6 +159,8 @@ pub enum Command {
     Dns(Dns),
     /// Run the process that holds this server's public addresses (the agent starts it), or ask about them
     Address(crate::commands::address::Address),
+    /// Run the process that gives every server the uploads (the agent starts it), or ask about them
+    Assets(crate::commands::assets::Assets),
     /// Run the demo's small application (the demo starts it)
     #[command(hide = true)]
     DemoApp,
@@ -201,6 +203,7 @@ impl Command {
                 None => false,
             },
             Command::Address(args) => args.wants_json(),
+            Command::Assets(args) => args.wants_json(),
             Command::Db(args) => args.wants_json(),
             Command::Cert(args) => args.wants_json(),
             Command::Lease(args) => args.wants_json(),

@@ -40,6 +40,31 @@ pub async fn ask_tier<T: DeserializeOwned>(
     call_tier(&socket, called, &Call::get(name, question).timeout(TIER_PATIENCE)).await
 }
 
+/// What the assets process of this machine answers to an order.
+pub async fn order_assets<I: Serialize, T: DeserializeOwned>(
+    paths: &Paths,
+    order: &str,
+    input: &I,
+    patience: Duration,
+) -> Result<T, Refusal> {
+    let socket = paths.assets_socket();
+    let silent = |why: String| {
+        Refusal::new(Code::N002, "the assets process of this server does not answer")
+            .because(format!("{}: {why}", socket.display()))
+            .next("see what runs", "pontoon status")
+    };
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|error| silent(error.to_string()))?;
+    let call = Call::post("assets", order).timeout(patience);
+    http::call(stream, &call, Some(input))
+        .await
+        .map_err(|error| match error {
+            HttpError::Refused(refusal) => refusal,
+            other => silent(other.to_string()),
+        })
+}
+
 /// Has the installed version of Pontoon take over from the tier `name` of this machine.
 pub async fn upgrade_tier(paths: &Paths, name: &str, called: &str) -> Result<HandedOver, Refusal> {
     let call = Call::post(name, "/upgrade").timeout(UPGRADE_PATIENCE);

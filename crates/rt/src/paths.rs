@@ -102,6 +102,16 @@ impl Paths {
         self.run_dir.join(format!("{tier}-upgrade.sock"))
     }
 
+    /// What the assets process remembers of every upload.
+    pub fn assets_dir(&self) -> PathBuf {
+        self.state_dir.join("assets")
+    }
+
+    /// Where the assets process answers the command line.
+    pub fn assets_socket(&self) -> PathBuf {
+        self.run_dir.join("assets.sock")
+    }
+
     /// Where this server's memcached listens, for its cache proxy alone.
     pub fn memcached_socket(&self) -> PathBuf {
         self.run_dir.join("memcached.sock")

@@ -338,6 +338,7 @@ pub(crate) mod tests {
             revision: Revision(1),
             epoch: Epoch(epoch),
             serial: 1,
+            assets: None,
             takeover: None,
             routed: false,
             cache: None,

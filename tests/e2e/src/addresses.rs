@@ -161,6 +161,7 @@ impl Fleet {
             dns: None,
             addresses: Vec::new(),
             addresses_changed: Default::default(),
+            assets: None,
             takeover: Some(TakeoverView {
                 fast: shape.fast,
                 home_after: shape.home_after,

@@ -21,6 +21,7 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-cache.service", 2.0),
     ("pontoon-memcached.service", 2.0),
     ("pontoon-address.service", 2.6),
+    ("pontoon-assets.service", 3.2),
     ("pontoon-helper.service", 3.2),
 ];
 
@@ -79,6 +80,7 @@ fn no_tier_is_bound_to_the_agent() {
         "pontoon-cache.service",
         "pontoon-memcached.service",
         "pontoon-address.service",
+        "pontoon-assets.service",
     ] {
         let text = unit(name);
         for bond in [
@@ -128,6 +130,7 @@ fn the_tiers_are_not_the_agents_user() {
         "pontoon-cache.service",
         "pontoon-memcached.service",
         "pontoon-address.service",
+        "pontoon-assets.service",
     ] {
         assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");
     }

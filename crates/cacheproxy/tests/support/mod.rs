@@ -134,6 +134,7 @@ fn view(proxy: SocketAddr) -> FleetView {
         takeover: None,
         routed: false,
         answers: Default::default(),
+        assets: None,
         cache: Some(CacheView {
             listen: vec![ListenAddress::Tcp(proxy)],
             memory_bytes: 64 << 20,

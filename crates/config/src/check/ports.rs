@@ -55,7 +55,9 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
     let mut add = |key, at, span| found.push(Listener { key, at, span });
     let fleet_port = file.fleet.port.as_ref().map(At::span);
     let ports = config.ports();
-    for port in [ports.agent, ports.edge_relay, ports.sql_relay] {
+    let assets = config.runs_assets(server).then_some(ports.assets);
+    let always = [ports.agent, ports.edge_relay, ports.sql_relay];
+    for port in always.into_iter().chain(assets) {
         add(
             "fleet.port",
             SocketAddr::new(server.private, port),

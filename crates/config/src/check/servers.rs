@@ -30,7 +30,7 @@ impl Check<'_> {
                 );
             }
         }
-        let port = self.number("fleet.port", fleet.port.as_ref(), DEFAULT_PORT, 1..=65533);
+        let port = self.number("fleet.port", fleet.port.as_ref(), DEFAULT_PORT, 1..=65531);
         Some(Fleet {
             name: name?,
             domains: domains.into_iter().collect::<Option<_>>()?,

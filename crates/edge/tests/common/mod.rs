@@ -70,6 +70,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         revision: Revision(1),
         epoch: Epoch(1),
         serial: 1,
+        assets: None,
         takeover: None,
         routed: false,
         cache: None,

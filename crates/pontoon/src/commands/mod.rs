@@ -1,6 +1,7 @@
 //! One file for each command, or for a few that belong together. Each returns the exit status.
 
 pub mod address;
+pub mod assets;
 pub mod backup;
 pub mod cert;
 pub mod change;
@@ -74,6 +75,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Memcached(args) => process::memcached(context, &args),
         Command::Dns(args) => dns::dns(context, args),
         Command::Address(args) => address::address(context, args),
+        Command::Assets(args) => assets::assets(context, args),
         Command::Helper(args) => process::helper(context, &args),
     }
 }

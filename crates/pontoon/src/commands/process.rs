@@ -1,4 +1,4 @@
-//! The long-running processes: `pontoon agent`, `edge`, `sql`, `cache`, `memcached`, `dns`, `address` and `helper`.
+//! The long-running processes: `pontoon agent`, `edge`, `sql`, `cache`, `memcached`, `dns`, `address`, `assets` and `helper`.
 //!
 //! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
 //! after what they began is finished, and with a refusal on standard error when they cannot run.
@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use anyhow::Context as _;
 use pontoon_address::AddressOptions;
 use pontoon_agent::{AgentOptions, Supervision};
+use pontoon_assets::AssetsOptions;
 use pontoon_cacheproxy::CacheOptions;
 use pontoon_dns::DnsOptions;
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
@@ -130,6 +131,17 @@ pub fn address(context: &Context, args: &address::Run) -> anyhow::Result<u8> {
         paths: context.paths.clone(),
     };
     pontoon_address::run(options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon assets`
+pub fn assets(context: &Context, args: &address::Run) -> anyhow::Result<u8> {
+    log("assets", args.log_format)?;
+    let options = AssetsOptions {
+        server: server(context, args.server.clone())?,
+        paths: context.paths.clone(),
+    };
+    pontoon_assets::run(options).map_err(Refusal::from)?;
     Ok(0)
 }
 

@@ -15,6 +15,7 @@ fn view(revision: u64) -> FleetView {
         revision: Revision(revision),
         epoch: Epoch(1),
         serial: 0,
+        assets: None,
         takeover: None,
         routed: false,
         cache: None,

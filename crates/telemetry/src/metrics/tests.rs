@@ -117,6 +117,7 @@ fn the_agents_numbers_follow_the_view() {
         revision: Revision(4),
         epoch: Epoch(1),
         serial: 1,
+        assets: None,
         takeover: None,
         routed: false,
         cache: None,
