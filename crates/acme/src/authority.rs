@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use instant_acme::{
-    AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, Key, NewOrder, Order, OrderStatus,
-    Problem, RetryPolicy,
+    AuthorizationHandle, AuthorizationStatus, ChallengeHandle, ChallengeStatus, ChallengeType, Identifier,
+    Key, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
-use pontoon_fleet::UnixMillis;
+use pontoon_fleet::{Challenge, UnixMillis};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -35,6 +35,8 @@ pub struct Place {
     pub email: Option<String>,
     /// The authorities that its server is trusted by, PEM; `None` for those of the machine.
     pub ca: Option<PathBuf>,
+    /// How names are proved to it.
+    pub challenge: Challenge,
 }
 
 /// Why there is no certificate.
@@ -55,6 +57,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// There was no answer, or none that means something: it may work next time.
     Unreachable,
+    /// The proof is not where the authority looks, so it was not asked to.
+    Unproved,
     /// The authority said no: somebody has to mend something.
     Refused,
     /// It was asked too often.
@@ -170,17 +174,35 @@ impl Authority {
         }
     }
 
-    /// Proves that the name is ours, with the answers that every edge gives, and fetches the certificate.
+    /// The text that the name's TXT record must have before [`Authority::finish`], when one is needed: see
+    /// [`pontoon_fleet::Proofs`]. The same again for the same order.
+    ///
+    /// # Errors
+    /// As [`Authority::finish`].
+    pub async fn proof(&self, name: &str, begun: &Begun) -> Result<Option<String>, Failure> {
+        if self.place.challenge != Challenge::Dns01 {
+            return Ok(None);
+        }
+        let mut order = self.known(begun).await?;
+        let mut authorizations = order.authorizations();
+        // One for the one name of the order.
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(|error| self.failure(&error))?;
+            if authorization.status == AuthorizationStatus::Pending {
+                let challenge = self.challenge(name, &mut authorization)?;
+                return Ok(Some(challenge.key_authorization().dns_value()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Proves that the name is ours, with the answers that every edge or name server gives, and fetches the certificate.
     ///
     /// # Errors
     /// What the authority has against it, or [`FailureKind::Unreachable`] when it says nothing for a while: then the order
     /// may still be gone on with.
     pub async fn finish(&self, name: &str, begun: &Begun) -> Result<Obtained, Failure> {
-        let mut order = self
-            .account
-            .order(begun.order.clone())
-            .await
-            .map_err(|error| self.failure(&error))?;
+        let mut order = self.known(begun).await?;
         self.prove(name, &mut order).await?;
         let unusable = |why: &dyn std::fmt::Display| {
             Failure::new(FailureKind::Unreachable, format!("the key is spoilt: {why}"))
@@ -213,6 +235,11 @@ impl Authority {
         })
     }
 
+    async fn known(&self, begun: &Begun) -> Result<Order, Failure> {
+        let order = self.account.order(begun.order.clone()).await;
+        order.map_err(|error| self.failure(&error))
+    }
+
     /// Has the authority look at the challenge, unless it has.
     async fn prove(&self, name: &str, order: &mut Order) -> Result<(), Failure> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -243,10 +270,7 @@ impl Authority {
             if authorization.status != AuthorizationStatus::Pending {
                 continue;
             }
-            let Some(mut challenge) = authorization.challenge(ChallengeType::Http01) else {
-                let what = format!("the authority takes no proof over HTTP (http-01) for {name}");
-                return Err(Failure::new(FailureKind::Refused, what));
-            };
+            let mut challenge = self.challenge(name, &mut authorization)?;
             // One that it looks at already is not to be said again.
             if challenge.status == ChallengeStatus::Pending {
                 challenge
@@ -256,6 +280,22 @@ impl Authority {
             }
         }
         Ok(())
+    }
+
+    fn challenge<'a>(
+        &self,
+        name: &str,
+        authorization: &'a mut AuthorizationHandle<'a>,
+    ) -> Result<ChallengeHandle<'a>, Failure> {
+        let (wanted, how) = match self.place.challenge {
+            Challenge::Http01 => (ChallengeType::Http01, "over HTTP (http-01)"),
+            Challenge::Dns01 => (ChallengeType::Dns01, "in the DNS (dns-01)"),
+        };
+        let none = || {
+            let what = format!("the authority takes no proof {how} for {name}");
+            Failure::new(FailureKind::Refused, what)
+        };
+        authorization.challenge(wanted).ok_or_else(none)
     }
 
     /// An order says that it is invalid; its challenge says why.

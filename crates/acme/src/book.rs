@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
-use pontoon_fleet::{ServerName, UnixMillis};
+use pontoon_fleet::{Proofs, ServerName, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::FailureKind;
@@ -39,6 +39,9 @@ pub struct Entry {
     /// An order that is under way, so that who takes over goes on with it; `None` when it has ended.
     #[serde(default)]
     pub begun: Option<Stamped<Option<Begun>>>,
+    /// The text by which the name is proved in the DNS while it is ordered; `None` when that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Stamped<Option<String>>>,
     /// How the last attempt went.
     #[serde(default)]
     pub attempt: Option<Stamped<Attempt>>,
@@ -136,6 +139,7 @@ impl Book {
             let ours = self.entry(name);
             newer(&mut ours.issued, entry.issued.as_ref(), latest);
             newer(&mut ours.begun, entry.begun.as_ref(), latest);
+            newer(&mut ours.proof, entry.proof.as_ref(), latest);
             newer(&mut ours.attempt, entry.attempt.as_ref(), latest);
             ours.wanted = ours.wanted.max(entry.wanted.filter(|at| *at <= latest));
         }
@@ -154,12 +158,63 @@ impl Book {
         book
     }
 
+    /// What servers that only answer for names may have of it: proofs, which are no secret.
+    pub fn for_name_servers(&self) -> Book {
+        let proved = self.names.iter().filter(|(_, entry)| entry.proof.is_some());
+        let only_the_proof = |entry: &Entry| Entry {
+            proof: entry.proof.clone(),
+            ..Entry::default()
+        };
+        Book {
+            account: None,
+            names: proved
+                .map(|(name, entry)| (name.clone(), only_the_proof(entry)))
+                .collect(),
+        }
+    }
+
+    /// Puts the proof for `name` in the place of the one before. Its stamp is a second later than that of any other: the
+    /// zone's serial counts seconds of it.
+    pub fn prove(&mut self, name: &str, now: UnixMillis, text: Option<String>) {
+        if self.names.get(name).and_then(Entry::proof) == text.as_deref() {
+            return;
+        }
+        let at = UnixMillis(now.0.max(self.last_proved().0 + SECOND));
+        self.entry(name).proof = Some(Stamped { at, value: text });
+    }
+
+    /// What the zone is to hold for these names.
+    pub fn proofs(&self, names: &[String]) -> Proofs {
+        let mut proofs = Proofs {
+            changed: UnixMillis(self.last_proved().0 / SECOND * SECOND),
+            ..Proofs::default()
+        };
+        for name in names {
+            let texts = proofs.texts.entry(Proofs::place(name)).or_default();
+            let text = self.names.get(name).and_then(Entry::proof);
+            texts.extend(text.map(str::to_owned));
+        }
+        proofs
+    }
+
+    fn last_proved(&self) -> UnixMillis {
+        let stamps = self.names.values().filter_map(|entry| entry.proof.as_ref());
+        stamps.map(|proof| proof.at).max().unwrap_or_default()
+    }
+
     /// Tells one state of it from another.
     pub fn digest(&self) -> String {
         // Maps are in order, so the same book has the same text. It is made of what can be written.
         let text = serde_json::to_vec(self).unwrap_or_default();
         let digest = digest::digest(&digest::SHA256, &text);
         digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Entry {
+    /// The text by which the name is proved now.
+    fn proof(&self) -> Option<&str> {
+        self.proof.as_ref()?.value.as_deref()
     }
 }
 
@@ -191,3 +246,6 @@ fn newer<T: Clone + Serialize>(
         *ours = Some(theirs.clone());
     }
 }
+
+/// In milliseconds.
+const SECOND: u64 = 1000;

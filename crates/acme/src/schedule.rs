@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_fleet::UnixMillis;
+use pontoon_fleet::{Challenge, UnixMillis};
 
 use crate::authority::{Failure, FailureKind, Place};
 use crate::book::Entry;
@@ -10,8 +10,12 @@ use crate::book::Entry;
 /// What is asked for, as a text: when it changes, what went wrong before counts no more.
 pub fn asked(place: &Place, name: &str) -> String {
     let ca = place.ca.as_deref().map(|path| path.display().to_string());
+    let how = match place.challenge {
+        Challenge::Http01 => "",
+        Challenge::Dns01 => " dns-01",
+    };
     format!(
-        "{name} {} {} {}",
+        "{name} {} {} {}{how}",
         place.directory,
         place.email.as_deref().unwrap_or("-"),
         ca.as_deref().unwrap_or("-"),
@@ -59,7 +63,9 @@ pub fn renewal(not_before: UnixMillis, not_after: UnixMillis, chance: u16) -> Un
 pub fn back_off(failure: &Failure, failures: u32, chance: u16) -> Duration {
     const MINUTE: u64 = 60;
     let steps: &[u64] = match failure.kind {
-        FailureKind::Unreachable => &[MINUTE, 2 * MINUTE, 5 * MINUTE, 15 * MINUTE, 60 * MINUTE],
+        FailureKind::Unreachable | FailureKind::Unproved => {
+            &[MINUTE, 2 * MINUTE, 5 * MINUTE, 15 * MINUTE, 60 * MINUTE]
+        }
         FailureKind::Refused => &[5 * MINUTE, 20 * MINUTE, 60 * MINUTE, 240 * MINUTE, 720 * MINUTE],
         FailureKind::Limited => &[60 * MINUTE, 180 * MINUTE, 720 * MINUTE],
     };

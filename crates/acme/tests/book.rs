@@ -40,6 +40,7 @@ fn books() -> impl Strategy<Value = Book> {
         prop::option::of((0u64..4, 0u64..3)),
         prop::option::of((0u64..4, prop::option::of(0u8..3))),
         prop::option::of((0u64..4, 0u32..3)),
+        prop::option::of((0u64..4, prop::option::of("[xy]"))),
         prop::option::of(0u64..4),
     );
     let names = prop::collection::btree_map("[ab]", entry, 0..3);
@@ -48,7 +49,7 @@ fn books() -> impl Strategy<Value = Book> {
             account,
             ..Book::default()
         };
-        for (name, (certificate, begun, attempt, wanted)) in names {
+        for (name, (certificate, begun, attempt, proof, wanted)) in names {
             let entry = book.entry(&name);
             entry.issued = certificate.map(|(at, obtained)| stamped(at, issued(obtained)));
             entry.begun = begun.map(|(at, which)| {
@@ -69,6 +70,7 @@ fn books() -> impl Strategy<Value = Book> {
                 };
                 stamped(at, attempt)
             });
+            entry.proof = proof.map(|(at, text)| stamped(at, text));
             entry.wanted = wanted.map(UnixMillis);
         }
         book
@@ -111,6 +113,40 @@ proptest! {
         let mut again = book.clone();
         prop_assert!(!again.merge(&edges, LATEST));
     }
+}
+
+#[test]
+fn name_servers_get_proofs_and_nothing_else() {
+    let mut book = Book {
+        account: Some(account_key(UnixMillis(1)).unwrap()),
+        ..Book::default()
+    };
+    book.entry("a.example").issued = Some(stamped(1, issued(1)));
+    let quiet = book.digest();
+    book.prove("a.example", UnixMillis(1), None);
+    assert_eq!(book.digest(), quiet, "there was none, and is none");
+    assert!(book.proofs(&[]).is_empty());
+    book.prove("*.b.example", UnixMillis(5_500), Some("one".to_owned()));
+    // However soon it comes, and whatever the clock says: the zone's serial counts seconds.
+    book.prove("b.example", UnixMillis(5_500), Some("two".to_owned()));
+    let names = ["a.example", "b.example", "*.b.example"].map(str::to_owned);
+    let proofs = book.proofs(&names);
+    assert_eq!(proofs.changed, UnixMillis(6_000));
+    let texts = |name: &str| proofs.texts[name].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(texts("_acme-challenge.a.example"), [""; 0]);
+    assert_eq!(texts("_acme-challenge.b.example"), ["one", "two"]);
+    let theirs = book.for_name_servers();
+    assert_eq!((theirs.account.is_none(), theirs.names.len()), (true, 2));
+    assert!(theirs.names.values().all(|entry| entry.issued.is_none()));
+    assert_eq!(theirs.proofs(&names), proofs);
+    // When it is over that is heard too, and stays the last word.
+    book.prove("b.example", UnixMillis(0), None);
+    let mut heard = theirs.clone();
+    assert!(heard.merge(&book.for_name_servers(), UnixMillis(10_000)));
+    assert!(!heard.merge(&theirs, UnixMillis(10_000)));
+    let after = heard.proofs(&names);
+    assert_eq!(after.changed, UnixMillis(7_000));
+    assert_eq!(after.texts["_acme-challenge.b.example"].len(), 1);
 }
 
 #[test]

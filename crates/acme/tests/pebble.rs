@@ -1,7 +1,7 @@
 //! The talk with a real authority: Pebble, on loopback. Without it the tests say so and pass.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pontoon_acme::{Account, Authority, Begun, FailureKind, Obtained, Place, Secret, account_key};
-use pontoon_fleet::UnixMillis;
+use pontoon_fleet::{Challenge, Proofs, UnixMillis};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 /// Ended with the test.
@@ -25,6 +25,8 @@ impl Drop for Running {
 struct Pebble {
     dir: tempfile::TempDir,
     port: u16,
+    /// Where its name server is told of records.
+    told: String,
     /// What challenges are answered with.
     thumbprint: Arc<Mutex<String>>,
     _running: [Running; 2],
@@ -104,6 +106,7 @@ impl Pebble {
                 return Some(Pebble {
                     dir,
                     port,
+                    told,
                     thumbprint,
                     _running: [names, pebble],
                 });
@@ -118,7 +121,22 @@ impl Pebble {
             directory: format!("https://127.0.0.1:{}/dir", self.port),
             email: Some("admin@example.org".to_owned()),
             ca: Some(self.path("ca.pem")),
+            challenge: Challenge::Http01,
         }
+    }
+
+    /// The name server has this TXT record from now on.
+    fn has_text(&self, name: &str, text: &str) {
+        let body = serde_json::json!({ "host": format!("{name}."), "value": text }).to_string();
+        let mut stream = TcpStream::connect(&self.told).unwrap();
+        let head = format!(
+            "POST /set-txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -233,6 +251,45 @@ async fn a_name_that_is_not_answered_for_is_refused_in_the_authoritys_words() {
         ..begun
     };
     assert!(!authority.goes_on(&elsewhere).await);
+}
+
+#[tokio::test]
+async fn a_record_proves_a_name_and_its_wildcard() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let (place, account) = (pebble.place(), pebble.account());
+    let over_http = Authority::open(&place, &account).await.unwrap();
+    let in_the_dns = Place {
+        challenge: Challenge::Dns01,
+        ..place
+    };
+    let authority = Authority::open(&in_the_dns, &account).await.unwrap();
+    let mut before = None;
+    for name in ["*.notes.example", "notes.example"] {
+        let begun = authority.begin(name).await.unwrap();
+        let text = authority.proof(name, &begun).await.unwrap();
+        assert_eq!(over_http.proof(name, &begun).await, Ok(None));
+        assert_eq!(
+            authority.proof(name, &begun).await.unwrap(),
+            text,
+            "the same again"
+        );
+        assert_ne!(text, before, "another for another order");
+        pebble.has_text(&Proofs::place(name), text.as_deref().unwrap());
+        let obtained = authority.finish(name, &begun).await.unwrap();
+        is_for(&obtained, name, pebble.dir.path());
+        assert_eq!(authority.proof(name, &begun).await, Ok(None), "it is proved");
+        before = text;
+    }
+    // Another text is there, or none.
+    pebble.has_text(&Proofs::place("third.example"), "another");
+    for name in ["third.example", "other.example"] {
+        let begun = authority.begin(name).await.unwrap();
+        let failure = authority.finish(name, &begun).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Refused);
+        assert!(failure.what.contains("unauthorized"), "{failure}");
+    }
 }
 
 #[tokio::test]

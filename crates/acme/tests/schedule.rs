@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pontoon_acme::{Attempt, Entry, Failure, FailureKind, Issued, Place, Secret, Stamped, schedule};
-use pontoon_fleet::UnixMillis;
+use pontoon_fleet::{Challenge, UnixMillis};
 
 const DAY: u64 = 86_400_000;
 
@@ -13,6 +13,7 @@ fn place() -> Place {
         directory: "https://ca.example/dir".to_owned(),
         email: None,
         ca: None,
+        challenge: Challenge::Http01,
     }
 }
 

@@ -15,7 +15,8 @@ pub(crate) enum Verb {
     Timeline,
     /// Facts about this server, and the two phases of a change: to steer. From control servers only.
     Steer,
-    /// The certificates that visitors are shown, with their keys: for edges, and for control servers, which order them.
+    /// The certificates that visitors are shown, with their keys: for edges, and for control servers, which order them. Name
+    /// servers get proofs, and no certificates.
     Certificates,
     /// A new certificate for itself.
     Renew,
@@ -108,7 +109,9 @@ pub(crate) fn authorise(peer: &Peer, verb: Verb) -> Result<(), Refusal> {
         (Peer::Member { roles, .. } | Peer::Joiner { roles, .. }, Verb::CopyDatabase) => {
             roles.contains(&Role::Db)
         }
-        (Peer::Member { control, roles, .. }, Verb::Certificates) => *control || roles.contains(&Role::Edge),
+        (Peer::Member { control, roles, .. }, Verb::Certificates) => {
+            *control || roles.contains(&Role::Edge) || roles.contains(&Role::Dns)
+        }
         (Peer::Member { roles, .. }, Verb::Failover) => roles.contains(&Role::Db),
         // One that gives its join up says so, and is an outsider from then on.
         (Peer::Joiner { .. }, Verb::Know | Verb::FinishJoin | Verb::Leave) => true,

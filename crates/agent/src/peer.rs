@@ -6,7 +6,7 @@
 //! | `GET /p/v1/facts` | control servers | `ServerFacts` |
 //! | `GET /p/v1/config` | members and joiners | [`Committed`] |
 //! | `GET /p/v1/events?count=N` | members | this server's latest `Event`s |
-//! | `GET /p/v1/certificates` | edges and control servers | `Book`: visitors' certificates, see `acme` |
+//! | `GET /p/v1/certificates` | edges, name servers and control servers | `Book`: visitors' certificates, see `acme` |
 //! | `POST /p/v1/change` [`ChangeMessage`] | see `authorise::verb_of` | nothing: the answer is a message of its own |
 //! | `POST /p/v1/renew` [`RenewRequest`] | members | [`RenewAnswer`] |
 //! | `POST /p/v1/join/hello` [`Hello`] | anybody with a token | [`Welcome`] |

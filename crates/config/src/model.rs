@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CachePlacement, CertificateFiles, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
-    Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CachePlacement, CertificateFiles, Challenge, Dispatch, EdgeAnswers, EdgeFront,
+    EdgeLimits, Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName,
+    TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -121,6 +122,8 @@ pub struct Acme {
     pub directory: String,
     /// The authorities that the directory's own server is trusted by; `None` for the machine's.
     pub ca: Option<PathBuf>,
+    /// How the names are proved.
+    pub challenge: Challenge,
 }
 
 /// `[app]`
@@ -495,6 +498,13 @@ pub struct DnsTransfer {
 }
 
 impl Dns {
+    /// Whether a name, or that of a wildcard, is in the zone.
+    pub fn holds(&self, name: &str) -> bool {
+        let name = name.strip_prefix("*.").unwrap_or(name);
+        name.strip_suffix(self.zone.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
     /// Where the name servers listen.
     pub fn listeners(&self) -> Vec<SocketAddr> {
         if !self.listen.is_empty() {

@@ -216,6 +216,7 @@ fn print_tls(out: &mut String, tls: &Tls) {
         out.list("names", &acme.names);
         out.optional("email", acme.email.as_deref());
         out.text("directory", &acme.directory);
+        out.text("challenge", acme.challenge.as_str());
         out.optional(
             "ca",
             acme.ca.as_deref().map(|path| path.to_string_lossy()).as_deref(),

@@ -276,6 +276,8 @@ pub(crate) struct Acme {
     pub directory: Option<Text>,
     /// The authorities that the directory's own server is trusted by, PEM. Default: those that the machine trusts.
     pub ca: Option<Text>,
+    /// How the names are proved: "http-01", a file on the edges, or "dns-01", records in the zone. Default "http-01".
+    pub challenge: Option<Text>,
 }
 
 /// A certificate for visitors, from files that are on every server with an edge.

@@ -669,6 +669,8 @@ fn certificates_of_an_authority_that_cannot_be_had() {
         "\"https://me:word@ca.example/\"",
     );
     more("ca = \"ca.pem\"", Code::C002, "\"ca.pem\"");
+    more("challenge = \"tls-alpn-01\"", Code::C002, "\"tls-alpn-01\"");
+    more("challenge = \"dns-01\"", Code::C006, "\"dns-01\"");
     more("domains = [\"x.example\"]", Code::C004, "domains");
     let twice = with("names = [\"a.example.com\", \"a.example.com\"]");
     assert_eq!(Config::parse(&twice).unwrap_err()[0].code, Code::C005);
@@ -677,6 +679,30 @@ fn certificates_of_an_authority_that_cannot_be_had() {
         Config::parse(&with(&format!("names = {many:?}"))).unwrap_err()[0].code,
         Code::C006
     );
+}
+
+#[test]
+fn names_that_are_proved_in_the_dns_are_in_the_zone() {
+    let names = "names = [\"example.com\", \"*.example.com\"]";
+    let table =
+        format!("[edge.tls.acme]\n{names}\nchallenge = \"dns-01\"\n[dns]\nzone = \"example.com\"\n[app]");
+    let with = ONE.replace("[app]", &table);
+    let acme = Config::parse(&with).unwrap().edge.tls.unwrap().acme.unwrap();
+    assert_eq!(
+        (acme.challenge, acme.names.len()),
+        (pontoon_fleet::Challenge::Dns01, 2)
+    );
+    let reread = Config::parse(&Config::parse(&with).unwrap().to_toml()).unwrap();
+    assert_eq!(reread.edge.tls.unwrap().acme.unwrap(), acme);
+    for name in ["*.example.org", "xexample.com", "com"] {
+        let wrong = with.replace("*.example.com", name);
+        let errors = Config::parse(&wrong).unwrap_err();
+        assert_eq!(errors[0].code, Code::C006, "{name}");
+        assert!(
+            name == "com" || errors[0].message.contains("is not in the zone example.com"),
+            "{errors:?}"
+        );
+    }
 }
 
 #[test]

@@ -607,6 +607,7 @@ fn tls() -> impl Strategy<Value = Tls> {
         email: told.then(|| "a.b+c@example.com".to_owned()),
         directory: "https://ca.example:14000/dir".to_owned(),
         ca: ca.map(Into::into),
+        challenge: pontoon_fleet::Challenge::Http01,
     });
     (
         prop::option::of(acme),

@@ -8,8 +8,8 @@ use pontoon_config::{App, Config, Credentials, Db, Dns, Tls};
 use pontoon_fleet::{
     AfterWrite, AppView, AssetsView, BootMoment, CacheList, CacheView, CertificateFiles, DatabaseServerView,
     DnsView, DnssecView, DrainBook, EdgeAnswers, Engine, Epoch, FleetView, HttpsView, KeyPlace, LeaseRecord,
-    ListenAddress, Maintenance, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView,
-    SqlView, TakeoverView, Tier, TierDetail, TransferView,
+    ListenAddress, Maintenance, Proofs, ReadsView, Revision, Role, ServerName, ServerReport, ServerState,
+    ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -68,6 +68,8 @@ pub struct Issued {
     pub certificates: Vec<CertificateFiles>,
     /// What edges answer challenges with; see [`HttpsView::acme_thumbprint`].
     pub thumbprint: Option<String>,
+    /// What the zone holds for them.
+    pub proofs: Proofs,
 }
 
 /// Makes the view. What it rests on:
@@ -118,7 +120,10 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             maintenance: inputs.maintenance.cloned(),
             ..config.edge.answers.clone()
         },
-        dns: config.dns.as_ref().map(dns_view),
+        dns: config.dns.as_ref().map(|dns| DnsView {
+            proofs: inputs.issued.proofs.clone(),
+            ..dns_view(dns)
+        }),
         addresses: inputs.addresses.views().to_vec(),
         addresses_changed: inputs.addresses.changed(),
         assets: assets_view(config),
@@ -206,7 +211,7 @@ fn assets_view(config: &Config) -> Option<AssetsView> {
     })
 }
 
-/// What the configuration says of DNS.
+/// What the configuration says of DNS. What authorities look for there is not in it.
 pub fn dns_view(dns: &Dns) -> DnsView {
     let ttl_seconds = u32::try_from(dns.ttl.as_secs()).unwrap_or(u32::MAX);
     DnsView {
@@ -224,6 +229,7 @@ pub fn dns_view(dns: &Dns) -> DnsView {
         dnssec: dns.dnssec.as_ref().map(|dnssec| DnssecView {
             lifetime_seconds: u32::try_from(dnssec.lifetime.as_secs()).unwrap_or(u32::MAX),
         }),
+        proofs: Proofs::default(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! What is in the zone: the records of its file, and the names that stand for the edges. A pure function of file and
 //! view.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use pontoon_fleet::{AddressView, DnsView, FleetView, Role};
+use pontoon_fleet::{AddressView, DnsView, FleetView, Proofs, Role};
 use pontoon_zone::{Name, Rrset, Zone, rtype};
 
 /// Times of the SOA record of a zone without a file, in seconds: refresh, retry, expire, and how long a "no" may be
@@ -12,6 +13,9 @@ const TIMES: [u32; 4] = [7200, 900, 1_209_600, 60];
 
 /// How long others may remember what hardly changes.
 const STEADY_TTL: u32 = 3600;
+
+/// A proof is new each time, and a name and its wildcard, of which the one is ordered after the other, have one place.
+const PROOF_TTL: u32 = 0;
 
 /// 2025-01-01, in milliseconds of Unix time: the serial counts from there.
 const BEGIN: u64 = 1_735_689_600_000;
@@ -50,16 +54,61 @@ pub fn zone(view: &FleetView, dns: &DnsView, base: Option<&Zone>) -> Result<Zone
             zone.replace(name.clone(), rtype, Rrset { ttl, data });
         }
     }
+    for (place, texts) in &dns.proofs.texts {
+        prove(&mut zone, &parse(place)?, texts);
+    }
     let serial = zone.serial().unwrap_or_default();
-    zone.set_serial(serial.wrapping_add(version(view)));
+    zone.set_serial(serial.wrapping_add(version(view, dns)));
     Ok(zone)
 }
 
-/// What the SOA's serial grows by: tenths of a second at which the opinion on an address last changed, and the revision. Both
-/// only grow, so secondaries notice every change (RFC 1982).
-pub fn version(view: &FleetView) -> u32 {
+/// What the SOA's serial grows by: tenths of a second at which the opinion on an address last changed, seconds at which a
+/// proof did, and the revision. Each only grows, so secondaries notice every change (RFC 1982).
+pub fn version(view: &FleetView, dns: &DnsView) -> u32 {
     let tenths = view.addresses_changed.0.saturating_sub(BEGIN) / 100;
-    (tenths as u32).wrapping_add(view.revision.0 as u32)
+    let seconds = dns.proofs.changed.0.saturating_sub(BEGIN) / 1000;
+    (tenths as u32)
+        .wrapping_add(seconds as u32)
+        .wrapping_add(view.revision.0 as u32)
+}
+
+/// Adds what an authority looks for to what the file has there. Where the file hands the name over to somebody else, by a
+/// delegation or an alias, theirs is what the authority sees: the zone stays as it is, and nobody reports the proof.
+fn prove(zone: &mut Zone, place: &Name, texts: &BTreeSet<String>) {
+    let is_ours = place.is_in(zone.apex())
+        && zone.delegated_at(place).is_none()
+        && zone.get(place, rtype::CNAME).is_none();
+    if !is_ours || texts.is_empty() {
+        return;
+    }
+    if let Some(host) = place.parent() {
+        zone.spell_out(&host);
+    }
+    for text in texts {
+        zone.add(place.clone(), rtype::TXT, PROOF_TTL, character_string(text));
+    }
+}
+
+/// The data of a TXT record (RFC 1035 section 3.3.14). Proofs have 43 characters.
+pub fn character_string(text: &str) -> Box<[u8]> {
+    let bytes = text.as_bytes().get(..255).unwrap_or(text.as_bytes());
+    [&[bytes.len() as u8], bytes].concat().into()
+}
+
+/// Which of the proofs wanted are in the zone.
+pub fn proved(zone: &Zone, proofs: &Proofs) -> BTreeSet<String> {
+    let there = |place: &str, text: &str| {
+        let set = zone.get(&place.parse().ok()?, rtype::TXT)?;
+        set.data.contains(&character_string(text)).then_some(())
+    };
+    let wanted = proofs
+        .texts
+        .iter()
+        .flat_map(|(place, texts)| texts.iter().map(move |text| (place, text)));
+    wanted
+        .filter(|(place, text)| there(place, text).is_some())
+        .map(|(_, text)| text.clone())
+        .collect()
 }
 
 /// The addresses that a name for the edges has now, by type of record. Of each family those that are published; all of
@@ -123,7 +172,7 @@ fn bare(view: &FleetView, apex: &Name) -> Result<Zone, String> {
     Ok(zone)
 }
 
-fn bytes(address: IpAddr) -> Box<[u8]> {
+pub(crate) fn bytes(address: IpAddr) -> Box<[u8]> {
     match address {
         IpAddr::V4(address) => Box::from(address.octets()),
         IpAddr::V6(address) => Box::from(address.octets()),

@@ -105,11 +105,92 @@ fn the_files_records_stay_and_its_addresses_of_the_edges_do_not() {
 #[test]
 fn the_serial_grows_with_every_change() {
     let mut view = view(&[("192.0.2.1", Up)]);
+    let version = |view: &FleetView| version(view, view.dns.as_ref().unwrap());
     let before = version(&view);
     view.revision = Revision(view.revision.0 + 1);
     let between = version(&view);
     view.addresses_changed = UnixMillis(view.addresses_changed.0 + 100);
-    assert!(before < between && between < version(&view));
+    let after = version(&view);
+    assert!(before < between && between < after);
+    view.dns.as_mut().unwrap().proofs.changed = UnixMillis(BEGIN + 1000);
+    assert_eq!(version(&view), after + 1);
+}
+
+#[test]
+fn proofs_are_in_the_zone_where_it_is_ours() {
+    let mut view = view(&[("192.0.2.1", Up)]);
+    let head = "$TTL 60\n@ SOA n h 100 1 1 1 1\n@ NS n\nn A 192.0.2.1\n";
+    let rest = "_acme-challenge.mine TXT mine\nsub NS n.sub\nn.sub A 192.0.2.7\n_acme-challenge.alias CNAME n\n\
+                *.wild A 192.0.2.8\n*.wild MX 1 n\n";
+    let file = pontoon_zone::load(
+        &name("example.com"),
+        "test",
+        (head.to_owned() + rest).as_bytes(),
+        &mut |_| Err(String::new()),
+    )
+    .unwrap();
+    let quiet = made(&view, Some(&file)).unwrap();
+    let proofs = &mut view.dns.as_mut().unwrap().proofs;
+    let hosts = [
+        "example.com",
+        "mine.example.com",
+        "x.y.wild.example.com",
+        "sub.example.com",
+        "alias.example.com",
+    ];
+    for (number, host) in hosts.iter().chain(&["example.org"]).enumerate() {
+        let texts = [format!("proof{number}")].into();
+        proofs.texts.insert(Proofs::place(host), texts);
+    }
+    proofs.texts.insert(
+        "_acme-challenge.quiet.wild.example.com".to_owned(),
+        BTreeSet::new(),
+    );
+    let proofs = proofs.clone();
+    let zone = made(&view, Some(&file)).unwrap();
+    let there = |zone: &Zone| proved(zone, &proofs).into_iter().collect::<Vec<_>>();
+    assert_eq!(there(&zone), ["proof0", "proof1", "proof2"]);
+    assert_eq!(there(&quiet), [""; 0]);
+    let at = |host: &str| {
+        zone.get(&name(&format!("_acme-challenge.{host}")), rtype::TXT)
+            .cloned()
+    };
+    assert_eq!(at("example.com").unwrap().ttl, 0);
+    assert_eq!(
+        at("mine.example.com").unwrap().data,
+        [Box::from(*b"\x04mine"), Box::from(*b"\x06proof1")]
+    );
+    assert_eq!(at("sub.example.com"), None);
+    // What a wildcard stands for stays so, though there is something below it now.
+    for host in ["y.wild", "x.y.wild", "z.y.wild", "z.x.y.wild", "other.wild"] {
+        let snapshot = pontoon_zone::Snapshot::new(std::slice::from_ref(&zone));
+        let before = pontoon_zone::Snapshot::new(std::slice::from_ref(&quiet));
+        for rtype in [rtype::A, rtype::MX, rtype::AAAA] {
+            let name = name(&format!("{host}.example.com"));
+            assert_eq!(
+                answers(&snapshot, &name, rtype),
+                answers(&before, &name, rtype),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// The code and the number of answers.
+fn answers(snapshot: &pontoon_zone::Snapshot, name: &Name, rtype: u16) -> (u8, u8) {
+    let mut query = b"\0\x07\0\0\0\x01\0\0\0\0\0\0".to_vec();
+    query.extend_from_slice(name.wire());
+    query.extend_from_slice(&[0, rtype as u8, 0, 1]);
+    let asker = pontoon_zone::Asker {
+        address: "192.0.2.9".parse().unwrap(),
+        transport: pontoon_zone::Transport::Udp,
+        now: 7,
+        turn: 0,
+        may_sign: false,
+    };
+    let (settings, mut out) = (pontoon_zone::Settings::default(), Vec::new());
+    pontoon_zone::answer(snapshot, &settings, &asker, &query, &mut out);
+    (out[3] & 15, out[7])
 }
 
 #[test]

@@ -449,6 +449,15 @@ impl Control {
         })
     }
 
+    /// Which proofs are answered.
+    fn proved(&self) -> BTreeSet<String> {
+        let wanted = self.view.as_ref().and_then(|view| view.dns.as_ref());
+        let (Some(zone), Some(dns)) = (&self.served, wanted) else {
+            return BTreeSet::new();
+        };
+        content::proved(zone, &dns.proofs)
+    }
+
     fn report(&self) -> TierReport {
         let (queries_total, limited_total) = self.shared.metrics.totals();
         let serial = self.served.as_deref().and_then(Zone::serial);
@@ -471,6 +480,7 @@ impl Control {
                 transfer_trouble: self.transfer_trouble.clone(),
                 signed: self.signing.report(),
                 signing_trouble: self.signing.trouble.clone(),
+                proofs: self.proved(),
                 not_told: {
                     let deaf = self.deaf.lock().unwrap_or_else(PoisonError::into_inner);
                     let texts = deaf

@@ -15,6 +15,7 @@ pub mod content;
 mod control;
 mod file;
 mod key_file;
+pub mod lookup;
 mod notify;
 mod shared;
 mod signing;

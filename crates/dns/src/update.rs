@@ -1,13 +1,13 @@
-//! Gives the addresses of names to a name server elsewhere (dynamic update, RFC 2136): only those names' addresses,
-//! signed, and only what is not so already.
+//! Gives the addresses of names, and what authorities look for, to a name server elsewhere (dynamic update, RFC 2136):
+//! only those records, signed, and only what is not so already.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use pontoon_fleet::AddressView;
-use pontoon_zone::Name;
+use pontoon_fleet::{AddressView, Proofs};
+use pontoon_zone::{Name, Rrset, rtype};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,21 +17,21 @@ use crate::notify::response_code;
 use crate::shared;
 use crate::tsig::{Key, Keys, Signer};
 
-mod message;
+pub(crate) mod message;
 
-/// The addresses that names shall have elsewhere, and for how long others may remember them.
+/// The records that names shall have elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The zone that the names are in.
     pub zone: Name,
-    /// In seconds.
-    pub ttl: u32,
-    /// By name and type (A or AAAA). Of a type of which the fleet has no address the names have none.
-    pub sets: BTreeMap<(Name, u16), Vec<IpAddr>>,
+    /// By name and type (A or AAAA), the data in order. Of a type of which the fleet has no address the names have none. The
+    /// places of proofs have TXT.
+    pub sets: BTreeMap<(Name, u16), Rrset>,
 }
 
 impl Wanted {
-    /// What follows from the state of the fleet's addresses. `ttls` are the usual one and the one while not all are up.
+    /// What follows from the state of the fleet's addresses, and from `proofs`. `ttls` are the usual one and the one while not
+    /// all are up.
     ///
     /// # Errors
     /// A name that is none.
@@ -40,19 +40,23 @@ impl Wanted {
         names: &[String],
         addresses: &[AddressView],
         ttls: (u32, u32),
+        proofs: &Proofs,
     ) -> Result<Wanted, String> {
         let parse = |text: &str| text.parse::<Name>().map_err(|error| error.to_string());
-        let mut sets = BTreeMap::new();
+        let (mut sets, ttl) = (BTreeMap::new(), content::ttl(addresses, ttls));
         for text in names {
             let name = parse(text)?;
-            for (rtype, mut addresses) in content::published(addresses) {
-                addresses.sort_unstable();
-                sets.insert((name.clone(), rtype), addresses);
+            for (rtype, addresses) in content::published(addresses) {
+                let data = addresses.into_iter().map(content::bytes);
+                sets.insert((name.clone(), rtype), in_order(ttl, data));
             }
+        }
+        for (place, texts) in &proofs.texts {
+            let data = texts.iter().map(|text| content::character_string(text));
+            sets.insert((parse(place)?, rtype::TXT), in_order(PROOF_TTL, data));
         }
         Ok(Wanted {
             zone: parse(zone)?,
-            ttl: content::ttl(addresses, ttls),
             sets,
         })
     }
@@ -75,19 +79,19 @@ pub async fn push(server: SocketAddr, keys: &Keys, wanted: &Wanted) -> Result<us
         id: shared::now() as u16,
     };
     let mut different = Vec::new();
-    for (place, addresses) in &wanted.sets {
-        if !line.has(place, addresses, wanted.ttl).await? {
-            different.push((place, addresses));
+    for (place, set) in &wanted.sets {
+        if !line.has(place, set).await? {
+            different.push((place, set));
         }
     }
-    for update in message::updates(&wanted.zone, wanted.ttl, &different) {
+    for update in message::updates(&wanted.zone, &different) {
         line.update(update).await?;
     }
-    for (place, addresses) in &different {
-        // A server ignores addresses for a name that has an alias (RFC 2136 section 3.4.2.2), without saying so.
-        if !line.has(place, addresses, wanted.ttl).await? {
+    for (place, set) in &different {
+        // A server ignores records for a name that has an alias (RFC 2136 section 3.4.2.2), without saying so.
+        if !line.has(place, set).await? {
             return Err(format!(
-                "it took the addresses of {} and does not answer them: does the name have a CNAME there?",
+                "it took the records of {} and does not answer them: does the name have a CNAME there?",
                 place.0
             ));
         }
@@ -103,13 +107,8 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Whether the server has just these addresses at the name.
-    async fn has(
-        &mut self,
-        (name, rtype): &(Name, u16),
-        wanted: &[IpAddr],
-        ttl: u32,
-    ) -> Result<bool, String> {
+    /// Whether the server has just these records at the name.
+    async fn has(&mut self, (name, rtype): &(Name, u16), wanted: &Rrset) -> Result<bool, String> {
         let answer = self.ask(message::query(name, *rtype)).await?;
         match answer.get(3).map(|code| code & 0x0F) {
             Some(0 | NXDOMAIN) => {}
@@ -118,10 +117,10 @@ impl Line<'_> {
                 return Err(format!("asked for {name} it says {said}"));
             }
         }
-        let mut found = message::addresses(&answer, *rtype).ok_or("its answer is malformed")?;
+        let mut found = message::records(&answer, *rtype).ok_or("its answer is malformed")?;
         found.sort_unstable();
-        let same_times = found.iter().all(|(_, lasts)| *lasts == ttl);
-        Ok(same_times && found.iter().map(|(address, _)| address).eq(wanted))
+        let same_times = found.iter().all(|(_, lasts)| *lasts == wanted.ttl);
+        Ok(same_times && found.iter().map(|(data, _)| data).eq(&wanted.data))
     }
 
     /// Sends an update.
@@ -166,6 +165,14 @@ impl Line<'_> {
     }
 }
 
+fn in_order(ttl: u32, data: impl Iterator<Item = Box<[u8]>>) -> Rrset {
+    let mut data: Vec<Box<[u8]>> = data.collect();
+    data.sort_unstable();
+    Rrset { ttl, data }
+}
+
+/// How long others may remember a proof. Some providers take nothing shorter.
+const PROOF_TTL: u32 = 60;
 /// How long a connection, and each answer, is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 const NXDOMAIN: u8 = 3;

@@ -18,6 +18,7 @@ mod front;
 mod limits;
 mod name;
 mod number;
+mod proofs;
 mod refusal;
 mod report;
 mod role;
@@ -35,6 +36,7 @@ pub use front::{EdgeFront, ProxyProtocol};
 pub use limits::{ClientLimits, EdgeLimits, IpPrefix};
 pub use name::{FleetName, NameError, ServerName};
 pub use number::{Epoch, Revision, UnixMillis};
+pub use proofs::{Challenge, Proofs};
 pub use refusal::{NextStep, Refusal};
 pub use report::{
     AddressMove, AddressReport, CertificateReport, DatabaseReport, DatabaseRole, DnsReport, DrainBook,

@@ -1,6 +1,6 @@
 //! What flows back: tiers report to their agent, agents report to each other. Observations only, never orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,9 @@ pub struct DnsReport {
     /// Why the zone is not signed as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_trouble: Option<String>,
+    /// Of the proofs in the view those that it answers; see [`Proofs`](crate::Proofs).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proofs: BTreeSet<String>,
 }
 
 /// How a zone is signed (DNSSEC).
@@ -404,6 +407,9 @@ pub struct ElsewhereReport {
     pub to: String,
     /// Why it does not know; it is tried again.
     pub trouble: Option<String>,
+    /// Which proofs are there by now; see [`Proofs`](crate::Proofs).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proofs: BTreeSet<String>,
 }
 
 impl ServerReport {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    AssetsView, CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision,
-    Role, ServerName, UnixMillis,
+    AssetsView, CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Proofs,
+    Revision, Role, ServerName, UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -103,6 +103,9 @@ pub struct DnsView {
     /// How it is signed; `None`: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dnssec: Option<DnssecView>,
+    /// What authorities look for in it.
+    #[serde(default, skip_serializing_if = "Proofs::is_empty")]
+    pub proofs: Proofs,
 }
 
 /// How the zone is signed (DNSSEC). The key is a file of each server, see `Paths::dnssec_key_file`.

@@ -117,6 +117,34 @@ impl Zone {
         }
     }
 
+    /// Gives a name that only a wildcard stands for, and the names above and below it that are so, what the wildcard has:
+    /// a record that is then put below it takes the wildcard's answers from none of them (RFC 4592 section 2.2).
+    pub fn spell_out(&mut self, owner: &Name) {
+        let mut missing = Vec::new();
+        let mut name = owner.clone();
+        while !self.sets.keys().any(|known| known.is_in(&name)) {
+            let above = name.parent().filter(|above| above.is_in(&self.apex));
+            missing.push(name);
+            match above {
+                Some(above) => name = above,
+                None => return,
+            }
+        }
+        let Some(star) = name.child(b"*").filter(|star| self.has(star)) else {
+            return;
+        };
+        for name in missing {
+            for place in [name.child(b"*"), Some(name)].into_iter().flatten() {
+                if let Some(sets) = self.sets.get(&star).cloned() {
+                    self.sets.insert(place.clone(), sets);
+                }
+                if let Some(weights) = self.weights.get(&star).cloned() {
+                    self.weights.insert(place, weights);
+                }
+            }
+        }
+    }
+
     /// Where, at or above `owner` and below the apex, the zone hands over to another (by NS or DNAME records), if it
     /// does.
     pub fn delegated_at(&self, owner: &Name) -> Option<Name> {

@@ -1,14 +1,12 @@
 //! Addresses for a name server elsewhere, and what it answers.
 
-use std::net::IpAddr;
-
-use pontoon_zone::{Name, rtype};
+use pontoon_zone::{Name, Rrset, rtype};
 
 use super::message::{Record, sections, word};
 use super::tsig::{KEYS, NOW};
 use crate::chosen;
 use crate::tsig::Signer;
-use crate::update_message::{Set, addresses, query, updates};
+use crate::update_message::{Set, query, records, updates};
 
 /// The first byte chooses: the rest is the answer of a name server, or makes sets that it is told.
 pub fn messages(data: &[u8]) {
@@ -21,9 +19,9 @@ pub fn messages(data: &[u8]) {
     }
 }
 
-/// Any answer: addresses that are in it, or none.
+/// Any answer: records that are in it, or none.
 fn answer(message: &[u8], rtype: u16) {
-    let Some(found) = addresses(message, rtype) else {
+    let Some(found) = records(message, rtype) else {
         return;
     };
     assert!(found.len() <= usize::from(word(message, 6).unwrap_or(0)));
@@ -32,7 +30,7 @@ fn answer(message: &[u8], rtype: u16) {
     };
     if answers.iter().all(|record| record.rtype == rtype) {
         let there = answers.iter().map(|record| (record.data.clone(), record.ttl));
-        let found = found.into_iter().map(|(address, ttl)| (bytes(address), ttl));
+        let found = found.into_iter().map(|(data, ttl)| (data.to_vec(), ttl));
         assert!(found.eq(there));
     }
 }
@@ -45,22 +43,18 @@ fn update(data: &[u8], ttl: u32) {
         let Some(name) = name(number as u8, length) else {
             return;
         };
-        let v4 = length & 0x80 == 0;
-        let rtype = if v4 { rtype::A } else { rtype::AAAA };
-        let address = |n: u8| match v4 {
-            true => IpAddr::from([192, 0, 2, n]),
-            false => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)]),
+        let (rtype, length_of_data) = match length & 0x80 {
+            0 => (rtype::A, 4),
+            _ => (rtype::TXT, usize::from(length) | 1),
         };
         // Mostly few, so that there are many executions.
         let count = if count < 240 { count & 7 } else { count };
-        places.push(((name, rtype), (0..count).map(address).collect::<Vec<_>>()));
+        let data = (0..count).map(|n| vec![n; length_of_data].into()).collect();
+        places.push(((name, rtype), Rrset { ttl, data }));
     }
-    let sets: Vec<Set<'_>> = places
-        .iter()
-        .map(|(place, addresses)| (place, addresses))
-        .collect();
+    let sets: Vec<Set<'_>> = places.iter().map(|(place, set)| (place, set)).collect();
     let mut told = Vec::new();
-    for mut message in updates(&zone, ttl, &sets) {
+    for mut message in updates(&zone, &sets) {
         let [required, records, more] = sections(&message).expect("a whole message");
         assert!(required.is_empty() && more.is_empty() && !records.is_empty());
         assert_eq!(
@@ -72,7 +66,7 @@ fn update(data: &[u8], ttl: u32) {
         told.extend(records);
         sign(&mut message);
     }
-    let wanted = sets.iter().flat_map(|((name, rtype), addresses)| {
+    let wanted = sets.iter().flat_map(|((name, rtype), set)| {
         let record = |class: u16, ttl: u32, data: Vec<u8>| Record {
             owner: name.wire().to_vec(),
             rtype: *rtype,
@@ -81,9 +75,7 @@ fn update(data: &[u8], ttl: u32) {
             data,
         };
         let gone = record(255, 0, Vec::new());
-        let come = addresses
-            .iter()
-            .map(move |address| record(1, ttl, bytes(*address)));
+        let come = set.data.iter().map(move |data| record(1, ttl, data.to_vec()));
         std::iter::once(gone).chain(come)
     });
     assert!(wanted.eq(told));
@@ -110,11 +102,4 @@ fn name(number: u8, length: u8) -> Option<Name> {
         name = name.child(&label)?;
     }
     Some(name)
-}
-
-fn bytes(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }

@@ -14,6 +14,8 @@ pub struct Authority {
     pub server: Server,
     pebble: Process,
     names: Process,
+    /// The name server that it asks.
+    resolver: String,
     /// Who signed the certificate of its own web server, PEM: what `edge.tls.acme.ca` is to have.
     pub trusted_by: String,
 }
@@ -64,11 +66,13 @@ impl Authority {
             "",
         ]);
         let names = server.spawn(names).await?;
-        let pebble = spawn(&server).await?;
+        let resolver = "127.0.0.1:8053".to_owned();
+        let pebble = spawn(&server, &resolver).await?;
         let authority = Authority {
             server,
             pebble,
             names,
+            resolver,
             trusted_by,
         };
         authority.wait().await?;
@@ -136,8 +140,13 @@ impl Authority {
     /// # Errors
     /// When it does not start.
     pub async fn start_again(&mut self) -> Result<(), LabError> {
-        self.pebble = spawn(&self.server).await?;
+        self.pebble = spawn(&self.server, &self.resolver).await?;
         self.wait().await
+    }
+
+    /// From its next start on it asks the name server at the public address of `server`, and no other.
+    pub fn asks(&mut self, server: &Server) {
+        self.resolver = format!("{}:53", server.public());
     }
 
     async fn wait(&self) -> Result<(), LabError> {
@@ -150,16 +159,11 @@ impl Authority {
     }
 }
 
-async fn spawn(server: &Server) -> Result<Process, LabError> {
+async fn spawn(server: &Server, resolver: &str) -> Result<Process, LabError> {
     // It would wait for up to 15 seconds before it looks, use some proofs again, and refuse some good nonces: the last it
     // may, clients must live with that.
     let pebble = Spawn::new("pebble", "pebble")
-        .args([
-            "-config",
-            "/etc/pontoon/pebble.json",
-            "-dnsserver",
-            "127.0.0.1:8053",
-        ])
+        .args(["-config", "/etc/pontoon/pebble.json", "-dnsserver", resolver])
         .env("PEBBLE_VA_NOSLEEP", "1")
         .env("PEBBLE_AUTHZREUSE", "0");
     server.spawn(pebble).await

@@ -119,10 +119,14 @@ async fn certificates(server: &Server) -> Result<Value, LabError> {
 
 /// The digest of the certificate that the edge of `edge` shows; `None` while it shows none that `ROOTS` lets in.
 async fn shown(from: &Server, edge: &Server) -> Option<String> {
+    shown_for(from, edge, NAME).await
+}
+
+async fn shown_for(from: &Server, edge: &Server, name: &str) -> Option<String> {
     let script = format!(
         "import ssl,socket,hashlib\n\
          tls=ssl.create_default_context(cafile='{ROOTS}')\n\
-         with tls.wrap_socket(socket.create_connection(('{}',443),5),server_hostname='{NAME}') as s:\n\
+         with tls.wrap_socket(socket.create_connection(('{}',443),5),server_hostname='{name}') as s:\n\
          \tprint(hashlib.sha256(s.getpeercert(True)).hexdigest())",
         edge.public()
     );
@@ -221,12 +225,69 @@ async fn ordered_renewed_and_kept(fleet: &Fleet, ca: &mut Authority) -> Result<(
     expect(visitors.stop().await? > 20, || {
         "too few visitors to say anything".to_owned()
     })?;
+    proved_in_the_dns(fleet, ca).await?;
     if !long() {
         // What else an authority may have against us is asked of it in `crates/acme/tests/pebble.rs`.
         return Ok(());
     }
-    ca.start_again().await?;
+    configure(a, &good).await?;
     bad_input(fleet, ca, &good).await
+}
+
+/// Names that are proved by records: the authority asks the name server of `b`, and `a` orders.
+async fn proved_in_the_dns(fleet: &Fleet, ca: &mut Authority) -> Result<(), LabError> {
+    let (a, b) = (&fleet.a, &fleet.b);
+    ca.asks(b);
+    ca.start_again().await?;
+    let roots = ca.server.path(ROOTS)?;
+    std::fs::write(roots, ca.root().await?).map_err(LabError::io("write a file"))?;
+    let lines = format!(
+        "names = [\"{NAME}\", \"*.{NAME}\"]\nchallenge = \"dns-01\"\ndirectory = \"{}\"\nca = \"/etc/pontoon/acme-ca.pem\"\n\
+         \n[dns]\nzone = \"example.com\"",
+        ca.directory()
+    );
+    configure(a, &lines).await?;
+    // The authority that begins anew knows nothing of the certificate that is there.
+    run(b, &["cert", "renew"]).await?;
+    for name in [NAME.to_owned(), format!("any.{NAME}")] {
+        wait_until("both edges show it", Duration::from_secs(60), async || {
+            let (one, other) = (
+                shown_for(&ca.server, a, &name).await?,
+                shown_for(&ca.server, b, &name).await?,
+            );
+            (one == other).then_some(())
+        })
+        .await?;
+    }
+    // The records are gone, and the book says nothing of them.
+    for server in [a, b] {
+        wait_until(
+            "nothing is left of the proofs",
+            Duration::from_secs(60),
+            async || {
+                let book = book_of(server)?;
+                let entries = book["names"].as_object()?.values();
+                let left = entries.filter(|entry| !entry["proof"]["value"].is_null()).count();
+                let there = ask_for_text(&ca.server, server).await?;
+                (left == 0 && !there).then_some(())
+            },
+        )
+        .await?;
+    }
+    wait_until_healthy(a, 2).await
+}
+
+/// Whether the name server of `server` has a TXT record for authorities.
+async fn ask_for_text(from: &Server, server: &Server) -> Option<bool> {
+    let script = format!(
+        "import socket,struct\n\
+         q=b'\\x12\\x34\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0'+b''.join(bytes([len(l)])+l.encode() for l in '_acme-challenge.{NAME}'.split('.'))+b'\\0\\0\\x10\\0\\1'\n\
+         s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(2); s.connect(('{}',53)); s.send(q)\n\
+         print(struct.unpack('>H',s.recv(4096)[6:8])[0])",
+        server.public()
+    );
+    let said = from.exec("python3", &["-c", &script]).await.ok()?;
+    Some(said.trim() != "0")
 }
 
 /// What the agent of `server` has on its disk of certificates.

@@ -6,6 +6,7 @@
 //! Who orders is not a matter of a lease: it is the first control server that answers. Two that take themselves for it,
 //! as when a network is cut, get a certificate each, and the books merge; nothing of a visitor's is at stake.
 
+mod names;
 mod order;
 mod say;
 mod share;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use pontoon_acme::{Book, Place};
 use pontoon_config::Acme;
 use pontoon_decide::view::Issued;
-use pontoon_fleet::{CertificateFiles, Refusal, ServerName, UnixMillis};
+use pontoon_fleet::{CertificateFiles, Challenge, Proofs, Refusal, ServerName, UnixMillis};
 use pontoon_rt::files;
 use pontoon_rt::paths::Paths;
 use tokio::sync::Notify;
@@ -112,6 +113,7 @@ fn place(acme: &Acme) -> Place {
         directory: acme.directory.clone(),
         email: acme.email.clone(),
         ca: acme.ca.clone(),
+        challenge: acme.challenge,
     }
 }
 
@@ -131,6 +133,7 @@ pub(crate) fn issued(agent: &Agent) -> Issued {
         return Issued::default();
     };
     let files = agent.acme.files();
+    let book = agent.acme.book();
     Issued {
         certificates: acme
             .names
@@ -138,13 +141,27 @@ pub(crate) fn issued(agent: &Agent) -> Issued {
             .filter(|name| files.contains(*name))
             .map(|name| file_of(agent, name))
             .collect(),
-        thumbprint: agent
-            .acme
-            .book()
-            .account
-            .as_ref()
-            .map(|account| account.thumbprint.clone()),
+        thumbprint: book.account.as_ref().map(|account| account.thumbprint.clone()),
+        proofs: proofs_of(&book, &acme),
     }
+}
+
+/// What the zone is to hold for authorities, and what others who answer for it.
+pub(crate) fn proofs(agent: &Agent) -> Proofs {
+    wanted(agent).map_or_else(Proofs::default, |acme| proofs_of(&agent.acme.book(), &acme))
+}
+
+fn proofs_of(book: &Book, acme: &Acme) -> Proofs {
+    match acme.challenge {
+        Challenge::Http01 => Proofs::default(),
+        Challenge::Dns01 => book.proofs(&acme.names),
+    }
+}
+
+/// From now on the zone has `text` for a name, or nothing.
+pub(crate) fn prove(agent: &Agent, name: &str, text: Option<&str>) {
+    let now = agent.clock.unix();
+    change(agent, |book| book.prove(name, now, text.map(str::to_owned)));
 }
 
 /// Changes the book and keeps it. What cannot be written down is still told to the others.

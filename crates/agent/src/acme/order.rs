@@ -7,9 +7,9 @@ use pontoon_acme::{
     Attempt, Authority, Begun, Failure, FailureKind, Issued, Place, Stamped, account_key, schedule,
 };
 use pontoon_config::{Acme, Config};
-use pontoon_fleet::{EventKind, ServerName, Tier, TierDetail, UnixMillis};
+use pontoon_fleet::{Challenge, EventKind, ServerName, Tier, TierDetail, UnixMillis};
 
-use super::{change, place, wanted};
+use super::{change, names, place, prove, wanted};
 use crate::authorise::is_control;
 use crate::core::Agent;
 use crate::heartbeat::SILENCE;
@@ -94,7 +94,7 @@ async fn round(agent: &Arc<Agent>) {
     let Some(account) = known_account(agent) else {
         return;
     };
-    if !edges_answer(agent, &account.thumbprint).await {
+    if place.challenge == Challenge::Http01 && !edges_answer(agent, &account.thumbprint).await {
         tracing::warn!("not every edge answers the authority's challenges yet; ordering nevertheless");
     }
     let names = due(agent, &acme, &place);
@@ -198,6 +198,10 @@ async fn one(
             begun
         }
     };
+    if let Some(text) = authority.proof(name, &begun).await? {
+        prove(agent, name, Some(&text));
+        names::answer(agent, name, &text).await?;
+    }
     let obtained = authority.finish(name, &begun).await?;
     Ok(Issued {
         directory: place.directory.clone(),
@@ -237,6 +241,7 @@ fn succeeded(agent: &Agent, place: &Place, name: &str, mut issued: Issued) {
         entry.begun = Some(Stamped::after(entry.begun.as_ref(), now, None));
         entry.attempt = Some(Stamped::after(entry.attempt.as_ref(), now, attempt));
         entry.issued = Some(Stamped::after(entry.issued.as_ref(), now, issued));
+        book.prove(name, now, None);
     });
     let name = name.to_owned();
     agent.record(EventKind::VisitorCertificateIssued { name, until });
@@ -270,6 +275,7 @@ fn failed(agent: &Agent, place: &Place, name: &str, failure: &Failure) {
         // One that was refused is over; one that was not answered may be gone on with.
         if failure.kind == FailureKind::Refused {
             entry.begun = Some(Stamped::after(entry.begun.as_ref(), now, None));
+            book.prove(name, now, None);
         }
     });
     let (name, reason) = (name.to_owned(), failure.what.clone());

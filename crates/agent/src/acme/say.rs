@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pontoon_acme::{Entry, Place, schedule};
+use pontoon_acme::{Entry, FailureKind, Place, schedule};
 use pontoon_fleet::{
     CertificateReport, Code, FleetView, Refusal, Role, ServerName, Tier, TierDetail, UnixMillis,
 };
@@ -266,13 +266,14 @@ async fn answered(agent: &Agent, name: &str, asked: UnixMillis) -> Result<String
             ));
         }
         if let Some(attempt) = entry.attempt.filter(|attempt| attempt.at >= asked)
-            && let Some((_, why)) = attempt.value.failure
+            && let Some((kind, why)) = attempt.value.failure
         {
-            return Err(
-                Refusal::new(Code::T002, format!("there is no new certificate for {name}"))
-                    .because(why)
-                    .next("what is served meanwhile", "pontoon cert status"),
-            );
+            let (code, what, next) = match kind {
+                FailureKind::Unproved => (Code::T010, "how the name servers are", "pontoon status --wide"),
+                _ => (Code::T002, "what is served meanwhile", "pontoon cert status"),
+            };
+            let refusal = Refusal::new(code, format!("there is no new certificate for {name}"));
+            return Err(refusal.because(why).next(what, next));
         }
         if Instant::now() >= deadline {
             return Err(

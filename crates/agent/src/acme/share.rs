@@ -1,6 +1,6 @@
 //! How what one server knows of certificates comes to the others: heartbeats say which state of the [`Book`] a control
 //! server has, and who has another one fetches it, over the fleet's mutual TLS. Private keys go to servers that serve
-//! with them, the account's key to those that order.
+//! with them, the account's key to those that order; name servers get proofs alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub(crate) struct Told {
     all: String,
     /// Of what edges may have.
     edges: String,
+    /// Of what name servers may have.
+    #[serde(default)]
+    names: String,
 }
 
 impl Told {
@@ -38,6 +41,7 @@ impl Told {
         Told {
             all: book.digest(),
             edges: book.for_edges().digest(),
+            names: book.for_name_servers().digest(),
         }
     }
 }
@@ -67,7 +71,8 @@ pub(crate) fn book_for(agent: &Agent, peer: &Peer) -> Book {
     let book = agent.acme.book();
     match peer {
         Peer::Member { control: true, .. } => book.clone(),
-        _ => book.for_edges(),
+        Peer::Member { roles, .. } if roles.contains(&Role::Edge) => book.for_edges(),
+        _ => book.for_name_servers(),
     }
 }
 
@@ -92,11 +97,16 @@ pub(super) async fn run(agent: &Arc<Agent>) {
 async fn fetch(agent: &Arc<Agent>, fetched: &mut BTreeMap<ServerName, (Told, Told)>) {
     let heard = agent.acme.heard().clone();
     let control = agent.is_control();
+    let (edge, names) = (has_role(agent, Role::Edge), has_role(agent, Role::Dns));
+    if !control && !edge && !names {
+        return;
+    }
     for (name, told) in heard {
         let own = Told::of(&agent.acme.book());
-        let same = match control {
-            true => own.all == told.all,
-            false => own.edges == told.edges,
+        let same = match (control, edge) {
+            (true, _) => own.all == told.all,
+            (false, true) => own.edges == told.edges,
+            (false, false) => own.names == told.names,
         };
         if same || fetched.get(&name) == Some(&(told.clone(), own.clone())) {
             continue;
@@ -121,18 +131,19 @@ async fn fetch(agent: &Arc<Agent>, fetched: &mut BTreeMap<ServerName, (Told, Tol
     }
 }
 
+fn has_role(agent: &Agent, role: Role) -> bool {
+    let own = agent.membership().zip(agent.active());
+    own.is_some_and(|(own, active)| {
+        let server = active.config.server(&own.me);
+        server.is_some_and(|server| server.roles.contains(&role))
+    })
+}
+
 /// Gives this server's edge the certificates of the book.
 fn write_files(agent: &Agent) {
-    let Some((acme, me)) = wanted(agent).zip(agent.membership()) else {
+    let Some(acme) = wanted(agent).filter(|_| has_role(agent, Role::Edge)) else {
         return;
     };
-    let is_edge = agent.active().is_some_and(|active| {
-        let server = active.config.server(&me.me);
-        server.is_some_and(|server| server.roles.contains(&Role::Edge))
-    });
-    if !is_edge {
-        return;
-    }
     let book = agent.acme.book().clone();
     let mut news = false;
     for name in &acme.names {

@@ -120,9 +120,20 @@ async fn keys_go_to_those_who_have_a_use_for_them() {
     let book = book_for(agent, &edge);
     assert!(book.account.unwrap().key.is_none());
     assert!(book.names["notes.example.com"].issued.is_some());
+    // One that only answers for names gets proofs, and not a single key.
+    prove(agent, "www.example.com", Some("proof"));
+    let only_names = Peer::Member {
+        name: name("c"),
+        roles: vec![Role::Dns],
+        control: false,
+    };
+    let book = book_for(agent, &only_names);
+    assert!(book.account.is_none() && book.names.len() == 1);
+    assert!(book.names["www.example.com"].issued.is_none());
     for (peer, may) in [
         (control, true),
         (edge, true),
+        (only_names, true),
         (Peer::Stranger, false),
         (Peer::Outsider { name: name("x") }, false),
         (

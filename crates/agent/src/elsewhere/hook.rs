@@ -1,11 +1,11 @@
-//! Calls the operator's program that tells another name server of a name's addresses. The contract is in `docs/dns.md`.
+//! Calls the operator's program that tells another name server of a name's records. The contract is in `docs/dns.md`.
 
 use std::net::IpAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use pontoon_config::DnsHook;
-use pontoon_zone::{Name, rtype};
+use pontoon_zone::{Name, Rrset, rtype};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
@@ -22,14 +22,17 @@ pub(super) async fn call(
     hook: &DnsHook,
     zone: &Name,
     (name, rtype): &(Name, u16),
-    ttl: u32,
-    addresses: &[IpAddr],
+    set: &Rrset,
 ) -> Result<(), String> {
-    let kind = if *rtype == rtype::A { "A" } else { "AAAA" };
+    let kind = match *rtype {
+        rtype::A => "A",
+        rtype::AAAA => "AAAA",
+        _ => "TXT",
+    };
     let mut command = Command::new(&hook.exec);
     command
-        .args(["set", &name.to_string(), kind, &ttl.to_string()])
-        .args(addresses.iter().map(IpAddr::to_string))
+        .args(["set", &name.to_string(), kind, &set.ttl.to_string()])
+        .args(set.data.iter().filter_map(|data| text(*rtype, data)))
         .env("PONTOON_ZONE", zone.to_string())
         .current_dir("/")
         .stdin(Stdio::null())
@@ -73,6 +76,16 @@ pub(super) async fn call(
         "" => format!("{status}"),
         last => format!("{status}: {}", last.trim()),
     })
+}
+
+/// A record as the program gets it, from its data.
+pub(super) fn text(rtype: u16, data: &[u8]) -> Option<String> {
+    match rtype {
+        rtype::A => Some(IpAddr::from(<[u8; 4]>::try_from(data).ok()?).to_string()),
+        rtype::AAAA => Some(IpAddr::from(<[u8; 16]>::try_from(data).ok()?).to_string()),
+        // One string, after its length.
+        _ => String::from_utf8(data.get(1..)?.to_vec()).ok(),
+    }
 }
 
 /// Reads what it says until it has ended.

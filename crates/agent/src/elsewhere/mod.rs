@@ -9,8 +9,8 @@ mod hook;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use pontoon_decide::view::dns_view;
 use pontoon_dns::Keys;
 use pontoon_dns::update::{self, Wanted};
 use pontoon_fleet::ElsewhereReport;
-use pontoon_zone::Name;
+use pontoon_zone::{Name, Rrset, rtype};
 
 use crate::acme;
 use crate::addresses;
@@ -139,7 +139,8 @@ fn wanted(agent: &Agent) -> Option<(Dns, Wanted)> {
     }
     let view = dns_view(&dns);
     let ttls = (view.ttl_seconds, view.ttl_degraded_seconds);
-    match Wanted::new(&view.zone, &view.names, decided.views(), ttls) {
+    let proofs = acme::proofs(agent);
+    match Wanted::new(&view.zone, &view.names, decided.views(), ttls, &proofs) {
         Ok(wanted) => Some((dns, wanted)),
         Err(reason) => {
             tracing::error!(reason, "the names of [dns] cannot be told to others");
@@ -170,7 +171,8 @@ async fn give(agent: &Agent, way: &mut Way<(Wanted, DnsUpdate)>) {
         Err(reason) => tracing::warn!(%server, reason, "could not give it the addresses; trying again"),
     }
     let report = ElsewhereReport {
-        to: format!("the name server {server}"),
+        to: name_server(*server),
+        proofs: proofs_in(wanted.sets.iter().filter(|_| outcome.is_ok())),
         trouble: outcome.err(),
     };
     way.ended(aim, report.trouble.is_none(), agent.clock.now(), LOOK_AGAIN);
@@ -182,7 +184,7 @@ async fn give(agent: &Agent, way: &mut Way<(Wanted, DnsUpdate)>) {
 struct Calls {
     program: Option<DnsHook>,
     way: Way<()>,
-    told: BTreeMap<(Name, u16), (u32, Vec<IpAddr>)>,
+    told: BTreeMap<(Name, u16), Rrset>,
 }
 
 /// Calls the program of `[dns.hook]` for each name and type of which it was not told what is so now.
@@ -206,21 +208,20 @@ async fn call(agent: &Agent, calls: &mut Calls) {
         // It is to hear all again.
         calls.told.clear();
     }
-    let state = |addresses: &Vec<IpAddr>| (wanted.ttl, addresses.clone());
     let due: Vec<_> = wanted
         .sets
         .iter()
-        .filter(|(place, addresses)| calls.told.get(place) != Some(&state(addresses)))
+        .filter(|(place, set)| calls.told.get(place) != Some(*set))
         .collect();
     if due.is_empty() {
         return;
     }
     let mut trouble = None;
-    for (place, addresses) in due {
+    for (place, set) in due {
         calls.told.remove(place);
-        match hook::call(&hook, &wanted.zone, place, wanted.ttl, addresses).await {
+        match hook::call(&hook, &wanted.zone, place, set).await {
             Ok(()) => {
-                calls.told.insert(place.clone(), state(addresses));
+                calls.told.insert(place.clone(), set.clone());
             }
             Err(reason) => {
                 tracing::warn!(program = %hook.exec.display(), name = %place.0, reason, "it failed; it is called again");
@@ -230,12 +231,31 @@ async fn call(agent: &Agent, calls: &mut Calls) {
         }
     }
     let report = ElsewhereReport {
-        to: format!("the program {}", hook.exec.display()),
+        to: program(&hook),
+        proofs: proofs_in(calls.told.iter()),
         trouble,
     };
     let good = report.trouble.is_none();
     calls.way.ended((), good, agent.clock.now(), CALL_AGAIN);
     agent.elsewhere.set(HOOK, Some(report));
+}
+
+/// As reports name the server of `[dns.update]`.
+pub(crate) fn name_server(server: SocketAddr) -> String {
+    format!("the name server {server}")
+}
+
+/// As reports name the program of `[dns.hook]`.
+pub(crate) fn program(hook: &DnsHook) -> String {
+    format!("the program {}", hook.exec.display())
+}
+
+/// The proofs among these records.
+fn proofs_in<'a>(sets: impl Iterator<Item = (&'a (Name, u16), &'a Rrset)>) -> BTreeSet<String> {
+    let texts = sets.filter(|((_, rtype), _)| *rtype == rtype::TXT);
+    texts
+        .flat_map(|((_, rtype), set)| set.data.iter().filter_map(|data| hook::text(*rtype, data)))
+        .collect()
 }
 
 /// Whether this server is the one that does it.

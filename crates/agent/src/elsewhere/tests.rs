@@ -26,8 +26,11 @@ fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
 async fn call_it(exec: PathBuf, timeout: Duration) -> Result<(), String> {
     let hook = DnsHook { exec, timeout };
     let place = ("www.example.com".parse().unwrap(), rtype::A);
-    let addresses = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
-    hook::call(&hook, &"example.com".parse().unwrap(), &place, 20, &addresses).await
+    let set = Rrset {
+        ttl: 20,
+        data: [1, 2].map(|last| Box::from([192, 0, 2, last])).to_vec(),
+    };
+    hook::call(&hook, &"example.com".parse().unwrap(), &place, &set).await
 }
 
 #[tokio::test]
@@ -152,6 +155,29 @@ async fn it_is_called_for_what_changed_again_after_a_failure_and_once_an_hour() 
     call(agent, &mut calls_made).await;
     assert_eq!(calls(&said), down);
     assert_eq!(agent.report().unwrap().elsewhere.len(), 1, "the others are told");
+}
+
+#[tokio::test]
+async fn it_is_called_for_what_authorities_look_for_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = dir.path().join("said");
+    let exec = program(dir.path(), "hook", &format!("echo \"$*\" >>{}", said.display()));
+    let acme = "[edge.tls.acme]\nnames = [\"*.example.com\"]\nchallenge = \"dns-01\"\n";
+    let fixture = testing::founder_of(&format!("{}{acme}", with_hook(&exec))).await;
+    let agent = &fixture.agent;
+    let mut calls_made = Calls::default();
+    address_is(agent, "up");
+    call(agent, &mut calls_made).await;
+    let place = "set _acme-challenge.example.com TXT 60";
+    assert!(calls(&said).iter().any(|call| call == place), "none yet");
+    assert!(agent.elsewhere.reports()[0].proofs.is_empty());
+    acme::prove(agent, "*.example.com", Some("a_proof"));
+    call(agent, &mut calls_made).await;
+    assert_eq!(calls(&said), [format!("{place} a_proof")]);
+    assert_eq!(agent.elsewhere.reports()[0].proofs, ["a_proof".to_owned()].into());
+    acme::prove(agent, "*.example.com", None);
+    call(agent, &mut calls_made).await;
+    assert_eq!(calls(&said), [place]);
 }
 
 #[tokio::test]

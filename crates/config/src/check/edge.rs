@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pontoon_fleet::{CertificateFiles, Code, EdgeAnswers, TlsVersion};
+use pontoon_fleet::{CertificateFiles, Challenge, Code, EdgeAnswers, TlsVersion};
 
 use super::Check;
 use super::values::is_host_name;
@@ -18,7 +18,7 @@ const DEFAULT_DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory"
 /// What all of them take when they are handed from server to server stays small.
 const MOST_NAMES: usize = 100;
 
-const WILDCARD_HINT: &str = "an authority wants a record in the DNS for a wildcard: name the hosts one by one, or bring the certificate as files";
+const WILDCARD_HINT: &str = "an authority wants a record in the DNS for a wildcard: challenge = \"dns-01\" with [dns], or name the hosts one by one";
 
 impl Check<'_> {
     pub(super) fn edge(&mut self, edge: Option<&raw::Edge>, fleet: &raw::Fleet) -> Option<Edge> {
@@ -124,7 +124,8 @@ impl Check<'_> {
 
     fn acme(&mut self, typed: &At<raw::Acme>, fleet: &raw::Fleet) -> Option<Acme> {
         let acme = typed.get();
-        let names = self.acme_names(typed, fleet);
+        let challenge = self.challenge(acme.challenge.as_ref())?;
+        let names = self.acme_names(typed, fleet, challenge);
         let email = match &acme.email {
             Some(email) => Some(self.email(email)?),
             None => None,
@@ -155,11 +156,34 @@ impl Check<'_> {
             email,
             directory,
             ca,
+            challenge,
         })
     }
 
+    fn challenge(&mut self, typed: Option<&Text>) -> Option<Challenge> {
+        let Some(text) = typed else {
+            return Some(Challenge::default());
+        };
+        let known = Challenge::ALL
+            .into_iter()
+            .find(|challenge| challenge.as_str() == text.get());
+        if known.is_none() {
+            self.bad(
+                "edge.tls.acme.challenge",
+                text,
+                "is neither \"http-01\" nor \"dns-01\"",
+            );
+        }
+        known
+    }
+
     /// As typed, else the fleet's domains.
-    fn acme_names(&mut self, typed: &At<raw::Acme>, fleet: &raw::Fleet) -> Option<Vec<String>> {
+    fn acme_names(
+        &mut self,
+        typed: &At<raw::Acme>,
+        fleet: &raw::Fleet,
+        challenge: Challenge,
+    ) -> Option<Vec<String>> {
         let own = typed.get().names.as_ref();
         let typed_names: Vec<&Text> = match own {
             Some(names) => names.get().iter().collect(),
@@ -179,7 +203,7 @@ impl Check<'_> {
         let mut names: Vec<String> = Vec::new();
         for text in typed_names {
             let name = self.host("edge.tls.acme.names", text, true)?;
-            let refusal = if name.starts_with("*.") {
+            let refusal = if name.starts_with("*.") && challenge == Challenge::Http01 {
                 Some((
                     Code::C006,
                     format!("`edge.tls.acme`: {name:?} cannot be proved over HTTP"),

@@ -8,6 +8,7 @@ mod front;
 mod limits;
 mod pages;
 mod ports;
+mod proofs;
 mod servers;
 mod sources;
 mod tiers;
@@ -20,7 +21,7 @@ use pontoon_fleet::{Code, Engine, Role};
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use crate::model::{AddressMethod, Db, Durability, Failover, LeaseStore, Places};
+use crate::model::{AddressMethod, Db, Dns, Durability, Failover, LeaseStore, Places};
 use crate::raw::{self, At, File};
 use crate::{Config, ConfigError, Overrides, shape};
 
@@ -178,6 +179,7 @@ impl Check<'_> {
         }
         self.sources(config, file);
         self.edges_listen(config, file);
+        self.proved_in_the_dns(config, file);
         self.routed(config, file);
         let edges: Vec<_> = config.with_role(Role::Edge).collect();
         if !edges.is_empty() && edges.iter().all(|server| server.standby) {
@@ -193,12 +195,13 @@ impl Check<'_> {
             let message = "there is a [cache], and no server has the role \"cache\"";
             self.wrong(Code::C006, message, first_server.clone(), "");
         }
-        if config.dns.is_some() && !has(Role::Dns) {
+        let elsewhere = |dns: &Dns| dns.update.is_some() || dns.hook.is_some();
+        if config.dns.as_ref().is_some_and(|dns| !elsewhere(dns)) && !has(Role::Dns) {
             self.wrong(
                 Code::C006,
                 "there is a [dns], and no server has the role \"dns\"",
                 first_server,
-                "",
+                "where others answer for the zone, tell them with [dns.update] or [dns.hook]",
             );
         }
     }

@@ -1,8 +1,6 @@
-//! The messages of an update (RFC 2136), and the addresses in what is answered.
+//! The messages of an update (RFC 2136), and the records in what is answered.
 
-use std::net::IpAddr;
-
-use pontoon_zone::{Name, rtype};
+use pontoon_zone::{Name, Rrset, rtype};
 
 use crate::transfer::{CLASS_IN, counts};
 use crate::tsig::name_end;
@@ -16,14 +14,14 @@ pub(crate) fn query(name: &Name, rtype: u16) -> Vec<u8> {
     query
 }
 
-/// A name and a type, and the addresses that it shall have.
-pub(crate) type Set<'a> = (&'a (Name, u16), &'a Vec<IpAddr>);
+/// A name and a type, and the records that it shall have.
+pub(crate) type Set<'a> = (&'a (Name, u16), &'a Rrset);
 
 /// Puts these sets in the place of what the names have: as many in a message as fit, each whole.
-pub(crate) fn updates(zone: &Name, ttl: u32, sets: &[Set<'_>]) -> Vec<Vec<u8>> {
+pub(crate) fn updates(zone: &Name, sets: &[Set<'_>]) -> Vec<Vec<u8>> {
     let mut messages: Vec<Vec<u8>> = Vec::new();
     for set in sets {
-        let (records, count) = replacement(set, ttl);
+        let (records, count) = replacement(set);
         match messages.last_mut() {
             Some(message) if message.len() + records.len() <= LONGEST => add(message, &records, count),
             _ => {
@@ -51,7 +49,7 @@ fn add(message: &mut Vec<u8>, records: &[u8], count: u16) {
 }
 
 /// The records that make a set what it shall be, and their number.
-fn replacement(((name, rtype), addresses): &Set<'_>, ttl: u32) -> (Vec<u8>, u16) {
+fn replacement(((name, rtype), set): &Set<'_>) -> (Vec<u8>, u16) {
     let (mut records, mut count) = (Vec::new(), 0u16);
     let mut record = |class: u16, ttl: u32, data: &[u8]| {
         records.extend_from_slice(name.wire());
@@ -62,19 +60,16 @@ fn replacement(((name, rtype), addresses): &Set<'_>, ttl: u32) -> (Vec<u8>, u16)
         records.extend_from_slice(data);
         count = count.saturating_add(1);
     };
-    // All that is there goes first (section 2.5.2), in the same message: nobody sees the name without addresses.
+    // All that is there goes first (section 2.5.2), in the same message: nobody sees the name without records.
     record(CLASS_ANY, 0, &[]);
-    for address in *addresses {
-        match address {
-            IpAddr::V4(address) => record(CLASS_IN, ttl, &address.octets()),
-            IpAddr::V6(address) => record(CLASS_IN, ttl, &address.octets()),
-        }
+    for data in &set.data {
+        record(CLASS_IN, set.ttl, data);
     }
     (records, count)
 }
 
-/// The addresses of this type in the answer section, with their TTLs.
-pub(crate) fn addresses(message: &[u8], rtype: u16) -> Option<Vec<(IpAddr, u32)>> {
+/// The data of the records of this type in the answer section, with their TTLs.
+pub(crate) fn records(message: &[u8], rtype: u16) -> Option<Vec<(Box<[u8]>, u32)>> {
     let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
     let [questions, answers, ..] = counts(message)?;
     let mut at = 12;
@@ -87,14 +82,10 @@ pub(crate) fn addresses(message: &[u8], rtype: u16) -> Option<Vec<(IpAddr, u32)>
         let data = message.get(end + 10..end + 10 + usize::from(word(end + 8)?))?;
         let ttl = u32::from(word(end + 4)?) << 16 | u32::from(word(end + 6)?);
         if word(end)? == rtype {
-            let address = match data.len() {
-                4 => IpAddr::from(<[u8; 4]>::try_from(data).ok()?),
-                _ => IpAddr::from(<[u8; 16]>::try_from(data).ok()?),
-            };
-            found.push((address, ttl));
+            found.push((data.into(), ttl));
         } else {
-            // An alias: the addresses that follow are another name's.
-            return Some(vec![(IpAddr::from([0, 0, 0, 0]), 0)]);
+            // An alias: the records that follow are another name's.
+            return Some(vec![(Box::default(), 0)]);
         }
         at = end + 10 + data.len();
     }
@@ -113,14 +104,17 @@ mod tests {
     #[test]
     fn sets_that_do_not_fit_into_one_message_are_told_in_several() {
         let zone: Name = "z".parse().unwrap();
-        let addresses: Vec<IpAddr> = (0..100u16)
-            .map(|n| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]))
-            .collect();
+        let set = Rrset {
+            ttl: 60,
+            data: (0..100u8)
+                .map(|n| [&[0x20, 1][..], &[n; 14]].concat().into())
+                .collect(),
+        };
         let places: Vec<(Name, u16)> = (0..20)
             .map(|n| (format!("{n}.{}.z", "x".repeat(60)).parse().unwrap(), rtype::AAAA))
             .collect();
-        let sets: Vec<Set<'_>> = places.iter().map(|place| (place, &addresses)).collect();
-        let messages = updates(&zone, 60, &sets);
+        let sets: Vec<Set<'_>> = places.iter().map(|place| (place, &set)).collect();
+        let messages = updates(&zone, &sets);
         assert!(messages.len() > 1);
         let mut records = 0;
         for message in &messages {
@@ -130,7 +124,7 @@ mod tests {
             records += updates;
         }
         assert_eq!(records, 20 * 101);
-        assert_eq!(updates(&zone, 60, &sets[..2]).len(), 1);
-        assert_eq!(updates(&zone, 60, &[]), Vec::<Vec<u8>>::new());
+        assert_eq!(updates(&zone, &sets[..2]).len(), 1);
+        assert_eq!(updates(&zone, &[]), Vec::<Vec<u8>>::new());
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use pontoon_dns::Keys;
 use pontoon_dns::update::{Wanted, push};
-use pontoon_fleet::AddressView;
+use pontoon_fleet::{AddressView, Proofs};
 use pontoon_zone::{Name, rtype};
 
 use super::others::{Other, find, modules, spawn};
@@ -97,7 +97,11 @@ fn wanted(names: &[&str], addresses: &[(&str, &str)]) -> Wanted {
             .unwrap()
         })
         .collect();
-    Wanted::new("example.com", &names, &addresses, (60, 20)).unwrap()
+    Wanted::new("example.com", &names, &addresses, (60, 20), &Proofs::default()).unwrap()
+}
+
+fn proofs_alone(proofs: &Proofs) -> Wanted {
+    Wanted::new("example.com", &[], &[], (60, 20), proofs).unwrap()
 }
 
 #[test]
@@ -106,16 +110,13 @@ fn what_is_wanted_follows_from_the_addresses() {
         &["example.com", "*.example.com"],
         &[("192.0.2.2", "up"), ("192.0.2.1", "up"), ("192.0.2.3", "down")],
     );
-    assert_eq!((wanted.ttl, wanted.sets.len()), (20, 4));
-    let expected: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::from([
-        (
-            rtype::A,
-            vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()],
-        ),
+    assert_eq!(wanted.sets.len(), 4);
+    let expected: BTreeMap<u16, Vec<Box<[u8]>>> = BTreeMap::from([
+        (rtype::A, [1, 2].map(|last| Box::from([192, 0, 2, last])).to_vec()),
         (rtype::AAAA, Vec::new()),
     ]);
-    for ((name, rtype), addresses) in &wanted.sets {
-        assert_eq!(Some(addresses), expected.get(rtype), "{name}");
+    for ((name, rtype), set) in &wanted.sets {
+        assert_eq!((set.ttl, Some(&set.data)), (20, expected.get(rtype)), "{name}");
     }
 }
 
@@ -169,6 +170,29 @@ fn bind_knot_and_powerdns_take_the_addresses_and_nothing_else_changes() {
         let no_v6 = [("192.0.2.1", "up"), ("192.0.2.2", "up")];
         assert_eq!(give(&key, &wanted(&both, &no_v6)), Ok(6), "{name}");
         assert_eq!(give(&key, &wanted(&both, &no_v6)), Ok(0), "{name}");
+        // What authorities look for comes, changes and goes.
+        let place: Name = "_acme-challenge.www.example.com".parse().unwrap();
+        for (texts, changed) in [
+            (&["one", "two"][..], 1),
+            (&["two"], 1),
+            (&["two"], 0),
+            (&[], 1),
+            (&[], 0),
+        ] {
+            let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+            let proofs = Proofs {
+                texts: BTreeMap::from([(place.to_string(), texts)]),
+                ..Proofs::default()
+            };
+            let mut with = wanted(&both, &no_v6);
+            with.sets.extend(proofs_alone(&proofs).sets);
+            assert_eq!(give(&key, &with), Ok(changed), "{name}: {proofs:?}");
+            for text in ["one", "two"] {
+                let there = runtime.block_on(pontoon_dns::lookup::has_text(server, &place, text));
+                let texts = proofs.texts.values().next().unwrap();
+                assert_eq!(there, Ok(texts.contains(text)), "{name}");
+            }
+        }
         let ask = |owner: &str, kind: &str| {
             let dig = find("dig")?;
             let at = port.to_string();
