@@ -90,6 +90,7 @@ pub(crate) fn hear(
     dnssec_key::hear(agent, peer, said.dnssec_key.as_deref());
     agent.learn_drains(&report.drains)?;
     agent.learn_maintenance(&report.maintenance)?;
+    agent.learn_purges(&report.purges)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
     }

@@ -48,6 +48,7 @@ mod maintenance;
 mod observe;
 mod peer;
 mod publish;
+mod purge;
 mod reclone;
 mod renew;
 mod reporter;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::access_log::Record;
 use crate::answer;
+use crate::cache;
 use crate::challenge;
 use crate::forward::{self, After, Served};
 use crate::front;
@@ -359,7 +360,15 @@ async fn carry_out(
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
                 (None, None) => match upstreams.maintenance(request.peer) {
                     Some(maintenance) => forward::maintained(worker, client, request, &up, maintenance).await,
-                    None => forward::forward(worker, client, request, &mut up, route).await,
+                    None => match upstreams
+                        .answers
+                        .cache
+                        .as_ref()
+                        .filter(|_| route == Route::Visitors)
+                    {
+                        Some(rules) => Box::pin(cache::serve(worker, client, request, &mut up, rules)).await,
+                        None => forward::forward(worker, client, request, &mut up, route, None).await,
+                    },
                 },
             },
             Err(Some(reject)) => forward::refused(worker, client, request, reject).await,

@@ -83,6 +83,7 @@ fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(),
         max_connections,
         held: AtomicUsize::new(0),
         clients: Arc::default(),
+        cache: Arc::default(),
         queue: Queue::default(),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
@@ -357,6 +358,7 @@ impl Control {
         if upstreams.floors.is_some() {
             self.shared.floor_key.load();
         }
+        self.shared.cache.obey(&upstreams.answers);
         self.checker.follow(&upstreams);
         self.upstreams.send_replace(upstreams);
         // A server that is new or came back may be what a held request waits for.

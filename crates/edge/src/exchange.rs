@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cache::Fill;
 use crate::compress::{self, Offer, Plan};
 use crate::floors::Leaving;
 use crate::front::Told;
@@ -95,6 +96,8 @@ pub struct Exchange<'e> {
     pub hsts: Option<&'e str>,
     /// How the answer may be compressed.
     pub compress: Option<Offer<'e>>,
+    /// Where the answer is kept, if it may be.
+    pub fill: Option<&'e mut Fill>,
     /// What the answer tells of its request.
     pub told: Option<&'e Told>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
@@ -480,6 +483,12 @@ impl Exchange<'_> {
             head.extend_from_slice(field.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
+        if let Some(fill) = &mut self.fill {
+            let request = self.up.staged().get(..self.request.head_length);
+            if let Some(most) = fill.begin(&parsed, request.unwrap_or_default()) {
+                self.down.copy(most);
+            }
+        }
         match encoder {
             Some(encoder) => self.down.encode(body, encoder),
             None => self.down.set_body(body, form),
@@ -652,6 +661,7 @@ mod tests {
             stay: None,
             hsts: None,
             compress: None,
+            fill: None,
             told: None,
             worth_waiting: &|| true,
         };

@@ -16,6 +16,7 @@ use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
+use crate::cache::{Fill, Kept};
 use crate::clients::Denied;
 use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
@@ -29,7 +30,7 @@ use crate::http1::head::FLOOR_FIELD;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
-use crate::io::Stream;
+use crate::io::{KeptStream, Stream};
 use crate::pages::{Own, Pages};
 use crate::pipe::Pipe;
 use crate::queue::Place;
@@ -75,13 +76,14 @@ impl Served {
     }
 }
 
-/// Carries out `request`, whose head and body come from `up`.
+/// Carries out `request`, whose head and body come from `up`; its answer may be kept by `fill`.
 pub async fn forward(
     worker: &Rc<Worker>,
     client: &mut Client,
     request: &Request,
     up: &mut Pipe,
     route: Route,
+    fill: Option<Fill>,
 ) -> Served {
     // As it is when the request comes; servers are chosen from the newest.
     let upstreams = worker.pay_into_budget();
@@ -125,6 +127,7 @@ pub async fn forward(
         answer_timeout,
         told,
         coding,
+        fill,
         proxy_protocol: upstreams.proxy_protocol(),
     };
     let mut hold: Option<Hold<'_>> = None;
@@ -236,6 +239,93 @@ pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request,
     answer_alone(worker, client, text, status, after).await
 }
 
+/// Answers a request with what is kept, at `now` of the clock of all threads, as if a server had sent it.
+pub async fn deliver(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+    kept: &Kept,
+    now: u64,
+) -> Served {
+    let upstreams = worker.upstreams();
+    let head = up.staged().get(..request.head_length).unwrap_or_default();
+    let (answer, body) = kept.deliver(head, request.is_head, now);
+    let told = Told::of(&upstreams.front, request, head);
+    let rules = upstreams.answers.compress.as_ref();
+    let compress = rules.map(|rules| Offer {
+        rules,
+        coding: compress::accepted(rules, head),
+        taken: &worker.coders,
+    });
+    let https = worker.https().filter(|_| request.secure);
+    let mut exchange = Exchange {
+        client: &mut client.stream,
+        client_buffer: &mut client.buffer,
+        deadline: &mut client.deadline,
+        server: &mut Stream::Kept(Box::new(KeptStream::new(answer, body))),
+        server_buffer: worker.buffers.take(),
+        up,
+        down: Pipe::new(std::mem::take(&mut client.scratch), Body::Finished),
+        request,
+        may_keep_alive: &|| !worker.draining.get() && !worker.is_crowded(),
+        relay: false,
+        kept: false,
+        tuning: &upstreams.tuning,
+        body_rate: 0,
+        state: State::begun_at(client.now),
+        floor: None,
+        answer_timeout: upstreams.tuning.answer_timeout,
+        stay: None,
+        hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
+        compress,
+        fill: None,
+        told: told.as_ref(),
+        worth_waiting: &|| true,
+    };
+    exchange.down.stage().clear();
+    let result = exchange.run().await;
+    let status = exchange.state.response.map_or(0, |response| response.status);
+    let bytes = exchange.down.written();
+    if let Some((coding, read, coded)) = exchange.down.encoded() {
+        worker.stats.compressed(coding, read, coded);
+    }
+    client.scratch = exchange.down.into_staged();
+    Served {
+        status,
+        bytes,
+        after: match result {
+            Ok(done) if done.keep_alive => After::KeepAlive,
+            Ok(_) => After::Linger,
+            Err(_) => After::Close,
+        },
+        ..Served::nothing()
+    }
+}
+
+/// Answers a visitor who wants what is kept or nothing (`only-if-cached`), when nothing is.
+pub async fn not_kept(worker: &Worker, client: &mut Client, request: &Request, up: &Pipe) -> Served {
+    let keep_alive =
+        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
+    let own = Own {
+        status: 504,
+        detail: "nothing is kept that answers this",
+        request_id: request.id(up.staged()),
+        head_only: request.is_head,
+        keep_alive,
+        ..Own::default()
+    };
+    let mut text = std::mem::take(&mut client.scratch);
+    text.clear();
+    worker.pages().write(&mut text, &own);
+    let after = if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    };
+    answer_alone(worker, client, text, 504, after).await
+}
+
 /// Answers a visitor while there is maintenance.
 pub async fn maintained(
     worker: &Rc<Worker>,
@@ -313,6 +403,8 @@ struct Attempt<'a> {
     told: Option<Told>,
     /// How the visitor would have it compressed.
     coding: Option<Coding>,
+    /// Where its answer is kept, if it may be.
+    fill: Option<Fill>,
     /// With what header connections to the application itself begin.
     proxy_protocol: Option<ProxyProtocol>,
 }
@@ -556,6 +648,7 @@ impl Attempt<'_> {
                     coding: self.coding,
                     taken: &worker.coders,
                 }),
+            fill: self.fill.as_mut(),
             told: self.told.as_ref(),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
@@ -567,6 +660,11 @@ impl Attempt<'_> {
         // Whoever was not waited for since the clock was read needs no other reading.
         let now = answered_at.filter(|_| exchange.state.head_is_new);
         let written = exchange.down.written();
+        // One that was cut short is no answer to keep.
+        let whole = exchange.down.take_copy().filter(|_| result.is_ok());
+        if let (Some(body), Some(fill)) = (whole, &mut exchange.fill) {
+            worker.stats.cache_kept(fill.end(body));
+        }
         if let Some((coding, read, coded)) = exchange.down.encoded() {
             worker.stats.compressed(coding, read, coded);
         }

@@ -16,6 +16,7 @@
 
 mod access_log;
 mod answer;
+mod cache;
 mod challenge;
 mod clients;
 mod compress;

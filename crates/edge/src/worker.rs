@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::access_log::{LogBuffer, Record};
+use crate::cache::Cache;
 use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
@@ -62,6 +63,8 @@ pub struct Shared {
     pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+    /// What is kept of the application's answers.
+    pub cache: Arc<Cache>,
     /// What is shown in place of the application.
     pub pages: watch::Receiver<Arc<Pages>>,
     /// What challenges of an authority are answered with; see [`crate::challenge`].

@@ -8,6 +8,7 @@
 //! configuration + observations → `decide` → [`FleetView`] → tiers.
 
 mod answers;
+mod cache;
 mod code;
 mod compress;
 mod dispatch;
@@ -23,6 +24,7 @@ pub mod units;
 mod view;
 
 pub use answers::{EdgeAnswers, MAINTENANCE_PAGE, Maintenance, MaintenanceMark};
+pub use cache::{CacheRules, LONGEST_KEPT, Purge, PurgeBook};
 pub use code::{Category, Code};
 pub use compress::{Coding, Compress};
 pub use dispatch::{Dispatch, HashKey, OutlierRules, PathRule, Prefer, QueueRules, is_token};

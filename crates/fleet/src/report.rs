@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName, Tier, UnixMillis};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,6 +372,9 @@ pub struct ServerReport {
     /// Whether visitors get the maintenance page, as far as it knows.
     #[serde(default, skip_serializing_if = "MaintenanceMark::is_none")]
     pub maintenance: MaintenanceMark,
+    /// What edges were told to forget, as far as it knows.
+    #[serde(default, skip_serializing_if = "PurgeBook::is_none")]
+    pub purges: PurgeBook,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
     /// The servers that it has heard nothing of for a moment: its word on whether they are lost.

@@ -188,6 +188,7 @@ impl Command {
                 Some(EdgeCommand::Explain(args)) => args.json,
                 Some(EdgeCommand::Maintenance(MaintenanceCommand::On(args))) => args.json,
                 Some(EdgeCommand::Maintenance(MaintenanceCommand::Off(args))) => args.json,
+                Some(EdgeCommand::Purge(args)) => args.json,
                 Some(EdgeCommand::Upgrade(args)) => args.json,
                 None => false,
             },
@@ -503,6 +504,8 @@ pub enum EdgeCommand {
     /// Show visitors of the whole fleet the maintenance page, with 503, or end that
     #[command(subcommand)]
     Maintenance(MaintenanceCommand),
+    /// Have every edge of the fleet forget answers that it keeps ([edge.cache])
+    Purge(EdgePurge),
     /// Have the installed version of Pontoon take over from the edge that runs; no connection is refused or reset
     Upgrade(EdgeUpgrade),
 }
@@ -536,6 +539,43 @@ pub struct MaintenanceOff {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `pontoon edge purge`
+#[derive(Debug, Args)]
+pub struct EdgePurge {
+    /// A path, of all hosts, or a URL; without a query it means the path with any query
+    #[arg(value_name = "PATH-OR-URL", value_parser = kept_address, required_unless_present = "prefix", conflicts_with = "prefix")]
+    pub address: Option<KeptAddress>,
+    /// Everything that begins with this path or URL; / for everything
+    #[arg(long, value_name = "PATH-OR-URL", value_parser = kept_address)]
+    pub prefix: Option<KeptAddress>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What edges keep answers by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAddress {
+    /// Of this host alone.
+    pub host: Option<String>,
+    /// Path and query.
+    pub path: String,
+}
+
+fn kept_address(text: &str) -> Result<KeptAddress, String> {
+    if text.starts_with('/') {
+        let path = url_path(text)?;
+        return Ok(KeptAddress { host: None, path });
+    }
+    let path = web_address(text)?.target;
+    let host = text.split('/').nth(2).unwrap_or_default();
+    let host = host.split(['?', '#']).next().unwrap_or_default();
+    Ok(KeptAddress {
+        host: Some(host.to_owned()),
+        path,
+    })
 }
 
 /// `pontoon edge upgrade`
@@ -895,6 +935,9 @@ mod tests {
             "pontoon edge explain https:///path",
             "pontoon edge explain https://notes.example.com/ --cookie where",
             "pontoon edge explain https://notes.example.com/ --client nobody",
+            "pontoon edge purge",
+            "pontoon edge purge news",
+            "pontoon edge purge /a --prefix /b",
             "pontoon edge maintenance",
             "pontoon edge maintenance on --for 30",
             "pontoon edge maintenance on --for forever",

@@ -1,0 +1,241 @@
+//! The cache, as visitors meet it.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use common::*;
+use pontoon_fleet::{CacheRules, Compress, FleetView, Purge, UnixMillis};
+
+fn keeping(net: &Net) -> FleetView {
+    let mut view = net.view(1);
+    view.answers.cache = Some(CacheRules {
+        memory: 4 * 1024 * 1024,
+        ..CacheRules::default()
+    });
+    view
+}
+
+/// An application that counts, and answers `fields` for each path, with the number of the request as its body.
+fn counting(net: &Net, asked: &Arc<AtomicUsize>) -> App {
+    let asked = Arc::clone(asked);
+    App::start(net.app(1), move |client, head, _| {
+        let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let target = head.split(' ').nth(1).unwrap().to_owned();
+        let body = format!("{number}{}", "x".repeat(2_000));
+        let length = format!("Content-Length: {}\r\n", body.len());
+        let max_age = "Cache-Control: max-age=600\r\n";
+        let fields = match target.split('?').next().unwrap() {
+            "/cookie" => format!("{max_age}Set-Cookie: a=b\r\n"),
+            "/private" => "Cache-Control: private, max-age=600\r\n".to_owned(),
+            "/no-store" => "Cache-Control: max-age=600, no-store\r\n".to_owned(),
+            "/star" => format!("{max_age}Vary: *\r\n"),
+            "/vary" => format!("{max_age}Vary: Accept-Language\r\n"),
+            "/unsaid" => String::new(),
+            "/old" => format!("{max_age}Age: 600\r\n"),
+            "/tag" => format!("{max_age}ETag: \"t\"\r\nContent-Type: text/html\r\n"),
+            "/cut" => {
+                client.send(format!(
+                    "HTTP/1.1 200 OK\r\n{max_age}Content-Length: 99999\r\n\r\n{body}"
+                ));
+                return false;
+            }
+            "/close" => {
+                client.send(format!("HTTP/1.1 200 OK\r\n{max_age}\r\n{body}"));
+                return false;
+            }
+            "/chunks" => {
+                client.send(format!(
+                    "HTTP/1.1 200 OK\r\n{max_age}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                    body.len()
+                ));
+                return true;
+            }
+            _ => max_age.to_owned(),
+        };
+        let body = if head.starts_with("HEAD") {
+            ""
+        } else {
+            body.as_str()
+        };
+        client.send(format!("HTTP/1.1 200 OK\r\n{fields}{length}\r\n{body}"));
+        true
+    })
+}
+
+fn ask(edge: &Edge, target: &str, fields: &str) -> Answer {
+    let mut client = edge.client();
+    client.send(format!(
+        "GET {target} HTTP/1.1\r\nHost: t\r\n{fields}Connection: close\r\n\r\n"
+    ));
+    client.answer()
+}
+
+/// Whether a second request is answered with what the first one got.
+fn is_kept(edge: &Edge, target: &str, fields: &str) -> bool {
+    let first = ask(edge, target, fields).text();
+    ask(edge, target, fields).text() == first
+}
+
+#[test]
+fn what_may_be_kept_is_and_nothing_else() {
+    let net = Net::new();
+    let asked = Arc::default();
+    let _app = counting(&net, &asked);
+    let edge = Edge::start(keeping(&net));
+    for target in ["/plain", "/chunks", "/vary", "/tag"] {
+        assert!(is_kept(&edge, target, ""), "{target}");
+    }
+    for target in [
+        "/cookie",
+        "/private",
+        "/no-store",
+        "/star",
+        "/unsaid",
+        "/old",
+        "/close",
+        "/a/..%2fb",
+        "/a//b",
+    ] {
+        assert!(!is_kept(&edge, target, ""), "{target}");
+    }
+    for fields in [
+        "Authorization: Basic eDp5\r\n",
+        "Range: bytes=0-1\r\n",
+        "Cookie: a=b; wordpress_logged_in_x=1\r\n",
+        "Cookie: pontoon-floor=1\r\nX-HTTP-Method-Override: PUT\r\n",
+        "X-Original-URL: /admin\r\n",
+        "Cache-Control: no-store\r\n",
+        "Cache-Control: max-age=0\r\n",
+        "Pragma: no-cache\r\n",
+    ] {
+        assert!(!is_kept(&edge, "/plain", fields), "{fields}");
+    }
+    let hit = ask(&edge, "/plain", "");
+    assert!(hit.field("age").is_some() && hit.field("cache-status").unwrap().contains("hit"));
+    // Another host, another language: another answer.
+    let mut other = edge.client();
+    other.send("GET /plain HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n");
+    assert_ne!(other.answer().text(), hit.text());
+    let german = ask(&edge, "/vary", "Accept-Language: de\r\n").text();
+    assert_ne!(german, ask(&edge, "/vary", "").text());
+    assert_eq!(german, ask(&edge, "/vary", "Accept-Language: de\r\n").text());
+    assert_eq!(
+        ask(&edge, "/none", "Cache-Control: only-if-cached\r\n").status,
+        504
+    );
+    assert!(edge.counted("pontoon_edge_cache_total{event=\"hit\"") > 0);
+}
+
+#[test]
+fn an_answer_that_is_cut_short_is_not_kept() {
+    let net = Net::new();
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let _app = counting(&net, &asked);
+    let edge = Edge::start(keeping(&net));
+    for expected in 1..=2 {
+        let mut client = edge.client();
+        client.send("GET /cut HTTP/1.1\r\nHost: t\r\n\r\n");
+        client.rest();
+        assert!(asked.load(Ordering::SeqCst) >= expected);
+    }
+}
+
+#[test]
+fn who_has_it_already_gets_304_and_head_no_body() {
+    let net = Net::new();
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let _app = counting(&net, &asked);
+    let mut view = keeping(&net);
+    view.answers.compress = Some(Compress::default());
+    let edge = Edge::start(view);
+    let first = ask(&edge, "/tag", "").text();
+    let mut client = edge.client();
+    client.send("GET /tag HTTP/1.1\r\nHost: t\r\nIf-None-Match: \"o\", W/\"t\"\r\n\r\n");
+    let head = client.head().unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 304") && head.contains("ETag: \"t\""),
+        "{head}"
+    );
+    client.send("HEAD /tag HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+    // Nothing of a body stands before the next answer; and what is kept goes out compressed to who likes that.
+    client.send("GET /tag HTTP/1.1\r\nHost: t\r\nAccept-Encoding: gzip\r\n\r\n");
+    let coded = client.answer();
+    assert_eq!(coded.field("content-encoding").as_deref(), Some("gzip"));
+    client.send("GET /tag HTTP/1.0\r\nHost: t\r\n\r\n");
+    assert_eq!(client.answer().text(), first);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_purge_and_a_write_forget_what_is_kept() {
+    let net = Net::new();
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let _app = counting(&net, &asked);
+    let edge = Edge::start(keeping(&net));
+    let (page, other) = (
+        ask(&edge, "/news/1?a", "").text(),
+        ask(&edge, "/other", "").text(),
+    );
+    let mut view = keeping(&net);
+    view.servers = net.view(1).servers;
+    view.serial = 2;
+    view.answers.purges.0.insert(Purge {
+        at: UnixMillis(1),
+        host: None,
+        path: "/news/".to_owned(),
+        prefix: true,
+    });
+    edge.publisher.publish(view).unwrap();
+    wait_for("the purge", || ask(&edge, "/news/1?a", "").text() != page);
+    assert_eq!(ask(&edge, "/other", "").text(), other);
+    let mut client = edge.client();
+    client.send("POST /other HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n");
+    client.answer();
+    assert_ne!(ask(&edge, "/other", "").text(), other);
+}
+
+#[test]
+fn many_who_ask_for_one_thing_ask_once_and_do_not_wait_for_one_that_hangs() {
+    let net = Net::new();
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let counted = Arc::clone(&asked);
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let _app = App::start(net.app(1), move |client, head, _| {
+        let number = counted.fetch_add(1, Ordering::SeqCst);
+        // The first one for each path takes its time.
+        if number == 0 || head.starts_with("GET /hangs") && number == 1 {
+            may_go_on.lock().unwrap().recv().unwrap();
+        }
+        client.send("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok");
+        true
+    });
+    let edge = Edge::start(keeping(&net));
+    let mut clients: Vec<Client> = (0..5).map(|_| edge.client()).collect();
+    for client in &mut clients {
+        client.send("GET /slow HTTP/1.1\r\nHost: t\r\n\r\n");
+    }
+    wait_for("four to wait", || {
+        edge.counted("pontoon_edge_cache_total{event=\"collapsed\"") == 4
+    });
+    go_on.send(()).unwrap();
+    assert!(clients.iter_mut().all(|client| client.answer().text() == "ok"));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    clients[0].send("GET /hangs HTTP/1.1\r\nHost: t\r\n\r\n");
+    wait_for("the first to be asked for", || asked.load(Ordering::SeqCst) == 2);
+    clients[1].send("GET /hangs HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert_eq!(clients[1].answer().text(), "ok", "who waits goes on alone");
+    go_on.send(()).unwrap();
+    clients[0].rest();
+}
