@@ -92,11 +92,23 @@ fn main() -> io::Result<()> {
     write(&dir.join("change_user"), &change_users())?;
     write(&dir.join("execute"), &commands())?;
     write(&dir.join("auth"), &auth())?;
+    let text = b"set a 0 0 1\r\nx\r\nget a b\r\nmg a v q\r\nincr a 1 noreply\r\n".to_vec();
+    write(&dir.join("memcache_text"), &[text])?;
+    let packet = [&[9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 12], b"k"].concat();
+    write(&dir.join("memcache_binary"), &[packet])?;
+    let answer = b"VALUE a 0 1\r\nx\r\nEND\r\nVA 1 f0\r\nx\r\nSTAT a b\r\nEND\r\n".to_vec();
+    write(&dir.join("memcache_answer"), &[answer])?;
     write(&dir.join("dns_packet"), &dns_packets())?;
     write(
         &dir.join("dns_zone"),
         &DNS_ZONES.map(|zone| zone.as_bytes().to_vec()),
     )?;
+    write(&dir.join("dns_signed"), &dns_signed())?;
+    let zones = SIGNED_ZONES.map(|zone| zone.as_bytes().to_vec());
+    write(&dir.join("dns_signed_zone"), &zones)?;
+    write(&dir.join("dns_transfer"), &dns_transfers())?;
+    write(&dir.join("dns_tsig"), &dns_keyed())?;
+    write(&dir.join("dns_update"), &dns_updates())?;
     write(&dir.join("http_request"), &http(REQUESTS))?;
     write(&dir.join("http_response"), &http(RESPONSES))?;
     write(&dir.join("http_body"), &http(BODIES))
@@ -173,6 +185,68 @@ fn dns_packets() -> Vec<Vec<u8>> {
         }
     }
     all
+}
+
+/// Questions of a validator: names of the target's zone and of none.
+fn dns_signed() -> Vec<Vec<u8>> {
+    let names = [
+        "\x01a",
+        "\x01b",
+        "\x01c",
+        "\x01x\x01d",
+        "\x01x\x01g",
+        "\x01x\x01k",
+        "\x01x\x01l",
+        "\x01y",
+        "",
+    ];
+    let good = names.iter().flat_map(|name| {
+        let types = [1u16, 5, 6, 15, 16, 43, 46, 47, 48, 255];
+        types.map(|qtype| [&[5, 1][..], &qtype.to_be_bytes(), name.as_bytes()].concat())
+    });
+    let raw = dns_packets().into_iter().step_by(3);
+    good.chain(raw.map(|packet| [&[1, 0, 0, 0], &packet[2..]].concat()))
+        .collect()
+}
+
+const SIGNED_ZONES: [&str; 3] = [
+    "www 60 IN A 192.0.2.1\n*.w MX 10 m\nd DNAME e.\ns NS n.s\nn.s A 192.0.2.2\ns DS 1 13 2 aabb\n",
+    "a CNAME b\nb TXT \"x\"\n*.c CNAME a\nx.y.c A 192.0.2.1\nt TYPE777 \\# 2 abcd\n",
+    "A.B.\\000.\\255 SRV 1 2 3 T\nn NAPTR 1 2 \"s\" \"x\" \"\" R\n@ DNSKEY 256 3 13 aabb\n",
+];
+
+/// Versions of a zone, each asked for by who has another; and questions as they come.
+fn dns_transfers() -> Vec<Vec<u8>> {
+    let versions = b"\x02\x01\x0a\x05\x02\x0b\x06\x03\x01\x0a\x05\x02\x0c\x06\x00\xff\xff\x02\x01\x0a\x07\x02\x0c\x06\x01\x09\x0b\x01";
+    let built = [0, 1, 2, 3, 200].map(|asked| [&[3, asked, 25, 250], &versions[..]].concat());
+    let soa =
+        b"\x01z\0\0\x06\0\x01\0\0\0\0\0\x1a\x01n\0\x01h\0\0\0\0\x07\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x05";
+    let question = |rtype: u8, behind: &[u8]| {
+        let head = [4 | 8, 0, 0, 0, 1, 1, 10, 5, 0x12, 0x34, 0, 0, 0, 1, 0, 0, 0];
+        let counts = [u8::from(!behind.is_empty()), 0, 0];
+        [&head[..], &counts, b"\x01z\0\0", &[rtype, 0, 1], behind].concat()
+    };
+    [&built[..], &[question(252, b""), question(251, soa)]].concat()
+}
+
+/// Messages that a holder of the key signs, and signatures that are none.
+fn dns_keyed() -> Vec<Vec<u8>> {
+    let question = b"\x12\x34\0\0\0\x01\0\0\0\0\0\0\x01z\0\0\xfc\0\x01";
+    let record = b"\x01k\0\0\xfa\0\xff\0\0\0\0\0\x1e\x0bhmac-sha256\0\0\0kI\xd2\0\x01\x2c\0\x01m\0\0\0\0\0\0";
+    let mut unsigned = [&[0, 0], &question[..], record].concat();
+    unsigned[2 + 11] = 1;
+    let kinds = [1, 3, 5, 0xFF].map(|how| [&[how, 30], &question[..]].concat());
+    [&kinds[..], &[unsigned]].concat()
+}
+
+/// Sets that are told, and answers of who was asked.
+fn dns_updates() -> Vec<Vec<u8>> {
+    let answer = b"\0\0\x84\0\0\x01\0\x02\0\0\0\0\x01a\x01z\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x02";
+    vec![
+        [&[0], &answer[..]].concat(),
+        b"\x01\x03\x02\x83\x02\x7f\xff\xff\xff".to_vec(),
+        [&[1], &[0xFF; 80][..]].concat(),
+    ]
 }
 
 /// The statements of every `.tsv`, in their last column, each in two sessions. `⏎` and its like stay what they are:

@@ -1,4 +1,4 @@
-//! Targets over `crates/zone`.
+//! Targets over `crates/zone`, and over the part of `crates/dns` that reads and makes messages.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
@@ -8,6 +8,12 @@ use pontoon_zone::{
 };
 
 use crate::chosen;
+
+mod message;
+pub mod signed;
+pub mod transfer;
+pub mod tsig;
+pub mod update;
 
 /// A zone that has something of everything, under names so short that any bytes hit them.
 const ZONE: &str = "$TTL 300\n@ SOA a b 1 2 3 4 5\n@ NS n\nn A 192.0.2.1\na A 192.0.2.2\na A 192.0.2.3\nb CNAME a\n\

@@ -13,7 +13,17 @@ pub mod http;
 #[path = "../../crates/edge/src/http1/mod.rs"]
 #[allow(dead_code, missing_docs)]
 mod http1;
+pub mod memcache;
 pub mod sql;
+/// What the name server says to those who have a key: no part of it listens or reads files.
+#[path = "../../crates/dns/src/transfer.rs"]
+#[allow(dead_code)]
+mod transfer;
+#[path = "../../crates/dns/src/tsig.rs"]
+#[allow(dead_code, missing_docs)]
+mod tsig;
+#[path = "../../crates/dns/src/update/message.rs"]
+mod update_message;
 pub mod wire;
 
 /// Splits off the first `N` bytes, which choose the circumstances.

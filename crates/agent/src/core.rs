@@ -59,6 +59,8 @@ pub(crate) struct Agent {
     pub(crate) supervision: Supervision,
     membership: RwLock<Option<Membership>>,
     known: Mutex<Known>,
+    /// Held from when a mark is known until it is on disk: of two that come at once the older must not be written last.
+    marking: Mutex<()>,
     /// Rings when the view may have changed.
     pub(crate) changed: Notify,
     /// Rings when this server became a member or ceased to be one.
@@ -86,6 +88,8 @@ pub(crate) struct Agent {
     pub(crate) hold: Mark,
     /// Certificates from authorities.
     pub(crate) acme: crate::acme::Desk,
+    /// The cache servers.
+    pub(crate) cache: crate::cache::Desk,
     pub(crate) elsewhere: crate::elsewhere::Desk,
     /// Which public addresses visitors are sent to. Never held across an await.
     pub(crate) addresses: Mutex<Addresses>,
@@ -190,6 +194,7 @@ impl Agent {
             ..Known::default()
         };
         let acme = crate::acme::Desk::load(&parts.paths, parts.clock.unix())?;
+        let cache = crate::cache::Desk::new(store.cache_list()?);
         Ok(Agent {
             paths: parts.paths,
             store,
@@ -200,6 +205,7 @@ impl Agent {
             supervision: parts.supervision,
             membership: RwLock::new(parts.membership),
             known: Mutex::new(known),
+            marking: Mutex::default(),
             changed: Notify::new(),
             changes: parts.changes,
             to_carry_out: Notify::new(),
@@ -214,6 +220,7 @@ impl Agent {
             deadlines: Deadlines::default(),
             hold: Mark::default(),
             acme,
+            cache,
             elsewhere: crate::elsewhere::Desk::default(),
             addresses: Mutex::default(),
         })
@@ -457,6 +464,7 @@ impl Agent {
     /// has not come, are nobody's word: the latter could not be taken back.
     pub(crate) fn learn_drains(&self, book: &DrainBook) -> Result<(), Refusal> {
         let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         let Some(active) = &known.active else {
             return Ok(());
@@ -479,6 +487,7 @@ impl Agent {
     /// Takes over a mark of maintenance that is newer than ours, and not of a day that has not come.
     pub(crate) fn learn_maintenance(&self, mark: &MaintenanceMark) -> Result<(), Refusal> {
         let latest = self.clock.unix().plus(CLOCKS_APART);
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         if mark.at <= latest && known.maintenance.merge(mark) {
             drop(known);

@@ -22,7 +22,7 @@ use crate::dial;
 use crate::failover::FailoverReport;
 use crate::observe::Rate;
 use crate::peer::Heartbeat;
-use crate::{acme, address_key, dnssec_key, floor_key, ticket_keys};
+use crate::{acme, address_key, cache, dnssec_key, floor_key, ticket_keys};
 
 /// Between two heartbeats to the same peer.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
@@ -54,6 +54,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         note_silence(&agent);
         ticket_keys::keep(&agent);
         dnssec_key::keep(&agent);
+        cache::to_tell(&agent);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = agent.shutdown.requested() => break,
@@ -88,6 +89,7 @@ pub(crate) fn hear(
     ticket_keys::hear(agent, &report.server, said.ticket_keys.as_deref());
     address_key::hear(agent, &report.server, said.address_key.as_deref());
     dnssec_key::hear(agent, peer, said.dnssec_key.as_deref());
+    cache::hear(agent, &report.server, said.cache);
     agent.learn_drains(&report.drains)?;
     agent.learn_maintenance(&report.maintenance)?;
     agent.learn_purges(&report.purges)?;
@@ -284,6 +286,7 @@ pub(crate) fn own(agent: &Agent, to: &Peer) -> Result<Heartbeat, Refusal> {
     let address_key = address_key::to_tell(agent);
     let dnssec_key = dnssec_key::to_tell(agent, to);
     let acme = acme::to_tell(agent);
+    let cache = cache::to_tell(agent);
     let (joiners, errant) = {
         let known = agent.known();
         (known.joiners.clone(), known.errant.clone())
@@ -295,6 +298,7 @@ pub(crate) fn own(agent: &Agent, to: &Peer) -> Result<Heartbeat, Refusal> {
         ticket_keys,
         acme,
         address_key,
+        cache,
         dnssec_key,
         failover: agent.failover.report(agent.clock.now()),
         errant,

@@ -34,7 +34,9 @@ use std::net::IpAddr;
 use pontoon_decide::change::{Committed, Message};
 use pontoon_decide::facts::ServerFacts;
 use pontoon_decide::failover::{Incarnation, Position};
-use pontoon_fleet::{DrainBook, Epoch, Event, LeaseRecord, Revision, Role, ServerName, ServerReport};
+use pontoon_fleet::{
+    CacheList, DrainBook, Epoch, Event, LeaseRecord, Revision, Role, ServerName, ServerReport,
+};
 use pontoon_replication::{Errant, SqlAccount};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +66,9 @@ pub(crate) struct Heartbeat {
     /// What the zone is signed with, for those who answer for it; see `dnssec_key`.
     #[serde(default)]
     pub(crate) dnssec_key: Option<String>,
+    /// The cache servers, from the keeper; see `cache`.
+    #[serde(default)]
+    pub(crate) cache: Option<CacheList>,
     /// How failover stands on the sender; `None` when it takes no part.
     #[serde(default)]
     pub(crate) failover: Option<FailoverReport>,

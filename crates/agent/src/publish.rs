@@ -56,6 +56,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let opening = holding.is_none() && opening(agent);
     let addresses = addresses::decided(agent);
     let issued = acme::issued(agent);
+    let cache = agent.cache.list();
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
@@ -74,6 +75,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         write_until: write_until.as_ref(),
         opening,
         issued: &issued,
+        cache: cache.as_ref(),
         holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),
     });
     view.answers.purges = known.purges.clone();

@@ -10,7 +10,7 @@ use pontoon_fleet::{
 };
 
 use crate::api::{API_VERSION, Health, Problem, ServerStatus, Status};
-use crate::status_dns;
+use crate::{status_cache, status_dns};
 
 /// Everything that the verdict is made of.
 pub(crate) struct StatusInputs<'a> {
@@ -55,6 +55,7 @@ pub(crate) fn status(inputs: StatusInputs<'_>) -> Status {
     reads(&inputs, &mut problems);
     agents(&inputs, &servers, &mut problems);
     status_dns::name_servers(&inputs, &mut problems);
+    status_cache::cache(&inputs, &mut problems);
     problems.extend(inputs.failover);
     problems.extend(inputs.acme);
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.health));

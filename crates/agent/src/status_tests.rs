@@ -131,6 +131,7 @@ fn maintained(
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     });
     status(StatusInputs {

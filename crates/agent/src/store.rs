@@ -101,6 +101,8 @@ macro_rules! kept {
 }
 
 kept! {
+    /// The cache servers, as the keeper said last.
+    cache_list save_cache_list "cache-list.json" 0o640 pontoon_fleet::CacheList;
     /// The active configuration.
     active save_active "active.json" 0o640 Committed;
     /// The server that decides changes of the configuration.

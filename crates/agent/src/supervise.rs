@@ -11,7 +11,14 @@ use pontoon_rt::process::{self, Running, Spec};
 use crate::core::{Agent, Supervision};
 
 /// Every tier there is.
-const TIERS: [Tier; 4] = [Tier::Edge, Tier::Sql, Tier::Dns, Tier::Address];
+const TIERS: [Tier; 6] = [
+    Tier::Edge,
+    Tier::Sql,
+    Tier::Dns,
+    Tier::Memcached,
+    Tier::Cache,
+    Tier::Address,
+];
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -76,6 +83,12 @@ fn wanted(agent: &Agent) -> Option<(ServerName, Vec<Tier>)> {
     }
     if active.config.runs_dns(server) {
         tiers.push(Tier::Dns);
+    }
+    if active.config.runs_cache(server) {
+        tiers.push(Tier::Cache);
+    }
+    if active.config.runs_memcached(server) {
+        tiers.push(Tier::Memcached);
     }
     // Servers without an edge vote.
     if active.config.takeover().is_some() {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine,
-    FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
+    AppProtocol, BalanceRule, CachePlacement, CertificateFiles, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits,
+    Engine, FleetName, HealthCheck, ListenAddress, Ports, RetryPolicy, Role, ServerName, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -344,8 +344,14 @@ pub enum Credentials {
 pub struct Cache {
     /// Where the cache proxy listens: what the application already dials.
     pub listen: SocketAddr,
+    /// A Unix socket that the application dials beside it.
+    pub socket: Option<PathBuf>,
     /// Memory in bytes on each server with the role.
     pub memory_bytes: u64,
+    /// How keys are spread.
+    pub placement: CachePlacement,
+    /// What stands for a server in the ring, where it is not its name.
+    pub labels: BTreeMap<ServerName, String>,
     /// How many servers hold each item.
     pub copies: u32,
 }
@@ -618,6 +624,16 @@ impl Config {
             db.proxy
                 && (server.roles.contains(&Role::App) || (server.roles.contains(&Role::Db) && db.is_ours()))
         })
+    }
+
+    /// Whether `server` runs a cache proxy: for its application, or before its memcached.
+    pub fn runs_cache(&self, server: &Server) -> bool {
+        self.cache.is_some() && (server.roles.contains(&Role::App) || server.roles.contains(&Role::Cache))
+    }
+
+    /// Whether `server` runs memcached.
+    pub fn runs_memcached(&self, server: &Server) -> bool {
+        self.cache.is_some() && server.roles.contains(&Role::Cache)
     }
 
     /// Whether `server` runs a name server.

@@ -62,8 +62,8 @@ pub fn not_yet(config: &Config) -> Vec<NotYet> {
             add("db.when_alone", "stopping writes when no replica is left");
         }
     }
-    if config.cache.is_some() {
-        add("cache", "the cache");
+    if config.cache.as_ref().is_some_and(|cache| cache.copies > 1) {
+        add("cache.copies", "keeping cached items on more than one server");
     }
     if config.assets.is_some() {
         add("assets", "keeping uploads in an object store");

@@ -82,8 +82,18 @@ impl Config {
         if let Some(cache) = &self.cache {
             out.section("[cache]");
             out.text("listen", &cache.listen.to_string());
+            if let Some(socket) = &cache.socket {
+                out.text("socket", &socket.display().to_string());
+            }
             out.text("memory", &format_bytes(cache.memory_bytes));
+            out.text("placement", cache.placement.as_str());
             out.raw("copies", cache.copies);
+            if !cache.labels.is_empty() {
+                out.section("[cache.labels]");
+                for (server, label) in &cache.labels {
+                    out.text(server.as_str(), label);
+                }
+            }
         }
         if let Some(assets) = &self.assets {
             out.section("[assets]");

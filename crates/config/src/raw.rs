@@ -550,10 +550,17 @@ pub(crate) struct Secret {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Cache {
-    /// What the application already dials. Default "127.0.0.1:11211".
+    /// What the application already dials: an address and port. Default "127.0.0.1:11211".
     pub listen: Option<Text>,
+    /// A Unix socket that the application dials beside it.
+    pub socket: Option<Text>,
     /// Memory on each server with the role, such as "512MiB".
     pub memory: Text,
+    /// How keys are spread: "ketama" (as libmemcached's ketama_weighted), "twemproxy" or "rendezvous". Default "ketama".
+    pub placement: Option<Text>,
+    /// What stands for each server in the ring, by its name: what the application's own list of servers said.
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, Text>,
     /// How many servers hold each item. Default 1.
     pub copies: Option<At<i64>>,
 }

@@ -634,11 +634,17 @@ fn tls() -> impl Strategy<Value = Tls> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let fleet = ("[a-z]([a-z0-9-]{0,20}[a-z0-9])?", 0usize..3, 7000u16..8000);
-    let cache = (1u64 << 20..1 << 50, 1u32..=16).prop_map(|(memory_bytes, copies)| Cache {
-        listen: SocketAddr::from(([127, 0, 0, 1], 11211)),
-        memory_bytes,
-        copies,
-    });
+    let socket = prop::option::of("/[a-z]{1,9}/[a-z]{1,9}");
+    let cache = (1u64 << 20..1 << 50, 1u32..=16, 0usize..3, socket).prop_map(
+        |(memory_bytes, copies, rule, socket)| Cache {
+            listen: SocketAddr::from(([127, 0, 0, 1], 11211)),
+            socket: socket.map(Into::into),
+            memory_bytes,
+            placement: pontoon_fleet::CachePlacement::ALL[rule],
+            labels: std::collections::BTreeMap::new(),
+            copies,
+        },
+    );
     let assets = ("/[a-zé\" ]{0,20}", "/([a-z]{1,9}/)?", "[a-z0-9.]{3,3}", secrets()).prop_map(
         |(local, url, bucket, credentials)| Assets {
             local: local.into(),

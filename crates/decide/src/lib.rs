@@ -11,6 +11,7 @@
 
 pub mod address;
 pub mod addresses;
+pub mod cache;
 pub mod change;
 pub mod facts;
 pub mod failover;

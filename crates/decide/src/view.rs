@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pontoon_config::{App, Config, Db, Dns, Tls};
 use pontoon_fleet::{
-    AfterWrite, AppView, BootMoment, CertificateFiles, DatabaseServerView, DnsView, DnssecView, DrainBook,
-    EdgeAnswers, Engine, Epoch, FleetView, HttpsView, LeaseRecord, Maintenance, ReadsView, Revision, Role,
-    ServerName, ServerReport, ServerState, ServerView, SqlView, TakeoverView, Tier, TierDetail, TransferView,
+    AfterWrite, AppView, BootMoment, CacheList, CacheView, CertificateFiles, DatabaseServerView, DnsView,
+    DnssecView, DrainBook, EdgeAnswers, Engine, Epoch, FleetView, HttpsView, LeaseRecord, ListenAddress,
+    Maintenance, ReadsView, Revision, Role, ServerName, ServerReport, ServerState, ServerView, SqlView,
+    TakeoverView, Tier, TierDetail, TransferView,
 };
 use pontoon_gtid::{Dialect, Floor};
 
@@ -56,6 +57,8 @@ pub struct ViewInputs<'a> {
     pub holding: Option<(Epoch, &'a BootMoment)>,
     /// What authorities issued for the names of `[edge.tls.acme]`.
     pub issued: &'a Issued,
+    /// The cache servers, as the keeper said last.
+    pub cache: Option<&'a CacheList>,
 }
 
 /// Certificates of authorities, as this server has them.
@@ -125,6 +128,13 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
             interface: ip.interface.clone(),
         }),
         routed: config.routing().is_some(),
+        cache: config.cache.as_ref().map(|cache| CacheView {
+            listen: std::iter::once(ListenAddress::Tcp(cache.listen))
+                .chain(cache.socket.clone().map(ListenAddress::Unix))
+                .collect(),
+            memory_bytes: cache.memory_bytes,
+            list: inputs.cache.cloned(),
+        }),
     }
 }
 

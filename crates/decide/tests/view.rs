@@ -152,6 +152,7 @@ fn view(case: &Case) -> FleetView {
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     })
 }
@@ -220,6 +221,7 @@ fn a_report_under_another_servers_name_is_not_believed() {
         opening: false,
         holding: None,
         issued: &Default::default(),
+        cache: None,
         addresses: &Default::default(),
     });
     assert_eq!(view.servers[1].state, ServerState::Unreachable);
@@ -251,6 +253,7 @@ fn floors_of_this_epoch_are_heard_in_one() {
         let reports: BTreeMap<_, _> = reports.collect();
         let view = compose(&ViewInputs {
             issued: &Default::default(),
+            cache: None,
             config: &config,
             revision: Revision(1),
             epoch: Epoch(2),
@@ -332,6 +335,7 @@ fn until_everybody_tells_what_is_written_the_primary_is_asked() {
             opening: false,
             holding: None,
             issued: &Default::default(),
+            cache: None,
             addresses: &Default::default(),
             unreachable_after: LIMIT,
         });
@@ -367,6 +371,7 @@ fn a_new_primary_is_named_by_itself_once_it_is_open_and_a_hold_is_for_one_epoch(
     let view = |me: usize, opening, held| {
         let view = compose(&ViewInputs {
             issued: &Default::default(),
+            cache: None,
             config: &config,
             revision: Revision(3),
             epoch: Epoch(4),

@@ -14,6 +14,7 @@
 pub mod content;
 mod control;
 mod file;
+mod key_file;
 mod notify;
 mod shared;
 mod signing;

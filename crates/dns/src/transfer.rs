@@ -237,15 +237,21 @@ pub(crate) fn counts(message: &[u8]) -> Option<[u16; 4]> {
     Some([0, 1, 2, 3].map(|at| counts.get(at).map_or(0, |bytes| u16::from_be_bytes(*bytes))))
 }
 
-/// Header and question of an answer.
+/// Header and question of an answer; the header alone where there is not just one whole question.
 pub(crate) fn head(query: &[u8]) -> Vec<u8> {
-    let end = crate::tsig::name_end(query, 12).map_or(12, |end| end + 4);
-    let mut message = query.get(..end).unwrap_or_default().to_vec();
-    message.resize(message.len().max(12), 0);
+    let asks_one = counts(query).is_some_and(|[questions, ..]| questions == 1);
+    let end = crate::tsig::name_end(query, 12).filter(|_| asks_one);
+    let question = end.and_then(|end| query.get(12..end + 4));
+    let mut message = query.get(..12.min(query.len())).unwrap_or_default().to_vec();
+    message.resize(12, 0);
     // A response, authoritative; nothing in any section but the question yet.
     message[2] = 0x84;
     message[3] = 0;
-    message[6..12].fill(0);
+    message[4..12].fill(0);
+    if let Some(question) = question {
+        message[5] = 1;
+        message.extend_from_slice(question);
+    }
     message
 }
 

@@ -2,12 +2,9 @@
 //!
 //! A message that is signed wrongly is answered with the reason, which only says what its sender can know anyway.
 
-use std::path::Path;
-
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use pontoon_rt::files;
 use pontoon_zone::Name;
 
 /// The keys of a file.
@@ -40,20 +37,6 @@ impl std::fmt::Debug for Key {
 }
 
 impl Keys {
-    /// Reads a file as `tsig-keygen` (BIND) and `keymgr` (Knot) print it: `key "name" { algorithm hmac-sha256; secret
-    /// "…"; };`, as often as wanted, with `#` and `//` comments.
-    ///
-    /// # Errors
-    /// What is wrong with it, for people; never the secret.
-    pub fn load(path: &Path) -> Result<Keys, String> {
-        let at = |why: String| format!("{}: {why}", path.display());
-        let bytes = files::read_limited(path, MAX_FILE)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| at("there is no such file".to_owned()))?;
-        let text = String::from_utf8(bytes).map_err(|_| at("it is not text".to_owned()))?;
-        parse(&text).map_err(at)
-    }
-
     /// The key with which an own message is signed first: the first one of the file.
     pub(crate) fn first(&self) -> Option<&Key> {
         self.0.first()
@@ -387,7 +370,8 @@ pub(crate) fn name_end(packet: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-fn parse(text: &str) -> Result<Keys, String> {
+/// The keys of a text; [`Keys::load`] says of what kind.
+pub(crate) fn parse(text: &str) -> Result<Keys, String> {
     let mut words = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default();
@@ -465,7 +449,6 @@ const BADKEY: u16 = 17;
 const BADTIME: u16 = 18;
 /// By how many seconds clocks may differ (section 10).
 const FUDGE: u16 = 300;
-const MAX_FILE: u64 = 64 * 1024;
 /// 128 bits: fewer can be tried out.
 const SHORTEST: usize = 16;
 

@@ -77,6 +77,35 @@ fn who_is_not_believed_is_told_why() {
     assert_eq!(codes(&said(&keys, cut, NOW)), (FORMERR, None));
 }
 
+/// Found by fuzzing: what lies behind a header that counts no question, or several, was told back as one.
+#[test]
+fn who_is_not_believed_and_asks_nothing_gets_no_question_back() {
+    let keys = keys();
+    for questions in [0, 2] {
+        let mut message = query();
+        message[5] = questions;
+        if questions == 2 {
+            message.extend_from_slice(b"\x01y\0\0\x01\0\x01");
+        } else {
+            // A record, whose beginning could be a question's.
+            message[11] = 1;
+            message.extend_from_slice(b"\0\0\0\0\0\0");
+        }
+        Signer::new(&keys.0[0]).sign(&mut message, NOW);
+        let last = message.len() - 8;
+        message[last] ^= 1;
+        let answer = keys.open(&message, NOW).unwrap_err().answer(&message, NOW);
+        assert_eq!(answer[4..12], [0, 0, 0, 0, 0, 0, 0, 1], "{questions}");
+        assert_eq!(codes(&answer), (NOTAUTH, Some(BADSIG)), "{questions}");
+        assert!(answer.len() < message.len());
+    }
+    let answer = keys.open(b"\x12", NOW).unwrap_err().answer(b"\x12", NOW);
+    assert_eq!(
+        (answer.len(), &answer[..5]),
+        (12, &[0x12, 0, 0x80, FORMERR, 0][..])
+    );
+}
+
 #[test]
 fn an_answers_messages_are_signed_one_after_the_other() {
     let keys = keys();

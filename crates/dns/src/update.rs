@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pontoon_fleet::AddressView;
-use pontoon_zone::{Name, rtype};
+use pontoon_zone::Name;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use crate::content;
 use crate::notify::response_code;
 use crate::shared;
-use crate::transfer::{CLASS_IN, counts};
-use crate::tsig::{Key, Keys, Signer, name_end};
+use crate::tsig::{Key, Keys, Signer};
+
+mod message;
 
 /// The addresses that names shall have elsewhere, and for how long others may remember them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +80,8 @@ pub async fn push(server: SocketAddr, keys: &Keys, wanted: &Wanted) -> Result<us
             different.push((place, addresses));
         }
     }
-    for some in different.chunks(SETS_AT_ONCE) {
-        line.update(wanted, some).await?;
+    for update in message::updates(&wanted.zone, wanted.ttl, &different) {
+        line.update(update).await?;
     }
     for (place, addresses) in &different {
         // A server ignores addresses for a name that has an alias (RFC 2136 section 3.4.2.2), without saying so.
@@ -109,11 +110,7 @@ impl Line<'_> {
         wanted: &[IpAddr],
         ttl: u32,
     ) -> Result<bool, String> {
-        let mut query = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0].to_vec();
-        query.extend_from_slice(name.wire());
-        query.extend_from_slice(&rtype.to_be_bytes());
-        query.extend_from_slice(&CLASS_IN.to_be_bytes());
-        let answer = self.ask(query).await?;
+        let answer = self.ask(message::query(name, *rtype)).await?;
         match answer.get(3).map(|code| code & 0x0F) {
             Some(0 | NXDOMAIN) => {}
             code => {
@@ -121,40 +118,15 @@ impl Line<'_> {
                 return Err(format!("asked for {name} it says {said}"));
             }
         }
-        let mut found = addresses(&answer, *rtype).ok_or("its answer is malformed")?;
+        let mut found = message::addresses(&answer, *rtype).ok_or("its answer is malformed")?;
         found.sort_unstable();
         let same_times = found.iter().all(|(_, lasts)| *lasts == ttl);
         Ok(same_times && found.iter().map(|(address, _)| address).eq(wanted))
     }
 
-    /// Puts these sets in the place of what the names have.
-    async fn update(&mut self, wanted: &Wanted, sets: &[(&(Name, u16), &Vec<IpAddr>)]) -> Result<(), String> {
-        let mut message = [0, 0, UPDATE, 0, 0, 1, 0, 0, 0, 0, 0, 0].to_vec();
-        message.extend_from_slice(wanted.zone.wire());
-        message.extend_from_slice(&rtype::SOA.to_be_bytes());
-        message.extend_from_slice(&CLASS_IN.to_be_bytes());
-        let mut count = 0u16;
-        for ((name, rtype), addresses) in sets {
-            let mut record = |class: u16, ttl: u32, data: &[u8]| {
-                message.extend_from_slice(name.wire());
-                message.extend_from_slice(&rtype.to_be_bytes());
-                message.extend_from_slice(&class.to_be_bytes());
-                message.extend_from_slice(&ttl.to_be_bytes());
-                message.extend_from_slice(&(data.len() as u16).to_be_bytes());
-                message.extend_from_slice(data);
-                count += 1;
-            };
-            // All that is there goes first (section 2.5.2), in the same message: nobody sees the name without addresses.
-            record(CLASS_ANY, 0, &[]);
-            for address in *addresses {
-                match address {
-                    IpAddr::V4(address) => record(CLASS_IN, wanted.ttl, &address.octets()),
-                    IpAddr::V6(address) => record(CLASS_IN, wanted.ttl, &address.octets()),
-                }
-            }
-        }
-        message[8..10].copy_from_slice(&count.to_be_bytes());
-        let answer = self.ask(message).await?;
+    /// Sends an update.
+    async fn update(&mut self, update: Vec<u8>) -> Result<(), String> {
+        let answer = self.ask(update).await?;
         match answer.get(3).map_or(0, |code| code & 0x0F) {
             0 => Ok(()),
             code => Err(format!("it refuses the update: {}", response_code(code))),
@@ -194,38 +166,6 @@ impl Line<'_> {
     }
 }
 
-/// The addresses of this type in the answer section, with their TTLs.
-fn addresses(message: &[u8], rtype: u16) -> Option<Vec<(IpAddr, u32)>> {
-    let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
-    let [questions, answers, ..] = counts(message)?;
-    let mut at = 12;
-    for _ in 0..questions {
-        at = name_end(message, at)? + 4;
-    }
-    let mut found = Vec::new();
-    for _ in 0..answers {
-        let end = name_end(message, at)?;
-        let data = message.get(end + 10..end + 10 + usize::from(word(end + 8)?))?;
-        let ttl = u32::from(word(end + 4)?) << 16 | u32::from(word(end + 6)?);
-        if word(end)? == rtype {
-            let address = match data.len() {
-                4 => IpAddr::from(<[u8; 4]>::try_from(data).ok()?),
-                _ => IpAddr::from(<[u8; 16]>::try_from(data).ok()?),
-            };
-            found.push((address, ttl));
-        } else {
-            // An alias: the addresses that follow are another name's.
-            return Some(vec![(IpAddr::from([0, 0, 0, 0]), 0)]);
-        }
-        at = end + 10 + data.len();
-    }
-    Some(found)
-}
-
 /// How long a connection, and each answer, is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Sets in one message: with a hundred addresses each they fit.
-const SETS_AT_ONCE: usize = 20;
-const UPDATE: u8 = 5 << 3;
-const CLASS_ANY: u16 = 255;
 const NXDOMAIN: u8 = 3;

@@ -220,6 +220,8 @@ codes! {
         "There is a DS record to give to a registrar only when fleet.toml has [dns.dnssec]. Give it to the registrar after every server with the role dns answers with signatures (`pontoon status --wide`), never before: a zone whose parent has a DS record and that is not signed does not exist for anybody who checks.";
     A011 Failed "there is no key to sign the zone with on this server"
         "The keeper makes the key when [dns.dnssec] is applied, and it goes with heartbeats to the servers that steer the fleet and to those with the role dns: run the command on one of these, as root. A file that holds no key is not written over, because the zone's parent may point to what it once held: restore it, or take it from another of these servers.";
+    K001 Failed "the cache proxy or memcached cannot run"
+        "The evidence is what the system said: the program memcached (Debian's package of that name) is not installed, or a file, a socket or a thread could not be had. Applications find no cache meanwhile, which they take for an empty one; the agent or systemd tries again.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{CacheReport, Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName, Tier, UnixMillis};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,7 @@ impl TierReport {
             TierDetail::Sql(_) => Tier::Sql,
             TierDetail::Dns(_) => Tier::Dns,
             TierDetail::Address(_) => Tier::Address,
+            TierDetail::Cache(_) => Tier::Cache,
         }
     }
 }
@@ -42,6 +43,8 @@ pub enum TierDetail {
     Dns(DnsReport),
     /// From `pontoon address`.
     Address(AddressReport),
+    /// From `pontoon cache`.
+    Cache(CacheReport),
 }
 
 /// What a name server saw since it started.

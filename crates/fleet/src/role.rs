@@ -55,6 +55,10 @@ pub enum Tier {
     Dns,
     /// `pontoon address`
     Address,
+    /// `pontoon cache`
+    Cache,
+    /// memcached itself, which `pontoon memcached` becomes
+    Memcached,
 }
 
 impl Tier {
@@ -65,6 +69,8 @@ impl Tier {
             Tier::Sql => "sql",
             Tier::Dns => "dns",
             Tier::Address => "address",
+            Tier::Cache => "cache",
+            Tier::Memcached => "memcached",
         }
     }
 }

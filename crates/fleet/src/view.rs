@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::millis;
 use crate::{
-    Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role, ServerName,
-    UnixMillis,
+    CacheView, Dispatch, EdgeAnswers, EdgeFront, EdgeLimits, Engine, Epoch, FleetName, Revision, Role,
+    ServerName, UnixMillis,
 };
 
 /// What the fleet is, as one agent sees it now.
@@ -53,6 +53,9 @@ pub struct FleetView {
     /// When that last changed, as far as the agents have told each other.
     #[serde(default)]
     pub addresses_changed: UnixMillis,
+    /// The cache; `None` when the configuration has none.
+    #[serde(default)]
+    pub cache: Option<CacheView>,
     /// How public addresses move; `None` when they do not.
     #[serde(default)]
     pub takeover: Option<TakeoverView>,
@@ -228,6 +231,11 @@ impl ServerView {
         SocketAddr::new(self.private, self.ports.sql_relay)
     }
 
+    /// Where its cache proxy takes connections for its own memcached from other cache proxies (mutual TLS).
+    pub fn cache_relay(&self) -> SocketAddr {
+        SocketAddr::new(self.private, self.ports.cache_relay)
+    }
+
     /// Where its agent answers the other agents (mutual TLS).
     pub fn agent(&self) -> SocketAddr {
         SocketAddr::new(self.private, self.ports.agent)
@@ -255,15 +263,19 @@ pub struct Ports {
     pub edge_relay: u16,
     /// The SQL proxy, for other SQL proxies.
     pub sql_relay: u16,
+    /// The cache proxy, for other cache proxies.
+    #[serde(default)]
+    pub cache_relay: u16,
 }
 
 impl Ports {
-    /// The three ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`.
+    /// The ports that follow from the fleet's base port: `base`, `base + 1`, `base + 2`, `base + 3`.
     pub fn from_base(base: u16) -> Ports {
         Ports {
             agent: base,
             edge_relay: base.saturating_add(1),
             sql_relay: base.saturating_add(2),
+            cache_relay: base.saturating_add(3),
         }
     }
 }

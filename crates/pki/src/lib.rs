@@ -13,6 +13,7 @@
 
 mod authority;
 mod error;
+mod fleet_tls;
 mod identity;
 mod shared;
 mod text;
@@ -22,6 +23,7 @@ mod x509;
 
 pub use authority::{Authority, SERVER_LIFETIME};
 pub use error::PkiError;
+pub use fleet_tls::{FleetTls, FleetTlsError};
 pub use identity::{Identity, IdentityFiles, NewKey};
 pub use shared::SharedIdentity;
 pub use text::Pin;

@@ -151,6 +151,10 @@ pub enum Command {
     Edge(Edge),
     /// Run the SQL proxy of this server (the agent starts it), or ask about it
     Sql(Sql),
+    /// Run the cache proxy of this server (the agent starts it)
+    Cache(Tier),
+    /// Become the memcached of this server (the agent starts it)
+    Memcached(Tier),
     /// Run the name server of this server (the agent starts it), or ask about it
     Dns(Dns),
     /// Run the process that holds this server's public addresses (the agent starts it), or ask about them
@@ -205,6 +209,8 @@ impl Command {
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Agent(_)
+            | Command::Cache(_)
+            | Command::Memcached(_)
             | Command::DemoApp
             | Command::Helper(_) => false,
         }

@@ -189,21 +189,21 @@ fn check_names_what_comes_later_and_apply_refuses_it() {
     let machine = Machine::new();
     std::fs::write(
         machine.path("fleet.toml"),
-        format!("{ONE_SERVER}[cache]\nlisten = \"127.0.0.1:11211\"\nmemory = \"64MiB\"\n"),
+        format!("{ONE_SERVER}[cache]\nmemory = \"64MiB\"\ncopies = 2\n"),
     )
     .unwrap();
     let ran = machine.run(&["check"]).must_exit(0);
     assert!(
-        ran.out.contains("is correct: fleet notes, 1 server") && ran.out.contains("line 9"),
+        ran.out.contains("is correct: fleet notes, 1 server") && ran.out.contains("line 11"),
         "{}",
         ran.out
     );
     let json: serde_json::Value =
         serde_json::from_str(&machine.run(&["check", "--json"]).must_exit(0).out).unwrap();
-    assert_eq!(json["not_yet"][0]["path"], "cache");
+    assert_eq!(json["not_yet"][0]["path"], "cache.copies");
     let ran = machine.run(&["apply", "--yes"]).must_exit(3);
     assert!(
-        ran.err.contains("error[C010]") && ran.err.contains("cache: the cache"),
+        ran.err.contains("error[C010]") && ran.err.contains("cache.copies: keeping cached items"),
         "{}",
         ran.err
     );

@@ -102,6 +102,11 @@ impl Paths {
         self.run_dir.join(format!("{tier}-upgrade.sock"))
     }
 
+    /// Where this server's memcached listens, for its cache proxy alone.
+    pub fn memcached_socket(&self) -> PathBuf {
+        self.run_dir.join("memcached.sock")
+    }
+
     /// Where the address process takes requests for a rehearsal.
     pub fn address_socket(&self) -> PathBuf {
         self.run_dir.join("address.sock")

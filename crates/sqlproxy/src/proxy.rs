@@ -1,6 +1,5 @@
 //! The process: threads that serve, and one place that follows the view, keeps the doors and reports.
 
-use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pontoon_fleet::{HoldReport, Tier, TierDetail, TierReport};
 use pontoon_rt::clock::{self, Clock, SystemClock};
+use pontoon_rt::doors::{Doors, Listener, ThreadDoor, accept_all};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::boundary::Boundary;
 use crate::context::{Context, Gate, Limits, Sessions};
 use crate::counters::{Counted, Counters};
-use crate::doors::{Doors, Listener, ThreadDoor};
+use crate::doors::wanted;
 use crate::floor::{self, Floors};
 use crate::front::Keys;
 use crate::passthrough::{refuse_for_number, serve_client};
@@ -46,12 +46,8 @@ const EXPECTANT: Duration = Duration::from_secs(60);
 const REPORT_TICK: Duration = Duration::from_secs(1);
 /// Between two looks at what is under way while the primary is about to hand over.
 const HOLD_TICK: Duration = Duration::from_millis(5);
-/// How long to wait after an accept failed (out of file descriptors) rather than spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long sessions may take to notice that the process closes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
-/// Connections taken from a listening socket's queue after it was told to stop.
-const MAX_LATE: usize = 4096;
 
 /// See [`run_until`](crate::run_until).
 pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Result<(), SqlProxyError> {
@@ -245,33 +241,6 @@ async fn serve_any(thread: &Rc<Thread>, peer: Peer, transport: Transport) {
     session::admit::admit(Rc::clone(thread), peer, transport).await;
 }
 
-/// Accepts until `stop`, and then what already waits (closing a socket resets the connections in its queue), but not
-/// for ever.
-async fn accept_all<S, F>(stop: &CancellationToken, accept: impl Fn() -> F, mut serve: impl FnMut(S))
-where
-    F: Future<Output = io::Result<S>>,
-{
-    let mut late = 0;
-    while late < MAX_LATE {
-        late += usize::from(stop.is_cancelled());
-        let accepted = tokio::select! {
-            biased;
-            accepted = accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok(stream) => serve(stream),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                if stop.is_cancelled() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
 /// Follows the view, keeps the doors, reports, and leads through the end.
 struct Keeper {
     context: Arc<Context>,
@@ -286,7 +255,7 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(mut self, threads: Vec<mpsc::UnboundedSender<ThreadDoor>>, shutdown: &Shutdown) {
-        let mut doors = Doors::new(self.context.me.clone(), threads);
+        let mut doors = Doors::new(threads);
         let mut views = self.client.subscribe();
         let mut door_tick = interval(DOOR_TICK);
         let mut report_tick = interval(REPORT_TICK);
@@ -298,7 +267,8 @@ impl Keeper {
             let hurry = !doors.not_listening().is_empty() && asked_for.elapsed() < EXPECTANT;
             tokio::select! {
                 _ = views.changed() => {
-                    if doors.differ_from(views.borrow().as_deref()) {
+                    let wanted = wanted(views.borrow().as_deref(), &self.context.me);
+                    if doors.differ_from(wanted.as_deref()) {
                         asked_for = Instant::now();
                     }
                 }
@@ -323,7 +293,7 @@ impl Keeper {
             // finds a door open who is then told of no database.
             let view = views.borrow_and_update().clone();
             self.obey(view.as_deref());
-            doors.reconcile(view.as_deref(), has_identity);
+            doors.reconcile(wanted(view.as_deref(), &self.context.me), has_identity);
         }
         self.drain(doors, views, report_tick, shutdown).await;
     }

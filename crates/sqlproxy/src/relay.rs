@@ -161,11 +161,12 @@ fn is_allowed(view: Option<&FleetView>, caller: &ServerName) -> bool {
 }
 
 async fn introduce(context: &Context, tcp: TcpStream) -> Result<(Peer, ServerName, Option<Preface>), String> {
-    let (mut caller, name) = context
+    let (caller, name) = context
         .tls
         .accept(tcp, INTRODUCTION)
         .await
         .map_err(|error| error.to_string())?;
+    let mut caller = Peer::Tls(Box::new(caller));
     let mut bytes = [0; PREFACE_LEN];
     caller
         .read_exact(&mut bytes)

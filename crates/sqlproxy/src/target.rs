@@ -340,6 +340,7 @@ pub(crate) mod tests {
             serial: 1,
             takeover: None,
             routed: false,
+            cache: None,
             servers: vec![server("a", "127.0.0.1"), server("b", "127.0.0.2")],
             app: None,
             https: None,

@@ -168,6 +168,7 @@ impl Fleet {
                 interface: None,
             }),
             routed: false,
+            cache: None,
         }
     }
 

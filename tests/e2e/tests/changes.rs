@@ -45,7 +45,10 @@ fn the_first_apply_is_refused_killed_and_completed() -> Result<(), LabError> {
                 (good.replace("[db]", "[db"), "C001"),
                 (good.replace("upstream", "upstraem"), "C004"),
                 (good.replace("version = 1", "version = 9"), "C008"),
-                (format!("{good}\n[cache]\nmemory = \"64MiB\"\n"), "C010"),
+                (
+                    format!("{good}\n[cache]\nmemory = \"64MiB\"\ncopies = 2\n"),
+                    "C010",
+                ),
             ] {
                 write(a, &mistake)?;
                 let status = if code == "C010" { 3 } else { 2 };

@@ -18,6 +18,8 @@ const EXPOSURE: &[(&str, f64)] = &[
     ("pontoon-edge.service", 2.0),
     ("pontoon-sql.service", 2.0),
     ("pontoon-dns.service", 2.0),
+    ("pontoon-cache.service", 2.0),
+    ("pontoon-memcached.service", 2.0),
     ("pontoon-address.service", 2.6),
     ("pontoon-helper.service", 3.2),
 ];
@@ -74,6 +76,8 @@ fn no_tier_is_bound_to_the_agent() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-cache.service",
+        "pontoon-memcached.service",
         "pontoon-address.service",
     ] {
         let text = unit(name);
@@ -121,6 +125,8 @@ fn the_tiers_are_not_the_agents_user() {
         "pontoon-edge.service",
         "pontoon-sql.service",
         "pontoon-dns.service",
+        "pontoon-cache.service",
+        "pontoon-memcached.service",
         "pontoon-address.service",
     ] {
         assert_eq!(user(tier).as_deref(), Some("pontoon-tier"), "{tier}");

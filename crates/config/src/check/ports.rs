@@ -62,6 +62,10 @@ fn listeners(config: &Config, file: &File, server: &Server) -> Vec<Listener> {
             fleet_port.clone(),
         );
     }
+    if config.runs_cache(server) {
+        let at = SocketAddr::new(server.private, ports.cache_relay);
+        add("fleet.port", at, fleet_port.clone());
+    }
     let edge_listen = file
         .edge
         .as_ref()

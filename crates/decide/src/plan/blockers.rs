@@ -191,6 +191,18 @@ fn ports(
         );
         wants.push((relay(wanted.ports().sql_relay), "the SQL proxy"));
     }
+    if let Some(cache) = wanted.cache.as_ref().filter(|_| wanted.runs_cache(server)) {
+        if server.roles.contains(&pontoon_fleet::Role::App) {
+            wants.push((ListenAddress::Tcp(cache.listen), "the cache proxy"));
+            wants.extend(
+                cache
+                    .socket
+                    .iter()
+                    .map(|path| (ListenAddress::Unix(path.clone()), "the cache proxy")),
+            );
+        }
+        wants.push((relay(wanted.ports().cache_relay), "the cache proxy"));
+    }
     if let Some(db) = wanted.db.as_ref().filter(|_| wanted.runs_database(server)) {
         wants.push((relay(db.server_port), "the database"));
         wants.push((

@@ -70,6 +70,7 @@ pub fn view(count: u8, app: SocketAddr, listen: SocketAddr) -> FleetView {
         serial: 1,
         takeover: None,
         routed: false,
+        cache: None,
         servers,
         app: Some(AppView {
             upstream: app,

@@ -70,6 +70,8 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Agent(args) => process::agent(context, &args),
         Command::Edge(args) => edge::edge(context, args),
         Command::Sql(args) => sql::sql(context, args),
+        Command::Cache(args) => process::cache(context, args),
+        Command::Memcached(args) => process::memcached(context, &args),
         Command::Dns(args) => dns::dns(context, args),
         Command::Address(args) => address::address(context, args),
         Command::Helper(args) => process::helper(context, &args),

@@ -1,17 +1,21 @@
-//! The long-running processes: `pontoon agent`, `edge`, `sql`, `dns`, `address` and `helper`.
+//! The long-running processes: `pontoon agent`, `edge`, `sql`, `cache`, `memcached`, `dns`, `address` and `helper`.
 //!
 //! Made for a service manager: they stay in the foreground, log to standard error, end on SIGTERM with status 0
 //! after what they began is finished, and with a refusal on standard error when they cannot run.
 
+use std::os::unix::process::CommandExt;
+
 use anyhow::Context as _;
 use pontoon_address::AddressOptions;
 use pontoon_agent::{AgentOptions, Supervision};
+use pontoon_cacheproxy::CacheOptions;
 use pontoon_dns::DnsOptions;
 use pontoon_edge::{AccessLog, AccessLogFormat, AccessLogTo, EdgeOptions};
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_helper::HelperOptions;
 use pontoon_pki::Identity;
 use pontoon_rt::process::Spec;
+use pontoon_rt::view;
 use pontoon_sqlproxy::SqlOptions;
 
 use super::{Context, address};
@@ -74,6 +78,37 @@ pub fn sql(context: &Context, args: Tier) -> anyhow::Result<u8> {
     };
     pontoon_sqlproxy::run(options).map_err(Refusal::from)?;
     Ok(0)
+}
+
+/// `pontoon cache`
+pub fn cache(context: &Context, args: Tier) -> anyhow::Result<u8> {
+    log("cache", args.log_format)?;
+    let options = CacheOptions {
+        server: server(context, args.server)?,
+        paths: context.paths.clone(),
+        threads: args.threads.unwrap_or(0).into(),
+    };
+    pontoon_cacheproxy::run(&options).map_err(Refusal::from)?;
+    Ok(0)
+}
+
+/// `pontoon memcached`: becomes memcached, with what the last view says. A change of the memory is told to it by the cache
+/// proxy while it runs.
+pub fn memcached(context: &Context, args: &Tier) -> anyhow::Result<u8> {
+    log("memcached", args.log_format)?;
+    let cannot = |why: String| Refusal::new(Code::K001, "memcached cannot run").because(why);
+    let view = view::last(&context.paths).map_err(|error| cannot(error.to_string()))?;
+    let cache = view
+        .and_then(|view| view.cache)
+        .ok_or_else(|| cannot("the view has no cache".to_owned()))?;
+    let arguments = pontoon_cacheproxy::arguments(&context.paths.memcached_socket(), cache.memory_bytes);
+    let mut command = std::process::Command::new(pontoon_cacheproxy::PROGRAM);
+    command.args(arguments);
+    // Memcached does not run as root unless it is told to.
+    if rustix::process::geteuid().is_root() {
+        command.args(["-u", "root"]);
+    }
+    Err(cannot(format!("{}: {}", pontoon_cacheproxy::PROGRAM, command.exec())).into())
 }
 
 /// `pontoon dns`

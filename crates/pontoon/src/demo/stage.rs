@@ -230,7 +230,7 @@ impl Stage {
                     }
                     TierDetail::Edge(edge) => counts.retried += edge.retried_total,
                     TierDetail::Dns(_) => {}
-                    TierDetail::Address(_) => {}
+                    TierDetail::Address(_) | TierDetail::Cache(_) => {}
                 }
             }
         }

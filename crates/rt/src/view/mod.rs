@@ -116,5 +116,13 @@ async fn write_line<W: AsyncWrite + Unpin>(writer: &mut W, line: &[u8]) -> io::R
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
+/// The last view that was published on this server; `None` before the first.
+///
+/// # Errors
+/// The file cannot be read, or is none.
+pub fn last(paths: &crate::paths::Paths) -> Result<Option<pontoon_fleet::FleetView>, ViewError> {
+    client::read_file(&paths.view_file())
+}
+
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ fn view(revision: u64) -> FleetView {
         serial: 0,
         takeover: None,
         routed: false,
+        cache: None,
         servers: Vec::new(),
         app: None,
         https: None,

@@ -159,7 +159,7 @@ async fn ask_relay(
     tls: &FleetTls,
     limit: Duration,
 ) -> Result<(Peer, Epoch), AttemptError> {
-    let mut peer = tls.connect(&pin.server, tcp, limit).await?;
+    let mut peer = Peer::Tls(Box::new(tls.connect(&pin.server, tcp, limit).await?));
     let preface = Preface {
         purpose,
         transport,

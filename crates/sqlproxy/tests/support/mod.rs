@@ -100,6 +100,7 @@ impl View {
                 agent: 1,
                 edge_relay: 2,
                 sql_relay: relay,
+                cache_relay: 1,
             },
             edge_listen: Vec::new(),
             weight: 1,
@@ -111,6 +112,7 @@ impl View {
             serial: 0,
             takeover: None,
             routed: false,
+            cache: None,
             servers: vec![
                 server("a", "127.0.0.1", self.relay_ports[0]),
                 server("b", "127.0.0.2", self.relay_ports[1]),

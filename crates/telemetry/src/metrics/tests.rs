@@ -119,6 +119,7 @@ fn the_agents_numbers_follow_the_view() {
         serial: 1,
         takeover: None,
         routed: false,
+        cache: None,
         servers: vec![
             server("a", ServerState::Draining),
             server("b", ServerState::Unreachable),
