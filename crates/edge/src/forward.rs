@@ -4,38 +4,36 @@
 //! (`RetryPolicy::methods`), and all that was sent can be sent again, and the retry budget allows it. Never once
 //! a byte of an answer is with the client.
 
-use std::net::SocketAddr;
+mod hold;
+mod reach;
+
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
-use pontoon_fleet::{Coding, Maintenance, ProxyProtocol};
-use pontoon_rt::clock::{Clock, SystemClock};
+use pontoon_fleet::{Coding, ProxyProtocol};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
-use crate::cache::{Fill, Kept};
-use crate::clients::Denied;
+use self::hold::Hold;
+use crate::cache::Fill;
 use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
-use crate::cookie;
-use crate::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
 use crate::floors::Leaving;
-use crate::front::{self, Told};
-use crate::http1::body::{Body, Length};
-use crate::http1::head::FLOOR_FIELD;
+use crate::front::Told;
+use crate::http1::body::Body;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
-use crate::io::{KeptStream, Stream};
+use crate::io::Stream;
+use crate::own;
 use crate::pages::{Own, Pages};
 use crate::pipe::Pipe;
 use crate::queue::Place;
-use crate::stay::{self, Wish};
-use crate::upstream::{Upstream, Upstreams, Way};
+use crate::stay::Wish;
+use crate::upstream::{Upstream, Way};
 use crate::worker::{Chosen, Pick, Route, Worker};
 
 /// What becomes of the client's connection.
@@ -201,180 +199,6 @@ pub async fn forward(
     }
 }
 
-/// Answers a request whose body is refused.
-pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request, reject: Reject) -> Served {
-    worker.stats.rejected(reject as usize);
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    worker.pages().refuse(&mut text, reject, request.is_head);
-    answer_alone(worker, client, text, reject.status(), After::Linger).await
-}
-
-/// Answers a request of a client that has met a limit. Its connection may go on if the next request begins where this
-/// one ends.
-pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request, denied: &Denied) -> Served {
-    worker.stats.rejected(denied.reject as usize);
-    let keep_alive = request.keep_alive
-        && request.version == Version::Http11
-        && request.length == Length::None
-        && !worker.draining.get();
-    let extra = format!("Retry-After: {}\r\n", denied.retry_after);
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    let own = Own {
-        status: denied.reject.status(),
-        detail: denied.reject.word(),
-        extra: &extra,
-        head_only: request.is_head,
-        keep_alive,
-        ..Own::default()
-    };
-    worker.pages().write(&mut text, &own);
-    let status = own.status;
-    let after = if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    };
-    answer_alone(worker, client, text, status, after).await
-}
-
-/// Answers a request with what is kept, at `now` of the clock of all threads, as if a server had sent it.
-pub async fn deliver(
-    worker: &Rc<Worker>,
-    client: &mut Client,
-    request: &Request,
-    up: &mut Pipe,
-    kept: &Kept,
-    now: u64,
-) -> Served {
-    let upstreams = worker.upstreams();
-    let head = up.staged().get(..request.head_length).unwrap_or_default();
-    let (answer, body) = kept.deliver(head, request.is_head, now);
-    let told = Told::of(&upstreams.front, request, head);
-    let rules = upstreams.answers.compress.as_ref();
-    let compress = rules.map(|rules| Offer {
-        rules,
-        coding: compress::accepted(rules, head),
-        taken: &worker.coders,
-    });
-    let https = worker.https().filter(|_| request.secure);
-    let mut exchange = Exchange {
-        client: &mut client.stream,
-        client_buffer: &mut client.buffer,
-        deadline: &mut client.deadline,
-        server: &mut Stream::Kept(Box::new(KeptStream::new(answer, body))),
-        server_buffer: worker.buffers.take(),
-        up,
-        down: Pipe::new(std::mem::take(&mut client.scratch), Body::Finished),
-        request,
-        may_keep_alive: &|| !worker.draining.get() && !worker.is_crowded(),
-        relay: false,
-        kept: false,
-        tuning: &upstreams.tuning,
-        body_rate: 0,
-        state: State::begun_at(client.now),
-        floor: None,
-        answer_timeout: upstreams.tuning.answer_timeout,
-        stay: None,
-        hsts: https.as_ref().and_then(|https| https.hsts.as_deref()),
-        compress,
-        fill: None,
-        told: told.as_ref(),
-        worth_waiting: &|| true,
-    };
-    exchange.down.stage().clear();
-    let result = exchange.run().await;
-    let status = exchange.state.response.map_or(0, |response| response.status);
-    let bytes = exchange.down.written();
-    if let Some((coding, read, coded)) = exchange.down.encoded() {
-        worker.stats.compressed(coding, read, coded);
-    }
-    client.scratch = exchange.down.into_staged();
-    Served {
-        status,
-        bytes,
-        after: match result {
-            Ok(done) if done.keep_alive => After::KeepAlive,
-            Ok(_) => After::Linger,
-            Err(_) => After::Close,
-        },
-        ..Served::nothing()
-    }
-}
-
-/// Answers a visitor who wants what is kept or nothing (`only-if-cached`), when nothing is.
-pub async fn not_kept(worker: &Worker, client: &mut Client, request: &Request, up: &Pipe) -> Served {
-    let keep_alive =
-        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
-    let own = Own {
-        status: 504,
-        detail: "nothing is kept that answers this",
-        request_id: request.id(up.staged()),
-        head_only: request.is_head,
-        keep_alive,
-        ..Own::default()
-    };
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    worker.pages().write(&mut text, &own);
-    let after = if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    };
-    answer_alone(worker, client, text, 504, after).await
-}
-
-/// Answers a visitor while there is maintenance.
-pub async fn maintained(
-    worker: &Rc<Worker>,
-    client: &mut Client,
-    request: &Request,
-    up: &Pipe,
-    maintenance: &Maintenance,
-) -> Served {
-    let keep_alive =
-        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
-    let own = Own {
-        request_id: request.id(up.staged()),
-        head_only: request.is_head,
-        keep_alive,
-        ..Own::default()
-    };
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    worker
-        .pages()
-        .maintain(&mut text, maintenance, SystemClock.unix(), &own);
-    let after = if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    };
-    answer_alone(worker, client, text, 503, after).await
-}
-
-/// Sends `text`, an answer of the edge itself for which no server was asked.
-async fn answer_alone(
-    worker: &Worker,
-    client: &mut Client,
-    text: Vec<u8>,
-    status: u16,
-    after: After,
-) -> Served {
-    let sent = send(client, &text, worker.upstreams().tuning.write_timeout).await;
-    let bytes = text.len() as u64;
-    client.scratch = text;
-    Served {
-        status,
-        bytes,
-        upstream: None,
-        retries: 0,
-        after: if sent.is_ok() { after } else { After::Close },
-    }
-}
-
 const RETRY_AFTER: &str = "Retry-After: 1\r\n";
 
 /// A request and what was done for it so far.
@@ -493,94 +317,12 @@ impl Attempt<'_> {
                     return Some(self.answer(502, "the application's answer is not HTTP", "").await);
                 }
                 Failure::BadRequest(reject) => {
-                    return Some(refused(self.worker, self.client, self.request, reject).await);
+                    return Some(own::refused(self.worker, self.client, self.request, reject).await);
                 }
                 Failure::ClientGone | Failure::CutShort => {
                     return Some(self.ended(upstream, 0, written, After::Close));
                 }
             }
-        }
-    }
-
-    /// Hands on what the visitor's cookie says: to the SQL proxy here before the application here gets the request, or
-    /// to the relay that stands before the application elsewhere. Gives what is needed to tell afterwards whether
-    /// this request wrote something.
-    async fn carry_floor(&mut self, upstream: &Upstream) -> Option<Leaving> {
-        let rule = self.worker.floor_rule()?;
-        let field = match &self.request.floor {
-            Some(value) if !upstream.here && value.len() <= cookie::MAX_VALUE => {
-                [FLOOR_FIELD.as_bytes(), b": ", value, b"\r\n"].concat()
-            }
-            _ => Vec::new(),
-        };
-        // Before the empty line.
-        let at = self.request.head_length - 2;
-        self.up.replace(at, self.floor_field, &field);
-        self.floor_field = field.len();
-        if !upstream.here {
-            return None;
-        }
-        let floors = &self.worker.floors;
-        if let Some(value) = self.request.floor.as_ref().filter(|_| !self.floor_told) {
-            floors.arrive(value).await;
-            self.floor_told = true;
-        }
-        let method = self.up.staged().get(..self.request.method_length);
-        let reads = matches!(method, Some(b"GET" | b"HEAD" | b"OPTIONS"));
-        (!reads).then(|| Leaving::new(floors.clone(), rule))
-    }
-
-    /// A connection to `upstream`, and whether it was used before.
-    async fn connect(&mut self, upstream: &Arc<Upstream>) -> Option<(Stream, bool)> {
-        // What cannot be sent twice never goes on a kept connection to an application: it may be closed in this
-        // very moment, and nobody could tell whether the request was seen. A relay keeps its side open for longer
-        // than connections are kept here.
-        // Nor where it would say whose connection it is: it was another visitor's.
-        let may_use_kept = !self.fresh
-            && (self.may_repeat || matches!(upstream.way, Way::Relay(_)))
-            && self.introduces(upstream).is_none();
-        if may_use_kept && let Some(stream) = self.worker.take_kept(upstream, self.client.now) {
-            return Some((stream, true));
-        }
-        let shared = &self.worker.shared;
-        let limit = shared.tuning.connect_timeout;
-        let made = match upstream.way {
-            // Streams of one connection: HTTP/2 says of each whether it was looked at before the connection ended.
-            Way::Direct(address) if upstream.h2c => {
-                dial::open(&self.worker.h2c, address, self.fresh, limit).await
-            }
-            _ => dial::dial(upstream, &shared.identity, limit)
-                .await
-                .map(|stream| (stream, false)),
-        };
-        let made = match (made, self.introduces(upstream)) {
-            (Ok((mut stream, kept)), Some((version, address))) => {
-                let head = self.up.staged();
-                let header = front::introduction(version, self.request, head, address);
-                dial::introduce(&mut stream, &header, limit)
-                    .await
-                    .map(|()| (stream, kept))
-            }
-            (made, _) => made,
-        };
-        match made {
-            Ok(connection) => Some(connection),
-            Err(error) => {
-                if error.is_theirs {
-                    upstream.health.doubt(&upstream.server, error.reason);
-                } else {
-                    tracing::warn!(upstream = %upstream.server, reason = %error.reason, "no connection could be made");
-                }
-                None
-            }
-        }
-    }
-
-    /// With what header a connection to `upstream` begins, and where it goes; `None` for no header.
-    fn introduces(&self, upstream: &Upstream) -> Option<(ProxyProtocol, SocketAddr)> {
-        match (self.proxy_protocol, upstream.way) {
-            (Some(version), Way::Direct(address)) if !upstream.h2c => Some((version, address)),
-            _ => None,
         }
     }
 
@@ -705,23 +447,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
-    fn stay_field(&self, upstreams: &Upstreams, upstream: &Upstream) -> Option<String> {
-        let name = upstreams.app.as_ref()?.dispatch.sticky.as_deref()?;
-        if self.route == Route::Relay || self.wish.server == Some(upstream.id) {
-            return None;
-        }
-        // A server that is only full keeps its visitors: this request is an exception.
-        let now = self.worker.shared.clock.now();
-        let is_full = |server: &Arc<Upstream>| {
-            self.wish.server == Some(server.id) && server.standing(now) == Standing::InService
-        };
-        if upstreams.servers.iter().any(is_full) && self.retries == 0 {
-            return None;
-        }
-        Some(stay::set_cookie(name, upstream.id, self.request.secure))
-    }
-
     /// Whether a request that was sent may be sent to another server.
     fn may_send_again(&mut self) -> bool {
         let allowed = self.may_repeat && self.repeats < self.max_repeats() && self.up.can_rewind();
@@ -819,56 +544,5 @@ impl Attempt<'_> {
             retries: self.retries,
             after,
         }
-    }
-}
-
-/// A request that waits for an application server to come back.
-struct Hold<'a> {
-    held: &'a AtomicUsize,
-    until: Instant,
-    changes: tokio::sync::watch::Receiver<u64>,
-}
-
-impl<'a> Hold<'a> {
-    /// `None` when there is no application at all, or as many wait as may.
-    fn begin(worker: &'a Rc<Worker>) -> Option<Hold<'a>> {
-        let shared = &worker.shared;
-        let servers = &worker.upstreams().servers;
-        if servers.is_empty() || shared.held.fetch_add(1, Ordering::Relaxed) >= shared.tuning.hold_limit {
-            if !servers.is_empty() {
-                shared.held.fetch_sub(1, Ordering::Relaxed);
-            }
-            return None;
-        }
-        let mut changes = shared.health_changes.clone();
-        changes.mark_unchanged();
-        Some(Hold {
-            held: &shared.held,
-            until: Instant::now() + shared.tuning.hold,
-            changes,
-        })
-    }
-
-    /// Waits until it makes sense to try again; `false` when the time is over.
-    async fn wait(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.until {
-            return false;
-        }
-        let next_try = (now + TRY_EVERY).min(self.until);
-        tokio::select! {
-            _ = self.changes.changed() => {}
-            () = tokio::time::sleep_until(next_try) => {}
-        }
-        true
-    }
-}
-
-/// How often a held request tries without having heard of a change.
-const TRY_EVERY: Duration = Duration::from_millis(200);
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

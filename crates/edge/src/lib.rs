@@ -36,6 +36,7 @@ mod http2;
 mod https;
 mod io;
 mod options;
+mod own;
 mod pages;
 mod parking;
 mod pipe;

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheReport, Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName, Tier, UnixMillis};
+use crate::{
+    CacheReport, Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName, Tier, UnixMillis,
+};
 
 /// What one tier process tells its agent, about once a second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,12 @@
 
 mod answer;
 mod asked;
+mod deliver;
 mod directives;
 mod fill;
 mod serve;
 mod store;
 
-pub use answer::Kept;
 pub use fill::Fill;
 pub use serve::serve;
 pub use store::Cache;

@@ -10,11 +10,13 @@ use tokio::time::Instant;
 
 use super::answer::Kept;
 use super::asked::{Asked, Key, asked};
+use super::deliver::deliver;
 use super::fill::Fill;
 use super::store::Found;
 use crate::connection::Client;
 use crate::forward::{self, Served};
 use crate::http1::request::{Request, Version};
+use crate::own;
 use crate::pipe::Pipe;
 use crate::worker::{Route, Worker};
 
@@ -51,7 +53,7 @@ pub async fn serve(
         match cache.find(&asked.key, now, alone, |kept| is_wanted(&asked, kept, head, now)) {
             Found::Kept(kept) => {
                 worker.stats.cache(CacheEvent::Hit);
-                return forward::deliver(worker, client, request, up, &kept, now).await;
+                return deliver(worker, client, request, up, &kept, now).await;
             }
             Found::Nothing(moment, flight) => break (moment, flight),
             Found::Asked(mut landed) => {
@@ -63,7 +65,7 @@ pub async fn serve(
         }
     };
     if asked.wishes.only_if_cached {
-        return forward::not_kept(worker, client, request, up).await;
+        return own::not_kept(worker, client, request, up).await;
     }
     worker.stats.cache(CacheEvent::Miss);
     let fill = may_keep.then(|| {
