@@ -505,6 +505,7 @@ impl Agent {
             (earliest..=latest).contains(&purge.at) && purge.path.len() <= PurgeBook::LONGEST_PATH
         };
         let credible = PurgeBook(book.0.iter().filter(credible).cloned().collect());
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known();
         if known.purges.merge(&credible) {
             known.purges.forget_before(earliest);

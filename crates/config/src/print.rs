@@ -285,6 +285,11 @@ fn print_answers(out: &mut String, answers: &EdgeAnswers) {
         out.list("paths", &cache.paths);
         out.text("longest", &format_duration(cache.longest));
         out.text("unsaid", &format_duration(cache.unsaid));
+        out.text(
+            "stale_while_revalidate",
+            &format_duration(cache.stale_while_revalidate),
+        );
+        out.text("stale_if_error", &format_duration(cache.stale_if_error));
         out.list("bypass_cookies", &cache.bypass_cookies);
     }
 }

@@ -217,6 +217,10 @@ pub(crate) struct KeptAnswers {
     pub longest: Option<Text>,
     /// How long an answer is kept that does not say so itself. Default "0s": not at all.
     pub unsaid: Option<Text>,
+    /// For how long an answer that is over, and does not say so itself, is shown while a new one is asked for. Default "0s".
+    pub stale_while_revalidate: Option<Text>,
+    /// For how long an answer that is over, and does not say so itself, is shown in place of an error. Default "0s".
+    pub stale_if_error: Option<Text>,
     /// Beginnings of the names of cookies whose visitors the application knows. Default: those of WordPress, and PHPSESSID.
     pub bypass_cookies: Option<At<Vec<Text>>>,
 }

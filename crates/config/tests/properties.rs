@@ -755,6 +755,7 @@ fn configs() -> impl Strategy<Value = Config> {
                             }),
                             cache: app.is_some().then(|| CacheRules {
                                 memory: 1024 * 1024 + u64::from(port),
+                                stale_if_error: Duration::from_secs(u64::from(port)),
                                 ..CacheRules::default()
                             }),
                             ..EdgeAnswers::default()

@@ -200,7 +200,9 @@ impl Control {
         metrics::serve_with(
             &options.paths.run_dir.join("edge.sock"),
             registry,
-            vec![metrics::json_page("/state", move || EdgeState::of(&shared))],
+            vec![metrics::json_page("/state", move |asks| {
+                EdgeState::of(&shared, asks)
+            })],
             is_asked.clone(),
         );
         if let Err(error) = self.take_over(&mut views, &shutdown).await {
@@ -358,7 +360,8 @@ impl Control {
         if upstreams.floors.is_some() {
             self.shared.floor_key.load();
         }
-        self.shared.cache.obey(&upstreams.answers);
+        let purged = self.shared.cache.obey(&upstreams.answers);
+        self.metrics.cache_purged(purged);
         self.checker.follow(&upstreams);
         self.upstreams.send_replace(upstreams);
         // A server that is new or came back may be what a held request waits for.

@@ -45,6 +45,8 @@ pub enum Failure {
     ClientGone,
     /// The answer ended before its end. Part of it is with the client.
     CutShort,
+    /// The application says that it failed, and there is something better to show. Nothing of that is with the client.
+    Stale,
 }
 
 /// What remains after an exchange.
@@ -431,6 +433,11 @@ impl Exchange<'_> {
             (self.state.phase, self.state.up_done) = (Phase::Tunnel, false);
             self.state.response = Some(response);
             return Ok(Some(end));
+        }
+        let has_better = |fill: &&mut Fill| fill.has_better_than(response.status);
+        if self.fill.as_ref().is_some_and(has_better) && self.down.staged().is_empty() {
+            (self.state.answered_at, self.state.response) = (Some(Instant::now()), Some(response));
+            return Err(Failure::Stale);
         }
         let (body, form, chunk) = match (response.ending, version) {
             (Ending::Announced(Length::Chunked), Version::Http11) => {

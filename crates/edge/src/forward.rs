@@ -17,7 +17,7 @@ use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
 use self::hold::Hold;
-use crate::cache::Fill;
+use crate::cache::{self, Fill};
 use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
 use crate::exchange::{Done, Exchange, Failure, State};
@@ -177,7 +177,12 @@ pub async fn forward(
                     )
                     .await;
             }
-            if hold.is_none() {
+            // Who can be shown something need not wait.
+            let waits = attempt
+                .fill
+                .as_ref()
+                .is_none_or(|fill| !fill.has_better_than(503));
+            if hold.is_none() && waits {
                 hold = Hold::begin(worker);
             }
             let again = match &mut hold {
@@ -266,7 +271,12 @@ impl Attempt<'_> {
                 }
                 Err(failure) => failure,
             };
-            if status != 0 {
+            if failure == Failure::Stale
+                && let Some(served) = self.instead().await
+            {
+                return Some(served);
+            }
+            if status != 0 && failure != Failure::Stale {
                 // Part of an answer is with the client: all that is left is to not pretend it is whole.
                 self.worker.stats.aborted();
                 return Some(self.ended(upstream, status, written, After::Close));
@@ -319,6 +329,8 @@ impl Attempt<'_> {
                 Failure::BadRequest(reject) => {
                     return Some(own::refused(self.worker, self.client, self.request, reject).await);
                 }
+                // It was over in the meantime.
+                Failure::Stale => return Some(self.answer(502, "the application failed", "").await),
                 Failure::ClientGone | Failure::CutShort => {
                     return Some(self.ended(upstream, 0, written, After::Close));
                 }
@@ -504,8 +516,20 @@ impl Attempt<'_> {
         }
     }
 
+    /// What is kept, in place of an error.
+    async fn instead(&mut self) -> Option<Served> {
+        let mut fill = self.fill.take()?;
+        cache::instead(self.worker, self.client, self.request, self.up, &mut fill).await
+    }
+
     /// An answer of the edge itself.
     async fn answer(&mut self, status: u16, detail: &str, extra: &str) -> Served {
+        if let Some(fill) = &mut self.fill {
+            fill.wrote(status != 503);
+        }
+        if let Some(served) = self.instead().await {
+            return served;
+        }
         self.worker.stats.failed();
         // With part of the body still to come, nobody knows where the next request would begin.
         let keep_alive = self.request.keep_alive

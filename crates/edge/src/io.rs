@@ -120,6 +120,7 @@ impl Stream {
 }
 
 /// An answer that is here already, as if a server sent it.
+#[derive(Default)]
 pub struct KeptStream {
     parts: [Bytes; 2],
 }

@@ -47,6 +47,7 @@ mod stay;
 mod upstream;
 mod worker;
 
+pub use cache::CacheState;
 pub use control::{run, run_until};
 pub use explain::{Explanation, Question};
 pub use options::{AccessLog, AccessLogFormat, AccessLogTo, EdgeError, EdgeOptions, Tuning};

@@ -21,6 +21,10 @@ pub struct CacheRules {
     pub longest: Duration,
     /// How long an answer is kept that does not say so itself; zero: not at all.
     pub unsaid: Duration,
+    /// For how long an answer that is over, and does not say so itself, is shown while a new one is asked for.
+    pub stale_while_revalidate: Duration,
+    /// For how long an answer that is over, and does not say so itself, is shown in place of an error.
+    pub stale_if_error: Duration,
     /// A request with a cookie whose name begins so gets nothing that was kept, and its answer is not kept.
     pub bypass_cookies: Vec<String>,
 }
@@ -46,8 +50,21 @@ impl Default for CacheRules {
             paths: vec!["/".to_owned()],
             longest: Duration::from_secs(3600),
             unsaid: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             bypass_cookies: cookies.map(str::to_owned).to_vec(),
         }
+    }
+}
+
+impl CacheRules {
+    /// Nobody is shown anything that was kept for longer than this.
+    pub fn oldest(&self) -> Duration {
+        let stale = self
+            .longest
+            .max(self.stale_while_revalidate)
+            .max(self.stale_if_error);
+        self.longest.saturating_add(stale).min(LONGEST_KEPT)
     }
 }
 
@@ -79,17 +96,22 @@ impl Purge {
         self.host.is_none() && self.prefix && self.path == "/"
     }
 
-    /// Whether what `host` answered for `target` is to be forgotten.
+    /// Whether what `host` answered for `target` is to be forgotten. A usual port may be said or not.
     pub fn takes(&self, host: &str, target: &str) -> bool {
         let of_host = self
             .host
             .as_ref()
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(host));
+            .is_none_or(|wanted| plain(wanted).eq_ignore_ascii_case(plain(host)));
         let Some(rest) = target.strip_prefix(self.path.as_str()).filter(|_| of_host) else {
             return false;
         };
         self.prefix || rest.is_empty() || (rest.starts_with('?') && !self.path.contains('?'))
     }
+}
+
+fn plain(host: &str) -> &str {
+    let plain = host.strip_suffix(":443").or_else(|| host.strip_suffix(":80"));
+    plain.unwrap_or(host)
 }
 
 /// The purges of the last while. Two books merge to the same in either order.
@@ -167,6 +189,7 @@ mod tests {
             ..purge(1, "/", true)
         };
         assert!(of_one.takes("A.test", "/x") && !of_one.takes("b.test", "/x"));
+        assert!(of_one.takes("a.test:443", "/x") && !of_one.takes("a.test:8443", "/x"));
     }
 
     #[test]

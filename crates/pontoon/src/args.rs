@@ -575,12 +575,10 @@ fn kept_address(text: &str) -> Result<KeptAddress, String> {
         let path = url_path(text)?;
         return Ok(KeptAddress { host: None, path });
     }
-    let path = web_address(text)?.target;
-    let host = text.split('/').nth(2).unwrap_or_default();
-    let host = host.split(['?', '#']).next().unwrap_or_default();
+    let WebAddress { host, target, .. } = web_address(text)?;
     Ok(KeptAddress {
-        host: Some(host.to_owned()),
-        path,
+        host: Some(host),
+        path: target,
     })
 }
 
@@ -617,6 +615,8 @@ pub struct EdgeExplain {
 pub struct WebAddress {
     /// Over HTTPS.
     pub secure: bool,
+    /// With the port, where one is said.
+    pub host: String,
     /// Path and query.
     pub target: String,
 }
@@ -636,7 +636,11 @@ fn web_address(text: &str) -> Result<WebAddress, String> {
         path if path.starts_with('/') => path.to_owned(),
         query => format!("/{query}"),
     };
-    Ok(WebAddress { secure, target })
+    Ok(WebAddress {
+        secure,
+        host: host.to_owned(),
+        target,
+    })
 }
 
 fn cookie(text: &str) -> Result<(String, String), String> {

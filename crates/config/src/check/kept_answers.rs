@@ -48,6 +48,18 @@ impl Check<'_> {
             usual.unsaid,
             Duration::ZERO..=LONGEST_KEPT,
         );
+        let stale_while_revalidate = self.duration(
+            "edge.cache.stale_while_revalidate",
+            typed.stale_while_revalidate.as_ref(),
+            usual.stale_while_revalidate,
+            Duration::ZERO..=LONGEST_KEPT,
+        );
+        let stale_if_error = self.duration(
+            "edge.cache.stale_if_error",
+            typed.stale_if_error.as_ref(),
+            usual.stale_if_error,
+            Duration::ZERO..=LONGEST_KEPT,
+        );
         let bypass_cookies = match &typed.bypass_cookies {
             None => Some(usual.bypass_cookies),
             Some(list) => self.beginnings(
@@ -63,6 +75,8 @@ impl Check<'_> {
             paths: paths?,
             longest: longest?,
             unsaid: unsaid?,
+            stale_while_revalidate: stale_while_revalidate?,
+            stale_if_error: stale_if_error?,
             bypass_cookies: bypass_cookies?,
         }))
     }

@@ -56,6 +56,8 @@ fn keeping_that_cannot_be() {
         ("paths = [\"news\"]", Code::C002, "\"news\""),
         ("longest = \"2d\"", Code::C002, "\"2d\""),
         ("unsaid = \"2d\"", Code::C002, "\"2d\""),
+        ("stale_if_error = \"2d\"", Code::C002, "\"2d\""),
+        ("stale_while_revalidate = \"-1s\"", Code::C002, "\"-1s\""),
         ("bypass_cookies = [\"a b\"]", Code::C002, "\"a b\""),
         ("stale = true", Code::C004, "stale"),
     ] {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pontoon_fleet::CacheRules;
+use pontoon_fleet::{CacheRules, LONGEST_KEPT};
 
 use super::directives::Directives;
 use crate::http1::body::Length;
@@ -33,6 +33,19 @@ pub struct Kept {
     age: Duration,
     /// How old it may become.
     fresh_for: Duration,
+    /// For how long after that it is shown while a new one is asked for.
+    while_revalidate: Duration,
+    /// For how long after that it is shown in place of an error.
+    if_error: Duration,
+}
+
+/// How what is kept came to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It is what the visitor asked for, or it is over and a new one is asked for.
+    Hit,
+    /// The application was asked, and has nothing better than an error.
+    InsteadOfAnError,
 }
 
 impl Kept {
@@ -65,6 +78,10 @@ impl Kept {
         if fresh_for <= age {
             return None;
         }
+        let (while_revalidate, if_error) = says.stale_for(rules, fresh_for.saturating_sub(age));
+        if says.is_coded {
+            says.vary.push(b"accept-encoding".to_vec());
+        }
         let vary = says.vary.iter().map(|name| (name.clone(), said(head, name)));
         Some(Kept {
             head: kept_head(answer),
@@ -74,6 +91,8 @@ impl Kept {
             asked_at,
             age,
             fresh_for,
+            while_revalidate,
+            if_error,
         })
     }
 
@@ -100,6 +119,22 @@ impl Kept {
         (now >= self.asked_at && !left.is_zero()).then_some(left)
     }
 
+    /// Whether it may be shown at `now` although it is over, while a new one is asked for.
+    pub fn is_shown_while_asking(&self, now: u64) -> bool {
+        self.over_for(now)
+            .is_some_and(|over| over < self.while_revalidate)
+    }
+
+    /// Whether it may be shown at `now` in place of an error.
+    pub fn is_shown_for_an_error(&self, now: u64) -> bool {
+        self.over_for(now).is_some_and(|over| over < self.if_error)
+    }
+
+    fn over_for(&self, now: u64) -> Option<Duration> {
+        let over = self.age(now).saturating_sub(self.fresh_for);
+        (now >= self.asked_at).then_some(over)
+    }
+
     /// About how much memory it takes, beside its key.
     pub fn cost(&self) -> u64 {
         const OVERHEAD: usize = 512;
@@ -111,17 +146,25 @@ impl Kept {
     }
 
     /// What a visitor gets who asked with `head`, at `now`: head and body.
-    pub fn deliver(&self, head: &[u8], is_head: bool, now: u64) -> (Vec<u8>, Bytes) {
+    pub fn deliver(&self, head: &[u8], is_head: bool, now: u64, shown: Shown) -> (Vec<u8>, Bytes) {
         let not_modified = self.status == 200 && self.is_known_to(head);
         let mut out = Vec::with_capacity(self.head.len() + 128);
         match not_modified {
             true => self.write_not_modified(&mut out),
             false => out.extend_from_slice(&self.head),
         }
-        let ttl = self.fresh_for(now).unwrap_or_default().as_secs();
         let age = self.age(now).as_secs();
+        // RFC 9211 sections 2.1, 2.2 and 2.4; less than nothing is left of what is over.
+        let how = match shown {
+            Shown::Hit => "hit",
+            Shown::InsteadOfAnError => "fwd=stale; detail=stale-if-error",
+        };
+        let ttl = match self.fresh_for(now) {
+            Some(left) => left.as_secs().to_string(),
+            None => format!("-{}", self.over_for(now).unwrap_or_default().as_secs().max(1)),
+        };
         out.extend_from_slice(
-            format!("Age: {age}\r\nCache-Status: Pontoon; hit; ttl={ttl}\r\n\r\n").as_bytes(),
+            format!("Age: {age}\r\nCache-Status: Pontoon; {how}; ttl={ttl}\r\n\r\n").as_bytes(),
         );
         match not_modified || is_head {
             true => (out, Bytes::new()),
@@ -186,6 +229,10 @@ struct Says {
     /// `None` in it: something that is no date, and so over.
     expires: Option<Option<SystemTime>>,
     vary: Vec<Vec<u8>>,
+    /// It is in a coding that not everybody reads, whether it says that it depends on that or not.
+    is_coded: bool,
+    /// It names a site that may read it: whose request it answers, if it is not for all of them.
+    names_an_origin: bool,
 }
 
 impl Says {
@@ -196,6 +243,8 @@ impl Says {
             b"cache-control" => self.control.read(value),
             b"age" => self.age = Some(self.age.unwrap_or(0).max(syntax::decimal(value)?)),
             b"date" => self.date = date(value),
+            b"content-encoding" => self.is_coded = true,
+            b"access-control-allow-origin" => self.names_an_origin |= value.trim_ascii() != b"*",
             b"expires" => self.expires = Some(date(value).filter(|_| self.expires.is_none())),
             b"vary" => {
                 for name in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -217,6 +266,10 @@ impl Says {
         if control.no_store || control.no_cache || control.private {
             return None;
         }
+        // One site's permission shown to another keeps that out: the application forgot to say that it varies.
+        if self.names_an_origin && !self.vary.iter().any(|name| name == b"origin") {
+            return None;
+        }
         if let Some(seconds) = control.s_maxage.or(control.max_age) {
             return Some(Duration::from_secs(seconds));
         }
@@ -224,6 +277,23 @@ impl Says {
             Some(until) => until?.duration_since(self.date.unwrap_or(now)).ok(),
             None => KEPT_UNSAID.contains(&status).then_some(rules.unsaid),
         }
+    }
+
+    /// For how long it is shown after it was fresh for `fresh`: while a new one is asked for, and in place of an error.
+    fn stale_for(&self, rules: &CacheRules, fresh: Duration) -> (Duration, Duration) {
+        let control = &self.control;
+        if control.must_revalidate {
+            return (Duration::ZERO, Duration::ZERO);
+        }
+        let most = LONGEST_KEPT.saturating_sub(fresh);
+        let window = |said: Option<u64>, unsaid: Duration| {
+            let said = said.map(|seconds| Duration::from_secs(seconds).min(rules.longest));
+            said.unwrap_or(unsaid).min(most)
+        };
+        (
+            window(control.stale_while_revalidate, rules.stale_while_revalidate),
+            window(control.stale_if_error, rules.stale_if_error),
+        )
     }
 }
 

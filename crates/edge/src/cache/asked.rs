@@ -14,6 +14,8 @@ pub struct Asked {
     pub key: Key,
     /// What it says itself.
     pub wishes: Directives,
+    /// It may be answered with 304.
+    pub is_conditional: bool,
 }
 
 /// Scheme, host and target. What a proxy said of the host is part of it, too: applications write links with it.
@@ -40,41 +42,54 @@ impl Key {
     }
 }
 
-/// Whether the answer to `request`, whose head is `head`, may be one that is kept, or may be kept; `None`: the cache has
-/// nothing to do with it.
-pub fn asked(rules: &CacheRules, request: &Request, head: &[u8]) -> Option<Asked> {
-    let method = head.get(..request.method_length)?;
-    let target = head.get(request.target.clone())?;
-    let plain = matches!(method, b"GET" | b"HEAD")
-        // A GET with a body that the application looks at would be a page of the sender's making.
-        && request.length == Length::None
-        && !request.upgrade
-        && !request.expects_continue
-        // It must see what was written just now.
-        && request.floor.is_none();
-    if !plain || !is_kept_path(rules, target) {
-        return None;
+/// Whether the answer to `request`, whose head is `head`, may be one that is kept, or may be kept.
+///
+/// # Errors
+/// Why the cache has nothing to do with it.
+pub fn asked(rules: &CacheRules, request: &Request, head: &[u8]) -> Result<Asked, &'static str> {
+    let method = head.get(..request.method_length).unwrap_or_default();
+    let target = head.get(request.target.clone()).unwrap_or_default();
+    if !matches!(method, b"GET" | b"HEAD") {
+        return Err("its method");
+    }
+    // A GET with a body that the application looks at would be a page of the sender's making.
+    if request.length != Length::None || request.upgrade || request.expects_continue {
+        return Err("it has a body, or asks for another protocol");
+    }
+    // It must see what was written just now.
+    if request.floor.is_some() {
+        return Err("its cookie says that it wrote something lately");
+    }
+    if !is_kept_path(rules, target) {
+        return Err("its path (edge.cache.paths)");
     }
     let mut wishes = Directives::default();
-    let mut pragma = false;
-    let (_, fields) = Fields::parse(head).ok()?;
+    let (mut pragma, mut is_conditional) = (false, false);
+    let (_, fields) = Fields::parse(head).map_err(|_| "its head")?;
     for (known, name, value) in fields.iter() {
         if known == Known::Cookie && has_cookie(rules, value) {
-            return None;
+            return Err("a cookie (edge.cache.bypass_cookies)");
         }
         let name = name.to_ascii_lowercase();
         if is_personal_or_unkeyed(&name) {
-            return None;
+            return Err("a field for which answers are not kept, such as Authorization or Range");
         }
         match name.as_slice() {
             b"cache-control" => wishes.read(value),
+            b"if-none-match" | b"if-modified-since" => is_conditional = true,
             b"pragma" => pragma |= value.eq_ignore_ascii_case(b"no-cache"),
             _ => {}
         }
     }
+    if wishes.no_store {
+        return Err("it says no-store");
+    }
     wishes.no_cache |= pragma && !wishes.said;
-    let key = Key::of(request, head);
-    (!wishes.no_store).then_some(Asked { key, wishes })
+    Ok(Asked {
+        key: Key::of(request, head),
+        wishes,
+        is_conditional,
+    })
 }
 
 /// Where two programs may see two paths in one target, the rules on paths mean nothing.

@@ -2,7 +2,11 @@
 
 use std::rc::Rc;
 
-use super::answer::Kept;
+use super::answer::{Kept, Shown};
+use super::fill::Fill;
+use pontoon_telemetry::metrics::CacheEvent;
+use tokio::time::Instant;
+
 use crate::compress::{self, Offer};
 use crate::connection::Client;
 use crate::exchange::{Exchange, State};
@@ -14,6 +18,23 @@ use crate::io::{KeptStream, Stream};
 use crate::pipe::Pipe;
 use crate::worker::Worker;
 
+/// Answers a request for which the application has nothing but an error with what `fill` was to replace; `None`: there is
+/// nothing that may still be shown.
+pub async fn instead(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+    fill: &mut Fill,
+) -> Option<Served> {
+    let now = worker.shared.clock.now();
+    let kept = fill.take_instead(now)?;
+    worker.stats.cache(CacheEvent::Stale);
+    client.now = Instant::now();
+    let delivered = deliver(worker, client, request, up, &kept, now, Shown::InsteadOfAnError);
+    Some(Box::pin(delivered).await)
+}
+
 /// Answers a request with what is kept, at `now` of the clock of all threads, as if a server had sent it.
 pub async fn deliver(
     worker: &Rc<Worker>,
@@ -22,10 +43,11 @@ pub async fn deliver(
     up: &mut Pipe,
     kept: &Kept,
     now: u64,
+    shown: Shown,
 ) -> Served {
     let upstreams = worker.upstreams();
     let head = up.staged().get(..request.head_length).unwrap_or_default();
-    let (answer, body) = kept.deliver(head, request.is_head, now);
+    let (answer, body) = kept.deliver(head, request.is_head, now, shown);
     let told = Told::of(&upstreams.front, request, head);
     let rules = upstreams.answers.compress.as_ref();
     let compress = rules.map(|rules| Offer {

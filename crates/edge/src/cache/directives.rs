@@ -12,12 +12,18 @@ pub struct Directives {
     pub no_cache: bool,
     pub private: bool,
     pub only_if_cached: bool,
+    /// What is over is never shown (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10).
+    pub must_revalidate: bool,
     /// Seconds.
     pub max_age: Option<u64>,
     /// Seconds.
     pub s_maxage: Option<u64>,
     /// Seconds.
     pub min_fresh: Option<u64>,
+    /// Seconds (RFC 5861 section 3).
+    pub stale_while_revalidate: Option<u64>,
+    /// Seconds (RFC 5861 section 4).
+    pub stale_if_error: Option<u64>,
 }
 
 impl Directives {
@@ -35,7 +41,13 @@ impl Directives {
                 b"private" => self.private = true,
                 b"only-if-cached" => self.only_if_cached = true,
                 b"max-age" => least(&mut self.max_age, value),
-                b"s-maxage" => least(&mut self.s_maxage, value),
+                b"must-revalidate" | b"proxy-revalidate" => self.must_revalidate = true,
+                b"s-maxage" => {
+                    least(&mut self.s_maxage, value);
+                    self.must_revalidate = true;
+                }
+                b"stale-while-revalidate" => least(&mut self.stale_while_revalidate, value),
+                b"stale-if-error" => least(&mut self.stale_if_error, value),
                 b"min-fresh" => self.min_fresh = self.min_fresh.max(Some(seconds(value))),
                 _ => {}
             }

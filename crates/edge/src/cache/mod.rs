@@ -11,10 +11,15 @@ mod asked;
 mod deliver;
 mod directives;
 mod fill;
+mod look;
+mod refresh;
 mod serve;
 mod store;
 
+pub use deliver::instead;
 pub use fill::Fill;
+pub use look::{CacheState, asking};
+pub use refresh::Refreshes;
 pub use serve::serve;
 pub use store::Cache;
 

@@ -8,11 +8,12 @@ use pontoon_fleet::CacheRules;
 use pontoon_telemetry::metrics::CacheEvent;
 use tokio::time::Instant;
 
-use super::answer::Kept;
+use super::answer::{Kept, Shown};
 use super::asked::{Asked, Key, asked};
 use super::deliver::deliver;
 use super::fill::Fill;
-use super::store::Found;
+use super::refresh::refresh;
+use super::store::{Found, Looking};
 use crate::connection::Client;
 use crate::forward::{self, Served};
 use crate::http1::request::{Request, Version};
@@ -31,53 +32,59 @@ pub async fn serve(
     up: &mut Pipe,
     rules: &CacheRules,
 ) -> Served {
+    let cache = &worker.shared.cache;
     let head = up.staged().get(..request.head_length).unwrap_or_default();
-    let Some(asked) = asked(rules, request, head) else {
+    let Ok(asked) = asked(rules, request, head) else {
+        worker.stats.cache(CacheEvent::Bypass);
         let method = head.get(..request.method_length).unwrap_or_default();
         let writes = !matches!(method, b"GET" | b"HEAD" | b"OPTIONS");
-        let key = writes.then(|| Key::of(request, head));
-        worker.stats.cache(CacheEvent::Bypass);
-        let served = forward::forward(worker, client, request, up, Route::Visitors, None).await;
-        if let Some(key) = key.filter(|_| (200..400).contains(&served.status)) {
-            worker.shared.cache.forget(&key);
-        }
-        return served;
+        let fill = writes.then(|| Fill::of_a_write(Arc::clone(cache), rules.clone(), Key::of(request, head)));
+        return forward::forward(worker, client, request, up, Route::Visitors, fill).await;
     };
-    let cache = &worker.shared.cache;
-    // What HTTP/1.0 gets is unpacked on its way, and nothing to keep.
-    let may_keep = !request.is_head && request.version == Version::Http11;
-    let mut alone = !may_keep || asked.wishes.no_cache || asked.wishes.only_if_cached;
-    let (moment, flight) = loop {
+    // What HTTP/1.0 gets is unpacked on its way, and nothing to keep; nor is a 304.
+    let may_keep = !request.is_head && request.version == Version::Http11 && !asked.is_conditional;
+    let only_kept = asked.wishes.only_if_cached;
+    let mut looking = Looking {
+        now: 0,
+        alone: !may_keep || asked.wishes.no_cache || only_kept,
+        may_keep: may_keep && !only_kept,
+    };
+    let fill = |now, asking| Fill::new(Arc::clone(cache), rules.clone(), asked.key.clone(), asking, now);
+    let asking = loop {
         let now = worker.shared.clock.at(client.now);
+        looking.now = now;
         let head = up.staged().get(..request.head_length).unwrap_or_default();
-        match cache.find(&asked.key, now, alone, |kept| is_wanted(&asked, kept, head, now)) {
+        match cache.find(&asked.key, looking, |kept| is_wanted(&asked, kept, head, now)) {
             Found::Kept(kept) => {
                 worker.stats.cache(CacheEvent::Hit);
-                return deliver(worker, client, request, up, &kept, now).await;
+                return deliver(worker, client, request, up, &kept, now, Shown::Hit).await;
             }
-            Found::Nothing(moment, flight) => break (moment, flight),
+            Found::Over(kept, asking) => {
+                if let Some(asking) = asking {
+                    refresh(worker, request, head, fill(now, asking));
+                }
+                worker.stats.cache(CacheEvent::Stale);
+                return deliver(worker, client, request, up, &kept, now, Shown::Hit).await;
+            }
+            Found::Nothing(asking) => break asking,
             Found::Asked(mut landed) => {
                 worker.stats.cache(CacheEvent::Collapsed);
                 let _ = tokio::time::timeout(WAIT, landed.changed()).await;
                 client.now = Instant::now();
-                alone = true;
+                looking.alone = true;
             }
         }
     };
-    if asked.wishes.only_if_cached {
+    if only_kept {
         return own::not_kept(worker, client, request, up).await;
     }
     worker.stats.cache(CacheEvent::Miss);
-    let fill = may_keep.then(|| {
-        let now = worker.shared.clock.at(client.now);
-        let cache = Arc::clone(cache);
-        Fill::new(cache, rules.clone(), asked.key, moment, now, flight)
-    });
+    let fill = may_keep.then(|| fill(looking.now, asking));
     forward::forward(worker, client, request, up, Route::Visitors, fill).await
 }
 
 /// Whether `kept` is what the request wants (RFC 9111 section 5.2.1).
-fn is_wanted(asked: &Asked, kept: &Kept, head: &[u8], now: u64) -> bool {
+pub(super) fn is_wanted(asked: &Asked, kept: &Kept, head: &[u8], now: u64) -> bool {
     let wishes = &asked.wishes;
     let seconds = Duration::from_secs;
     let young = wishes.max_age.is_none_or(|most| kept.age(now) < seconds(most));

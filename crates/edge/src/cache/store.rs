@@ -50,7 +50,7 @@ struct Store {
 }
 
 /// How things stood when an answer was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
     generation: u64,
     written: u64,
@@ -60,10 +60,33 @@ pub struct Moment {
 pub enum Found {
     /// An answer that is fresh.
     Kept(Arc<Kept>),
+    /// One that is over and may still be shown; whoever gets an [`Asking`] is to ask for a new one.
+    Over(Arc<Kept>, Option<Asking>),
     /// Somebody is asking for it.
     Asked(watch::Receiver<()>),
-    /// Nothing: whoever looked is to ask. The sender, if there is one, is dropped when others need not wait any longer.
-    Nothing(Moment, Option<watch::Sender<()>>),
+    /// Nothing: whoever looked is to ask.
+    Nothing(Asking),
+}
+
+/// What whoever asks the application needs.
+pub struct Asking {
+    /// When it began.
+    pub moment: Moment,
+    /// Dropped when others need not wait any longer.
+    pub flight: Option<watch::Sender<()>>,
+    /// What may be shown in place of an error.
+    pub instead: Option<Arc<Kept>>,
+}
+
+/// How whoever looks would have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looking {
+    /// By the clock of all threads, in milliseconds.
+    pub now: u64,
+    /// Without waiting for others who ask.
+    pub alone: bool,
+    /// What it asks for can be kept, and so stand for others.
+    pub may_keep: bool,
 }
 
 impl Default for Cache {
@@ -91,9 +114,10 @@ impl Cache {
     }
 
     /// Takes over what the view says: rules, and purges that were not obeyed yet. To be called before anybody serves by
-    /// that view.
-    pub fn obey(&self, answers: &EdgeAnswers) {
+    /// that view. Says how many addresses were forgotten for purges.
+    pub fn obey(&self, answers: &EdgeAnswers) -> u64 {
         let mut store = self.store();
+        let mut purged = 0;
         if store.rules != answers.cache {
             // What was kept by other rules may be what these would not keep.
             store.clear();
@@ -101,32 +125,56 @@ impl Cache {
         }
         for purge in &answers.purges.0 {
             if !store.obeyed.contains(purge) {
-                store.purge(purge);
+                purged += store.purge(purge);
             }
         }
         store.obeyed.clone_from(&answers.purges.0);
+        purged
     }
 
-    /// What there is at `now` that `suits`; `alone`: without waiting for others who ask.
-    pub fn find(&self, key: &Key, now: u64, alone: bool, suits: impl Fn(&Kept) -> bool) -> Found {
+    /// What there is that `suits`.
+    pub fn find(&self, key: &Key, looking: Looking, suits: impl Fn(&Kept) -> bool) -> Found {
+        let Looking { now, alone, may_keep } = looking;
         let mut store = self.store();
-        let kept = store.kept.get(key);
-        let found = kept.and_then(|kept| kept.iter().find(|one| one.fresh_for(now).is_some() && suits(one)));
-        if let Some(found) = found {
+        // The newest first.
+        let kept = store.kept.get(key).map(Vec::as_slice).unwrap_or_default();
+        let suiting = || kept.iter().rev().filter(|one| suits(one));
+        if let Some(found) = suiting().find(|one| one.fresh_for(now).is_some()) {
             return Found::Kept(Arc::clone(found));
         }
+        let over = suiting().find(|one| one.is_shown_while_asking(now)).cloned();
+        let instead = suiting().find(|one| one.is_shown_for_an_error(now)).cloned();
         let hash = store.hash(key);
         let moment = store.moment(hash);
         let passes = store.passes.get(&hash).is_some_and(|until| now < *until);
-        if alone || passes {
-            return Found::Nothing(moment, None);
+        let flight = store.flights.get(key).cloned();
+        let asking = |flight| Asking {
+            moment,
+            flight,
+            instead,
+        };
+        match (over, flight) {
+            // A new one was asked for just now, and was none to keep; or is on its way.
+            (Some(over), flight) if passes || flight.is_some() => Found::Over(over, None),
+            (Some(over), None) if may_keep => Found::Over(over, Some(asking(Some(store.begin(key))))),
+            (_, _) if alone || passes => Found::Nothing(asking(None)),
+            (_, Some(flight)) => Found::Asked(flight),
+            (_, None) => Found::Nothing(asking(Some(store.begin(key)))),
         }
-        if let Some(flight) = store.flights.get(key) {
-            return Found::Asked(flight.clone());
-        }
-        let (sender, receiver) = watch::channel(());
-        store.flights.insert(key.clone(), receiver);
-        Found::Nothing(moment, Some(sender))
+    }
+
+    /// What a request like this would get, without anything being changed by the question.
+    pub fn peek(&self, key: &Key, suits: impl Fn(&Kept) -> bool) -> Option<Arc<Kept>> {
+        let store = self.store();
+        let kept = store.kept.peek(key)?;
+        kept.iter().rev().find(|one| suits(one)).cloned()
+    }
+
+    /// How many answers are kept, and about how many bytes they take.
+    pub fn size(&self) -> (u64, u64) {
+        let store = self.store();
+        let answers = store.kept.iter().map(|(_, variants)| variants.len() as u64).sum();
+        (answers, store.bytes)
     }
 
     /// Whoever waited for this key need not any longer.
@@ -134,11 +182,15 @@ impl Cache {
         self.store().flights.remove(key);
     }
 
-    /// The answer is one that is not kept: for a while nobody waits for another's.
-    pub fn pass(&self, key: &Key, now: u64) {
+    /// The answer is one that is not kept: for a while nobody waits for another's. Unless it `is_error`, what was kept until
+    /// now is not true any more.
+    pub fn pass(&self, key: &Key, now: u64, is_error: bool) {
         let mut store = self.store();
         let hash = store.hash(key);
         store.passes.put(hash, now.saturating_add(PASS_FOR));
+        if !is_error {
+            store.drop_kept(key);
+        }
     }
 
     /// Keeps an answer that was asked for at `moment`, unless something of it was forgotten since.
@@ -168,9 +220,7 @@ impl Cache {
         if let Some(written) = store.written.get_mut(hash as usize % 256) {
             *written += 1;
         }
-        if let Some(gone) = store.kept.pop(key) {
-            store.bytes -= cost_of(key, &gone);
-        }
+        store.drop_kept(key);
     }
 
     /// Whether an answer of `bytes` may be held until it is whole: all that are on their way together take no more than
@@ -209,7 +259,19 @@ impl Store {
         self.passes.clear();
     }
 
-    fn purge(&mut self, purge: &Purge) {
+    fn begin(&mut self, key: &Key) -> watch::Sender<()> {
+        let (sender, receiver) = watch::channel(());
+        self.flights.insert(key.clone(), receiver);
+        sender
+    }
+
+    fn drop_kept(&mut self, key: &Key) {
+        if let Some(gone) = self.kept.pop(key) {
+            self.bytes -= cost_of(key, &gone);
+        }
+    }
+
+    fn purge(&mut self, purge: &Purge) -> u64 {
         self.generation += 1;
         let takes = |key: &Key| {
             let (hosts, target) = key.parts();
@@ -217,11 +279,10 @@ impl Store {
         };
         let gone = self.kept.iter().map(|(key, _)| key).filter(|key| takes(key));
         let gone: Vec<Key> = gone.cloned().collect();
-        for key in gone {
-            if let Some(kept) = self.kept.pop(&key) {
-                self.bytes -= cost_of(&key, &kept);
-            }
+        for key in &gone {
+            self.drop_kept(key);
         }
+        gone.len() as u64
     }
 
     fn insert(&mut self, key: &Key, kept: Kept) {

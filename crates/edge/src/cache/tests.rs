@@ -1,10 +1,10 @@
 use std::time::{Duration, SystemTime};
 
-use pontoon_fleet::{CacheRules, EdgeAnswers, Purge, UnixMillis};
+use pontoon_fleet::{CacheRules, EdgeAnswers, LONGEST_KEPT, Purge, UnixMillis};
 
 use super::answer::Kept;
 use super::asked::Key;
-use super::store::{Cache, Found, Moment};
+use super::store::{Cache, Found, Looking, Moment};
 use crate::http1::response::{self, Asked};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n";
@@ -73,6 +73,64 @@ fn a_clock_that_goes_back_makes_nothing_fresh() {
     assert!(one.fresh_for(4_999).is_none() && one.fresh_for(14_000).is_none());
 }
 
+#[test]
+fn how_long_what_is_over_is_shown() {
+    let rules = CacheRules {
+        stale_while_revalidate: Duration::from_secs(5),
+        stale_if_error: Duration::from_secs(7),
+        longest: Duration::from_secs(600),
+        ..CacheRules::default()
+    };
+    for (fields, while_asking, for_an_error) in [
+        ("max-age=2", 5, 7),
+        ("max-age=2, stale-while-revalidate=9, stale-if-error=1", 9, 1),
+        (
+            "max-age=2, stale-while-revalidate=9999999, stale-if-error=x",
+            600,
+            0,
+        ),
+        ("max-age=2, must-revalidate, stale-while-revalidate=9", 0, 0),
+        ("max-age=2, proxy-revalidate", 0, 0),
+        ("s-maxage=2, stale-if-error=9", 0, 0),
+    ] {
+        let field = format!("Cache-Control: {fields}\r\n");
+        let one = kept_by(&rules, "200 OK", &field, 1_000).unwrap();
+        let shown = |over: u64| {
+            let now = 3_000 + over * 1_000;
+            assert_eq!(one.fresh_for(now), None, "{fields}");
+            (one.is_shown_while_asking(now), one.is_shown_for_an_error(now))
+        };
+        for over in [0, 1, 5, 7, 9, 599, 600, 700] {
+            assert_eq!(
+                shown(over),
+                (over < while_asking, over < for_an_error),
+                "{fields} {over}"
+            );
+        }
+        assert!(!one.is_shown_while_asking(999) && !one.is_shown_for_an_error(999));
+    }
+    let rules = CacheRules {
+        longest: LONGEST_KEPT,
+        stale_if_error: LONGEST_KEPT,
+        ..CacheRules::default()
+    };
+    let day = kept_by(&rules, "200 OK", "Cache-Control: max-age=86400\r\n", 0).unwrap();
+    assert!(!day.is_shown_for_an_error(86_400_000), "a day in all");
+    assert_eq!(rules.oldest(), LONGEST_KEPT);
+}
+
+#[test]
+fn what_depends_on_more_than_it_says_is_told_apart_or_not_kept() {
+    let coded = kept("Cache-Control: max-age=9\r\nContent-Encoding: gzip\r\n", 0).unwrap();
+    let who_reads_it = b"GET / HTTP/1.1\r\nHost: t\r\nAccept-Encoding: gzip\r\n\r\n";
+    assert!(coded.suits(REQUEST) && !coded.suits(who_reads_it));
+    for (origin, is_kept) in [("*", true), ("https://a.test", false), ("null", false)] {
+        let field = format!("Cache-Control: max-age=9\r\nAccess-Control-Allow-Origin: {origin}\r\n");
+        assert_eq!(kept(&field, 0).is_some(), is_kept, "{origin}");
+        assert!(kept(&(field + "Vary: Origin\r\n"), 0).is_some());
+    }
+}
+
 fn key(target: &str) -> Key {
     Key([b"http", "t".as_bytes(), b"t", target.as_bytes()].join(&0).into())
 }
@@ -91,9 +149,14 @@ fn obeying(memory: u64) -> (Cache, EdgeAnswers) {
 }
 
 fn moment(cache: &Cache, key: &Key) -> Option<Moment> {
-    match cache.find(key, 0, true, |_| true) {
-        Found::Nothing(moment, _) => Some(moment),
-        Found::Kept(_) | Found::Asked(_) => None,
+    let looking = Looking {
+        now: 0,
+        alone: true,
+        may_keep: true,
+    };
+    match cache.find(key, looking, |_| true) {
+        Found::Nothing(asking) => Some(asking.moment),
+        Found::Kept(_) | Found::Over(..) | Found::Asked(_) => None,
     }
 }
 

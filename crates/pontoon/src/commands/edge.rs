@@ -27,12 +27,13 @@ pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
 async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
     let question = Question {
         secure: args.url.secure,
+        host: args.url.host,
         target: args.url.target,
         client: args.client,
         fields: args.field,
         cookies: args.cookie,
     };
-    let explanation = Explanation::of(state(context).await?, &question);
+    let explanation = Explanation::of(state(context, &question).await?, &question);
     match args.json {
         true => context.screen.json(&explanation)?,
         false => context.screen.answer(&text(&explanation))?,
@@ -115,8 +116,8 @@ async fn upgrade(context: &Context, args: &EdgeUpgrade) -> anyhow::Result<u8> {
 }
 
 /// What the edge of this server says of itself.
-async fn state(context: &Context) -> Result<EdgeState, Refusal> {
-    ask_tier(&context.paths, "edge", "the edge", "/state").await
+async fn state(context: &Context, question: &Question) -> Result<EdgeState, Refusal> {
+    ask_tier(&context.paths, "edge", "the edge", &question.path()).await
 }
 
 fn text(explanation: &Explanation) -> String {

@@ -51,6 +51,10 @@ pub enum FloorEvent {
 pub enum CacheEvent {
     /// It was answered with what is kept.
     Hit,
+    /// It was answered with what is kept and over.
+    Stale,
+    /// What is kept and over is asked for anew, for nobody.
+    Refresh,
     /// Nothing was kept that answers it.
     Miss,
     /// It is none that what is kept answers.
@@ -105,7 +109,16 @@ const RETRY_REASONS: [&str; 2] = ["connect", "closed"];
 const TLS_REASONS: [&str; 3] = ["certificate", "timeout", "protocol"];
 const COMPRESSED_BYTES: [&str; 2] = ["before", "after"];
 const CODINGS: [&str; Coding::ALL.len()] = ["zstd", "br", "gzip"];
-const CACHE_EVENTS: [&str; 5] = ["hit", "miss", "bypass", "collapsed", "kept"];
+const CACHE_EVENTS: [&str; 8] = [
+    "hit",
+    "stale",
+    "refresh",
+    "miss",
+    "bypass",
+    "collapsed",
+    "kept",
+    "purged",
+];
 const FLOOR_EVENTS: [&str; 4] = ["seen", "given", "invalid", "failed"];
 
 /// Upper ends in seconds: from a cached page to a request that somebody gave up on.
@@ -136,6 +149,14 @@ impl EdgeMetrics {
                 "pontoon_edge_upstream_healthy",
                 "Whether new requests go to the application server",
             )),
+        }
+    }
+
+    /// So many addresses were forgotten because an operator said so. No thread's doing: the first counts it.
+    pub fn cache_purged(&self, count: u64) {
+        let purged = self.threads().first().and_then(|thread| thread.cache.get(7));
+        if let Some(purged) = purged {
+            purged.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -259,9 +280,11 @@ impl EdgeThread {
     pub fn cache(&self, event: CacheEvent) {
         let index = match event {
             CacheEvent::Hit => 0,
-            CacheEvent::Miss => 1,
-            CacheEvent::Bypass => 2,
-            CacheEvent::Collapsed => 3,
+            CacheEvent::Stale => 1,
+            CacheEvent::Refresh => 2,
+            CacheEvent::Miss => 3,
+            CacheEvent::Bypass => 4,
+            CacheEvent::Collapsed => 5,
         };
         add(&self.cache, index);
     }
@@ -269,7 +292,7 @@ impl EdgeThread {
     /// An answer came whole, and is kept or not.
     pub fn cache_kept(&self, kept: bool) {
         if kept {
-            add(&self.cache, 4);
+            add(&self.cache, 6);
         }
     }
 
