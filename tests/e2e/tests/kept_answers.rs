@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use pontoon_e2e::fleet::{
-    Fleet, attempt, expect, kill_agent, refused, run, start_agent, wait_until_healthy,
-};
+use pontoon_e2e::fleet::{Fleet, attempt, expect, kill_agent, refused, run, start_agent, wait_until_healthy};
 use pontoon_testkit::{LabError, Server, in_lab, wait_until};
 
 const FILE: &str = "/etc/pontoon/fleet.toml";
@@ -82,7 +80,10 @@ async fn keep_answers(server: &Server) -> Result<(), LabError> {
 async fn is_hit(edge: &Server) -> Option<bool> {
     let page = format!("http://{}/", edge.public());
     let head = edge
-        .exec("curl", &["-s", "--max-time", "10", "-o", "/dev/null", "-D", "-", &page])
+        .exec(
+            "curl",
+            &["-s", "--max-time", "10", "-o", "/dev/null", "-D", "-", &page],
+        )
         .await
         .ok()?;
     head.starts_with("HTTP/1.1 200")
@@ -98,6 +99,9 @@ async fn is_kept(edge: &Server) -> Result<(), LabError> {
 /// Each question that finds nothing has the answer kept again: it is asked until one does.
 async fn is_forgotten(edge: &Server) -> Result<(), LabError> {
     let what = format!("{} to forget its answer", edge.name());
-    wait_until(&what, LIMIT, async || is_hit(edge).await.filter(|is_hit| !*is_hit)).await?;
+    wait_until(&what, LIMIT, async || {
+        is_hit(edge).await.filter(|is_hit| !*is_hit)
+    })
+    .await?;
     Ok(())
 }
