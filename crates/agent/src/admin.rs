@@ -16,14 +16,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::{
     ActiveConfig, ApplyRequest, BackupRequest, CheckRequest, DbOrder, DrainRequest, JoinRequest,
-    LeaveRequest, MaintenanceRequest, PlanRequest, Progress, RejoinRequest, RenewCertRequest, ReseedRequest,
-    TokenRequest, UnstickRequest,
+    LeaveRequest, MaintenanceRequest, PlanRequest, Progress, PurgeRequest, RejoinRequest, RenewCertRequest,
+    ReseedRequest, TokenRequest, UnstickRequest,
 };
 use crate::core::Agent;
 use crate::reporter::Reporter;
 use crate::{
     acme, apply, backup, compare, db_status, drain, failover, host, joiner, leave, maintenance, observe,
-    reseed, routing, timeline, unstick,
+    purge, reseed, routing, timeline, unstick,
 };
 
 /// The largest request: a configuration of many servers is a few kilobytes.
@@ -165,6 +165,10 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Respons
         (Method::POST, "/v1/maintenance") => {
             let wanted: MaintenanceRequest = read(request).await?;
             ok(&maintenance::switch(&agent, &wanted)?)
+        }
+        (Method::POST, "/v1/purge") => {
+            let wanted: PurgeRequest = read(request).await?;
+            ok(&purge::purge(&agent, &wanted)?)
         }
         (method, path) => Err(Refusal::new(
             Code::N005,

@@ -13,6 +13,7 @@
 //! | `POST /v1/leave` [`LeaveRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/drain` [`DrainRequest`] | a stream of [`Progress`] lines |
 //! | `POST /v1/maintenance` [`MaintenanceRequest`] | the `MaintenanceMark` that counts from now on |
+//! | `POST /v1/purge` [`PurgeRequest`] | the `Purge` that edges are told of |
 //! | `POST /v1/addresses/ask` | a list of [`AskedAddress`] |
 //! | `GET /v1/certs` | [`CertStatus`] |
 //! | `POST /v1/certs/renew` [`RenewCertRequest`] | a stream of [`Progress`] lines |
@@ -244,6 +245,19 @@ pub struct MaintenanceRequest {
     /// Who is served all the same.
     #[serde(default)]
     pub except: Vec<IpPrefix>,
+}
+
+/// Has every edge of the fleet forget answers that it keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PurgeRequest {
+    /// Of this host alone.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// As [`pontoon_fleet::Purge`] has it.
+    pub path: String,
+    /// Everything that begins with the path.
+    #[serde(default)]
+    pub prefix: bool,
 }
 
 /// What may have been lost when a primary took over.

@@ -10,8 +10,8 @@ use pontoon_config::Config;
 use pontoon_decide::addresses::Addresses;
 use pontoon_decide::change::Committed;
 use pontoon_fleet::{
-    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, MaintenanceMark, Refusal, Revision, Role,
-    ServerName, ServerReport, Tier, TierReport, UnixMillis,
+    Code, DatabaseReport, DrainBook, EventKind, LeaseRecord, MaintenanceMark, Purge, PurgeBook, Refusal,
+    Revision, Role, ServerName, ServerReport, Tier, TierReport, UnixMillis,
 };
 use pontoon_helper::HelperClient;
 use pontoon_pki::SharedIdentity;
@@ -28,6 +28,7 @@ use crate::change::ChangeHub;
 use crate::failover::hold::Mark;
 use crate::failover::{Deadlines, Desk, FailoverReport};
 use crate::observe::Rate;
+use crate::purge;
 use crate::store::{PendingJoiner, Store};
 use crate::throttle::Throttle;
 
@@ -126,6 +127,8 @@ pub(crate) struct Known {
     pub(crate) drains: DrainBook,
     /// Whether visitors get the maintenance page.
     pub(crate) maintenance: MaintenanceMark,
+    /// What edges were told to forget.
+    pub(crate) purges: PurgeBook,
     /// Who joins through this server.
     pub(crate) joiners: BTreeMap<ServerName, PendingJoiner>,
     /// Who joins through another control server.
@@ -186,6 +189,7 @@ impl Agent {
             settled: store.settled()?.unwrap_or_default(),
             drains: store.drains()?.unwrap_or_default(),
             maintenance: store.maintenance()?.unwrap_or_default(),
+            purges: store.purges()?.unwrap_or_default(),
             joiners: store.joiners()?.unwrap_or_default(),
             ..Known::default()
         };
@@ -408,6 +412,7 @@ impl Agent {
             full_disk: known.full_disk.clone(),
             drains: known.drains.clone(),
             maintenance: known.maintenance.clone(),
+            purges: known.purges.clone(),
             lease: known.lease.clone(),
             unheard: known.unheard.clone(),
             addresses_changed: known.addresses_changed,
@@ -487,6 +492,26 @@ impl Agent {
         if mark.at <= latest && known.maintenance.merge(mark) {
             drop(known);
             self.store.save_maintenance(mark)?;
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes over what edges are told to forget, as [`Agent::learn_maintenance`] does.
+    pub(crate) fn learn_purges(&self, book: &PurgeBook) -> Result<(), Refusal> {
+        let now = self.clock.unix();
+        let (latest, earliest) = (now.plus(CLOCKS_APART), purge::earliest(now));
+        let credible = |purge: &&Purge| {
+            (earliest..=latest).contains(&purge.at) && purge.path.len() <= PurgeBook::LONGEST_PATH
+        };
+        let credible = PurgeBook(book.0.iter().filter(credible).cloned().collect());
+        let _turn = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
+        if known.purges.merge(&credible) {
+            known.purges.forget_before(earliest);
+            let purges = known.purges.clone();
+            drop(known);
+            self.store.save_purges(&purges)?;
             self.changed.notify_one();
         }
         Ok(())

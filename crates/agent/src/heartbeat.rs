@@ -92,6 +92,7 @@ pub(crate) fn hear(
     cache::hear(agent, &report.server, said.cache);
     agent.learn_drains(&report.drains)?;
     agent.learn_maintenance(&report.maintenance)?;
+    agent.learn_purges(&report.purges)?;
     if let Some(lease) = &report.lease {
         agent.hear_lease(peer, lease);
     }

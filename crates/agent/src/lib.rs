@@ -49,6 +49,7 @@ mod maintenance;
 mod observe;
 mod peer;
 mod publish;
+mod purge;
 mod reclone;
 mod renew;
 mod reporter;

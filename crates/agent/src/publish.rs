@@ -60,7 +60,7 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
     let known = agent.known();
     let active = known.active.as_ref()?;
     active.config.server(&membership.me)?;
-    Some(compose(&ViewInputs {
+    let mut view = compose(&ViewInputs {
         config: &active.config,
         revision: active.committed.revision,
         epoch: known.lease.as_ref().map(|lease| lease.epoch).unwrap_or_default(),
@@ -77,7 +77,9 @@ pub(crate) fn view(agent: &Agent) -> Option<FleetView> {
         issued: &issued,
         cache: cache.as_ref(),
         holding: holding.as_ref().map(|(epoch, until)| (*epoch, until)),
-    }))
+    });
+    view.answers.purges = known.purges.clone();
+    Some(view)
 }
 
 /// Whether this server's database does not take writes yet, or not at the moment: if it is the lease's leader, what comes

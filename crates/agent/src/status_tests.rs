@@ -77,6 +77,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
             unheard: Vec::new(),
             full_disk: None,
             maintenance: Default::default(),
+            purges: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             elsewhere: Vec::new(),
             routing: None,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_fleet::{
-    Code, DrainBook, Engine, LeaseRecord, MaintenanceMark, Refusal, Revision, Role, ServerName, UnixMillis,
+    Code, DrainBook, Engine, LeaseRecord, MaintenanceMark, PurgeBook, Refusal, Revision, Role, ServerName,
+    UnixMillis,
 };
 use pontoon_helper::Setting;
 use pontoon_rt::files;
@@ -112,6 +113,8 @@ kept! {
     drains save_drains "drains.json" 0o640 DrainBook;
     /// Whether visitors get the maintenance page.
     maintenance save_maintenance "maintenance.json" 0o640 MaintenanceMark;
+    /// What edges were told to forget.
+    purges save_purges "purges.json" 0o640 PurgeBook;
     /// The lease as last heard of, so that an agent that starts alone does not forget who is primary.
     known_lease save_known_lease "known-lease.json" 0o640 LeaseRecord;
     /// Settings of the source that this replica must share.
@@ -148,6 +151,7 @@ impl Store {
             "settled.json",
             "drains.json",
             "maintenance.json",
+            "purges.json",
             "known-lease.json",
             "floor.key",
             "dnssec.key",

@@ -279,6 +279,20 @@ fn print_answers(out: &mut String, answers: &EdgeAnswers) {
         out.list("types", &compress.types);
         out.text("min", &format_bytes(compress.min_bytes));
     }
+    if let Some(cache) = &answers.cache {
+        out.section("[edge.cache]");
+        out.text("memory", &format_bytes(cache.memory));
+        out.text("largest", &format_bytes(cache.largest));
+        out.list("paths", &cache.paths);
+        out.text("longest", &format_duration(cache.longest));
+        out.text("unsaid", &format_duration(cache.unsaid));
+        out.text(
+            "stale_while_revalidate",
+            &format_duration(cache.stale_while_revalidate),
+        );
+        out.text("stale_if_error", &format_duration(cache.stale_if_error));
+        out.list("bypass_cookies", &cache.bypass_cookies);
+    }
 }
 
 fn print_limits(out: &mut String, limits: &EdgeLimits) {

@@ -172,6 +172,8 @@ pub(crate) struct Edge {
     pub tls: Option<At<Tls>>,
     /// Which answers are compressed, and how. Default: none.
     pub compress: Option<At<Compress>>,
+    /// Which answers are kept for a while, and how long. Default: none.
+    pub cache: Option<At<KeptAnswers>>,
     /// Files of pages for what the edge answers itself, by status ("503"), class ("4xx", "5xx") or "maintenance", at the
     /// same place on every server with an edge. Default: plain text.
     pub errors: Option<At<BTreeMap<String, Text>>>,
@@ -199,6 +201,28 @@ pub(crate) struct Compress {
     pub types: Option<At<Vec<Text>>>,
     /// An answer that says it has fewer bytes stays as it is. Default "1KiB".
     pub min: Option<Text>,
+}
+
+/// Which answers are kept for a while, and how long.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeptAnswers {
+    /// The most memory on each edge. Default "64MiB".
+    pub memory: Option<Text>,
+    /// An answer with more bytes is not kept. Default "1MiB".
+    pub largest: Option<Text>,
+    /// What the paths begin with whose answers are kept. Default ["/"].
+    pub paths: Option<At<Vec<Text>>>,
+    /// Nothing is kept for longer, up to "1d". Default "1h".
+    pub longest: Option<Text>,
+    /// How long an answer is kept that does not say so itself. Default "0s": not at all.
+    pub unsaid: Option<Text>,
+    /// For how long an answer that is over, and does not say so itself, is shown while a new one is asked for. Default "0s".
+    pub stale_while_revalidate: Option<Text>,
+    /// For how long an answer that is over, and does not say so itself, is shown in place of an error. Default "0s".
+    pub stale_if_error: Option<Text>,
+    /// Beginnings of the names of cookies whose visitors the application knows. Default: those of WordPress, and PHPSESSID.
+    pub bypass_cookies: Option<At<Vec<Text>>>,
 }
 
 /// What visitors are allowed.

@@ -15,9 +15,9 @@ use pontoon_config::{
     not_yet, render_all,
 };
 use pontoon_fleet::{
-    AppProtocol, BalanceRule, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers, EdgeFront,
-    EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, Prefer, ProxyProtocol,
-    QueueRules, RetryPolicy, Role, TlsVersion,
+    AppProtocol, BalanceRule, CacheRules, CertificateFiles, ClientLimits, Compress, Dispatch, EdgeAnswers,
+    EdgeFront, EdgeLimits, Engine, HashKey, HealthCheck, ListenAddress, OutlierRules, PathRule, Prefer,
+    ProxyProtocol, QueueRules, RetryPolicy, Role, TlsVersion,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -753,6 +753,11 @@ fn configs() -> impl Strategy<Value = Config> {
                             compress: tls.is_some().then(|| Compress {
                                 min_bytes: u64::from(port),
                                 ..Compress::default()
+                            }),
+                            cache: app.is_some().then(|| CacheRules {
+                                memory: 1024 * 1024 + u64::from(port),
+                                stale_if_error: Duration::from_secs(u64::from(port)),
+                                ..CacheRules::default()
                             }),
                             ..EdgeAnswers::default()
                         },

@@ -90,6 +90,7 @@ impl World {
             lease: None,
             unheard: unheard(config, server, &self.observed(server)),
             maintenance: Default::default(),
+            purges: Default::default(),
             addresses_changed: agent.addresses.changed(),
             elsewhere: Vec::new(),
             routing: None,

@@ -46,6 +46,7 @@ fn report(server: &ServerName, lag_ms: Option<u64>) -> ServerReport {
         lease: None,
         unheard: Vec::new(),
         maintenance: Default::default(),
+        purges: Default::default(),
         addresses_changed: pontoon_fleet::UnixMillis::default(),
         elsewhere: Vec::new(),
         routing: None,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::access_log::Record;
 use crate::answer;
+use crate::cache;
 use crate::challenge;
 use crate::forward::{self, After, Served};
 use crate::front;
@@ -24,6 +25,7 @@ use crate::http1::request::{self, Request, Sender, Version};
 use crate::http1::response::RelayWord;
 use crate::https;
 use crate::io::{Buffer, Deadline, Stream};
+use crate::own;
 use crate::pipe::Pipe;
 use crate::worker::{Idle, Route, Worker};
 
@@ -352,17 +354,25 @@ async fn carry_out(
         None => Ok(None),
     };
     let served = match &admitted {
-        Err(denied) => forward::denied(worker, client, request, denied).await,
+        Err(denied) => own::denied(worker, client, request, denied).await,
         Ok(_) => match gather_body(worker, client, request, &mut up, limit).await {
             Ok(()) => match (challenge(worker, sender, request, &up), elsewhere) {
                 (Some(body), _) => answer_challenge(worker, client, request, &body).await,
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
                 (None, None) => match upstreams.maintenance(request.peer) {
-                    Some(maintenance) => forward::maintained(worker, client, request, &up, maintenance).await,
-                    None => forward::forward(worker, client, request, &mut up, route).await,
+                    Some(maintenance) => own::maintained(worker, client, request, &up, maintenance).await,
+                    None => match upstreams
+                        .answers
+                        .cache
+                        .as_ref()
+                        .filter(|_| route == Route::Visitors)
+                    {
+                        Some(rules) => Box::pin(cache::serve(worker, client, request, &mut up, rules)).await,
+                        None => forward::forward(worker, client, request, &mut up, route, None).await,
+                    },
                 },
             },
-            Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
+            Err(Some(reject)) => own::refused(worker, client, request, reject).await,
             Err(None) => Served::nothing(),
         },
     };

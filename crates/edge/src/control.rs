@@ -83,6 +83,7 @@ fn serve(options: EdgeOptions, shutdown: Shutdown, reopen: Reopen) -> Result<(),
         max_connections,
         held: AtomicUsize::new(0),
         clients: Arc::default(),
+        cache: Arc::default(),
         queue: Queue::default(),
         floor_socket: options.paths.floor_socket(),
         floor_key: Arc::new(SharedKey::new(options.paths.floor_key_file())),
@@ -199,7 +200,9 @@ impl Control {
         metrics::serve_with(
             &options.paths.run_dir.join("edge.sock"),
             registry,
-            vec![metrics::json_page("/state", move || EdgeState::of(&shared))],
+            vec![metrics::json_page("/state", move |asks| {
+                EdgeState::of(&shared, asks)
+            })],
             is_asked.clone(),
         );
         if let Err(error) = self.take_over(&mut views, &shutdown).await {
@@ -357,6 +360,8 @@ impl Control {
         if upstreams.floors.is_some() {
             self.shared.floor_key.load();
         }
+        let purged = self.shared.cache.obey(&upstreams.answers);
+        self.metrics.cache_purged(purged);
         self.checker.follow(&upstreams);
         self.upstreams.send_replace(upstreams);
         // A server that is new or came back may be what a held request waits for.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cache::Fill;
 use crate::compress::{self, Offer, Plan};
 use crate::floors::Leaving;
 use crate::front::Told;
@@ -44,6 +45,8 @@ pub enum Failure {
     ClientGone,
     /// The answer ended before its end. Part of it is with the client.
     CutShort,
+    /// The application says that it failed, and there is something better to show. Nothing of that is with the client.
+    Stale,
 }
 
 /// What remains after an exchange.
@@ -95,6 +98,8 @@ pub struct Exchange<'e> {
     pub hsts: Option<&'e str>,
     /// How the answer may be compressed.
     pub compress: Option<Offer<'e>>,
+    /// Where the answer is kept, if it may be.
+    pub fill: Option<&'e mut Fill>,
     /// What the answer tells of its request.
     pub told: Option<&'e Told>,
     /// Whether it makes sense to go on waiting for this server; asked once a second while nothing was answered.
@@ -429,6 +434,11 @@ impl Exchange<'_> {
             self.state.response = Some(response);
             return Ok(Some(end));
         }
+        let has_better = |fill: &&mut Fill| fill.has_better_than(response.status);
+        if self.fill.as_ref().is_some_and(has_better) && self.down.staged().is_empty() {
+            (self.state.answered_at, self.state.response) = (Some(Instant::now()), Some(response));
+            return Err(Failure::Stale);
+        }
         let (body, form, chunk) = match (response.ending, version) {
             (Ending::Announced(Length::Chunked), Version::Http11) => {
                 (Length::Chunked.into(), Form::AsIs, true)
@@ -479,6 +489,12 @@ impl Exchange<'_> {
             head.truncate(head.len() - 2);
             head.extend_from_slice(field.as_bytes());
             head.extend_from_slice(b"\r\n");
+        }
+        if let Some(fill) = &mut self.fill {
+            let request = self.up.staged().get(..self.request.head_length);
+            if let Some(most) = fill.begin(&parsed, request.unwrap_or_default()) {
+                self.down.copy(most);
+            }
         }
         match encoder {
             Some(encoder) => self.down.encode(body, encoder),
@@ -652,6 +668,7 @@ mod tests {
             stay: None,
             hsts: None,
             compress: None,
+            fill: None,
             told: None,
             worth_waiting: &|| true,
         };

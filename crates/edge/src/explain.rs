@@ -1,5 +1,6 @@
 //! What would happen to a request at this moment: the edge's own rules, played on what it says of itself. Pure.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use pontoon_balance::weights::hash;
@@ -8,6 +9,7 @@ use pontoon_fleet::units::{format_bytes, format_duration};
 use pontoon_fleet::{BalanceRule, HashKey, ServerName};
 use serde::{Deserialize, Serialize};
 
+use crate::cache;
 use crate::state::{EdgeState, ServerState, Stands};
 use crate::stay;
 
@@ -16,6 +18,8 @@ use crate::stay;
 pub struct Question {
     /// Whether it comes over HTTPS.
     pub secure: bool,
+    /// The host that it asks for.
+    pub host: String,
     /// Path and query.
     pub target: String,
     /// Where it comes from.
@@ -24,6 +28,23 @@ pub struct Question {
     pub fields: Vec<(String, String)>,
     /// Cookies that it has.
     pub cookies: Vec<(String, String)>,
+}
+
+impl Question {
+    /// What an edge is to be asked for its [`EdgeState`], so that its cache can say what it has.
+    pub fn path(&self) -> String {
+        let Question { host, target, .. } = self;
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n");
+        let cookies = self.cookies.iter().map(|(name, value)| format!("{name}={value}"));
+        let cookies: Vec<String> = cookies.collect();
+        let cookies = (!cookies.is_empty()).then(|| ("Cookie".to_owned(), cookies.join("; ")));
+        for (name, value) in self.fields.iter().chain(&cookies) {
+            // Writing to a String cannot fail.
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str("\r\n");
+        format!("/state?{}", cache::asking(self.secure, head.as_bytes()))
+    }
 }
 
 /// What would happen to it.
@@ -57,7 +78,11 @@ impl Explanation {
         if explanation.is_maintained(question) {
             return explanation;
         }
-        explanation.server(question);
+        let cache = explanation.state.cache.clone().unwrap_or_default();
+        explanation.steps.extend(cache.says);
+        if !cache.is_hit {
+            explanation.server(question);
+        }
         explanation
     }
 
@@ -284,6 +309,7 @@ mod tests {
     fn state(servers: Vec<ServerState>) -> EdgeState {
         EdgeState {
             maintenance: None,
+            cache: None,
             now: pontoon_fleet::UnixMillis(1_000),
             serial: 1,
             balance: Some(BalanceRule::RoundRobin),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pontoon_fleet::FleetView;
+use pontoon_fleet::{CacheRules, FleetView};
 use pontoon_rt::files;
 use pontoon_rt::floor::{FloorClient, Saying, Told};
 use pontoon_telemetry::metrics::{EdgeThread, FloorEvent};
@@ -38,6 +38,9 @@ impl FloorRule {
     pub fn of(view: &FleetView) -> Option<FloorRule> {
         let spread = view.sql.as_ref()?.spread()?;
         let age = (spread.max_lag * 2 + Duration::from_secs(10)).max(LEAST_AGE);
+        // Whoever has a cookie gets nothing that is kept. By its end nothing is left that was kept before the write.
+        let kept = view.answers.cache.as_ref().map(CacheRules::oldest);
+        let age = age.saturating_add(kept.unwrap_or_default());
         Some(FloorRule {
             max_age: age.as_secs(),
         })

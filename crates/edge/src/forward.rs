@@ -4,37 +4,36 @@
 //! (`RetryPolicy::methods`), and all that was sent can be sent again, and the retry budget allows it. Never once
 //! a byte of an answer is with the client.
 
-use std::net::SocketAddr;
+mod hold;
+mod reach;
+
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_balance::{Asked, Standing, Tried};
-use pontoon_fleet::{Coding, Maintenance, ProxyProtocol};
-use pontoon_rt::clock::{Clock, SystemClock};
+use pontoon_fleet::{Coding, ProxyProtocol};
 use pontoon_telemetry::metrics::RetryReason;
 use tokio::time::Instant;
 
-use crate::clients::Denied;
+use self::hold::Hold;
+use crate::cache::{self, Fill};
 use crate::compress::{self, Offer};
 use crate::connection::{Client, send};
-use crate::cookie;
-use crate::dial;
 use crate::exchange::{Done, Exchange, Failure, State};
 use crate::floors::Leaving;
-use crate::front::{self, Told};
-use crate::http1::body::{Body, Length};
-use crate::http1::head::FLOOR_FIELD;
+use crate::front::Told;
+use crate::http1::body::Body;
 use crate::http1::reject::Reject;
 use crate::http1::request::{Request, Version};
 use crate::http1::response::RelayWord;
 use crate::io::Stream;
+use crate::own;
 use crate::pages::{Own, Pages};
 use crate::pipe::Pipe;
 use crate::queue::Place;
-use crate::stay::{self, Wish};
-use crate::upstream::{Upstream, Upstreams, Way};
+use crate::stay::Wish;
+use crate::upstream::{Upstream, Way};
 use crate::worker::{Chosen, Pick, Route, Worker};
 
 /// What becomes of the client's connection.
@@ -75,13 +74,14 @@ impl Served {
     }
 }
 
-/// Carries out `request`, whose head and body come from `up`.
+/// Carries out `request`, whose head and body come from `up`; its answer may be kept by `fill`.
 pub async fn forward(
     worker: &Rc<Worker>,
     client: &mut Client,
     request: &Request,
     up: &mut Pipe,
     route: Route,
+    fill: Option<Fill>,
 ) -> Served {
     // As it is when the request comes; servers are chosen from the newest.
     let upstreams = worker.pay_into_budget();
@@ -125,6 +125,7 @@ pub async fn forward(
         answer_timeout,
         told,
         coding,
+        fill,
         proxy_protocol: upstreams.proxy_protocol(),
     };
     let mut hold: Option<Hold<'_>> = None;
@@ -176,7 +177,12 @@ pub async fn forward(
                     )
                     .await;
             }
-            if hold.is_none() {
+            // Who can be shown something need not wait.
+            let waits = attempt
+                .fill
+                .as_ref()
+                .is_none_or(|fill| !fill.has_better_than(503));
+            if hold.is_none() && waits {
                 hold = Hold::begin(worker);
             }
             let again = match &mut hold {
@@ -195,93 +201,6 @@ pub async fn forward(
         if let Some(served) = attempt.at(&pick).await {
             return served;
         }
-    }
-}
-
-/// Answers a request whose body is refused.
-pub async fn refused(worker: &Rc<Worker>, client: &mut Client, request: &Request, reject: Reject) -> Served {
-    worker.stats.rejected(reject as usize);
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    worker.pages().refuse(&mut text, reject, request.is_head);
-    answer_alone(worker, client, text, reject.status(), After::Linger).await
-}
-
-/// Answers a request of a client that has met a limit. Its connection may go on if the next request begins where this
-/// one ends.
-pub async fn denied(worker: &Rc<Worker>, client: &mut Client, request: &Request, denied: &Denied) -> Served {
-    worker.stats.rejected(denied.reject as usize);
-    let keep_alive = request.keep_alive
-        && request.version == Version::Http11
-        && request.length == Length::None
-        && !worker.draining.get();
-    let extra = format!("Retry-After: {}\r\n", denied.retry_after);
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    let own = Own {
-        status: denied.reject.status(),
-        detail: denied.reject.word(),
-        extra: &extra,
-        head_only: request.is_head,
-        keep_alive,
-        ..Own::default()
-    };
-    worker.pages().write(&mut text, &own);
-    let status = own.status;
-    let after = if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    };
-    answer_alone(worker, client, text, status, after).await
-}
-
-/// Answers a visitor while there is maintenance.
-pub async fn maintained(
-    worker: &Rc<Worker>,
-    client: &mut Client,
-    request: &Request,
-    up: &Pipe,
-    maintenance: &Maintenance,
-) -> Served {
-    let keep_alive =
-        request.keep_alive && request.version == Version::Http11 && up.is_past() && !worker.draining.get();
-    let own = Own {
-        request_id: request.id(up.staged()),
-        head_only: request.is_head,
-        keep_alive,
-        ..Own::default()
-    };
-    let mut text = std::mem::take(&mut client.scratch);
-    text.clear();
-    worker
-        .pages()
-        .maintain(&mut text, maintenance, SystemClock.unix(), &own);
-    let after = if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    };
-    answer_alone(worker, client, text, 503, after).await
-}
-
-/// Sends `text`, an answer of the edge itself for which no server was asked.
-async fn answer_alone(
-    worker: &Worker,
-    client: &mut Client,
-    text: Vec<u8>,
-    status: u16,
-    after: After,
-) -> Served {
-    let sent = send(client, &text, worker.upstreams().tuning.write_timeout).await;
-    let bytes = text.len() as u64;
-    client.scratch = text;
-    Served {
-        status,
-        bytes,
-        upstream: None,
-        retries: 0,
-        after: if sent.is_ok() { after } else { After::Close },
     }
 }
 
@@ -313,6 +232,8 @@ struct Attempt<'a> {
     told: Option<Told>,
     /// How the visitor would have it compressed.
     coding: Option<Coding>,
+    /// Where its answer is kept, if it may be.
+    fill: Option<Fill>,
     /// With what header connections to the application itself begin.
     proxy_protocol: Option<ProxyProtocol>,
 }
@@ -350,7 +271,12 @@ impl Attempt<'_> {
                 }
                 Err(failure) => failure,
             };
-            if status != 0 {
+            if failure == Failure::Stale
+                && let Some(served) = self.instead().await
+            {
+                return Some(served);
+            }
+            if status != 0 && failure != Failure::Stale {
                 // Part of an answer is with the client: all that is left is to not pretend it is whole.
                 self.worker.stats.aborted();
                 return Some(self.ended(upstream, status, written, After::Close));
@@ -401,94 +327,14 @@ impl Attempt<'_> {
                     return Some(self.answer(502, "the application's answer is not HTTP", "").await);
                 }
                 Failure::BadRequest(reject) => {
-                    return Some(refused(self.worker, self.client, self.request, reject).await);
+                    return Some(own::refused(self.worker, self.client, self.request, reject).await);
                 }
+                // It was over in the meantime.
+                Failure::Stale => return Some(self.answer(502, "the application failed", "").await),
                 Failure::ClientGone | Failure::CutShort => {
                     return Some(self.ended(upstream, 0, written, After::Close));
                 }
             }
-        }
-    }
-
-    /// Hands on what the visitor's cookie says: to the SQL proxy here before the application here gets the request, or
-    /// to the relay that stands before the application elsewhere. Gives what is needed to tell afterwards whether
-    /// this request wrote something.
-    async fn carry_floor(&mut self, upstream: &Upstream) -> Option<Leaving> {
-        let rule = self.worker.floor_rule()?;
-        let field = match &self.request.floor {
-            Some(value) if !upstream.here && value.len() <= cookie::MAX_VALUE => {
-                [FLOOR_FIELD.as_bytes(), b": ", value, b"\r\n"].concat()
-            }
-            _ => Vec::new(),
-        };
-        // Before the empty line.
-        let at = self.request.head_length - 2;
-        self.up.replace(at, self.floor_field, &field);
-        self.floor_field = field.len();
-        if !upstream.here {
-            return None;
-        }
-        let floors = &self.worker.floors;
-        if let Some(value) = self.request.floor.as_ref().filter(|_| !self.floor_told) {
-            floors.arrive(value).await;
-            self.floor_told = true;
-        }
-        let method = self.up.staged().get(..self.request.method_length);
-        let reads = matches!(method, Some(b"GET" | b"HEAD" | b"OPTIONS"));
-        (!reads).then(|| Leaving::new(floors.clone(), rule))
-    }
-
-    /// A connection to `upstream`, and whether it was used before.
-    async fn connect(&mut self, upstream: &Arc<Upstream>) -> Option<(Stream, bool)> {
-        // What cannot be sent twice never goes on a kept connection to an application: it may be closed in this
-        // very moment, and nobody could tell whether the request was seen. A relay keeps its side open for longer
-        // than connections are kept here.
-        // Nor where it would say whose connection it is: it was another visitor's.
-        let may_use_kept = !self.fresh
-            && (self.may_repeat || matches!(upstream.way, Way::Relay(_)))
-            && self.introduces(upstream).is_none();
-        if may_use_kept && let Some(stream) = self.worker.take_kept(upstream, self.client.now) {
-            return Some((stream, true));
-        }
-        let shared = &self.worker.shared;
-        let limit = shared.tuning.connect_timeout;
-        let made = match upstream.way {
-            // Streams of one connection: HTTP/2 says of each whether it was looked at before the connection ended.
-            Way::Direct(address) if upstream.h2c => {
-                dial::open(&self.worker.h2c, address, self.fresh, limit).await
-            }
-            _ => dial::dial(upstream, &shared.identity, limit)
-                .await
-                .map(|stream| (stream, false)),
-        };
-        let made = match (made, self.introduces(upstream)) {
-            (Ok((mut stream, kept)), Some((version, address))) => {
-                let head = self.up.staged();
-                let header = front::introduction(version, self.request, head, address);
-                dial::introduce(&mut stream, &header, limit)
-                    .await
-                    .map(|()| (stream, kept))
-            }
-            (made, _) => made,
-        };
-        match made {
-            Ok(connection) => Some(connection),
-            Err(error) => {
-                if error.is_theirs {
-                    upstream.health.doubt(&upstream.server, error.reason);
-                } else {
-                    tracing::warn!(upstream = %upstream.server, reason = %error.reason, "no connection could be made");
-                }
-                None
-            }
-        }
-    }
-
-    /// With what header a connection to `upstream` begins, and where it goes; `None` for no header.
-    fn introduces(&self, upstream: &Upstream) -> Option<(ProxyProtocol, SocketAddr)> {
-        match (self.proxy_protocol, upstream.way) {
-            (Some(version), Way::Direct(address)) if !upstream.h2c => Some((version, address)),
-            _ => None,
         }
     }
 
@@ -556,6 +402,7 @@ impl Attempt<'_> {
                     coding: self.coding,
                     taken: &worker.coders,
                 }),
+            fill: self.fill.as_mut(),
             told: self.told.as_ref(),
             worth_waiting: &|| {
                 !may_leave || upstream.health.is_healthy() || !worker.has_budget() || !somewhere_else()
@@ -567,6 +414,11 @@ impl Attempt<'_> {
         // Whoever was not waited for since the clock was read needs no other reading.
         let now = answered_at.filter(|_| exchange.state.head_is_new);
         let written = exchange.down.written();
+        // One that was cut short is no answer to keep.
+        let whole = exchange.down.take_copy().filter(|_| result.is_ok());
+        if let (Some(body), Some(fill)) = (whole, &mut exchange.fill) {
+            worker.stats.cache_kept(fill.end(body));
+        }
         if let Some((coding, read, coded)) = exchange.down.encoded() {
             worker.stats.compressed(coding, read, coded);
         }
@@ -605,23 +457,6 @@ impl Attempt<'_> {
             status: response.map_or(0, |response| response.status),
             written,
         }
-    }
-
-    /// What makes the visitor come back to `upstream`, where that is wanted and it does not do so already.
-    fn stay_field(&self, upstreams: &Upstreams, upstream: &Upstream) -> Option<String> {
-        let name = upstreams.app.as_ref()?.dispatch.sticky.as_deref()?;
-        if self.route == Route::Relay || self.wish.server == Some(upstream.id) {
-            return None;
-        }
-        // A server that is only full keeps its visitors: this request is an exception.
-        let now = self.worker.shared.clock.now();
-        let is_full = |server: &Arc<Upstream>| {
-            self.wish.server == Some(server.id) && server.standing(now) == Standing::InService
-        };
-        if upstreams.servers.iter().any(is_full) && self.retries == 0 {
-            return None;
-        }
-        Some(stay::set_cookie(name, upstream.id, self.request.secure))
     }
 
     /// Whether a request that was sent may be sent to another server.
@@ -681,8 +516,20 @@ impl Attempt<'_> {
         }
     }
 
+    /// What is kept, in place of an error.
+    async fn instead(&mut self) -> Option<Served> {
+        let mut fill = self.fill.take()?;
+        cache::instead(self.worker, self.client, self.request, self.up, &mut fill).await
+    }
+
     /// An answer of the edge itself.
     async fn answer(&mut self, status: u16, detail: &str, extra: &str) -> Served {
+        if let Some(fill) = &mut self.fill {
+            fill.wrote(status != 503);
+        }
+        if let Some(served) = self.instead().await {
+            return served;
+        }
         self.worker.stats.failed();
         // With part of the body still to come, nobody knows where the next request would begin.
         let keep_alive = self.request.keep_alive
@@ -721,56 +568,5 @@ impl Attempt<'_> {
             retries: self.retries,
             after,
         }
-    }
-}
-
-/// A request that waits for an application server to come back.
-struct Hold<'a> {
-    held: &'a AtomicUsize,
-    until: Instant,
-    changes: tokio::sync::watch::Receiver<u64>,
-}
-
-impl<'a> Hold<'a> {
-    /// `None` when there is no application at all, or as many wait as may.
-    fn begin(worker: &'a Rc<Worker>) -> Option<Hold<'a>> {
-        let shared = &worker.shared;
-        let servers = &worker.upstreams().servers;
-        if servers.is_empty() || shared.held.fetch_add(1, Ordering::Relaxed) >= shared.tuning.hold_limit {
-            if !servers.is_empty() {
-                shared.held.fetch_sub(1, Ordering::Relaxed);
-            }
-            return None;
-        }
-        let mut changes = shared.health_changes.clone();
-        changes.mark_unchanged();
-        Some(Hold {
-            held: &shared.held,
-            until: Instant::now() + shared.tuning.hold,
-            changes,
-        })
-    }
-
-    /// Waits until it makes sense to try again; `false` when the time is over.
-    async fn wait(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.until {
-            return false;
-        }
-        let next_try = (now + TRY_EVERY).min(self.until);
-        tokio::select! {
-            _ = self.changes.changed() => {}
-            () = tokio::time::sleep_until(next_try) => {}
-        }
-        true
-    }
-}
-
-/// How often a held request tries without having heard of a change.
-const TRY_EVERY: Duration = Duration::from_millis(200);
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

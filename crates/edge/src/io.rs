@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -25,6 +26,8 @@ pub enum Stream {
     Http2Visitor(Box<VisitorStream>),
     /// One HTTP/2 stream to an application.
     Http2Upstream(Box<UpstreamStream>),
+    /// An answer that is here already.
+    Kept(Box<KeptStream>),
 }
 
 impl Stream {
@@ -37,6 +40,10 @@ impl Stream {
             Stream::Tls(tls) => Pin::new(tls).poll_read(cx, &mut space),
             Stream::Http2Visitor(stream) => stream.poll_read(cx, &mut space),
             Stream::Http2Upstream(stream) => stream.poll_read(cx, &mut space),
+            Stream::Kept(stream) => {
+                stream.read(&mut space);
+                Poll::Ready(Ok(()))
+            }
         };
         let read = space.filled().len();
         match poll {
@@ -62,6 +69,8 @@ impl Stream {
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
             Stream::Http2Visitor(stream) => stream.poll_write(cx, parts),
             Stream::Http2Upstream(stream) => stream.poll_write(cx, parts),
+            // Who has the answer need not hear the request.
+            Stream::Kept(_) => Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum())),
         }
     }
 
@@ -69,7 +78,9 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Frames are written by the connection's own task.
-            Stream::Tcp(_) | Stream::Http2Visitor(_) | Stream::Http2Upstream(_) => Poll::Ready(Ok(())),
+            Stream::Tcp(_) | Stream::Http2Visitor(_) | Stream::Http2Upstream(_) | Stream::Kept(_) => {
+                Poll::Ready(Ok(()))
+            }
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -80,7 +91,7 @@ impl Stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Stream::Http2Visitor(stream) => Poll::Ready(stream.shutdown()),
-            Stream::Http2Upstream(_) => Poll::Ready(Ok(())),
+            Stream::Http2Upstream(_) | Stream::Kept(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -103,7 +114,29 @@ impl Stream {
                     .is_pending()
             }
             // Each carries one request.
-            Stream::Http2Visitor(_) | Stream::Http2Upstream(_) => false,
+            Stream::Http2Visitor(_) | Stream::Http2Upstream(_) | Stream::Kept(_) => false,
+        }
+    }
+}
+
+/// An answer that is here already, as if a server sent it.
+#[derive(Default)]
+pub struct KeptStream {
+    parts: [Bytes; 2],
+}
+
+impl KeptStream {
+    /// Of this head and body.
+    pub fn new(head: Vec<u8>, body: Bytes) -> KeptStream {
+        KeptStream {
+            parts: [head.into(), body],
+        }
+    }
+
+    fn read(&mut self, space: &mut ReadBuf<'_>) {
+        for part in &mut self.parts {
+            let piece = part.split_to(part.len().min(space.remaining()));
+            space.put_slice(&piece);
         }
     }
 }

@@ -16,6 +16,7 @@
 
 mod access_log;
 mod answer;
+mod cache;
 mod challenge;
 mod clients;
 mod compress;
@@ -35,6 +36,7 @@ mod http2;
 mod https;
 mod io;
 mod options;
+mod own;
 mod pages;
 mod parking;
 mod pipe;
@@ -45,6 +47,7 @@ mod stay;
 mod upstream;
 mod worker;
 
+pub use cache::CacheState;
 pub use control::{run, run_until};
 pub use explain::{Explanation, Question};
 pub use options::{AccessLog, AccessLogFormat, AccessLogTo, EdgeError, EdgeOptions, Tuning};

@@ -54,6 +54,14 @@ pub struct Pipe {
     written: u64,
     /// Bytes of content that the body may still have.
     left: u64,
+    /// What has passed of the body, as it came, while that is wanted.
+    copy: Option<Box<Copied>>,
+}
+
+/// What has passed of a body.
+struct Copied {
+    bytes: Vec<u8>,
+    most: usize,
 }
 
 impl Pipe {
@@ -71,6 +79,7 @@ impl Pipe {
             flushed: false,
             written: 0,
             left: u64::MAX,
+            copy: None,
         }
     }
 
@@ -107,6 +116,17 @@ impl Pipe {
     pub fn encode(&mut self, body: Body, encoder: Encoder) {
         self.set_body(body, Form::Encode);
         self.encoder = Some(Box::new(encoder));
+    }
+
+    /// Holds what passes of the body, too, as it comes, up to `most` bytes.
+    pub fn copy(&mut self, most: usize) {
+        let bytes = Vec::new();
+        self.copy = Some(Box::new(Copied { bytes, most }));
+    }
+
+    /// The body as it came, if it was to be held and was not too long.
+    pub fn take_copy(&mut self) -> Option<Vec<u8>> {
+        Some(self.copy.take()?.bytes)
     }
 
     /// What was compressed: by what, how many bytes, and to how many.
@@ -248,7 +268,10 @@ impl Pipe {
         }
         self.streamed = true;
         match self.form {
-            Form::AsIs => self.ready = self.body.take_at_most(buffer.filled(), &mut self.left)?,
+            Form::AsIs => {
+                self.ready = self.body.take_at_most(buffer.filled(), &mut self.left)?;
+                copied(&mut self.copy, &buffer.filled()[..self.ready]);
+            }
             Form::Unchunk => {
                 let mut piece = self.body.next(buffer.filled())?;
                 while piece.length > 0 && !piece.content {
@@ -276,6 +299,7 @@ impl Pipe {
             if piece.length == 0 {
                 break;
             }
+            copied(&mut self.copy, &buffer.filled()[..piece.length]);
             if let Some(encoder) = self.encoder.as_mut().filter(|_| piece.content) {
                 encoder.take(&buffer.filled()[..piece.length], &mut self.staged);
             }
@@ -326,4 +350,13 @@ impl Pipe {
         // Writing to a Vec cannot fail.
         let _: io::Result<()> = self.staged.write_fmt(line);
     }
+}
+
+fn copied(copy: &mut Option<Box<Copied>>, bytes: &[u8]) {
+    let Some(held) = copy else { return };
+    if held.bytes.len() + bytes.len() > held.most {
+        *copy = None;
+        return;
+    }
+    held.bytes.extend_from_slice(bytes);
 }

@@ -7,6 +7,7 @@ use pontoon_fleet::{BalanceRule, ClientLimits, Dispatch, Maintenance, ServerName
 use pontoon_rt::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheState;
 use crate::upstream::{Upstream, Way};
 use crate::worker::Shared;
 
@@ -33,6 +34,9 @@ pub struct EdgeState {
     /// By this edge's clock.
     #[serde(default)]
     pub now: UnixMillis,
+    /// What it keeps of the application's answers; `None`: nothing.
+    #[serde(default)]
+    pub cache: Option<CacheState>,
     /// Requests that wait for a server to have room.
     pub waiting: usize,
     /// Requests that are held because no server can be reached.
@@ -86,8 +90,8 @@ pub enum Stands {
 }
 
 impl EdgeState {
-    /// Of the process that shares this.
-    pub(crate) fn of(shared: &Shared) -> EdgeState {
+    /// Of the process that shares this; `question` is about a request, or empty.
+    pub(crate) fn of(shared: &Shared, question: &str) -> EdgeState {
         let upstreams = shared.upstreams.borrow().clone();
         let app = upstreams.app.as_ref();
         let dispatch = app.map(|app| app.dispatch.clone()).unwrap_or_default();
@@ -105,6 +109,11 @@ impl EdgeState {
             redirect_port: shared.https.borrow().as_ref().and_then(|https| https.redirect),
             maintenance: upstreams.answers.maintenance.clone(),
             now: SystemClock.unix(),
+            cache: upstreams
+                .answers
+                .cache
+                .as_ref()
+                .map(|rules| CacheState::of(&shared.cache, rules, question, now)),
             waiting: shared.queue.len(),
             held: shared.held.load(Ordering::Relaxed),
             servers,

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::access_log::{LogBuffer, Record};
+use crate::cache::{Cache, Refreshes};
 use crate::clients::Clients;
 use crate::connection;
 use crate::dial::Identity;
@@ -62,6 +63,8 @@ pub struct Shared {
     pub clock: AnswerClock,
     /// HTTPS for visitors, while there is a certificate.
     pub https: watch::Receiver<Option<Arc<Https>>>,
+    /// What is kept of the application's answers.
+    pub cache: Arc<Cache>,
     /// What is shown in place of the application.
     pub pages: watch::Receiver<Arc<Pages>>,
     /// What challenges of an authority are answered with; see [`crate::challenge`].
@@ -153,6 +156,8 @@ pub struct Worker {
     log: RefCell<Option<LogBuffer>>,
     fleet: RefCell<Fleet>,
     https: Seen,
+    /// How many answers are asked for anew while visitors have the ones before them.
+    pub refreshes: Refreshes,
     /// How many bodies are compressed at the moment.
     pub coders: Rc<Cell<usize>>,
     /// Connections to applications that speak HTTP/2.
@@ -231,6 +236,7 @@ impl Worker {
             log: RefCell::new(log),
             fleet: RefCell::new(fleet),
             https: Seen::new(shared.https.clone()),
+            refreshes: Refreshes::default(),
             coders: Rc::default(),
             h2c: http2::Connections::default(),
             parking: Parking::new(),

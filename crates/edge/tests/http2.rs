@@ -243,6 +243,46 @@ fn curl_speaks_it_and_the_application_need_not() {
 }
 
 #[test]
+fn what_is_kept_answers_both_versions() {
+    let net = Net::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let _app = App::start(net.app(1), move |client, _, _| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        let body = format!("{number}{}", "x".repeat(100_000));
+        client.send(format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nETag: \"t\"\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        true
+    });
+    let mut view = net.view(1);
+    view.answers.cache = Some(pontoon_fleet::CacheRules::default());
+    let site = site(view);
+    Runtime::new().unwrap().block_on(async {
+        let mut client = site.client().await;
+        for expected in 1..=3 {
+            let (answer, _) = client.send_request(ask("/page"), true).unwrap();
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers().contains_key("age"), expected > 1);
+            let (body, _) = whole(answer.into_body()).await;
+            assert_eq!((body.len(), body[0]), (100_001, b'0'));
+        }
+        // With 304 and HEAD there is no body, and the connection goes on.
+        let mut known = ask("/page");
+        known
+            .headers_mut()
+            .insert("if-none-match", "\"t\"".parse().unwrap());
+        let (answer, _) = client.send_request(known, true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 304);
+        assert!(whole(answer.into_body()).await.0.is_empty());
+    });
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn streams_are_served_side_by_side_on_one_connection() {
     let net = Net::new();
     let (waiting, all_wait) = (Arc::new(AtomicUsize::new(0)), 40);

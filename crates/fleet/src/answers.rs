@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Compress, IpPrefix, UnixMillis};
+use crate::{CacheRules, Compress, IpPrefix, PurgeBook, UnixMillis};
 
 /// What edges answer themselves, and what they do to the application's answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,11 @@ pub struct EdgeAnswers {
     pub pages: BTreeMap<String, PathBuf>,
     /// Which answers of the application are compressed; `None`: none.
     pub compress: Option<Compress>,
+    /// Which answers of the application are kept; `None`: none.
+    pub cache: Option<CacheRules>,
+    /// What is to be forgotten of them.
+    #[serde(skip_serializing_if = "PurgeBook::is_none")]
+    pub purges: PurgeBook,
     /// Visitors get the maintenance page; `None`: they are served.
     pub maintenance: Option<Maintenance>,
 }

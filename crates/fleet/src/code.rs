@@ -255,6 +255,8 @@ codes! {
         "A running process was asked to hand its sockets to the installed version of the program and did not: the new process could not be started, ended, or did not serve in time; the evidence says which. The process that ran before serves on, and nobody noticed. What the new one said is in the log of the tier: `journalctl -u pontoon-edge`, or the log folder where systemd does not run it.";
     N020 Usage "the maintenance page cannot be shown so"
         "`pontoon edge maintenance on` was asked for something that cannot be: a fleet without an edge has nobody who could show the page, and maintenance that ends by itself lasts a week at most. Nothing was changed. Give a shorter `--for`, or none, and end it with `pontoon edge maintenance off`.";
+    N022 Usage "nothing can be forgotten so"
+        "`pontoon edge purge` was asked for something that cannot be: the configuration has no `[edge.cache]`, so no edge keeps anything, or the path does not begin with `/`, or it is longer than 1 KiB. Nothing was changed.";
 }
 
 impl fmt::Display for Code {

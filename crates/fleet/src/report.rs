@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AssetsReport, CacheReport, Engine, Epoch, MaintenanceMark, Refusal, Revision, ServerName, Tier,
-    UnixMillis,
+    AssetsReport, CacheReport, Engine, Epoch, MaintenanceMark, PurgeBook, Refusal, Revision, ServerName,
+    Tier, UnixMillis,
 };
 
 /// What one tier process tells its agent, about once a second.
@@ -384,6 +384,9 @@ pub struct ServerReport {
     /// Whether visitors get the maintenance page, as far as it knows.
     #[serde(default, skip_serializing_if = "MaintenanceMark::is_none")]
     pub maintenance: MaintenanceMark,
+    /// What edges were told to forget, as far as it knows.
+    #[serde(default, skip_serializing_if = "PurgeBook::is_none")]
+    pub purges: PurgeBook,
     /// The lease as it last read it.
     pub lease: Option<LeaseRecord>,
     /// The servers that it has heard nothing of for a moment: its word on whether they are lost.

@@ -194,6 +194,7 @@ impl Command {
                 Some(EdgeCommand::Explain(args)) => args.json,
                 Some(EdgeCommand::Maintenance(MaintenanceCommand::On(args))) => args.json,
                 Some(EdgeCommand::Maintenance(MaintenanceCommand::Off(args))) => args.json,
+                Some(EdgeCommand::Purge(args)) => args.json,
                 Some(EdgeCommand::Upgrade(args)) => args.json,
                 None => false,
             },
@@ -512,6 +513,8 @@ pub enum EdgeCommand {
     /// Show visitors of the whole fleet the maintenance page, with 503, or end that
     #[command(subcommand)]
     Maintenance(MaintenanceCommand),
+    /// Have every edge of the fleet forget answers that it keeps ([edge.cache])
+    Purge(EdgePurge),
     /// Have the installed version of Pontoon take over from the edge that runs; no connection is refused or reset
     Upgrade(EdgeUpgrade),
 }
@@ -547,6 +550,41 @@ pub struct MaintenanceOff {
     pub json: bool,
 }
 
+/// `pontoon edge purge`
+#[derive(Debug, Args)]
+pub struct EdgePurge {
+    /// A path, of all hosts, or a URL; without a query it means the path with any query
+    #[arg(value_name = "PATH-OR-URL", value_parser = kept_address, required_unless_present = "prefix", conflicts_with = "prefix")]
+    pub address: Option<KeptAddress>,
+    /// Everything that begins with this path or URL; / for everything
+    #[arg(long, value_name = "PATH-OR-URL", value_parser = kept_address)]
+    pub prefix: Option<KeptAddress>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What edges keep answers by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAddress {
+    /// Of this host alone.
+    pub host: Option<String>,
+    /// Path and query.
+    pub path: String,
+}
+
+fn kept_address(text: &str) -> Result<KeptAddress, String> {
+    if text.starts_with('/') {
+        let path = url_path(text)?;
+        return Ok(KeptAddress { host: None, path });
+    }
+    let WebAddress { host, target, .. } = web_address(text)?;
+    Ok(KeptAddress {
+        host: Some(host),
+        path: target,
+    })
+}
+
 /// `pontoon edge upgrade`
 #[derive(Debug, Args)]
 pub struct EdgeUpgrade {
@@ -580,6 +618,8 @@ pub struct EdgeExplain {
 pub struct WebAddress {
     /// Over HTTPS.
     pub secure: bool,
+    /// With the port, where one is said.
+    pub host: String,
     /// Path and query.
     pub target: String,
 }
@@ -599,7 +639,11 @@ fn web_address(text: &str) -> Result<WebAddress, String> {
         path if path.starts_with('/') => path.to_owned(),
         query => format!("/{query}"),
     };
-    Ok(WebAddress { secure, target })
+    Ok(WebAddress {
+        secure,
+        host: host.to_owned(),
+        target,
+    })
 }
 
 fn cookie(text: &str) -> Result<(String, String), String> {
@@ -904,6 +948,9 @@ mod tests {
             "pontoon edge explain https:///path",
             "pontoon edge explain https://notes.example.com/ --cookie where",
             "pontoon edge explain https://notes.example.com/ --client nobody",
+            "pontoon edge purge",
+            "pontoon edge purge news",
+            "pontoon edge purge /a --prefix /b",
             "pontoon edge maintenance",
             "pontoon edge maintenance on --for 30",
             "pontoon edge maintenance on --for forever",

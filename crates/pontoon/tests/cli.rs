@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 40] = [
+const COMMANDS: [&str; 41] = [
     "init",
     "db",
     "db-status",
@@ -40,6 +40,7 @@ const COMMANDS: [&str; 40] = [
     "edge-explain",
     "edge-maintenance-off",
     "edge-maintenance-on",
+    "edge-purge",
     "schema",
     "completions",
     "man",
@@ -119,6 +120,7 @@ fn exit_statuses_say_what_kind_of_no_it_was() {
         &["drain", "a"],
         &["edge", "maintenance", "on", "--for", "30m"],
         &["edge", "maintenance", "off"],
+        &["edge", "purge", "--prefix", "/"],
         &["apply", "7f3a"],
     ] {
         let ran = machine.run(words).must_exit(2);

@@ -70,7 +70,7 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         let digests = Arc::new(Digests::default());
         let pages = {
             let digests = Arc::clone(&digests);
-            vec![metrics::json_page("/digests", move || digests.report())]
+            vec![metrics::json_page("/digests", move |_| digests.report())]
         };
         metrics::serve_with(
             &options.paths.run_dir.join("sql.sock"),

@@ -34,6 +34,7 @@ impl Check<'_> {
         let front = self.front(edge);
         let pages = self.pages(edge.errors.as_ref());
         let compress = self.compress(edge.compress.as_ref());
+        let cache = self.kept_answers(edge.cache.as_ref());
         Some(Edge {
             listen: listen?,
             tls,
@@ -42,6 +43,7 @@ impl Check<'_> {
             answers: EdgeAnswers {
                 pages: pages?,
                 compress: compress?,
+                cache: cache?,
                 ..EdgeAnswers::default()
             },
         })

@@ -5,6 +5,7 @@ mod dispatch;
 mod dns;
 mod edge;
 mod front;
+mod kept_answers;
 mod limits;
 mod pages;
 mod ports;

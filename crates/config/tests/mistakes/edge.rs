@@ -49,6 +49,24 @@ fn compression_that_cannot_be() {
 }
 
 #[test]
+fn keeping_that_cannot_be() {
+    for (line, code, place) in [
+        ("memory = \"1KiB\"", Code::C002, "\"1KiB\""),
+        ("largest = \"0B\"", Code::C002, "\"0B\""),
+        ("paths = [\"news\"]", Code::C002, "\"news\""),
+        ("longest = \"2d\"", Code::C002, "\"2d\""),
+        ("unsaid = \"2d\"", Code::C002, "\"2d\""),
+        ("stale_if_error = \"2d\"", Code::C002, "\"2d\""),
+        ("stale_while_revalidate = \"-1s\"", Code::C002, "\"-1s\""),
+        ("bypass_cookies = [\"a b\"]", Code::C002, "\"a b\""),
+        ("stale = true", Code::C004, "stale"),
+    ] {
+        let cache = format!("[edge.cache]\n{line}\n\n[app]");
+        one(ONE, "[app]", &cache, code, place);
+    }
+}
+
+#[test]
 fn limits_that_cannot_be() {
     for (line, code, place) in [
         ("head = \"1KiB\"", Code::C002, "\"1KiB\""),

@@ -12,7 +12,7 @@ pub mod marks;
 pub mod reject;
 pub mod request;
 pub mod response;
-mod syntax;
+pub(crate) mod syntax;
 
 #[cfg(test)]
 mod property_tests;

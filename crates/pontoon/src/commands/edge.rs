@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use pontoon_agent::api::MaintenanceRequest;
+use pontoon_agent::api::{MaintenanceRequest, PurgeRequest};
 use pontoon_edge::{EdgeState, Explanation, Question, ServerState, Stands};
 use pontoon_fleet::units::format_duration;
-use pontoon_fleet::{MaintenanceMark, Refusal};
+use pontoon_fleet::{MaintenanceMark, Purge, Refusal};
 
 use super::{Context, process};
-use crate::args::{Edge, EdgeCommand, EdgeExplain, EdgeUpgrade, MaintenanceCommand};
+use crate::args::{Edge, EdgeCommand, EdgeExplain, EdgePurge, EdgeUpgrade, MaintenanceCommand};
 use crate::client::{ask_tier, upgrade_tier};
 use crate::output::paint::harmless;
 
@@ -19,6 +19,7 @@ pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
         None => process::edge(context, args),
         Some(EdgeCommand::Explain(args)) => super::block_on(explain(context, args)),
         Some(EdgeCommand::Maintenance(command)) => super::block_on(maintenance(context, command)),
+        Some(EdgeCommand::Purge(args)) => super::block_on(purge(context, args)),
         Some(EdgeCommand::Upgrade(args)) => super::block_on(upgrade(context, &args)),
     }
 }
@@ -26,12 +27,13 @@ pub fn edge(context: &Context, mut args: Edge) -> anyhow::Result<u8> {
 async fn explain(context: &Context, args: EdgeExplain) -> anyhow::Result<u8> {
     let question = Question {
         secure: args.url.secure,
+        host: args.url.host,
         target: args.url.target,
         client: args.client,
         fields: args.field,
         cookies: args.cookie,
     };
-    let explanation = Explanation::of(state(context).await?, &question);
+    let explanation = Explanation::of(state(context, &question).await?, &question);
     match args.json {
         true => context.screen.json(&explanation)?,
         false => context.screen.answer(&text(&explanation))?,
@@ -74,6 +76,33 @@ async fn maintenance(context: &Context, command: MaintenanceCommand) -> anyhow::
     Ok(0)
 }
 
+async fn purge(context: &Context, args: EdgePurge) -> anyhow::Result<u8> {
+    let is_prefix = args.prefix.is_some();
+    let Some(address) = args.prefix.or(args.address) else {
+        return Ok(2); // the command line does not allow it
+    };
+    let request = PurgeRequest {
+        host: address.host,
+        path: address.path,
+        prefix: is_prefix,
+    };
+    let purge: Purge = context.client.post("/v1/purge", &request).await?;
+    match args.json {
+        true => context.screen.json(&purge)?,
+        false => context.screen.answer(&format!(
+            "Every edge forgets {}{}{}, those that are away when they are back.\n",
+            harmless(purge.host.as_deref().unwrap_or_default()),
+            harmless(&purge.path),
+            if purge.prefix {
+                " and all that begins so"
+            } else {
+                ""
+            },
+        ))?,
+    }
+    Ok(0)
+}
+
 async fn upgrade(context: &Context, args: &EdgeUpgrade) -> anyhow::Result<u8> {
     let done = upgrade_tier(&context.paths, "edge", "the edge").await?;
     match args.json {
@@ -87,8 +116,8 @@ async fn upgrade(context: &Context, args: &EdgeUpgrade) -> anyhow::Result<u8> {
 }
 
 /// What the edge of this server says of itself.
-async fn state(context: &Context) -> Result<EdgeState, Refusal> {
-    ask_tier(&context.paths, "edge", "the edge", "/state").await
+async fn state(context: &Context, question: &Question) -> Result<EdgeState, Refusal> {
+    ask_tier(&context.paths, "edge", "the edge", &question.path()).await
 }
 
 fn text(explanation: &Explanation) -> String {

@@ -62,6 +62,7 @@ fn server(name: &str, last: u8, role: Option<DatabaseRole>) -> ServerStatus {
             unheard: Vec::new(),
             full_disk: None,
             maintenance: Default::default(),
+            purges: Default::default(),
             addresses_changed: pontoon_fleet::UnixMillis::default(),
             elsewhere: Vec::new(),
             routing: None,

@@ -46,6 +46,23 @@ pub enum FloorEvent {
     Failed,
 }
 
+/// What the cache did for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheEvent {
+    /// It was answered with what is kept.
+    Hit,
+    /// It was answered with what is kept and over.
+    Stale,
+    /// What is kept and over is asked for anew, for nobody.
+    Refresh,
+    /// Nothing was kept that answers it.
+    Miss,
+    /// It is none that what is kept answers.
+    Bypass,
+    /// It waited for the answer to another that asked for the same.
+    Collapsed,
+}
+
 /// What an edge does, all its threads together. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EdgeMetrics {
@@ -61,6 +78,7 @@ pub struct EdgeThread {
     retries: [AtomicU64; RETRY_REASONS.len()],
     tls_failures: [AtomicU64; TLS_REASONS.len()],
     floors: [AtomicU64; FLOOR_EVENTS.len()],
+    cache: [AtomicU64; CACHE_EVENTS.len()],
     compressed: [AtomicU64; Coding::ALL.len()],
     compressed_bytes: [AtomicU64; COMPRESSED_BYTES.len()],
     inflight: AtomicU64,
@@ -91,6 +109,16 @@ const RETRY_REASONS: [&str; 2] = ["connect", "closed"];
 const TLS_REASONS: [&str; 3] = ["certificate", "timeout", "protocol"];
 const COMPRESSED_BYTES: [&str; 2] = ["before", "after"];
 const CODINGS: [&str; Coding::ALL.len()] = ["zstd", "br", "gzip"];
+const CACHE_EVENTS: [&str; 8] = [
+    "hit",
+    "stale",
+    "refresh",
+    "miss",
+    "bypass",
+    "collapsed",
+    "kept",
+    "purged",
+];
 const FLOOR_EVENTS: [&str; 4] = ["seen", "given", "invalid", "failed"];
 
 /// Upper ends in seconds: from a cached page to a request that somebody gave up on.
@@ -124,6 +152,14 @@ impl EdgeMetrics {
         }
     }
 
+    /// So many addresses were forgotten because an operator said so. No thread's doing: the first counts it.
+    pub fn cache_purged(&self, count: u64) {
+        let purged = self.threads().first().and_then(|thread| thread.cache.get(7));
+        if let Some(purged) = purged {
+            purged.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Where the threads count, in order.
     pub fn threads(&self) -> &[Arc<EdgeThread>] {
         &self.threads
@@ -154,6 +190,7 @@ impl EdgeThread {
             retries: Default::default(),
             tls_failures: Default::default(),
             floors: Default::default(),
+            cache: Default::default(),
             compressed: Default::default(),
             compressed_bytes: Default::default(),
             inflight: AtomicU64::new(0),
@@ -236,6 +273,26 @@ impl EdgeThread {
         }
         for (counter, bytes) in self.compressed_bytes.iter().zip([read, written]) {
             counter.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What the cache did for a request.
+    pub fn cache(&self, event: CacheEvent) {
+        let index = match event {
+            CacheEvent::Hit => 0,
+            CacheEvent::Stale => 1,
+            CacheEvent::Refresh => 2,
+            CacheEvent::Miss => 3,
+            CacheEvent::Bypass => 4,
+            CacheEvent::Collapsed => 5,
+        };
+        add(&self.cache, index);
+    }
+
+    /// An answer came whole, and is kept or not.
+    pub fn cache_kept(&self, kept: bool) {
+        if kept {
+            add(&self.cache, 6);
         }
     }
 
@@ -352,6 +409,11 @@ impl Collector for Sums {
             "What became of what visitors' requests must see of their own writes",
         );
         self.family(to, floors, ("event", &FLOOR_EVENTS), |t| &t.floors)?;
+        let cache = (
+            "pontoon_edge_cache",
+            "What the cache did with requests and answers",
+        );
+        self.family(to, cache, ("event", &CACHE_EVENTS), |t| &t.cache)?;
         let compressed = ("pontoon_edge_compressed_answers", "Answers that were compressed");
         self.family(to, compressed, ("coding", &CODINGS), |t| &t.compressed)?;
         let bytes = (

@@ -22,7 +22,7 @@ use prometheus_client::metrics::info::Info;
 
 pub use agent::AgentMetrics;
 pub use dns::{DnsMetrics, DnsThread};
-pub use edge::{EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
+pub use edge::{CacheEvent, EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;
 pub use serve::{Page, json_page, serve, serve_with};
 pub use sql::{ConnectionState, Diverted, Placed, Queued, Route, Sender, SqlMetrics, Verb};

@@ -29,15 +29,15 @@ pub fn serve(path: &Path, registry: Registry, shutdown: Shutdown) {
     serve_with(path, registry, Vec::new(), shutdown);
 }
 
-/// Something more that the socket shows: `GET` of this path, answered with what the function makes.
-pub type Page = (&'static str, Box<dyn Fn() -> Response<Body> + Send + Sync>);
+/// Something more that the socket shows: `GET` of this path, answered with what the function makes of the query.
+pub type Page = (&'static str, Box<dyn Fn(&str) -> Response<Body> + Send + Sync>);
 
-/// A page of what `make` gives at that moment, as JSON.
+/// A page of what `make` gives at that moment for the query, as JSON.
 pub fn json_page<T: serde::Serialize>(
     path: &'static str,
-    make: impl Fn() -> T + Send + Sync + 'static,
+    make: impl Fn(&str) -> T + Send + Sync + 'static,
 ) -> Page {
-    let show = move || http::json_response(hyper::StatusCode::OK, &make());
+    let show = move |query: &str| http::json_response(hyper::StatusCode::OK, &make(query));
     (path, Box::new(show))
 }
 
@@ -93,7 +93,9 @@ async fn answer(
             (&Method::GET, path) => pages
                 .iter()
                 .find(|(page, _)| *page == path)
-                .map_or_else(not_found, |(_, show)| show()),
+                .map_or_else(not_found, |(_, show)| {
+                    show(request.uri().query().unwrap_or_default())
+                }),
             _ => not_found(),
         })
     })
