@@ -44,6 +44,8 @@ struct Shared {
     last_good: Cell<Instant>,
     failed_since_good: Cell<u64>,
     late: RefCell<Latencies>,
+    /// Of the offer under way.
+    late_now: RefCell<Latencies>,
     window: RefCell<Option<Window>>,
     totals: RefCell<Totals>,
     seconds: RefCell<Seconds>,
@@ -88,6 +90,7 @@ impl Engine {
             last_good: Cell::new(now),
             failed_since_good: Cell::new(0),
             late: RefCell::default(),
+            late_now: RefCell::default(),
             window: RefCell::default(),
             totals: RefCell::default(),
             seconds: RefCell::default(),
@@ -137,6 +140,7 @@ impl Engine {
         let to = from + offer.measure;
         let end = to + offer.guard;
         self.shared.judge(from, to);
+        self.shared.late_now.take();
         let mut watched = now;
         let mut due = begin;
         loop {
@@ -186,6 +190,14 @@ impl Engine {
         let mut seconds = self.shared.seconds.borrow_mut();
         seconds.close();
         seconds.done.clone()
+    }
+
+    /// What the generator saw of itself in the last offer alone, as far as it can be told apart.
+    pub fn itself_lately(&self) -> Itself {
+        Itself {
+            late_p99: self.shared.late_now.borrow().percentile(99.0),
+            ..self.itself()
+        }
     }
 
     /// What the generator saw of itself.
@@ -252,7 +264,9 @@ impl Shared {
         }
         drop(totals);
         self.in_flight.set(self.in_flight.get() + 1);
-        self.late.borrow_mut().add(due.elapsed());
+        let late = due.elapsed();
+        self.late.borrow_mut().add(late);
+        self.late_now.borrow_mut().add(late);
         let shared = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let asked = tokio::time::timeout(shared.patience, shared.ask()).await;

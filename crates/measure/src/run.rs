@@ -93,7 +93,9 @@ pub async fn run(plan: &Plan, watch: &mut dyn FnMut(Progress)) -> Result<Report,
         Wanted::Find { .. } => find(plan, &mut engine, watch).await.map_err(no_load)?,
     };
     let generator = engine.itself();
-    if went.verdict != Verdict::Safety
+    // A search has looked at each of its offers by itself.
+    if went.search.is_none()
+        && went.verdict != Verdict::Safety
         && let Some(why) = generator.was_the_limit(&plan.objective)
     {
         went.verdict = Verdict::Invalid;
@@ -288,6 +290,7 @@ async fn find(plan: &Plan, engine: &mut Engine, watch: &mut dyn FnMut(Progress))
         seed: plan.seed,
     });
     let begun = Instant::now();
+    let (mut offers, mut spoilt) = (0, 0);
     loop {
         match search.step(begun.elapsed()) {
             Step::End => break,
@@ -318,12 +321,21 @@ async fn find(plan: &Plan, engine: &mut Engine, watch: &mut dyn FnMut(Progress))
                     (0..100).for_each(|_| none.add(&plan.objective, all_bad));
                     none
                 });
-                search.record(&seen);
-                if let Some(why) = engine.itself().was_the_limit(&plan.objective) {
-                    let reasons = vec![format!("at {:.0}/s: {why}", offer.rate)];
+                offers += 1;
+                let Some(why) = engine.itself_lately().was_the_limit(&plan.objective) else {
+                    search.record(&seen);
+                    continue;
+                };
+                // A moment in which this machine had other things to do spoils one offer, which is made again; a
+                // machine that is too slow spoils them all.
+                spoilt += 1;
+                if spoilt > MOST_SPOILT.max(offers / 4) {
                     return Ok(Went {
                         verdict: Verdict::Invalid,
-                        reasons,
+                        reasons: vec![format!(
+                            "{spoilt} of {offers} offers, the last at {:.0}/s: {why}",
+                            offer.rate
+                        )],
                         search: Some(search),
                         recovery: None,
                     });
@@ -426,6 +438,8 @@ async fn recover(
     }))
 }
 
+/// Offers that may be made again whatever their number.
+const MOST_SPOILT: u32 = 5;
 const COMES_BACK: Duration = Duration::from_secs(30);
 const OVERLOADED: Duration = Duration::from_secs(5);
 const RECOVERS_WITHIN: Duration = Duration::from_secs(12);
