@@ -36,7 +36,7 @@ impl Category {
 macro_rules! codes {
     ($($code:ident $category:ident $title:literal $text:literal;)*) => {
         /// A stable code. The letter says the area: `C` configuration, `J` joining and identity, `P` plan and
-        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `A` addresses, `U` uploads, `N` network and processes.
+        /// apply, `F` fleet safety, `L` lease and failover, `D` database, `A` addresses, `M` measuring, `U` uploads, `N` network and processes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
             $(#[doc = $title] $code,)*
@@ -234,6 +234,17 @@ codes! {
         "The keeper makes the key when [dns.dnssec] is applied, and it goes with heartbeats to the servers that steer the fleet and to those with the role dns: run the command on one of these, as root. A file that holds no key is not written over, because the zone's parent may point to what it once held: restore it, or take it from another of these servers.";
     K001 Failed "the cache proxy or memcached cannot run"
         "The evidence is what the system said: the program memcached (Debian's package of that name) is not installed, or a file, a socket or a thread could not be had. Applications find no cache meanwhile, which they take for an empty one; the agent or systemd tries again.";
+
+    M001 Usage "the objective is not one"
+        "What a server must keep is written as `p99<300ms,errors<0.5%`: percentiles from p1 to p99.99 with a time, and the share of errors. Of two percentiles the higher one needs the longer time, else the other could never matter.";
+    M002 Usage "the target cannot be measured"
+        "A measurement sends a load to one URL, http or https, and to nobody else. The URL cannot be read, its name has no address, or the authorities for its certificate are missing.";
+    M003 Usage "the target does not answer as it should"
+        "Before any load one request is sent. It was not answered, or with an error, or with a redirection: those are not followed, because the other place was not named. Name the URL that is to be measured.";
+    M004 Usage "no such load can be made"
+        "A rate, a time or another number is out of bounds, or this machine lacks file descriptors or ports for it. The evidence says which.";
+    M005 Usage "what is on disk is not a measurement"
+        "The file is not one that `pontoon measure load --out` wrote, or it cannot be written.";
 
     N001 Unreachable "the agent does not answer"
         "Commands talk to the agent on this machine through its Unix socket. Traffic does not depend on it: edge and SQL proxy go on with the last view (P5).";

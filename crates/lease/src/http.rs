@@ -261,7 +261,11 @@ fn alert(error: &std::io::Error) -> Option<String> {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-fn trusted() -> Result<RootCertStore, String> {
+/// The authorities that this machine trusts; those in the file that `SSL_CERT_FILE` names instead, when it is set.
+///
+/// # Errors
+/// When that file cannot be read.
+pub fn trusted() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let named = std::env::var("SSL_CERT_FILE").ok();
     let files: Vec<&str> = named.as_deref().map_or(TRUSTED.to_vec(), |file| vec![file]);

@@ -137,6 +137,9 @@ pub enum Command {
     /// Look into the store that decides who may be primary
     #[command(subcommand, arg_required_else_help = true)]
     Lease(crate::commands::lease::Lease),
+    /// Measure how much a server bears, with how sure that is
+    #[command(subcommand, arg_required_else_help = true)]
+    Measure(crate::commands::measure::Measure),
     /// Print the JSON schema of fleet.toml, for editors
     Schema,
     /// Print shell completions
@@ -208,6 +211,7 @@ impl Command {
             Command::Db(args) => args.wants_json(),
             Command::Cert(args) => args.wants_json(),
             Command::Lease(args) => args.wants_json(),
+            Command::Measure(args) => args.wants_json(),
             Command::Schema
             | Command::Completions(_)
             | Command::Man(_)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 41] = [
+const COMMANDS: [&str; 44] = [
     "init",
     "db",
     "db-status",
@@ -37,6 +37,9 @@ const COMMANDS: [&str; 41] = [
     "app",
     "app-drain",
     "app-undrain",
+    "measure",
+    "measure-load",
+    "measure-selftest",
     "edge-explain",
     "edge-maintenance-off",
     "edge-maintenance-on",

@@ -22,6 +22,7 @@ pub enum Layer {
 /// Every crate of the workspace and its layer: the table of ARCHITECTURE.md. A new crate must be added here.
 pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-balance", Layer::Pure),
+    ("pontoon-capacity", Layer::Pure),
     ("pontoon-config", Layer::Pure),
     ("pontoon-decide", Layer::Pure),
     ("pontoon-fleet", Layer::Pure),
@@ -46,6 +47,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("pontoon-cacheproxy", Layer::Tier),
     ("pontoon-address", Layer::Tier),
     ("pontoon-edge", Layer::Tier),
+    ("pontoon-measure", Layer::Tier),
     ("pontoon-replication", Layer::Tier),
     ("pontoon-sqlproxy", Layer::Tier),
     ("pontoon-agent", Layer::Control),

@@ -16,6 +16,7 @@ mod init;
 pub mod lease;
 mod machine;
 mod manual;
+pub mod measure;
 mod membership;
 mod plan;
 mod process;
@@ -63,6 +64,7 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<u8> {
         Command::Db(args) => block_on(db::db(context, args)),
         Command::Cert(args) => block_on(cert::cert(context, args)),
         Command::Lease(args) => block_on(lease::lease(context, args)),
+        Command::Measure(args) => measure::measure(context, args),
         Command::Schema => config::schema(context),
         Command::Completions(args) => manual::completions(context, &args),
         Command::Man(args) => manual::man(context, &args),

@@ -12,6 +12,7 @@ pub mod db;
 pub mod demo;
 pub mod events;
 pub mod init;
+pub mod measure;
 pub mod paint;
 pub mod progress;
 pub mod refusal;
