@@ -330,6 +330,7 @@ async fn figures_that_no_machine_has_are_figures_too() {
                 healthy: true,
                 reason: None,
                 in_flight: total,
+                drained_at: None,
             };
             said.report.tiers = vec![pontoon_fleet::TierReport {
                 pid: 1,

@@ -312,7 +312,10 @@ async fn follow(
                 reporter.note(line).await;
             }
         }
-        if let (Some(how), Some(_), false) = (&copying.how, &copying.progress, told_how) {
+        let done = !copying.ordered && going.follows;
+        // Before an attempt has begun it says how the copy before this one was made. A quick one is over between two looks.
+        let begun = copying.progress.is_some() || done;
+        if let (Some(how), true, false) = (&copying.how, begun, told_how) {
             told_how = true;
             reporter.note(format!("{server}: {how}")).await;
         }
@@ -341,7 +344,7 @@ async fn follow(
                 failed = Some(why);
             }
         }
-        if !copying.ordered && going.follows {
+        if done {
             let kept = copying.aside.map_or_else(String::new, |aside| {
                 format!("; its old data directory is {}", aside.display())
             });

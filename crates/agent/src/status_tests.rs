@@ -51,6 +51,7 @@ fn report(server: &str, role: DatabaseRole) -> Observed {
         healthy: true,
         reason: None,
         in_flight: 0,
+        drained_at: None,
     };
     let edge = EdgeReport {
         upstreams: vec![upstream("a"), upstream("b")],

@@ -105,6 +105,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
                 ports: config.ports(),
                 edge_listen: config.edge_listen(server),
                 weight: server.weight,
+                drained_at: inputs.drains.drained_at(&server.name),
             })
             .collect(),
         app: config.app.as_ref().map(app_view),
@@ -163,7 +164,7 @@ fn https_view(inputs: &ViewInputs<'_>, tls: &Tls) -> HttpsView {
 }
 
 fn state(inputs: &ViewInputs<'_>, server: &ServerName) -> ServerState {
-    if inputs.drains.is_drained(server) {
+    if inputs.drains.drained_at(server).is_some() {
         ServerState::Draining
     } else if server == inputs.me || fresh(inputs, server).is_some() {
         ServerState::Up

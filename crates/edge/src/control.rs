@@ -537,6 +537,7 @@ impl Control {
                             false => upstream.health.reason(),
                         },
                         in_flight: upstream.health.in_flight.load(Ordering::Relaxed),
+                        drained_at: upstream.drained_at,
                     })
                     .collect(),
                 carries_floors: self.carries_floors(),

@@ -12,7 +12,7 @@ use pontoon_balance::weights::{hash, ramp};
 use pontoon_balance::{Latency, Standing};
 use pontoon_fleet::{
     AppProtocol, AppView, ClientLimits, Dispatch, EdgeAnswers, EdgeFront, FleetView, Maintenance,
-    ProxyProtocol, Role, ServerName, ServerState, ServerView,
+    ProxyProtocol, Role, ServerName, ServerState, ServerView, UnixMillis,
 };
 use pontoon_rt::clock::{Clock, SystemClock};
 use tokio::sync::{Notify, watch};
@@ -49,8 +49,8 @@ pub struct Upstream {
     pub id: u64,
     /// Its share beside those of the others.
     pub weight: f32,
-    /// An operator took it out.
-    pub draining: bool,
+    /// By which mark an operator took it out.
+    pub drained_at: Option<UnixMillis>,
     /// How it stands; outlives changes of the view.
     pub health: Arc<Health>,
 }
@@ -84,7 +84,7 @@ impl Upstream {
 
     /// How it stands at `now`.
     pub fn standing(&self, now: u64) -> Standing {
-        match (self.draining, self.health.is_healthy()) {
+        match (self.drained_at.is_some(), self.health.is_healthy()) {
             (true, _) => Standing::Draining,
             (false, false) => Standing::Unhealthy,
             (false, true) if self.health.is_left_out(now) => Standing::Ejected,
@@ -296,7 +296,7 @@ impl Upstreams {
             return;
         }
         let _one = LEAVING_OUT.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = self.servers.iter().filter(|server| !server.draining);
+        let others = self.servers.iter().filter(|server| server.drained_at.is_none());
         let out = others
             .clone()
             .filter(|server| server.health.is_left_out(now))
@@ -389,7 +389,8 @@ impl Upstreams {
                         .prefer
                         .distance(&server.name == me, zone.is_some() && server.zone.as_ref() == zone),
                     // Unreachable is the agents' word on each other, not on applications (P5).
-                    draining: server.state == ServerState::Draining,
+                    drained_at: (server.state == ServerState::Draining)
+                        .then(|| server.drained_at.unwrap_or_default()),
                     id: hash(server.name.as_str().as_bytes()),
                     weight: server.weight.max(1) as f32,
                     health: Arc::new(Health::new(changes.clone(), clock)),
@@ -397,7 +398,7 @@ impl Upstreams {
                 match before.servers.iter().find(|known| known.is_same(&upstream)) {
                     Some(known) => {
                         upstream.health = Arc::clone(&known.health);
-                        if known.draining && !upstream.draining {
+                        if known.drained_at.is_some() && upstream.drained_at.is_none() {
                             upstream.health.serves_from(clock.now());
                         }
                     }
@@ -591,7 +592,7 @@ mod tests {
             far: 0,
             id: 0,
             weight: 1.0,
-            draining: false,
+            drained_at: None,
             health: Arc::new(Health::new(changes, AnswerClock::start())),
         };
         let mut pool = Pool::new(Arc::new(upstream));

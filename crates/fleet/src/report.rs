@@ -151,6 +151,9 @@ pub struct UpstreamReport {
     pub reason: Option<String>,
     /// Requests on it now, from this edge.
     pub in_flight: u64,
+    /// Which mark took it out, in the view that this edge works on: no new request goes there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<UnixMillis>,
 }
 
 /// What an SQL proxy saw since it started.
@@ -476,7 +479,12 @@ pub struct DrainMark {
 impl DrainBook {
     /// Whether the application on `server` is taken out.
     pub fn is_drained(&self, server: &ServerName) -> bool {
-        self.0.get(server).is_some_and(|mark| mark.drained)
+        self.drained_at(server).is_some()
+    }
+
+    /// Which mark took it out; `None` while it is in.
+    pub fn drained_at(&self, server: &ServerName) -> Option<UnixMillis> {
+        self.0.get(server).filter(|mark| mark.drained).map(|mark| mark.at)
     }
 
     /// Whether `server` is taken out with all that it does.

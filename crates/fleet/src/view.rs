@@ -220,6 +220,9 @@ pub struct ServerView {
     /// Its application's share of the requests, beside those of the others.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Which mark took it out ([`DrainMark::at`](crate::DrainMark::at)); `None` while it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<UnixMillis>,
 }
 
 fn one() -> u32 {

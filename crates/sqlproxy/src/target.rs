@@ -332,6 +332,7 @@ pub(crate) mod tests {
             ports: Ports::from_base(7400),
             edge_listen: Vec::new(),
             weight: 1,
+            drained_at: None,
         };
         FleetView {
             fleet: "test".parse().unwrap(),

@@ -119,6 +119,7 @@ impl Fleet {
             zone: None,
             standby: false,
             weight: 1,
+            drained_at: None,
             state: ServerState::Up,
             ports: Ports::from_base(7400),
             edge_listen: self

@@ -1,6 +1,6 @@
 //! What dies and what visitors notice: agents, tiers, the database; and a server that is drained.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon_e2e::fleet::{
     Fleet, ask, attempt, event_kinds, expect, identical, kill_agent, logs, long, programs, refused, run,
@@ -183,7 +183,9 @@ fn a_drained_server_gets_no_request_and_nobody_notices() -> Result<(), LabError>
             refused(a, &["drain", "nobody"], "F004", 2).await?;
             for (subject, other, asked) in [("b", a, a), ("a", b, a)] {
                 load.phase(&format!("{subject} is drained"));
+                let begun = Instant::now();
                 run(asked, &["drain", subject]).await?;
+                tell(&format!("{subject} is drained after {:.1?}", begun.elapsed()));
                 // Its application answers nothing any more: who is sent there waits.
                 let drained = if subject == "a" { a } else { b };
                 signal(drained, "notes-app", "-STOP").await?;

@@ -6,6 +6,7 @@
 //! every request, loses no database's death and begins anew from its disk.
 
 mod cases;
+mod soak;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,12 +41,13 @@ fn name(at: usize) -> ServerName {
     ["a", "b", "c"][at].parse().unwrap()
 }
 
-/// tokio's clock, which the tests' runtime moves on when everybody waits.
-struct MadeUp(Instant);
+/// tokio's clock, which the tests' runtime moves on when everybody waits, and so many thousandths of its rate.
+#[derive(Clone, Copy)]
+struct MadeUp(Instant, u32);
 
 impl Clock for MadeUp {
     fn now(&self) -> Duration {
-        self.0.elapsed() + Duration::from_secs(1000)
+        self.0.elapsed() * self.1 / 1000 + Duration::from_secs(1000)
     }
 
     fn unix(&self) -> UnixMillis {
@@ -640,6 +642,7 @@ struct Ground {
     agents: Vec<Option<JoinHandle<()>>>,
     dir: tempfile::TempDir,
     clock: Arc<MadeUp>,
+    machines: soak::Machines,
     policy: Policy,
     timing: Timing,
     rest: Vec<JoinHandle<()>>,
@@ -677,6 +680,11 @@ impl Ground {
 
     /// The same with other lengths of time, and one beat of the machines each `pulse`.
     fn with_timing(servers: usize, mode: Mode, timing: Timing, pulse: Duration) -> Ground {
+        Ground::on(soak::Machines::default(), servers, mode, timing, pulse)
+    }
+
+    /// The same on such machines.
+    fn on(machines: soak::Machines, servers: usize, mode: Mode, timing: Timing, pulse: Duration) -> Ground {
         assert_eq!(timing.check(), Ok(()));
         let desks: Vec<Arc<Desk>> = (0..servers).map(|_| Arc::default()).collect();
         let world = World {
@@ -695,7 +703,8 @@ impl Ground {
             ears: (0..servers).map(|_| Arc::default()).collect(),
             agents: (0..servers).map(|_| None).collect(),
             dir: tempfile::tempdir().unwrap(),
-            clock: Arc::new(MadeUp(Instant::now())),
+            clock: Arc::new(MadeUp(Instant::now(), 1000)),
+            machines,
             policy: Policy {
                 mode,
                 acks: u8::from(mode != Mode::Available),
@@ -715,12 +724,13 @@ impl Ground {
                 lock(&world).pulse();
             }
         }));
-        let (world, desks, clock) = (ground.world.clone(), ground.desks.clone(), ground.clock.clone());
+        let (world, desks) = (ground.world.clone(), ground.desks.clone());
+        let clocks: Vec<_> = (0..servers).map(|at| ground.clock_of(at)).collect();
         ground.rest.push(tokio::spawn(async move {
             loop {
                 sleep(ms(100)).await;
                 for from in 0..desks.len() {
-                    let Some(report) = desks[from].report(clock.now()) else {
+                    let Some(report) = desks[from].report(clocks[from].now()) else {
                         continue;
                     };
                     for (to, desk) in desks.iter().enumerate().filter(|(to, _)| *to != from) {
@@ -758,7 +768,7 @@ impl Ground {
             desks: self.desks.clone(),
         };
         let outfit = Outfit {
-            clock: self.clock.clone(),
+            clock: self.clock_of(at),
             store: Arc::new(Memory(self.world.clone())),
             works: Arc::new(hands),
             peers: Arc::new(Peers {
@@ -773,7 +783,7 @@ impl Ground {
             timing: self.timing,
         };
         let (file, desk) = (self.file(at), self.desks[at].clone());
-        self.agents[at] = Some(tokio::spawn(async move {
+        let life = async move {
             loop {
                 let inbox = desk.open();
                 if let Ok(remembered) = Remembered::open(&file, &fleet, &setup.me, "one") {
@@ -785,7 +795,13 @@ impl Ground {
                 desk.close(None);
                 sleep(ms(200)).await;
             }
-        }));
+        };
+        self.agents[at] = Some(tokio::spawn(self.machines.run(at, life)));
+    }
+
+    /// The clock of that server.
+    fn clock_of(&self, at: usize) -> Arc<MadeUp> {
+        Arc::new(MadeUp(self.clock.0, self.machines.rate(at)))
     }
 
     /// As SIGKILL does: nothing is said, nothing is finished.

@@ -163,6 +163,7 @@ fn view(proxy: SocketAddr) -> FleetView {
             ports: Ports::from_base(7400),
             edge_listen: Vec::new(),
             weight: 1,
+            drained_at: None,
         }],
         app: None,
         https: None,

@@ -42,6 +42,7 @@ pub fn server(name: &str, last: u8, roles: &[Role], ports: Ports, listen: Option
         ports,
         edge_listen: listen.into_iter().collect(),
         weight: 1,
+        drained_at: None,
     }
 }
 

@@ -223,6 +223,7 @@ async fn a_tier_that_does_not_read_holds_nobody_up_and_then_gets_the_latest() {
             ports: pontoon_fleet::Ports::from_base(7400),
             edge_listen: listen,
             weight: 1,
+            drained_at: None,
         });
         publisher.publish(large).unwrap();
         tokio::task::yield_now().await;

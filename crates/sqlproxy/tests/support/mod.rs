@@ -105,6 +105,7 @@ impl View {
             },
             edge_listen: Vec::new(),
             weight: 1,
+            drained_at: None,
         };
         FleetView {
             fleet: "test".parse().unwrap(),

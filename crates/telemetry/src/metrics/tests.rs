@@ -111,6 +111,7 @@ fn the_agents_numbers_follow_the_view() {
         ports: Ports::from_base(7400),
         edge_listen: Vec::new(),
         weight: 1,
+        drained_at: None,
     };
     let mut view = FleetView {
         fleet: "notes".parse().unwrap(),

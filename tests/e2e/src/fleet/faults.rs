@@ -47,7 +47,7 @@ impl Following {
     /// Reads on until a line contains `text`; says whether one came before the end.
     ///
     /// # Errors
-    /// When nothing comes for a minute.
+    /// When nothing comes for three minutes.
     pub async fn until(&mut self, text: &str) -> Result<bool, LabError> {
         while let Some(line) = self.next().await? {
             if line.contains(text) {
@@ -84,11 +84,11 @@ impl Following {
     async fn next(&mut self) -> Result<Option<String>, LabError> {
         let late = |_| {
             LabError::App(format!(
-                "a command says nothing for a minute; last: {:?}",
+                "a command says nothing for three minutes; last: {:?}",
                 self.said.last()
             ))
         };
-        let line = tokio::time::timeout(Duration::from_secs(60), self.lines.next_line())
+        let line = tokio::time::timeout(Duration::from_secs(180), self.lines.next_line())
             .await
             .map_err(late)?;
         let line = line.map_err(LabError::io("output of pontoon"))?;

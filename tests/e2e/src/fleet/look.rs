@@ -57,10 +57,10 @@ pub fn tell(text: &str) {
 /// Waits until `pontoon status --check` has nothing to say and the fleet has as many servers as are wanted.
 ///
 /// # Errors
-/// With the last status, when it does not within 40 s.
+/// With the last status, when it does not within 100 s.
 pub async fn wait_until_healthy(server: &Server, servers: usize) -> Result<(), LabError> {
     let mut last = String::new();
-    for _ in 0..200 {
+    for _ in 0..500 {
         let (code, out, err) = attempt(server, &["status", "--check"]).await?;
         let count = status(server)
             .await

@@ -270,10 +270,10 @@ impl Fleet {
     /// Waits until the edge of `server` answers visitors.
     ///
     /// # Errors
-    /// When it does not within 20 s.
+    /// When it does not within a minute.
     pub async fn wait_until_served(&self, server: &Server) -> Result<(), LabError> {
         let address = format!("http://{}/up", server.public());
-        wait_until("the edge serves", Duration::from_secs(20), async || {
+        wait_until("the edge serves", Duration::from_secs(60), async || {
             server
                 .exec("curl", &["-sf", "-o", "/dev/null", &address])
                 .await

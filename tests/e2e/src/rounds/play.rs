@@ -115,16 +115,16 @@ impl Scene<'_> {
                 replica.link_up().await
             }
             Fault::PrimaryUnheard => {
-                self.one_way(&[(primary, replica), (primary, store)], true)
-                    .await?;
+                let pairs = [(primary, replica), (primary, store)];
+                self.one_way(pairs, true).await?;
                 self.taken_over().await?;
-                self.one_way(&[(primary, replica), (primary, store)], false).await
+                self.one_way(pairs, false).await
             }
             Fault::PrimaryDeaf => {
-                self.one_way(&[(replica, primary), (store, primary)], true)
-                    .await?;
+                let pairs = [(replica, primary), (store, primary)];
+                self.one_way(pairs, true).await?;
                 self.taken_over().await?;
-                self.one_way(&[(replica, primary), (store, primary)], false).await
+                self.one_way(pairs, false).await
             }
             Fault::Divided => {
                 lab.isolate(&self.fleet.a, &self.fleet.b).await?;
@@ -210,18 +210,22 @@ impl Scene<'_> {
         }
     }
 
-    async fn one_way(&self, pairs: &[(&Server, &Server)], lost: bool) -> Result<(), LabError> {
-        for (from, to) in pairs {
-            self.fleet.lab.lose_one_way(from, to, lost).await?;
-        }
-        Ok(())
+    /// Both at once: for how long nobody could write is counted from the first that is lost, and the lease from the other.
+    async fn one_way(&self, pairs: [(&Server, &Server); 2], lost: bool) -> Result<(), LabError> {
+        let ([one, other], lab) = (pairs, &self.fleet.lab);
+        tokio::try_join!(
+            lab.lose_one_way(one.0, one.1, lost),
+            lab.lose_one_way(other.0, other.1, lost)
+        )
+        .map(drop)
     }
 
     async fn apart(&self, from: &Server, to: &Server) -> Result<(), LabError> {
-        self.one_way(&[(from, to)], true).await?;
+        let lab = &self.fleet.lab;
+        lab.lose_one_way(from, to, true).await?;
         self.alone().await?;
         self.nobody_takes_over().await?;
-        self.one_way(&[(from, to)], false).await
+        lab.lose_one_way(from, to, false).await
     }
 
     /// As behind a middlebox that forgets a connection: what the replica answers on the connection of now is lost for ever,

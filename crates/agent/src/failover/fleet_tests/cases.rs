@@ -329,39 +329,3 @@ async fn whatever_dies_in_whatever_order_no_acknowledged_write_is_lost() {
     }
     assert!(openings > rounds, "something happened: {openings} openings");
 }
-
-/// A fifth of all packets is lost and every answer is late, and nobody takes over from a leader that lives: with the
-/// timing that is shipped for etcd. `PONTOON_SOAK_MINUTES` of made-up time, ten by default.
-#[tokio::test(start_paused = true)]
-async fn loss_and_a_busy_machine_make_no_failover() {
-    let minutes: u32 = std::env::var("PONTOON_SOAK_MINUTES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(10);
-    let ground = Ground::with_timing(2, Mode::Safe, Timing::etcd(), ms(100));
-    ground.until_in_sync(0).await;
-    {
-        let mut world = lock(&ground.world);
-        world.rare = 600;
-        world.lossy = Some(Lossy {
-            percent: 20,
-            dice: Dice(0x9e37_79b9_7f4a_7c15),
-        });
-    }
-    let (mut late, mut looks) = (0, 0);
-    for minute in 0..minutes {
-        for _ in 0..60 {
-            sleep(SECOND).await;
-            let report = ground.desks[0].report(ground.clock.now());
-            late += u32::from(report.is_some_and(|report| report.store_ms > Some(1000)));
-            looks += 1;
-        }
-        let top = lock(&ground.world).top;
-        assert_eq!(top, Epoch(1), "after {minute} minutes somebody took over");
-        ground.check("under loss");
-    }
-    assert!(
-        late > 0,
-        "the network lost nothing: the store was never silent for a second in {looks} s"
-    );
-}
