@@ -2,17 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use pontoon_memcache_wire::answers::{Expect, blocks};
 use pontoon_memcache_wire::binary::{Asked, Status, What};
 use pontoon_memcache_wire::requests::{Request, Requests};
 use pontoon_memcache_wire::text::{Keyed, Line, Verb};
+use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
 
+use crate::bell::Bell;
 use crate::dial::Stream;
 use crate::lane::{Frame, Job};
 use crate::proxy::Thread;
@@ -50,13 +51,13 @@ pub struct Waiting {
     slots: RefCell<VecDeque<Slot>>,
     /// The number of the first of them.
     first: Cell<u64>,
-    ready: Notify,
+    ready: Bell,
 }
 
 #[derive(Debug)]
 struct Slot {
     asked: Answered,
-    outcomes: Vec<Option<Outcome>>,
+    outcomes: SmallVec<[Option<Outcome>; 1]>,
     missing: usize,
 }
 
@@ -88,7 +89,7 @@ impl Waiting {
         let number = self.first.get() + slots.len() as u64;
         slots.push_back(Slot {
             asked,
-            outcomes: vec![None; parts],
+            outcomes: smallvec![None; parts],
             missing: parts,
         });
         let line = Rc::clone(self);
@@ -112,7 +113,7 @@ impl Waiting {
         {
             slot.missing -= 1;
             if slot.missing == 0 && index == 0 {
-                self.ready.notify_one();
+                self.ready.ring();
             }
         }
     }
@@ -141,7 +142,7 @@ impl Waiting {
 
 impl Slot {
     fn answer(self, thread: &Thread, out: &mut BytesMut) {
-        let outcomes: Vec<Outcome> = self.outcomes.into_iter().flatten().collect();
+        let outcomes: SmallVec<[Outcome; 1]> = self.outcomes.into_iter().flatten().collect();
         let all_well = outcomes
             .iter()
             .all(|outcome| matches!(outcome, Outcome::Answer(_)));
@@ -219,6 +220,7 @@ pub async fn serve_client(thread: &Rc<Thread>, mut stream: impl Stream) {
     let mut requests = Requests::default();
     let (mut input, mut out) = (BytesMut::with_capacity(8 << 10), BytesMut::new());
     let mut over = false;
+    let mut closing = pin!(thread.context.closing.cancelled());
     loop {
         while !over && waiting.len() < MAX_WAITING {
             match requests.next(&mut input) {
@@ -242,18 +244,19 @@ pub async fn serve_client(thread: &Rc<Thread>, mut stream: impl Stream) {
             input.reserve(8 << 10);
         }
         tokio::select! {
+            biased;
             read = stream.read_buf(&mut input), if !over && waiting.len() < MAX_WAITING => {
                 over = !matches!(read, Ok(1..));
             }
-            () = waiting.ready.notified() => {}
-            () = thread.context.closing.cancelled() => return,
+            () = waiting.ready.heard() => {}
+            () = &mut closing => return,
         }
     }
 }
 
 /// Has a request done; says whether more may follow.
 fn dispatch(thread: &Rc<Thread>, waiting: &Rc<Waiting>, request: Request) -> bool {
-    thread.context.counters.requests.fetch_add(1, Relaxed);
+    thread.requests.set(thread.requests.get() + 1);
     match request {
         Request::Close => return false,
         Request::Text(line) => text(thread, waiting, line),
@@ -283,7 +286,7 @@ fn text(thread: &Rc<Thread>, waiting: &Rc<Waiting>, line: Line) {
                     read: keyed.verb.is_read(),
                     reply: reply(index),
                 };
-                thread.to_home(&keyed.key(index), false, job);
+                thread.to_home(&keyed.name(index), false, job);
             }
         }
         Line::Answer(says) => ready(waiting, says),
@@ -369,7 +372,7 @@ fn binary(thread: &Rc<Thread>, waiting: &Rc<Waiting>, asked: Asked) -> bool {
                 reply: reply(0),
                 frame: Frame::Binary(Rc::clone(&asked)),
             };
-            thread.to_home(&asked.key(), true, job);
+            thread.to_home(asked.name(), true, job);
         }
         What::Flush(delay) => {
             let command = match delay {
