@@ -147,6 +147,7 @@ fn view(listen: SocketAddr) -> Result<serde_json::Value, LabError> {
     let cache = CacheView {
         listen: vec![ListenAddress::Tcp(listen)],
         memory_bytes: 256 << 20,
+        fill_once: Vec::new(),
         list: Some(CacheList {
             number: 1,
             open: true,

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use pontoon_memcache_wire::answers::{Expect, blocks};
@@ -12,9 +13,12 @@ use pontoon_memcache_wire::requests::{Request, Requests};
 use pontoon_memcache_wire::text::{Keyed, Line, Verb};
 use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use crate::bell::Bell;
+use crate::context::Context;
 use crate::dial::Stream;
+use crate::fills;
 use crate::lane::{Frame, Job};
 use crate::proxy::Thread;
 use crate::stats;
@@ -32,16 +36,34 @@ pub enum Outcome {
 
 /// Where the outcome of a job goes.
 #[derive(Debug)]
-pub struct Reply {
-    line: Rc<Waiting>,
-    number: u64,
-    part: usize,
+pub enum Reply {
+    /// To a client, as a part of that answer.
+    Client {
+        /// Its answers.
+        line: Rc<Waiting>,
+        /// Which of them.
+        number: u64,
+        /// Which part.
+        part: usize,
+    },
+    /// The same, and to those who wait for the key to be filled.
+    Filled(Box<Reply>, Arc<Context>, Bytes),
+    /// To a task.
+    Once(oneshot::Sender<Outcome>),
 }
 
 impl Reply {
     /// This became of it.
     pub fn settle(self, outcome: Outcome) {
-        self.line.settle(self.number, self.part, outcome);
+        match self {
+            Reply::Client { line, number, part } => line.settle(number, part, outcome),
+            Reply::Filled(reply, context, key) => {
+                context.fills.stored(&key);
+                reply.settle(outcome);
+            }
+            // Who asked is gone with its client.
+            Reply::Once(sender) => drop(sender.send(outcome)),
+        }
     }
 }
 
@@ -93,7 +115,7 @@ impl Waiting {
             missing: parts,
         });
         let line = Rc::clone(self);
-        move |part| Reply {
+        move |part| Reply::Client {
             line: Rc::clone(&line),
             number,
             part,
@@ -286,7 +308,11 @@ fn text(thread: &Rc<Thread>, waiting: &Rc<Waiting>, line: Line) {
                     read: keyed.verb.is_read(),
                     reply: reply(index),
                 };
-                thread.to_home(&keyed.name(index), false, job);
+                let name = keyed.name(index);
+                match keyed.verb {
+                    Verb::Get | Verb::Store if thread.fills_once(&name) => once(thread, job, false, &name),
+                    _ => thread.to_home(&name, false, job),
+                }
             }
         }
         Line::Answer(says) => ready(waiting, says),
@@ -332,6 +358,30 @@ fn text(thread: &Rc<Thread>, waiting: &Rc<Waiting>, line: Line) {
     }
 }
 
+/// A read or a store of a key that one client fills while others wait.
+fn once(thread: &Rc<Thread>, job: Job, is_binary: bool, key: &[u8]) {
+    let name = Bytes::copy_from_slice(key);
+    let Job {
+        frame,
+        expect,
+        read,
+        reply,
+    } = job;
+    if read {
+        let read = fills::read(Rc::clone(thread), frame, expect, name, reply);
+        tokio::task::spawn_local(read);
+        return;
+    }
+    let reply = Reply::Filled(Box::new(reply), Arc::clone(&thread.context), name);
+    let job = Job {
+        frame,
+        expect,
+        read,
+        reply,
+    };
+    thread.to_home(key, is_binary, job);
+}
+
 fn stats_of(thread: &Rc<Thread>, waiting: &Rc<Waiting>, asked: Answered, words: &Bytes) {
     match stats::question(words) {
         Some(command) => to_all(thread, waiting, asked, &command, Expect::Lines, true),
@@ -372,7 +422,11 @@ fn binary(thread: &Rc<Thread>, waiting: &Rc<Waiting>, asked: Asked) -> bool {
                 reply: reply(0),
                 frame: Frame::Binary(Rc::clone(&asked)),
             };
-            thread.to_home(asked.name(), true, job);
+            match (asked.is_read(), asked.is_store()) {
+                (false, false) => thread.to_home(asked.name(), true, job),
+                _ if thread.fills_once(asked.name()) => once(thread, job, true, asked.name()),
+                _ => thread.to_home(asked.name(), true, job),
+            }
         }
         What::Flush(delay) => {
             let command = match delay {

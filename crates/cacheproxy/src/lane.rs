@@ -40,7 +40,7 @@ pub struct Job {
 }
 
 /// What is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Frame {
     /// A command for the key of that index.
     Text(Rc<Keyed>, usize),

@@ -11,13 +11,14 @@
 //!
 //! A client's path: [`pontoon_rt::doors`] listen, [`pontoon_rt::serve`] accepts on one of the threads, `client` reads requests and keeps the
 //! order of their answers, `route` says where each goes, `lane` is a thread's pipelined connection to one server, `stats`
-//! puts the servers' numbers together. `relay` takes the connections of other servers. `FAILURES.md` names what can go
+//! puts the servers' numbers together, `fills` has one client fill a key for which others wait. `relay` takes the connections of other servers. `FAILURES.md` names what can go
 //! wrong.
 
 mod bell;
 mod client;
 mod context;
 mod dial;
+mod fills;
 mod guard;
 mod lane;
 mod memcached;

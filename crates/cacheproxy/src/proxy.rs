@@ -22,6 +22,7 @@ use crate::CacheOptions;
 use crate::client::{Outcome, serve_client};
 use crate::context::{Context, Counted, Counters, Limits, Owed};
 use crate::dial::Stream;
+use crate::fills::Fills;
 use crate::guard::{Guard, Keeper};
 use crate::lane::{Job, Lane};
 use crate::relay::serve_relay;
@@ -56,6 +57,7 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
             socket: socket.clone(),
             counters: Counters::default(),
             owed: Owed::default(),
+            fills: Fills::default(),
             standing: Mutex::default(),
             closing: CancellationToken::new(),
         });
@@ -123,6 +125,12 @@ impl Thread {
         self.state.borrow().table.number
     }
 
+    /// Whether one client fills `key` and the others wait.
+    pub fn fills_once(&self, key: &[u8]) -> bool {
+        let begins = |prefix: &String| key.starts_with(prefix.as_bytes());
+        self.state.borrow().table.fill_once.iter().any(begins)
+    }
+
     /// How many servers there are.
     pub fn servers(&self) -> usize {
         self.state.borrow().table.targets.len()
@@ -174,7 +182,7 @@ impl Thread {
             let table = tables.borrow_and_update().clone();
             let (old, parked) = {
                 let mut state = self.state.borrow_mut();
-                let old = if state.table == table {
+                let old = if state.table.is_list_of(&table) {
                     Vec::new()
                 } else {
                     std::mem::take(&mut state.lanes)

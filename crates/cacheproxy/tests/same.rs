@@ -8,6 +8,8 @@
 
 #[path = "same/clients.rs"]
 mod clients;
+#[path = "same/fills.rs"]
+mod fills;
 #[path = "same/placement.rs"]
 mod placement;
 #[path = "same/support.rs"]

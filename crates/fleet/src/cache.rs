@@ -11,6 +11,9 @@ pub struct CacheView {
     pub listen: Vec<ListenAddress>,
     /// Memory of each memcached, in bytes.
     pub memory_bytes: u64,
+    /// Keys that begin so are filled by one client, for which the others wait a moment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fill_once: Vec<String>,
     /// The servers; `None` while the keeper has not said.
     pub list: Option<CacheList>,
 }

@@ -128,6 +128,11 @@ impl Asked {
         matches!(loud(self.opcode()), 0x00 | 0x0c | 0x1d | 0x23)
     }
 
+    /// Whether it stores a value: `set`, `add`, `replace`, `append`, `prepend`.
+    pub fn is_store(&self) -> bool {
+        matches!(loud(self.opcode()), 0x01..=0x03 | 0x0e | 0x0f)
+    }
+
     /// Its key.
     pub fn key(&self) -> Bytes {
         self.frame.slice_ref(self.name())

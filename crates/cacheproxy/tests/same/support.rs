@@ -60,6 +60,7 @@ impl One {
         let limits = Limits {
             // A busy machine is no dead server.
             silence: Duration::from_secs(5),
+            fill: SOON,
             ..Limits::default()
         };
         let thread = std::thread::spawn(move || run_until(&options, limits, &ends).unwrap());
@@ -164,6 +165,7 @@ fn view(proxy: SocketAddr) -> FleetView {
         cache: Some(CacheView {
             listen: vec![ListenAddress::Tcp(proxy)],
             memory_bytes: 64 << 20,
+            fill_once: vec!["page:".to_owned()],
             list: Some(CacheList {
                 number: 1,
                 open: true,
