@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pontoon_fleet::{CacheServerReport, FleetView, ServerName};
 use pontoon_pki::FleetTls;
+use pontoon_telemetry::metrics::CacheMetrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,8 @@ pub struct Context {
     pub socket: PathBuf,
     /// What is counted.
     pub counters: Counters,
+    /// The same for Prometheus.
+    pub metrics: CacheMetrics,
     /// Keys that may have an old value on a server that did not answer.
     pub owed: Owed,
     /// Keys that somebody is about to fill.

@@ -14,6 +14,7 @@ use pontoon_rt::doors::{Door, Doors, ThreadDoor};
 use pontoon_rt::serve::{Closing, Incoming, ServeError, on_threads};
 use pontoon_rt::shutdown::Shutdown;
 use pontoon_rt::view::ViewClient;
+use pontoon_telemetry::metrics::{self, CacheMetrics, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,9 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
         let first = Arc::new(Table::of(client.current().as_deref(), &options.server));
         let (table_sender, tables) = watch::channel(first);
         let socket = options.paths.memcached_socket();
+        let mut registry = Registry::new(&options.server, "cache", env!("CARGO_PKG_VERSION"));
+        let numbers = CacheMetrics::register(&mut registry);
+        metrics::serve(&options.paths.run_dir.join("cache.sock"), registry, ended.clone());
         let context = Arc::new(Context {
             me: options.server.clone(),
             limits,
@@ -56,6 +60,7 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
             guard: Guard::default(),
             socket: socket.clone(),
             counters: Counters::default(),
+            metrics: numbers,
             owed: Owed::default(),
             fills: Fills::default(),
             standing: Mutex::default(),
@@ -331,12 +336,14 @@ fn report(context: &Context, client: &ViewClient, keeper: &Keeper, not_listening
         requests_total: counters.requests.load(Relaxed),
         missed_total: counters.missed.load(Relaxed),
         failed_total: counters.failed.load(Relaxed),
+        waited_total: counters.waited.load(Relaxed),
         list: table.open.then_some(table.number),
         closed: keeper.closed(),
         servers: standing.values().cloned().collect(),
         trouble: keeper.trouble.clone(),
         not_listening,
     };
+    context.metrics.set(&report);
     client.report(TierReport {
         pid: std::process::id(),
         view_serial: client.current().map_or(0, |view| view.serial),

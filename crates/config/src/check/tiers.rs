@@ -1,13 +1,12 @@
 //! Everything that is neither a server nor its edge: application, database, lease, uploads, addresses, DNS, capacity.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_fleet::{
     AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenAddress, RetryPolicy,
-    ServerName,
 };
 
 use super::Check;
