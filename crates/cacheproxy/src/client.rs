@@ -368,9 +368,7 @@ fn once(thread: &Rc<Thread>, job: Job, is_binary: bool, key: &[u8]) {
         reply,
     } = job;
     if read {
-        let read = fills::read(Rc::clone(thread), frame, expect, name, reply);
-        tokio::task::spawn_local(read);
-        return;
+        return fills::read(thread, frame, expect, name, reply);
     }
     let reply = Reply::Filled(Box::new(reply), Arc::clone(&thread.context), name);
     let job = Job {

@@ -71,28 +71,43 @@ impl Fills {
     }
 }
 
-/// Reads a key that is filled once.
-pub async fn read(thread: Rc<Thread>, frame: Frame, expect: Expect, key: Bytes, reply: Reply) {
-    let found = ask(&thread, &frame, expect, &key).await;
-    if !is_nothing(&found, expect) {
-        return reply.settle(found);
-    }
+/// Reads a key that is filled once. The server is asked before this returns: what the client sends next comes after.
+pub fn read(thread: &Rc<Thread>, frame: Frame, expect: Expect, key: Bytes, reply: Reply) {
+    let found = ask(thread, &frame, expect, &key);
+    let thread = Rc::clone(thread);
+    tokio::task::spawn_local(async move {
+        let found = found.await.unwrap_or(Outcome::Missed);
+        match is_nothing(&found, expect) {
+            true => take_turns(&thread, &frame, expect, &key, found, reply).await,
+            false => reply.settle(found),
+        }
+    });
+}
+
+async fn take_turns(
+    thread: &Thread,
+    frame: &Frame,
+    expect: Expect,
+    key: &[u8],
+    found: Outcome,
+    reply: Reply,
+) {
     let context = &thread.context;
-    let turn = || context.fills.turn(&key, Instant::now(), context.limits.fill);
+    let turn = || context.fills.turn(key, Instant::now(), context.limits.fill);
     let Turn::Wait(stored, until) = turn() else {
         return reply.settle(found);
     };
     context.counters.waited.fetch_add(1, Relaxed);
     // In vain or not: it asks once more, and waits no second time.
     let _ = timeout_at(until, stored.cancelled()).await;
-    let found = ask(&thread, &frame, expect, &key).await;
+    let found = ask(thread, frame, expect, key).await.unwrap_or(Outcome::Missed);
     if is_nothing(&found, expect) {
         turn();
     }
     reply.settle(found);
 }
 
-async fn ask(thread: &Thread, frame: &Frame, expect: Expect, key: &[u8]) -> Outcome {
+fn ask(thread: &Thread, frame: &Frame, expect: Expect, key: &[u8]) -> oneshot::Receiver<Outcome> {
     let (sender, receiver) = oneshot::channel();
     let job = Job {
         frame: frame.clone(),
@@ -101,7 +116,7 @@ async fn ask(thread: &Thread, frame: &Frame, expect: Expect, key: &[u8]) -> Outc
         reply: Reply::Once(sender),
     };
     thread.to_home(key, expect == Expect::Packet, job);
-    receiver.await.unwrap_or(Outcome::Missed)
+    receiver
 }
 
 /// Whether the server answered that it has nothing. One that does not answer is not waited for.

@@ -122,7 +122,7 @@ async fn all_serve(ledger: &mut Ledger, servers: &[&Server], round: u32) -> Resu
     for server in servers {
         let found = ledger.read(server).await?;
         expect(found == keys(), || {
-            format!("{} finds {found} of {keys()}", server.name())
+            format!("{} finds {found} of {}", server.name(), keys())
         })?;
     }
     Ok(())

@@ -29,9 +29,10 @@ fn one_client_fills_a_key_and_the_others_get_what_it_stored() {
     }
     until(|| waited(&mut first) == CLIENTS);
     assert_eq!(say(&mut first, b"set page:1 0 0 5\r\nhello\r\n"), b"STORED\r\n");
+    let found = b"VALUE page:1 0 5\r\nhello\r\nEND\r\n";
     for (index, other) in others.iter_mut().enumerate() {
         match index % 2 {
-            0 => assert_eq!(heard(other, 32), b"VALUE page:1 0 5\r\nhello\r\nEND\r\n"[..]),
+            0 => assert_eq!(heard(other, found.len()), found),
             _ => assert!(heard(other, 33).ends_with(b"hello")),
         }
     }
@@ -50,6 +51,19 @@ fn who_stores_nothing_new_wakes_the_others_too() {
         b"NOT_STORED\r\n"
     );
     assert_eq!(heard(&mut second, 5), b"END\r\n");
+}
+
+#[test]
+fn what_one_client_asks_at_once_is_done_in_its_order() {
+    let Some(one) = One::start() else { return };
+    let mut stream = TcpStream::connect(one.proxy).unwrap();
+    stream
+        .write_all(b"set page:3 0 0 1\r\n1\r\nget page:3\r\nset page:3 0 0 1\r\n2\r\nget page:3\r\ndelete page:3\r\n")
+        .unwrap();
+    let value = |value: u8| [b"VALUE page:3 0 1\r\n", &[value][..], b"\r\nEND\r\n"].concat();
+    let stored = b"STORED\r\n".to_vec();
+    let wanted = [&stored[..], &value(b'1'), &stored, &value(b'2'), b"DELETED\r\n"].concat();
+    assert_eq!(heard(&mut stream, wanted.len()), wanted);
 }
 
 /// Reads that have waited so far.

@@ -5,14 +5,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{
-    AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenAddress, RetryPolicy,
-};
+use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Capacity, ClientCertificate, Db,
-    Durability, EtcdTls, Hosted, Lease, LeaseStore, Reads,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Capacity, ClientCertificate, Db, Durability,
+    EtcdTls, Hosted, Lease, LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
 

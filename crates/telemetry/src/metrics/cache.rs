@@ -56,7 +56,11 @@ impl CacheMetrics {
                 "The number of the list of cache servers that is served; 0 while none is",
                 Gauge::default(),
             ),
-            up: Members::add(registry, "pontoon_cache_server_up", "Whether the cache server answers"),
+            up: Members::add(
+                registry,
+                "pontoon_cache_server_up",
+                "Whether the cache server answers",
+            ),
         }
     }
 

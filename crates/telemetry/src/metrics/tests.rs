@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use pontoon_fleet::{
-    CacheReport, CacheServerReport, Epoch, FleetView, LeaseRecord, PoolReport, Ports, ReplicaReport, Revision, Role, ServerState, ServerView,
-    SpreadReport,
+    CacheReport, CacheServerReport, Epoch, FleetView, LeaseRecord, PoolReport, Ports, ReplicaReport,
+    Revision, Role, ServerState, ServerView, SpreadReport,
 };
 
 use super::*;
