@@ -110,6 +110,12 @@ private_nginx() {
     nginx -v
 }
 
+# private_memcached: memcached, and what the cache is held against, from the cache; see script/get-memcached.
+private_memcached() {
+    "$ROOT/script/get-memcached"
+    export PATH="$PATH:$CACHE/memcached/bin"
+}
+
 # ---- Rust -------------------------------------------------------------------------------------------------
 
 need_rust() {

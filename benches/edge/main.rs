@@ -3,7 +3,6 @@
 
 #![allow(clippy::print_stdout, reason = "its output is the result")]
 
-mod busy;
 mod load;
 mod measure;
 mod origin;
@@ -15,6 +14,7 @@ mod workloads;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pontoon_benches::busy;
 use pontoon_testkit::LabError;
 
 const USAGE: &str = "script/bench edge all|small|two-cores|many|closing|large|tls|handshakes|http2|latency|idle [--rounds N] [--seconds N] [--connections N]";

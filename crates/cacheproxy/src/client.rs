@@ -2,18 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use pontoon_memcache_wire::answers::{Expect, blocks};
 use pontoon_memcache_wire::binary::{Asked, Status, What};
 use pontoon_memcache_wire::requests::{Request, Requests};
 use pontoon_memcache_wire::text::{Keyed, Line, Verb};
+use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
+use crate::bell::Bell;
+use crate::context::Context;
 use crate::dial::Stream;
+use crate::fills;
 use crate::lane::{Frame, Job};
 use crate::proxy::Thread;
 use crate::stats;
@@ -31,16 +36,34 @@ pub enum Outcome {
 
 /// Where the outcome of a job goes.
 #[derive(Debug)]
-pub struct Reply {
-    line: Rc<Waiting>,
-    number: u64,
-    part: usize,
+pub enum Reply {
+    /// To a client, as a part of that answer.
+    Client {
+        /// Its answers.
+        line: Rc<Waiting>,
+        /// Which of them.
+        number: u64,
+        /// Which part.
+        part: usize,
+    },
+    /// The same, and to those who wait for the key to be filled.
+    Filled(Box<Reply>, Arc<Context>, Bytes),
+    /// To a task.
+    Once(oneshot::Sender<Outcome>),
 }
 
 impl Reply {
     /// This became of it.
     pub fn settle(self, outcome: Outcome) {
-        self.line.settle(self.number, self.part, outcome);
+        match self {
+            Reply::Client { line, number, part } => line.settle(number, part, outcome),
+            Reply::Filled(reply, context, key) => {
+                context.fills.stored(&key);
+                reply.settle(outcome);
+            }
+            // Who asked is gone with its client.
+            Reply::Once(sender) => drop(sender.send(outcome)),
+        }
     }
 }
 
@@ -50,13 +73,13 @@ pub struct Waiting {
     slots: RefCell<VecDeque<Slot>>,
     /// The number of the first of them.
     first: Cell<u64>,
-    ready: Notify,
+    ready: Bell,
 }
 
 #[derive(Debug)]
 struct Slot {
     asked: Answered,
-    outcomes: Vec<Option<Outcome>>,
+    outcomes: SmallVec<[Option<Outcome>; 1]>,
     missing: usize,
 }
 
@@ -88,11 +111,11 @@ impl Waiting {
         let number = self.first.get() + slots.len() as u64;
         slots.push_back(Slot {
             asked,
-            outcomes: vec![None; parts],
+            outcomes: smallvec![None; parts],
             missing: parts,
         });
         let line = Rc::clone(self);
-        move |part| Reply {
+        move |part| Reply::Client {
             line: Rc::clone(&line),
             number,
             part,
@@ -112,7 +135,7 @@ impl Waiting {
         {
             slot.missing -= 1;
             if slot.missing == 0 && index == 0 {
-                self.ready.notify_one();
+                self.ready.ring();
             }
         }
     }
@@ -141,7 +164,7 @@ impl Waiting {
 
 impl Slot {
     fn answer(self, thread: &Thread, out: &mut BytesMut) {
-        let outcomes: Vec<Outcome> = self.outcomes.into_iter().flatten().collect();
+        let outcomes: SmallVec<[Outcome; 1]> = self.outcomes.into_iter().flatten().collect();
         let all_well = outcomes
             .iter()
             .all(|outcome| matches!(outcome, Outcome::Answer(_)));
@@ -219,6 +242,7 @@ pub async fn serve_client(thread: &Rc<Thread>, mut stream: impl Stream) {
     let mut requests = Requests::default();
     let (mut input, mut out) = (BytesMut::with_capacity(8 << 10), BytesMut::new());
     let mut over = false;
+    let mut closing = pin!(thread.context.closing.cancelled());
     loop {
         while !over && waiting.len() < MAX_WAITING {
             match requests.next(&mut input) {
@@ -242,18 +266,19 @@ pub async fn serve_client(thread: &Rc<Thread>, mut stream: impl Stream) {
             input.reserve(8 << 10);
         }
         tokio::select! {
+            biased;
             read = stream.read_buf(&mut input), if !over && waiting.len() < MAX_WAITING => {
                 over = !matches!(read, Ok(1..));
             }
-            () = waiting.ready.notified() => {}
-            () = thread.context.closing.cancelled() => return,
+            () = waiting.ready.heard() => {}
+            () = &mut closing => return,
         }
     }
 }
 
 /// Has a request done; says whether more may follow.
 fn dispatch(thread: &Rc<Thread>, waiting: &Rc<Waiting>, request: Request) -> bool {
-    thread.context.counters.requests.fetch_add(1, Relaxed);
+    thread.requests.set(thread.requests.get() + 1);
     match request {
         Request::Close => return false,
         Request::Text(line) => text(thread, waiting, line),
@@ -283,7 +308,11 @@ fn text(thread: &Rc<Thread>, waiting: &Rc<Waiting>, line: Line) {
                     read: keyed.verb.is_read(),
                     reply: reply(index),
                 };
-                thread.to_home(&keyed.key(index), false, job);
+                let name = keyed.name(index);
+                match keyed.verb {
+                    Verb::Get | Verb::Store if thread.fills_once(&name) => once(thread, job, false, &name),
+                    _ => thread.to_home(&name, false, job),
+                }
             }
         }
         Line::Answer(says) => ready(waiting, says),
@@ -329,6 +358,28 @@ fn text(thread: &Rc<Thread>, waiting: &Rc<Waiting>, line: Line) {
     }
 }
 
+/// A read or a store of a key that one client fills while others wait.
+fn once(thread: &Rc<Thread>, job: Job, is_binary: bool, key: &[u8]) {
+    let name = Bytes::copy_from_slice(key);
+    let Job {
+        frame,
+        expect,
+        read,
+        reply,
+    } = job;
+    if read {
+        return fills::read(thread, frame, expect, name, reply);
+    }
+    let reply = Reply::Filled(Box::new(reply), Arc::clone(&thread.context), name);
+    let job = Job {
+        frame,
+        expect,
+        read,
+        reply,
+    };
+    thread.to_home(key, is_binary, job);
+}
+
 fn stats_of(thread: &Rc<Thread>, waiting: &Rc<Waiting>, asked: Answered, words: &Bytes) {
     match stats::question(words) {
         Some(command) => to_all(thread, waiting, asked, &command, Expect::Lines, true),
@@ -369,7 +420,11 @@ fn binary(thread: &Rc<Thread>, waiting: &Rc<Waiting>, asked: Asked) -> bool {
                 reply: reply(0),
                 frame: Frame::Binary(Rc::clone(&asked)),
             };
-            thread.to_home(&asked.key(), true, job);
+            match (asked.is_read(), asked.is_store()) {
+                (false, false) => thread.to_home(asked.name(), true, job),
+                _ if thread.fills_once(asked.name()) => once(thread, job, true, asked.name()),
+                _ => thread.to_home(asked.name(), true, job),
+            }
         }
         What::Flush(delay) => {
             let command = match delay {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use pontoon_fleet::{CacheServerReport, FleetView, ServerName};
 use pontoon_pki::FleetTls;
+use pontoon_telemetry::metrics::CacheMetrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::fills::Fills;
 use crate::guard::Guard;
 use crate::route::Table;
 
@@ -24,6 +26,8 @@ pub struct Limits {
     pub patience: Duration,
     /// Between two attempts to reach it.
     pub pause: Duration,
+    /// How long others wait for who was told to fill a key (`cache.fill_once`).
+    pub fill: Duration,
     /// How long open connections may go on after SIGTERM.
     pub grace: Duration,
     /// Client connections at once; one more is closed, as memcached does (`-c`).
@@ -36,6 +40,7 @@ impl Default for Limits {
             silence: Duration::from_millis(300),
             patience: Duration::from_secs(1),
             pause: Duration::from_millis(100),
+            fill: Duration::from_millis(100),
             grace: Duration::from_secs(5),
             max_clients: 20_000,
         }
@@ -61,8 +66,12 @@ pub struct Context {
     pub socket: PathBuf,
     /// What is counted.
     pub counters: Counters,
+    /// The same for Prometheus.
+    pub metrics: CacheMetrics,
     /// Keys that may have an old value on a server that did not answer.
     pub owed: Owed,
+    /// Keys that somebody is about to fill.
+    pub fills: Fills,
     /// How the servers fare, for the report.
     pub standing: Mutex<BTreeMap<ServerName, CacheServerReport>>,
     /// Everything still open is to close now.
@@ -80,6 +89,8 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Reads that found nothing because their server did not answer.
     pub missed: AtomicU64,
+    /// Reads that waited for another client's `set`.
+    pub waited: AtomicU64,
     /// Writes that failed because their server did not answer.
     pub failed: AtomicU64,
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::context::Context;
@@ -18,10 +18,18 @@ use crate::route::Target;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
+/// How a memcached is reached.
+pub enum Link {
+    /// By its socket.
+    Local(UnixStream),
+    /// Through another server's relay.
+    Relay(Pin<Box<dyn Stream>>),
+}
+
 /// A connection that a lane speaks over.
 pub struct Connection<'a> {
     /// The bytes.
-    pub stream: Pin<Box<dyn Stream>>,
+    pub stream: Link,
     /// The guard's leave, for this server's own memcached; another's is with its relay.
     pub pass: Option<Pass<'a>>,
 }
@@ -56,7 +64,7 @@ pub async fn dial<'a>(
                 let reply = talk.await.map_err(|error| error.to_string())?;
                 match Answer::parse(reply) {
                     Some(Answer::Accepted) => Ok(Connection {
-                        stream: Box::pin(stream),
+                        stream: Link::Relay(Box::pin(stream)),
                         pass: None,
                     }),
                     Some(answer) => Err(answer.why().to_owned()),
@@ -82,7 +90,7 @@ async fn local(context: &Context, list: u64) -> Result<Connection<'_>, String> {
         return Err("its memcached was started anew".to_owned());
     }
     Ok(Connection {
-        stream: Box::pin(stream),
+        stream: Link::Local(stream),
         pass: Some(pass),
     })
 }

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,12 +17,12 @@ use pontoon_memcache_wire::binary::{self, Asked};
 use pontoon_memcache_wire::requests;
 use pontoon_memcache_wire::text::Keyed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::bell::Bell;
 use crate::client::{Outcome, Reply};
 use crate::context::{Context, Debt};
-use crate::dial::{Connection, Stream, close, dial};
+use crate::dial::{Connection, Link, Stream, close, dial};
 use crate::guard::Pass;
 use crate::route::Target;
 
@@ -39,7 +40,7 @@ pub struct Job {
 }
 
 /// What is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Frame {
     /// A command for the key of that index.
     Text(Rc<Keyed>, usize),
@@ -84,12 +85,14 @@ pub struct Lane {
     list: u64,
     is_binary: bool,
     queue: RefCell<Queue>,
-    wake: Notify,
+    wake: Bell,
 }
 
 struct Queue {
     out: BytesMut,
     sent: VecDeque<Job>,
+    /// Since when there has been something to answer without a pause.
+    asked: Instant,
     held: VecDeque<Job>,
     state: State,
 }
@@ -115,10 +118,11 @@ impl Lane {
             queue: RefCell::new(Queue {
                 out: BytesMut::new(),
                 sent: VecDeque::new(),
+                asked: Instant::now(),
                 held: VecDeque::new(),
                 state: State::New(Instant::now()),
             }),
-            wake: Notify::new(),
+            wake: Bell::default(),
         });
         tokio::task::spawn_local(Rc::clone(&lane).keep());
         lane
@@ -130,11 +134,14 @@ impl Lane {
         match queue.state {
             State::Up => {
                 let was_idle = queue.out.is_empty();
+                if queue.sent.is_empty() {
+                    queue.asked = Instant::now();
+                }
                 job.frame.write(&mut queue.out);
                 queue.sent.push_back(job);
                 drop(queue);
                 if was_idle {
-                    self.wake.notify_one();
+                    self.wake.ring();
                 }
             }
             State::New(_) => queue.held.push_back(job),
@@ -151,7 +158,7 @@ impl Lane {
     /// The list has changed: what is under way has failed, and nothing more is sent.
     pub fn end(&self) {
         self.turn(State::Over);
-        self.wake.notify_one();
+        self.wake.ring();
     }
 
     fn fail(&self, job: Job) {
@@ -174,6 +181,7 @@ impl Lane {
             return;
         }
         queue.state = state;
+        queue.asked = Instant::now();
         queue.out.clear();
         let mut failed: Vec<Job> = queue.sent.drain(..).collect();
         let keeps = |job: &Job| match state {
@@ -242,13 +250,22 @@ impl Lane {
         let kept = context.guard.keep(serving);
         drop(pass);
         tokio::task::spawn_local(async move {
-            close(&mut stream).await;
+            if let Link::Local(stream) = &mut stream {
+                close(stream).await;
+            }
             context.guard.give_back(kept);
         });
     }
 
     /// Has the server forget what it may hold of old values, and waits until it has answered. Returns what came beyond.
-    async fn greet(&self, stream: &mut (impl Stream + ?Sized)) -> Result<BytesMut, String> {
+    async fn greet(&self, link: &mut Link) -> Result<BytesMut, String> {
+        match link {
+            Link::Local(stream) => self.talk(stream).await,
+            Link::Relay(stream) => self.talk(stream).await,
+        }
+    }
+
+    async fn talk(&self, stream: &mut impl Stream) -> Result<BytesMut, String> {
         let limits = self.context.limits;
         let debt = self.context.owed.take(&self.target.server);
         let (hello, count) = self.hello(debt.as_ref());
@@ -319,10 +336,29 @@ impl Lane {
     /// Sends and receives until something is wrong, which is returned, or the list has changed.
     async fn serve(&self, connection: &mut Connection<'_>, rest: BytesMut) -> Option<String> {
         let pass = connection.pass.as_ref();
-        let (from, to) = split(&mut *connection.stream);
+        match &mut connection.stream {
+            Link::Local(stream) => {
+                let (from, to) = stream.split();
+                self.exchange(from, to, pass, rest).await
+            }
+            Link::Relay(stream) => {
+                let (from, to) = split(stream);
+                self.exchange(from, to, pass, rest).await
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        from: impl AsyncReadExt + Unpin,
+        to: impl AsyncWriteExt + Unpin,
+        pass: Option<&Pass<'_>>,
+        rest: BytesMut,
+    ) -> Option<String> {
         tokio::select! {
-            why = self.send_all(to, pass) => why,
+            biased;
             why = self.receive(from, rest) => why,
+            why = self.send_all(to, pass) => why,
             () = ended(pass) => Some("its memcached is no longer the one of this list".to_owned()),
         }
     }
@@ -337,7 +373,7 @@ impl Lane {
                 queue.out.split()
             };
             if bytes.is_empty() {
-                self.wake.notified().await;
+                self.wake.heard().await;
                 continue;
             }
             // The requests in it are there: whoever serves the list at this moment may answer them.
@@ -355,47 +391,55 @@ impl Lane {
 
     async fn receive(&self, mut from: impl AsyncReadExt + Unpin, mut buffer: BytesMut) -> Option<String> {
         let silence = self.context.limits.silence;
-        // When something last came, or the first command after a pause was seen to wait.
+        // When something last came.
         let mut heard = Instant::now();
-        let mut waits = false;
+        // One timer, which is set anew when it has run out, and not at each answer.
+        let mut timer = pin!(sleep(silence / 3));
         loop {
-            loop {
-                let Some(expect) = self.queue.borrow().sent.front().map(|job| job.expect) else {
-                    if !buffer.is_empty() {
-                        return Some("it said something that it was not asked".to_owned());
-                    }
-                    waits = false;
-                    break;
-                };
-                match answers::take(&mut buffer, expect) {
-                    Err(_) => return Some("its answer is none".to_owned()),
-                    Ok(None) => {
-                        if !waits {
-                            (waits, heard) = (true, Instant::now());
-                        }
-                        break;
-                    }
-                    Ok(Some(answer)) => {
-                        let job = self.queue.borrow_mut().sent.pop_front();
-                        if let Some(job) = job {
-                            job.reply.settle(Outcome::Answer(answer));
-                        }
-                        heard = Instant::now();
-                    }
-                }
+            if let Err(why) = self.answer_all(&mut buffer) {
+                return Some(why.to_owned());
             }
             if buffer.capacity() - buffer.len() < 4096 {
                 buffer.reserve(16 << 10);
             }
             tokio::select! {
+                biased;
                 read = from.read_buf(&mut buffer) => match read {
                     Ok(1..) => heard = Instant::now(),
                     Ok(0) => return Some("it closed the connection".to_owned()),
                     Err(error) => return Some(error.to_string()),
                 },
-                () = sleep_until(heard + silence), if waits => return Some("it does not answer".to_owned()),
-                // Looks again whether something waits by now.
-                () = sleep(silence / 3), if !waits => {}
+                () = &mut timer => {
+                    let now = Instant::now();
+                    let queue = self.queue.borrow();
+                    let silent_at = queue.asked.max(heard) + silence;
+                    let next = match queue.sent.is_empty() {
+                        true => now + silence / 3,
+                        false if silent_at <= now => return Some("it does not answer".to_owned()),
+                        false => silent_at,
+                    };
+                    drop(queue);
+                    timer.as_mut().reset(next);
+                }
+            }
+        }
+    }
+
+    /// Gives out the answers that are whole.
+    fn answer_all(&self, buffer: &mut BytesMut) -> Result<(), &'static str> {
+        loop {
+            let Some(expect) = self.queue.borrow().sent.front().map(|job| job.expect) else {
+                return match buffer.is_empty() {
+                    true => Ok(()),
+                    false => Err("it said something that it was not asked"),
+                };
+            };
+            let Some(answer) = answers::take(buffer, expect).map_err(|_| "its answer is none")? else {
+                return Ok(());
+            };
+            let job = self.queue.borrow_mut().sent.pop_front();
+            if let Some(job) = job {
+                job.reply.settle(Outcome::Answer(answer));
             }
         }
     }

@@ -9,14 +9,16 @@
 //! under way; send a key elsewhere because its server does not answer; say that something is stored or deleted when that is
 //! not known; answer out of order; let one client's slow reading hold up another's; depend on a living agent (P5).
 //!
-//! A client's path: [`pontoon_rt::doors`] listen, `proxy` accepts on one of the threads, `client` reads requests and keeps the
+//! A client's path: [`pontoon_rt::doors`] listen, [`pontoon_rt::serve`] accepts on one of the threads, `client` reads requests and keeps the
 //! order of their answers, `route` says where each goes, `lane` is a thread's pipelined connection to one server, `stats`
-//! puts the servers' numbers together. `relay` takes the connections of other servers. `FAILURES.md` names what can go
+//! puts the servers' numbers together, `fills` has one client fill a key for which others wait. `relay` takes the connections of other servers. `FAILURES.md` names what can go
 //! wrong.
 
+mod bell;
 mod client;
 mod context;
 mod dial;
+mod fills;
 mod guard;
 mod lane;
 mod memcached;
@@ -26,10 +28,9 @@ mod relay;
 mod route;
 mod stats;
 
-use std::io;
-
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_rt::paths::Paths;
+use pontoon_rt::serve::ServeError;
 use pontoon_rt::shutdown::Shutdown;
 
 pub use context::Limits;
@@ -48,17 +49,8 @@ pub struct CacheOptions {
 
 /// Why the process could not run. Nothing that a client, a memcached, an agent or another proxy does ends it.
 #[derive(Debug, thiserror::Error)]
-pub enum CacheProxyError {
-    /// No signal handlers.
-    #[error("signals cannot be handled: {0}")]
-    Signals(#[source] io::Error),
-    /// No runtime.
-    #[error("no runtime: {0}")]
-    Runtime(#[source] io::Error),
-    /// A thread could not be started, or ended in a bug.
-    #[error("a serving thread failed: {0}")]
-    Threads(#[source] io::Error),
-}
+#[error(transparent)]
+pub struct CacheProxyError(#[from] ServeError);
 
 impl From<CacheProxyError> for Refusal {
     fn from(error: CacheProxyError) -> Refusal {
@@ -71,7 +63,7 @@ impl From<CacheProxyError> for Refusal {
 /// # Errors
 /// [`CacheProxyError`].
 pub fn run(options: &CacheOptions) -> Result<(), CacheProxyError> {
-    let shutdown = Shutdown::from_signals().map_err(CacheProxyError::Signals)?;
+    let shutdown = Shutdown::from_signals().map_err(ServeError::Signals)?;
     run_until(options, Limits::default(), &shutdown)
 }
 
@@ -80,5 +72,5 @@ pub fn run(options: &CacheOptions) -> Result<(), CacheProxyError> {
 /// # Errors
 /// [`CacheProxyError`].
 pub fn run_until(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Result<(), CacheProxyError> {
-    proxy::run(options, limits, shutdown)
+    Ok(proxy::run(options, limits, shutdown)?)
 }

@@ -1,33 +1,33 @@
 //! The process: threads that serve, and one place that follows the view, tends the guard, keeps the doors and reports.
 
-use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pontoon_fleet::{CacheReport, FleetView, Role, ServerName, Tier, TierDetail, TierReport};
 use pontoon_pki::FleetTls;
-use pontoon_rt::doors::{Door, Doors, Listener, ThreadDoor, accept_all};
+use pontoon_rt::doors::{Door, Doors, ThreadDoor};
+use pontoon_rt::serve::{Closing, Incoming, ServeError, on_threads};
 use pontoon_rt::shutdown::Shutdown;
-use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
-use tokio::net::{TcpListener, UnixListener};
+use pontoon_telemetry::metrics::{self, CacheMetrics, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::CacheOptions;
 use crate::client::{Outcome, serve_client};
 use crate::context::{Context, Counted, Counters, Limits, Owed};
 use crate::dial::Stream;
+use crate::fills::Fills;
 use crate::guard::{Guard, Keeper};
 use crate::lane::{Job, Lane};
 use crate::relay::serve_relay;
 use crate::route::Table;
-use crate::{CacheOptions, CacheProxyError};
 
 /// Between two looks at doors and guard.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,11 +36,11 @@ const REPORT_TICK: Duration = Duration::from_millis(500);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// See [`run_until`](crate::run_until).
-pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Result<(), CacheProxyError> {
+pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CacheProxyError::Runtime)?;
+        .map_err(ServeError::Runtime)?;
     pontoon_rt::process::raise_open_files();
     let ended = Shutdown::new();
     runtime.block_on(async {
@@ -48,6 +48,9 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
         let first = Arc::new(Table::of(client.current().as_deref(), &options.server));
         let (table_sender, tables) = watch::channel(first);
         let socket = options.paths.memcached_socket();
+        let mut registry = Registry::new(&options.server, "cache", env!("CARGO_PKG_VERSION"));
+        let numbers = CacheMetrics::register(&mut registry);
+        metrics::serve(&options.paths.run_dir.join("cache.sock"), registry, ended.clone());
         let context = Arc::new(Context {
             me: options.server.clone(),
             limits,
@@ -57,14 +60,21 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
             guard: Guard::default(),
             socket: socket.clone(),
             counters: Counters::default(),
+            metrics: numbers,
             owed: Owed::default(),
+            fills: Fills::default(),
             standing: Mutex::default(),
             closing: CancellationToken::new(),
         });
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads::count(options.threads))
-            .map(|_| mpsc::unbounded_channel())
-            .unzip();
-        let threads = start_threads(&context, receivers).map_err(CacheProxyError::Threads)?;
+        let closing = Closing {
+            token: context.closing.clone(),
+            limit: CLOSE_LIMIT,
+        };
+        let make = {
+            let context = Arc::clone(&context);
+            move || Thread::start(Arc::clone(&context))
+        };
+        let (threads, senders) = on_threads(options.threads, &closing, make, serve)?;
         let keeper = Keeper::new(
             options.server.clone(),
             options.paths.run_dir.join("cache-guard.json"),
@@ -72,31 +82,8 @@ pub fn run(options: &CacheOptions, limits: Limits, shutdown: &Shutdown) -> Resul
         );
         keep(&context, client, keeper, table_sender, senders, shutdown).await;
         ended.trigger();
-        threads
-            .join()
-            .map_err(|error| CacheProxyError::Threads(io::Error::other(error)))?;
+        threads.join()?;
         Ok(())
-    })
-}
-
-fn start_threads(
-    context: &Arc<Context>,
-    receivers: Vec<mpsc::UnboundedReceiver<ThreadDoor>>,
-) -> io::Result<threads::Threads<()>> {
-    let count = receivers.len();
-    let slots: Arc<[Mutex<Option<_>>]> = receivers
-        .into_iter()
-        .map(|receiver| Mutex::new(Some(receiver)))
-        .collect();
-    let context = Arc::clone(context);
-    threads::per_core(count, move |index| {
-        let doors = slots.get(index).and_then(|slot| slot.lock().ok()?.take());
-        let context = Arc::clone(&context);
-        async move {
-            if let Some(doors) = doors {
-                serve_thread(context, doors).await;
-            }
-        }
     })
 }
 
@@ -104,37 +91,49 @@ fn start_threads(
 pub struct Thread {
     /// What all share.
     pub context: Arc<Context>,
+    /// Requests that are not yet in the process's count: threads that counted in one place would wait for each other.
+    pub requests: Cell<u64>,
     state: RefCell<State>,
 }
 
 struct State {
     table: Arc<Table>,
-    lanes: HashMap<(usize, bool), Rc<Lane>>,
+    /// By server, the binary one second.
+    lanes: Vec<[Option<Rc<Lane>>; 2]>,
     /// Writes that wait for a list that is open, each with the key's home to be found then.
     parked: VecDeque<(Place, bool, Job, Instant)>,
 }
 
 enum Place {
-    Key(bytes::Bytes),
+    Key(Bytes),
     Index(usize),
 }
 
 impl Thread {
-    fn new(context: Arc<Context>) -> Rc<Thread> {
+    fn start(context: Arc<Context>) -> Rc<Thread> {
         let table = context.tables.borrow().clone();
-        Rc::new(Thread {
+        let thread = Rc::new(Thread {
             context,
+            requests: Cell::new(0),
             state: RefCell::new(State {
                 table,
-                lanes: HashMap::new(),
+                lanes: Vec::new(),
                 parked: VecDeque::new(),
             }),
-        })
+        });
+        tokio::task::spawn_local(Rc::clone(&thread).tend());
+        thread
     }
 
     /// The number of the list that is served; 0 for none.
     pub fn list(&self) -> u64 {
         self.state.borrow().table.number
+    }
+
+    /// Whether one client fills `key` and the others wait.
+    pub fn fills_once(&self, key: &[u8]) -> bool {
+        let begins = |prefix: &String| key.starts_with(prefix.as_bytes());
+        self.state.borrow().table.fill_once.iter().any(begins)
     }
 
     /// How many servers there are.
@@ -143,37 +142,39 @@ impl Thread {
     }
 
     /// Has `job` done by the server of `key`.
-    pub fn to_home(&self, key: &bytes::Bytes, is_binary: bool, job: Job) {
+    pub fn to_home(&self, key: &[u8], is_binary: bool, job: Job) {
         let home = self.state.borrow().table.home(key);
-        self.give(Place::Key(key.clone()), home, is_binary, job);
+        self.give(|| Place::Key(Bytes::copy_from_slice(key)), home, is_binary, job);
     }
 
     /// Has `job` done by the server of that index.
     pub fn to(&self, index: usize, is_binary: bool, job: Job) {
-        self.give(Place::Index(index), Some(index), is_binary, job);
+        self.give(|| Place::Index(index), Some(index), is_binary, job);
     }
 
-    fn give(&self, place: Place, home: Option<usize>, is_binary: bool, job: Job) {
-        let mut state = self.state.borrow_mut();
-        let table = Arc::clone(&state.table);
-        let target = home
-            .filter(|_| table.open)
-            .and_then(|home| Some((home, table.targets.get(home)?)));
-        if let Some((home, target)) = target {
-            let lane = state
-                .lanes
-                .entry((home, is_binary))
-                .or_insert_with(|| Lane::start(&self.context, target, table.number, is_binary));
-            let lane = Rc::clone(lane);
-            drop(state);
+    fn give(&self, place: impl FnOnce() -> Place, home: Option<usize>, is_binary: bool, job: Job) {
+        if let Some(lane) = home.and_then(|home| self.lane(home, is_binary)) {
             return lane.send(job);
         }
         if job.read {
-            drop(state);
             self.context.counters.missed.fetch_add(1, Relaxed);
             return job.reply.settle(Outcome::Missed);
         }
-        state.parked.push_back((place, is_binary, job, Instant::now()));
+        let parked = (place(), is_binary, job, Instant::now());
+        self.state.borrow_mut().parked.push_back(parked);
+    }
+
+    /// The lane to a server of the list; `None` while the list is closed.
+    fn lane(&self, home: usize, is_binary: bool) -> Option<Rc<Lane>> {
+        let mut state = self.state.borrow_mut();
+        let State { table, lanes, .. } = &mut *state;
+        let target = table.targets.get(home).filter(|_| table.open)?;
+        if lanes.len() <= home {
+            lanes.resize(home + 1, [None, None]);
+        }
+        let lane = lanes.get_mut(home)?.get_mut(usize::from(is_binary))?;
+        let start = || Lane::start(&self.context, target, table.number, is_binary);
+        Some(Rc::clone(lane.get_or_insert_with(start)))
     }
 
     /// Follows the table, and sends what waited for it, or gives it up.
@@ -181,18 +182,20 @@ impl Thread {
         let mut tables = self.context.tables.clone();
         loop {
             let _ = timeout(TICK, tables.changed()).await;
+            let counters = &self.context.counters;
+            counters.requests.fetch_add(self.requests.take(), Relaxed);
             let table = tables.borrow_and_update().clone();
             let (old, parked) = {
                 let mut state = self.state.borrow_mut();
-                let old = if state.table == table {
-                    HashMap::new()
+                let old = if state.table.is_list_of(&table) {
+                    Vec::new()
                 } else {
                     std::mem::take(&mut state.lanes)
                 };
                 state.table = table;
                 (old, std::mem::take(&mut state.parked))
             };
-            for lane in old.values() {
+            for lane in old.iter().flatten().flatten() {
                 lane.end();
             }
             for (place, is_binary, job, since) in parked {
@@ -216,59 +219,18 @@ impl Thread {
     }
 }
 
-async fn serve_thread(context: Arc<Context>, mut doors: mpsc::UnboundedReceiver<ThreadDoor>) {
-    let tasks = TaskTracker::new();
-    let thread = Thread::new(Arc::clone(&context));
-    tokio::task::spawn_local(Rc::clone(&thread).tend());
-    while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
-        let served = serve_door(Rc::clone(&thread), listener, stop, tasks.clone());
-        tasks.spawn_local(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "a listening socket failed");
-            }
-        });
-    }
-    tasks.close();
-    tokio::select! {
-        () = tasks.wait() => {}
-        () = async {
-            context.closing.cancelled().await;
-            tokio::time::sleep(CLOSE_LIMIT).await;
-        } => tracing::warn!(open = tasks.len(), "connections did not end in time"),
-    }
-}
-
-async fn serve_door(
-    thread: Rc<Thread>,
-    listener: Listener,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) -> io::Result<()> {
-    match listener {
-        Listener::ClientTcp(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            let serve = |(stream, _): (tokio::net::TcpStream, _)| {
-                let _ = stream.set_nodelay(true);
-                tasks.spawn_local(serve_counted(Rc::clone(&thread), stream));
-            };
-            accept_all(&stop, || listener.accept(), serve).await;
+async fn serve(thread: Rc<Thread>, incoming: Incoming) {
+    match incoming {
+        Incoming::Tcp(stream) => {
+            let _ = stream.set_nodelay(true);
+            serve_counted(thread, stream).await;
         }
-        Listener::ClientUnix(listener) => {
-            let listener = UnixListener::from_std(listener)?;
-            let serve = |(stream, _)| drop(tasks.spawn_local(serve_counted(Rc::clone(&thread), stream)));
-            accept_all(&stop, || listener.accept(), serve).await;
-        }
-        Listener::Relay(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            let serve = |(stream, _): (tokio::net::TcpStream, _)| {
-                let _ = stream.set_nodelay(true);
-                let context = Arc::clone(&thread.context);
-                tasks.spawn_local(async move { serve_relay(&context, stream).await });
-            };
-            accept_all(&stop, || listener.accept(), serve).await;
+        Incoming::Unix(stream) => serve_counted(thread, stream).await,
+        Incoming::Relay(stream) => {
+            let _ = stream.set_nodelay(true);
+            serve_relay(&thread.context, stream).await;
         }
     }
-    Ok(())
 }
 
 async fn serve_counted(thread: Rc<Thread>, stream: impl Stream) {
@@ -374,12 +336,14 @@ fn report(context: &Context, client: &ViewClient, keeper: &Keeper, not_listening
         requests_total: counters.requests.load(Relaxed),
         missed_total: counters.missed.load(Relaxed),
         failed_total: counters.failed.load(Relaxed),
+        waited_total: counters.waited.load(Relaxed),
         list: table.open.then_some(table.number),
         closed: keeper.closed(),
         servers: standing.values().cloned().collect(),
         trouble: keeper.trouble.clone(),
         not_listening,
     };
+    context.metrics.set(&report);
     client.report(TierReport {
         pid: std::process::id(),
         view_serial: client.current().map_or(0, |view| view.serial),

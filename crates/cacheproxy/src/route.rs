@@ -15,6 +15,8 @@ pub struct Table {
     /// The servers, in the order of the ring.
     pub targets: Vec<Target>,
     ring: Ring,
+    /// What the keys that are filled once begin with.
+    pub fill_once: Vec<String>,
 }
 
 /// A cache server.
@@ -29,8 +31,8 @@ pub struct Target {
 impl Table {
     /// The table that `view` asks for, on the server `me`.
     pub fn of(view: Option<&FleetView>, me: &ServerName) -> Table {
-        let list = view.and_then(|view| Some((view, view.cache.as_ref()?)));
-        let Some((view, list)) = list.and_then(|(view, cache)| Some((view, cache.list.as_ref()?))) else {
+        let cache = view.and_then(|view| view.cache.as_ref());
+        let Some((view, list)) = view.and_then(|view| Some((view, cache?.list.as_ref()?))) else {
             return Table::empty();
         };
         let rule = match list.placement {
@@ -51,6 +53,7 @@ impl Table {
             open: list.open,
             targets: targets.collect(),
             ring: Ring::new(rule, &labels),
+            fill_once: cache.map(|cache| cache.fill_once.clone()).unwrap_or_default(),
         }
     }
 
@@ -61,7 +64,13 @@ impl Table {
             open: false,
             targets: Vec::new(),
             ring: Ring::new(Rule::Ketama, &[]),
+            fill_once: Vec::new(),
         }
+    }
+
+    /// Whether connections that were made under `other` may go on.
+    pub fn is_list_of(&self, other: &Table) -> bool {
+        (self.number, self.open, &self.targets) == (other.number, other.open, &other.targets)
     }
 
     /// Which of the targets `key` belongs to; `None` while there is no list.

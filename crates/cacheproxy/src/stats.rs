@@ -92,6 +92,7 @@ fn proxy(thread: &Thread) -> Vec<(String, String)> {
         ("total_connections", counters.connections.load(Relaxed)),
         ("requests", counters.requests.load(Relaxed)),
         ("missed", counters.missed.load(Relaxed)),
+        ("waited", counters.waited.load(Relaxed)),
         ("failed", counters.failed.load(Relaxed)),
         ("list", thread.list()),
     ]

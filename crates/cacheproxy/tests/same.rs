@@ -1,11 +1,18 @@
 //! A client cannot tell the proxy from memcached: libmemcached's own test of servers, and generated commands whose answers
-//! are compared byte by byte with those of a memcached that is asked directly.
+//! are compared byte by byte with those of a memcached that is asked directly; client libraries; and where keys are put.
 //!
 //! `PONTOON_LONG=1` compares 100,000 commands of each protocol; `PONTOON_SEED=n` plays one seed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a panic is the report
 #![allow(clippy::disallowed_methods)] // threads of their own, no runtime
 
+#[path = "same/clients.rs"]
+mod clients;
+#[path = "same/fills.rs"]
+mod fills;
+#[path = "same/placement.rs"]
+mod placement;
+#[path = "same/support.rs"]
 mod support;
 
 use std::io::{Read, Write};
@@ -14,13 +21,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use pontoon_testkit::find_program;
 use support::{One, SOON, memcached};
 
 #[test]
 fn memccapable_finds_nothing() {
-    let Some(program) = find_program("memccapable") else {
-        println!("SKIPPED memccapable_finds_nothing: libmemcached-tools is not installed");
+    let Some(program) = support::program("memccapable") else {
         return;
     };
     let Some(one) = One::start() else { return };

@@ -355,6 +355,8 @@ pub struct Cache {
     pub placement: CachePlacement,
     /// What stands for a server in the ring, where it is not its name.
     pub labels: BTreeMap<ServerName, String>,
+    /// Keys that begin so are filled by one client, for which the others wait a moment.
+    pub fill_once: Vec<String>,
     /// How many servers hold each item.
     pub copies: u32,
 }

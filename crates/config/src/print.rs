@@ -87,6 +87,9 @@ impl Config {
             }
             out.text("memory", &format_bytes(cache.memory_bytes));
             out.text("placement", cache.placement.as_str());
+            if !cache.fill_once.is_empty() {
+                out.list("fill_once", &cache.fill_once);
+            }
             out.raw("copies", cache.copies);
             if !cache.labels.is_empty() {
                 out.section("[cache.labels]");

@@ -567,6 +567,8 @@ pub(crate) struct Cache {
     /// What stands for each server in the ring, by its name: what the application's own list of servers said.
     #[serde(default)]
     pub labels: std::collections::BTreeMap<String, Text>,
+    /// Keys that begin so are filled by one client, for which the others wait up to 100 ms.
+    pub fill_once: Option<Vec<Text>>,
     /// How many servers hold each item. Default 1.
     pub copies: Option<At<i64>>,
 }

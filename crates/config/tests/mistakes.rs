@@ -130,6 +130,10 @@ fn wrong_types_and_forms() {
         "\"/run/../etc/x\"",
     );
     one(SIX, "\"512MiB\"", "\"512\"", Code::C002, "\"512\"");
+    for prefix in ["\"\"", "\"a page\""] {
+        let line = format!("\"512MiB\"\nfill_once = [\"page:\", {prefix}]");
+        one(SIX, "\"512MiB\"", &line, Code::C002, prefix);
+    }
     one(SIX, "\"20%\"", "\"120%\"", Code::C002, "\"120%\"");
     one(
         SIX,

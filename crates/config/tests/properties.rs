@@ -636,13 +636,15 @@ fn tls() -> impl Strategy<Value = Tls> {
 fn configs() -> impl Strategy<Value = Config> {
     let fleet = ("[a-z]([a-z0-9-]{0,20}[a-z0-9])?", 0usize..3, 7000u16..8000);
     let socket = prop::option::of("/[a-z]{1,9}/[a-z]{1,9}");
-    let cache = (1u64 << 20..1 << 50, 1u32..=16, 0usize..3, socket).prop_map(
-        |(memory_bytes, copies, rule, socket)| Cache {
+    let once = prop::option::of("[!-~]{1,9}");
+    let cache = (1u64 << 20..1 << 50, 1u32..=16, 0usize..3, socket, once).prop_map(
+        |(memory_bytes, copies, rule, socket, once)| Cache {
             listen: SocketAddr::from(([127, 0, 0, 1], 11211)),
             socket: socket.map(Into::into),
             memory_bytes,
             placement: pontoon_fleet::CachePlacement::ALL[rule],
             labels: std::collections::BTreeMap::new(),
+            fill_once: once.into_iter().collect(),
             copies,
         },
     );

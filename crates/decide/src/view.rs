@@ -140,6 +140,7 @@ pub fn compose(inputs: &ViewInputs<'_>) -> FleetView {
                 .chain(cache.socket.clone().map(ListenAddress::Unix))
                 .collect(),
             memory_bytes: cache.memory_bytes,
+            fill_once: cache.fill_once.clone(),
             list: inputs.cache.cloned(),
         }),
     }

@@ -11,6 +11,9 @@ pub struct CacheView {
     pub listen: Vec<ListenAddress>,
     /// Memory of each memcached, in bytes.
     pub memory_bytes: u64,
+    /// Keys that begin so are filled by one client, for which the others wait a moment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fill_once: Vec<String>,
     /// The servers; `None` while the keeper has not said.
     pub list: Option<CacheList>,
 }
@@ -91,6 +94,9 @@ pub struct CacheReport {
     pub missed_total: u64,
     /// Writes that failed because their server did not answer.
     pub failed_total: u64,
+    /// Reads that waited for another client to fill the key.
+    #[serde(default)]
+    pub waited_total: u64,
     /// The list that is served through this proxy; `None` while none is.
     pub list: Option<u64>,
     /// This server's memcached serves no list before this one, now or later.

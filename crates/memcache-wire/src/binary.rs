@@ -128,14 +128,21 @@ impl Asked {
         matches!(loud(self.opcode()), 0x00 | 0x0c | 0x1d | 0x23)
     }
 
+    /// Whether it stores a value: `set`, `add`, `replace`, `append`, `prepend`.
+    pub fn is_store(&self) -> bool {
+        matches!(loud(self.opcode()), 0x01..=0x03 | 0x0e | 0x0f)
+    }
+
     /// Its key.
     pub fn key(&self) -> Bytes {
+        self.frame.slice_ref(self.name())
+    }
+
+    /// The same without a share in the frame, for who looks at it once.
+    pub fn name(&self) -> &[u8] {
         let head = Head::of(&self.frame);
         let from = HEAD_BYTES + head.extras;
-        if self.frame.len() < from + head.key {
-            return Bytes::new();
-        }
-        self.frame.slice(from..from + head.key)
+        self.frame.get(from..from + head.key).unwrap_or_default()
     }
 
     /// The packet such that it is always answered, with `name` in the place of its key.

@@ -1,10 +1,12 @@
 //! Lines of the text protocol and of the meta commands: what a client wants, and what memcached says when it is wrong
 //! (`proto_text.c` of 1.6.18).
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use base64::Engine;
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::{SmallVec, smallvec};
 
 use crate::{MAX_ITEM_BYTES, MAX_KEY_BYTES};
 
@@ -43,6 +45,9 @@ pub enum Line {
     },
 }
 
+/// Where keys are; most often there is one, and nothing is allocated for it.
+pub type Keys = SmallVec<[Range<usize>; 1]>;
+
 /// A command with one key or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyed {
@@ -55,7 +60,7 @@ pub struct Keyed {
     /// What it is.
     pub verb: Verb,
     /// The keys in `frame`.
-    pub keys: Vec<Range<usize>>,
+    pub keys: Keys,
     /// No answer is wanted (`noreply`), or only some (`q` of a meta command).
     pub quiet: bool,
 }
@@ -91,15 +96,22 @@ impl Verb {
 impl Keyed {
     /// The key that says on which server it is: of a meta command with `b`, what its base64 stands for.
     pub fn key(&self, index: usize) -> Bytes {
-        let Some(range) = self.keys.get(index) else {
-            return Bytes::new();
-        };
-        let key = self.frame.slice(range.clone());
-        if self.is_base64() {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(&key);
-            return decoded.map(Bytes::from).unwrap_or(key);
+        match self.name(index) {
+            Cow::Borrowed(name) => self.frame.slice_ref(name),
+            Cow::Owned(name) => name.into(),
         }
-        key
+    }
+
+    /// The same without a share in the frame, for who looks at it once.
+    pub fn name(&self, index: usize) -> Cow<'_, [u8]> {
+        let range = self.keys.get(index).cloned();
+        let name = range.and_then(|range| self.frame.get(range)).unwrap_or_default();
+        if self.is_base64()
+            && let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(name)
+        {
+            return decoded.into();
+        }
+        name.into()
     }
 
     fn is_base64(&self) -> bool {
@@ -202,7 +214,7 @@ const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 /// Reads a line, without its end. `frame` of a command with data is the line alone: [`Keyed::data_bytes`] says what is to
 /// be added.
 pub fn parse(line: Bytes) -> Line {
-    let all: Vec<Range<usize>> = words(&line).take(MAX_WORDS).collect();
+    let all: SmallVec<[Range<usize>; 8]> = words(&line).take(MAX_WORDS).collect();
     let Some(verb) = all.first() else { return ERROR };
     let count = all.len();
     let parser = Parser {
@@ -269,7 +281,7 @@ impl Parser<'_> {
         Line::Answer(if quiet { b"" } else { says })
     }
 
-    fn keyed(&self, verb: Verb, keys: Vec<Range<usize>>, data_bytes: usize, quiet: bool) -> Line {
+    fn keyed(&self, verb: Verb, keys: Keys, data_bytes: usize, quiet: bool) -> Line {
         Line::Keyed(Keyed {
             frame: self.line.clone(),
             line_bytes: self.line.len(),
@@ -282,7 +294,7 @@ impl Parser<'_> {
 
     /// Keys of the whole line, however many.
     fn get(&self, first: usize) -> Line {
-        let keys: Vec<_> = words(self.line).skip(first).collect();
+        let keys: Keys = words(self.line).skip(first).collect();
         if keys.iter().any(|key| key.len() > MAX_KEY_BYTES) {
             return Line::Answer(BAD_FORMAT);
         }
@@ -319,7 +331,7 @@ impl Parser<'_> {
                 says: TOO_LARGE,
             };
         }
-        self.keyed(Verb::Store, vec![key], length + 2, quiet)
+        self.keyed(Verb::Store, smallvec![key], length + 2, quiet)
     }
 
     fn delete(&self) -> Line {
@@ -340,7 +352,7 @@ impl Parser<'_> {
         if key.len() > MAX_KEY_BYTES {
             return self.wrong(BAD_FORMAT, quiet);
         }
-        self.keyed(Verb::Change, vec![key], 0, quiet)
+        self.keyed(Verb::Change, smallvec![key], 0, quiet)
     }
 
     fn change(&self, says: &'static [u8], fine: impl Fn(&[u8]) -> bool) -> Line {
@@ -352,7 +364,7 @@ impl Parser<'_> {
         if !fine(self.word(2)) {
             return self.wrong(says, quiet);
         }
-        self.keyed(Verb::Change, vec![key], 0, quiet)
+        self.keyed(Verb::Change, smallvec![key], 0, quiet)
     }
 
     fn meta(&self, verb: Verb) -> Line {
@@ -382,7 +394,7 @@ impl Parser<'_> {
             return Line::Answer(b"CLIENT_ERROR options flags are too long\r\n");
         }
         let quiet = (flags..self.words.len()).any(|at| self.word(at) == b"q");
-        self.keyed(verb, vec![key], data_bytes, quiet)
+        self.keyed(verb, smallvec![key], data_bytes, quiet)
     }
 
     fn flush_all(&self) -> Line {

@@ -1,7 +1,7 @@
 //! The ground that every Pontoon process stands on.
 //!
 //! **In:** the operating system. **Out:** [`paths`], [`files`] that survive a crash, a [`clock`] that goes on while
-//! the machine sleeps, [`shutdown`], [`listen`]ers and the [`doors`] of proxies, the [`view`]'s way from the agent to the tiers, [`floor`]s between edge and SQL proxy, [`process`]es that
+//! the machine sleeps, [`shutdown`], [`listen`]ers, the [`doors`] of proxies and the threads that [`serve`] what comes in, the [`view`]'s way from the agent to the tiers, [`floor`]s between edge and SQL proxy, [`process`]es that
 //! outlive the agent, [`handover`] of listening sockets to a new version, [`http`] over any stream and [`threads`], one runtime a core.
 //!
 //! **Must never:** decide anything about the fleet, and never let a slow, dead or lying peer on one socket hold up
@@ -17,6 +17,7 @@ pub mod listen;
 pub mod paths;
 pub mod proc_net;
 pub mod process;
+pub mod serve;
 pub mod shutdown;
 pub mod threads;
 pub mod view;

@@ -41,10 +41,9 @@ mod statements;
 pub mod target;
 pub mod tls;
 
-use std::io;
-
 use pontoon_fleet::{Code, Refusal, ServerName};
 use pontoon_rt::paths::Paths;
+use pontoon_rt::serve::ServeError;
 use pontoon_rt::shutdown::Shutdown;
 
 pub use context::{Limits, Sessions};
@@ -66,17 +65,8 @@ pub struct SqlOptions {
 
 /// Why the process could not run. Nothing that a client, a database, an agent or another proxy does ends it.
 #[derive(Debug, thiserror::Error)]
-pub enum SqlProxyError {
-    /// No signal handlers.
-    #[error("signals cannot be handled: {0}")]
-    Signals(#[source] io::Error),
-    /// No runtime.
-    #[error("no runtime: {0}")]
-    Runtime(#[source] io::Error),
-    /// A thread could not be started, or ended in a bug.
-    #[error("a serving thread failed: {0}")]
-    Threads(#[source] io::Error),
-}
+#[error(transparent)]
+pub struct SqlProxyError(#[from] ServeError);
 
 impl From<SqlProxyError> for Refusal {
     fn from(error: SqlProxyError) -> Refusal {
@@ -89,7 +79,7 @@ impl From<SqlProxyError> for Refusal {
 /// # Errors
 /// [`SqlProxyError`].
 pub fn run(options: SqlOptions) -> Result<(), SqlProxyError> {
-    let shutdown = Shutdown::from_signals().map_err(SqlProxyError::Signals)?;
+    let shutdown = Shutdown::from_signals().map_err(ServeError::Signals)?;
     run_until(&options, Limits::default(), &shutdown)
 }
 
@@ -98,5 +88,5 @@ pub fn run(options: SqlOptions) -> Result<(), SqlProxyError> {
 /// # Errors
 /// [`SqlProxyError`].
 pub fn run_until(options: &SqlOptions, limits: Limits, shutdown: &Shutdown) -> Result<(), SqlProxyError> {
-    proxy::run(options, limits, shutdown)
+    Ok(proxy::run(options, limits, shutdown)?)
 }

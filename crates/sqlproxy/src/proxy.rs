@@ -1,6 +1,5 @@
 //! The process: threads that serve, and one place that follows the view, keeps the doors and reports.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,18 +7,17 @@ use std::time::{Duration, Instant};
 
 use pontoon_fleet::{HoldReport, Tier, TierDetail, TierReport};
 use pontoon_rt::clock::{self, Clock, SystemClock};
-use pontoon_rt::doors::{Doors, Listener, ThreadDoor, accept_all};
+use pontoon_rt::doors::{Doors, ThreadDoor};
+use pontoon_rt::serve::{Closing, Incoming, ServeError, on_threads};
 use pontoon_rt::shutdown::Shutdown;
-use pontoon_rt::threads;
 use pontoon_rt::view::ViewClient;
 use pontoon_telemetry::digests::Digests;
 use pontoon_telemetry::metrics::{self, Registry, SqlMetrics};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::SqlOptions;
 use crate::boundary::Boundary;
 use crate::context::{Context, Gate, Limits, Sessions};
 use crate::counters::{Counted, Counters};
@@ -34,7 +32,6 @@ use crate::session;
 use crate::session::registry::Registry as SessionRegistry;
 use crate::target::{Follower, NoPrimary, Target, Transport};
 use crate::tls::FleetTls;
-use crate::{SqlOptions, SqlProxyError};
 
 /// Between two looks at the doors.
 const DOOR_TICK: Duration = Duration::from_millis(500);
@@ -50,11 +47,11 @@ const HOLD_TICK: Duration = Duration::from_millis(5);
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// See [`run_until`](crate::run_until).
-pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Result<(), SqlProxyError> {
+pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(SqlProxyError::Runtime)?;
+        .map_err(ServeError::Runtime)?;
     limits.resolve(pontoon_rt::process::raise_open_files());
     // The view is followed until the last session has ended, drained or not.
     let ended = Shutdown::new();
@@ -99,10 +96,20 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
             draining: false.into(),
         });
         tokio::spawn(floor::run(floors, Arc::clone(&context)));
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads::count(options.threads))
-            .map(|_| mpsc::unbounded_channel())
-            .unzip();
-        let threads = start_threads(&context, receivers).map_err(SqlProxyError::Threads)?;
+        let closing = Closing {
+            token: context.closing.clone(),
+            limit: CLOSE_LIMIT,
+        };
+        let keys = Arc::new(Keys::generate());
+        let make = {
+            let context = Arc::clone(&context);
+            move || {
+                let thread = Thread::new(Arc::clone(&context), Arc::clone(&keys));
+                tokio::task::spawn_local(Rc::clone(&thread).tend());
+                thread
+            }
+        };
+        let (threads, senders) = on_threads(options.threads, &closing, make, serve)?;
         let keeper = Keeper {
             context: Arc::clone(&context),
             client,
@@ -113,114 +120,23 @@ pub fn run(options: &SqlOptions, mut limits: Limits, shutdown: &Shutdown) -> Res
         };
         keeper.keep(senders, shutdown).await;
         ended.trigger();
-        threads
-            .join()
-            .map_err(|error| SqlProxyError::Threads(io::Error::other(error)))?;
+        threads.join()?;
         Ok(())
     })
 }
 
-fn start_threads(
-    context: &Arc<Context>,
-    receivers: Vec<mpsc::UnboundedReceiver<ThreadDoor>>,
-) -> io::Result<threads::Threads<()>> {
-    let count = receivers.len();
-    let slots: Arc<[std::sync::Mutex<Option<_>>]> = receivers
-        .into_iter()
-        .map(|receiver| std::sync::Mutex::new(Some(receiver)))
-        .collect();
-    let context = Arc::clone(context);
-    let keys = Arc::new(Keys::generate());
-    threads::per_core(count, move |index| {
-        let doors = slots.get(index).and_then(|slot| slot.lock().ok()?.take());
-        let (context, keys) = (Arc::clone(&context), Arc::clone(&keys));
-        async move {
-            if let Some(doors) = doors {
-                serve_thread(context, keys, doors).await;
-            }
+async fn serve(thread: Rc<Thread>, incoming: Incoming) {
+    match incoming {
+        Incoming::Tcp(stream) => {
+            tune(&stream);
+            serve_any(&thread, Peer::Tcp(stream), Transport::Tcp).await;
         }
-    })
-}
-
-/// One thread: serves every door it is handed, and ends when the doors have ended and the sessions too.
-async fn serve_thread(
-    context: Arc<Context>,
-    keys: Arc<Keys>,
-    mut doors: mpsc::UnboundedReceiver<ThreadDoor>,
-) {
-    let tasks = TaskTracker::new();
-    let thread = Thread::new(Arc::clone(&context), keys);
-    tokio::task::spawn_local(Rc::clone(&thread).tend());
-    while let Some(ThreadDoor { listener, stop }) = doors.recv().await {
-        let served = serve_door(Rc::clone(&thread), listener, stop, tasks.clone());
-        tasks.spawn_local(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "a listening socket failed");
-            }
-        });
-    }
-    tasks.close();
-    tokio::select! {
-        () = tasks.wait() => {}
-        () = async {
-            context.closing.cancelled().await;
-            tokio::time::sleep(CLOSE_LIMIT).await;
-        } => tracing::warn!(sessions = tasks.len(), "sessions did not end in time"),
-    }
-}
-
-async fn serve_door(
-    thread: Rc<Thread>,
-    listener: Listener,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) -> io::Result<()> {
-    let context = Arc::clone(&thread.context);
-    match listener {
-        Listener::ClientTcp(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            accept_all(
-                &stop,
-                || listener.accept(),
-                |(stream, _)| {
-                    tune(&stream);
-                    let thread = Rc::clone(&thread);
-                    tasks.spawn_local(async move {
-                        serve_any(&thread, Peer::Tcp(stream), Transport::Tcp).await;
-                    });
-                },
-            )
-            .await;
-        }
-        Listener::ClientUnix(listener) => {
-            let listener = UnixListener::from_std(listener)?;
-            accept_all(
-                &stop,
-                || listener.accept(),
-                |(stream, _)| {
-                    let thread = Rc::clone(&thread);
-                    tasks.spawn_local(async move {
-                        serve_any(&thread, Peer::Unix(stream), Transport::Unix).await;
-                    });
-                },
-            )
-            .await;
-        }
-        Listener::Relay(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            accept_all(
-                &stop,
-                || listener.accept(),
-                |(stream, _)| {
-                    tune(&stream);
-                    let context = Arc::clone(&context);
-                    tasks.spawn_local(async move { serve_relay(&context, stream).await });
-                },
-            )
-            .await;
+        Incoming::Unix(stream) => serve_any(&thread, Peer::Unix(stream), Transport::Unix).await,
+        Incoming::Relay(stream) => {
+            tune(&stream);
+            serve_relay(&thread.context, stream).await;
         }
     }
-    Ok(())
 }
 
 /// Serves a client in a session of the proxy's own, or passes it through: while nothing needs sessions, or the proxy has

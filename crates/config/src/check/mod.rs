@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: [`Config::parse`].
 
+mod cache;
 mod compress;
 mod dispatch;
 mod dns;

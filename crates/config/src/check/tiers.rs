@@ -1,19 +1,16 @@
-//! Everything that is neither a server nor its edge: application, database, lease, cache, uploads, addresses, DNS, capacity.
+//! Everything that is neither a server nor its edge: application, database, lease, uploads, addresses, DNS, capacity.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_fleet::{
-    AppProtocol, BalanceRule, CachePlacement, Code, Engine, HealthCheck, ListenAddress, RetryPolicy,
-    ServerName,
-};
+use pontoon_fleet::{AppProtocol, BalanceRule, Code, Engine, HealthCheck, ListenAddress, RetryPolicy};
 
 use super::Check;
 use crate::model::{
-    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Cache, Capacity, ClientCertificate, Db,
-    Durability, EtcdTls, Hosted, Lease, LeaseStore, Reads,
+    AddressMethod, Addresses, AfterWrite, App, Assets, Backup, Capacity, ClientCertificate, Db, Durability,
+    EtcdTls, Hosted, Lease, LeaseStore, Reads,
 };
 use crate::raw::{self, At, IpMethod, StoreKind, Text};
 
@@ -599,56 +596,6 @@ impl Check<'_> {
             }
         };
         Some(EtcdTls { ca: ca?, client })
-    }
-
-    pub(super) fn cache(&mut self, cache: &raw::Cache) -> Option<Cache> {
-        let listen = match &cache.listen {
-            Some(text) => self.socket("cache.listen", text),
-            None => Some(SocketAddr::from(([127, 0, 0, 1], 11211))),
-        };
-        let memory_bytes = self.bytes("cache.memory", &cache.memory, 1 << 20);
-        let copies = self.number("cache.copies", cache.copies.as_ref(), 1, 1..=16);
-        let socket = cache.socket.as_ref().map(|path| self.path("cache.socket", path));
-        let placement = match &cache.placement {
-            Some(text) => CachePlacement::ALL
-                .into_iter()
-                .find(|known| known.as_str() == text.get().as_str())
-                .or_else(|| {
-                    self.none(
-                        "cache.placement",
-                        text,
-                        "must be \"ketama\", \"twemproxy\" or \"rendezvous\"",
-                    )
-                }),
-            None => Some(CachePlacement::default()),
-        };
-        let mut labels = BTreeMap::new();
-        for (name, label) in &cache.labels {
-            let path = format!("cache.labels.{name}");
-            let fits =
-                |text: &str| !text.is_empty() && text.len() <= 200 && !text.contains(char::is_whitespace);
-            match name.parse::<ServerName>() {
-                Ok(server) if fits(label.get()) => {
-                    if labels.values().any(|known| known == label.get()) {
-                        return self.none(&path, label, "stands for another server already");
-                    }
-                    labels.insert(server, label.get().clone());
-                }
-                Ok(_) => return self.none(&path, label, "must be a word such as \"10.0.0.3:11211\""),
-                Err(_) => return self.none(&path, label, "is not under the name of a server"),
-            }
-        }
-        Some(Cache {
-            listen: listen?,
-            socket: match socket {
-                Some(path) => Some(path?),
-                None => None,
-            },
-            placement: placement?,
-            labels,
-            memory_bytes: memory_bytes?,
-            copies: copies?,
-        })
     }
 
     pub(super) fn assets(&mut self, assets: &raw::Assets) -> Option<Assets> {

@@ -4,6 +4,7 @@
 //! atomic: no lock stands in the hot path.
 
 mod agent;
+mod cache;
 mod dns;
 mod edge;
 mod histogram;
@@ -21,6 +22,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
 pub use agent::AgentMetrics;
+pub use cache::CacheMetrics;
 pub use dns::{DnsMetrics, DnsThread};
 pub use edge::{CacheEvent, EdgeMetrics, EdgeThread, EdgeTotals, FloorEvent, Open, RetryReason, TlsFailure};
 pub use histogram::AtomicHistogram;

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use pontoon_fleet::{
-    Epoch, FleetView, LeaseRecord, PoolReport, Ports, ReplicaReport, Revision, Role, ServerState, ServerView,
-    SpreadReport,
+    CacheReport, CacheServerReport, Epoch, FleetView, LeaseRecord, PoolReport, Ports, ReplicaReport,
+    Revision, Role, ServerState, ServerView, SpreadReport,
 };
 
 use super::*;
@@ -16,6 +16,43 @@ fn has(text: &str, line: &str) {
         text.lines().any(|have| have == line),
         "{line:?} is not in\n{text}"
     );
+}
+
+#[test]
+fn the_caches_numbers_are_those_of_its_report() {
+    let mut registry = registry();
+    let cache = CacheMetrics::register(&mut registry);
+    let mut report = CacheReport {
+        clients: 3,
+        connections_total: 9,
+        requests_total: 100,
+        missed_total: 2,
+        failed_total: 1,
+        waited_total: 4,
+        list: Some(7),
+        closed: 7,
+        servers: vec![CacheServerReport {
+            server: "a".parse().unwrap(),
+            trouble: Some("it does not answer".to_owned()),
+        }],
+        trouble: None,
+        not_listening: Vec::new(),
+    };
+    cache.set(&report);
+    report.requests_total = 150;
+    report.list = None;
+    cache.set(&report);
+    let text = registry.encode();
+    for line in [
+        "pontoon_cache_clients 3",
+        "pontoon_cache_requests_total 150",
+        "pontoon_cache_reads_missed_total 2",
+        "pontoon_cache_reads_waited_total 4",
+        "pontoon_cache_list 0",
+        "pontoon_cache_server_up{server=\"a\"} 0",
+    ] {
+        has(&text, line);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,17 +40,14 @@ pub struct One {
 impl One {
     /// `None`, and a line, when memcached is not installed.
     pub fn start() -> Option<One> {
-        if find_program(PROGRAM).is_none() {
-            println!("SKIPPED: memcached is not installed");
-            return None;
-        }
+        program(PROGRAM)?;
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths {
             config: dir.path().join("fleet.toml"),
             state_dir: dir.path().to_owned(),
             run_dir: dir.path().to_owned(),
         };
-        let proxy = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+        let proxy = free_address();
         write_view(&paths, &view(proxy));
         let memcached = memcached(&paths.memcached_socket());
         let shutdown = Shutdown::new();
@@ -63,6 +60,7 @@ impl One {
         let limits = Limits {
             // A busy machine is no dead server.
             silence: Duration::from_secs(5),
+            fill: SOON,
             ..Limits::default()
         };
         let thread = std::thread::spawn(move || run_until(&options, limits, &ends).unwrap());
@@ -103,11 +101,41 @@ pub fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A program that is installed, or that `script/get-memcached` unpacked; else `None`, and a line.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let unpacked = unpacked().join("bin").join(name);
+    let found = find_program(name).or_else(|| unpacked.exists().then_some(unpacked));
+    if found.is_none() {
+        println!("SKIPPED: {name} is not installed, and script/get-memcached has not been run");
+    }
+    found
+}
+
+/// Where `script/get-memcached` puts things.
+pub fn unpacked() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/memcached")
+}
+
 /// The memcached that the agent would start.
 pub fn memcached(socket: &Path) -> Process {
-    let mut command = Command::new(find_program(PROGRAM).unwrap());
+    let mut command = Command::new(program(PROGRAM).unwrap());
     command.args(arguments(socket, 64 << 20)).args(["-u", "root"]);
     Process(command.stdin(Stdio::null()).spawn().unwrap())
+}
+
+/// One that is dialled over TCP, as an application does without a proxy.
+pub fn memcached_at(address: SocketAddr) -> Process {
+    let mut command = Command::new(program(PROGRAM).unwrap());
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    command.args(["-l", &host, "-p", &port, "-U", "0", "-u", "root"]);
+    let process = Process(command.stdin(Stdio::null()).spawn().unwrap());
+    until(|| TcpStream::connect(address).is_ok());
+    process
+}
+
+/// A free address of loopback.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()))
 }
 
 /// One line there, one line back.
@@ -138,6 +166,7 @@ fn view(proxy: SocketAddr) -> FleetView {
         cache: Some(CacheView {
             listen: vec![ListenAddress::Tcp(proxy)],
             memory_bytes: 64 << 20,
+            fill_once: vec!["page:".to_owned()],
             list: Some(CacheList {
                 number: 1,
                 open: true,
