@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 43] = [
+const COMMANDS: [&str; 44] = [
     "init",
     "db",
     "db-status",
@@ -38,6 +38,7 @@ const COMMANDS: [&str; 43] = [
     "app-drain",
     "app-undrain",
     "measure",
+    "measure-compare",
     "measure-load",
     "measure-selftest",
     "edge-explain",
