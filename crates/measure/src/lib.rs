@@ -7,16 +7,20 @@
 //! **Must never:** send anything to another host than the one that was named (redirections are not followed), repeat a
 //! request that may have been carried out, or hide that the generator itself was too slow.
 
+pub mod compare;
 mod engine;
+mod html;
 mod http1;
 mod http2;
 mod pace;
+mod plot;
 pub mod ratebox;
 mod report;
 mod run;
 pub mod selftest;
 mod target;
 
+pub use html::page;
 pub use report::{Percentiles, Recovery, Report, Second, Totals};
 pub use run::{Plan, Progress, Wanted, run};
 pub use target::{Place, Target};

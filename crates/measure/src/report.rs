@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use pontoon_capacity::regression::Fit;
 use pontoon_capacity::search::{Found, Hold};
-use pontoon_capacity::{Itself, Latencies, Objective, Verdict};
+use pontoon_capacity::{Itself, Latencies, Objective, Term, Verdict};
 use serde::Serialize;
 
 /// All of it. What `--json` prints and `--out` writes.
@@ -32,6 +33,9 @@ pub struct Report {
     pub found: Option<Found>,
     /// What the search held, in its order.
     pub holds: Vec<Hold>,
+    /// The regressions of those.
+    #[serde(skip)]
+    pub fits: Vec<(Term, Fit)>,
     /// How the target came back after overload.
     pub recovery: Option<Recovery>,
     /// Sums.

@@ -122,6 +122,7 @@ pub async fn run(plan: &Plan, watch: &mut dyn FnMut(Progress)) -> Result<Report,
             .as_ref()
             .map(|search| search.holds().to_vec())
             .unwrap_or_default(),
+        fits: went.search.as_ref().map(Search::fits).unwrap_or_default(),
         recovery: went.recovery,
         latency: Percentiles::of(&totals.latencies),
         totals,

@@ -38,6 +38,7 @@ const COMMANDS: [&str; 44] = [
     "app-drain",
     "app-undrain",
     "measure",
+    "measure-compare",
     "measure-load",
     "measure-selftest",
     "edge-explain",

@@ -47,6 +47,42 @@ fn a_rate_is_measured_and_written_down() {
     assert!(!written["totals"]["latencies"].as_array().unwrap().is_empty());
     assert!(!written.to_string().contains("secret"));
 
+    // The page, and a run that is compared with itself.
+    let page = machine.path("run.html");
+    let steady = machine.path("steady.json");
+    let more = [
+        "--out",
+        steady.to_str().unwrap(),
+        "--html",
+        page.to_str().unwrap(),
+    ];
+    let longer = [
+        "measure", "load", &url, "--rate", "50", "--for", "13s", "--good", "p99<9s",
+    ];
+    machine.run(&[&longer[..], &more].concat()).must_exit(0);
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+    let same = [
+        "measure",
+        "compare",
+        steady.to_str().unwrap(),
+        steady.to_str().unwrap(),
+    ];
+    let ran = machine
+        .run(&[&same[..], &["--fail-if-worse", "5%"]].concat())
+        .must_exit(0);
+    assert!(ran.out.contains("no difference detectable"), "{}", ran.out);
+    // Another objective, no run at all, nothing there.
+    for other in [
+        out.as_path(),
+        page.as_path(),
+        std::path::Path::new("/no/such/run"),
+    ] {
+        let ran = machine
+            .run(&["measure", "compare", same[2], other.to_str().unwrap()])
+            .must_exit(2);
+        assert!(ran.err.contains("error[M005]"), "{}", ran.err);
+    }
+
     // A limit of seconds, so that a busy machine's lateness does not make it another verdict.
     let slow = Model {
         workers: 1_000,

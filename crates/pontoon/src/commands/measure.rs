@@ -9,7 +9,8 @@ use pontoon_capacity::models::Class;
 use pontoon_capacity::{Objective, Verdict};
 use pontoon_fleet::units::{parse_duration, parse_share};
 use pontoon_fleet::{Code, Refusal};
-use pontoon_measure::{Place, Plan, Report, Target, Wanted, run, selftest};
+use pontoon_measure::compare::{Written, compare};
+use pontoon_measure::{Place, Plan, Report, Target, Wanted, page, run, selftest};
 use pontoon_rt::clock::{Clock, SystemClock};
 use pontoon_rt::files;
 use serde_json::json;
@@ -22,6 +23,8 @@ use crate::output::measure as output;
 pub enum Measure {
     /// Send a load to one URL: at a rate, or to find the highest rate that keeps an objective
     Load(Load),
+    /// Say whether the second of two written runs is worse than the first
+    Compare(Compare),
     /// Hold the search for a limit against servers whose limit is known; prints error and coverage
     Selftest(Selftest),
 }
@@ -31,6 +34,7 @@ impl Measure {
     pub fn wants_json(&self) -> bool {
         match self {
             Measure::Load(args) => args.json,
+            Measure::Compare(args) => args.json,
             Measure::Selftest(args) => args.json,
         }
     }
@@ -93,7 +97,27 @@ pub struct Load {
     /// Write the whole result there, as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Write a page with plots there: one HTML file that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print the whole result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pontoon measure compare`
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// What `pontoon measure load --out` wrote before
+    #[arg(value_name = "FIRST")]
+    pub first: PathBuf,
+    /// What it wrote later
+    #[arg(value_name = "SECOND")]
+    pub second: PathBuf,
+    /// Exit with 1 when the second is worse by more than this, and that is more than chance
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub fail_if_worse: Option<u32>,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -123,6 +147,7 @@ const EXIT_STATUS: &str = "Exit status:\n  0  kept, or the limit was found\n  1 
 pub fn measure(context: &Context, command: Measure) -> anyhow::Result<u8> {
     match command {
         Measure::Load(args) => alone(load(context, args)),
+        Measure::Compare(args) => compare_runs(context, &args),
         Measure::Selftest(args) => alone(check_itself(context, args)),
     }
 }
@@ -139,9 +164,9 @@ fn alone(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8
 async fn load(context: &Context, args: Load) -> anyhow::Result<u8> {
     let screen = context.screen;
     let (objective, wanted) = wanted(&args)?;
-    if let Some(file) = &args.out {
-        // Before minutes of load, not after them.
-        writable(file)?;
+    // Before minutes of load, not after them.
+    for (name, file) in [("--out", &args.out), ("--html", &args.html)] {
+        file.as_deref().map_or(Ok(()), |file| writable(name, file))?;
     }
     let place = Place::parse(&args.url)
         .map_err(|why| Refusal::new(Code::M002, "the URL cannot be measured").because(format!("it {why}")))?;
@@ -176,6 +201,9 @@ async fn load(context: &Context, args: Load) -> anyhow::Result<u8> {
     if let Some(file) = &args.out {
         let text = serde_json::to_vec(&report)?;
         files::write_atomic(file, &text, 0o644).map_err(Refusal::from)?;
+    }
+    if let Some(file) = &args.html {
+        files::write_atomic(file, page(&report).as_bytes(), 0o644).map_err(Refusal::from)?;
     }
     show(context, &report, args.json)
 }
@@ -255,7 +283,7 @@ fn bad(name: &str, rule: &str) -> Refusal {
     Refusal::new(Code::M004, "no such load can be made").because(format!("{name} {rule}"))
 }
 
-fn writable(file: &std::path::Path) -> Result<(), Refusal> {
+fn writable(name: &str, file: &std::path::Path) -> Result<(), Refusal> {
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => std::path::Path::new("."),
@@ -264,7 +292,7 @@ fn writable(file: &std::path::Path) -> Result<(), Refusal> {
         true => Ok(()),
         false => Err(
             Refusal::new(Code::M005, "the result could not be written").because(format!(
-                "--out {}: that is no file in a folder that is there",
+                "{name} {}: that is no file in a folder that is there",
                 file.display()
             )),
         ),
@@ -294,6 +322,27 @@ fn field(text: &str) -> Result<(String, String), String> {
         return Err(format!("{name:?} is set by the generator"));
     }
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn compare_runs(context: &Context, args: &Compare) -> anyhow::Result<u8> {
+    let read = |file: &std::path::Path| {
+        Written::read(file, |text| {
+            serde_json::from_slice(text).map_err(|error| error.to_string())
+        })
+    };
+    let found = compare(&read(&args.first)?, &read(&args.second)?)?;
+    let verdict = args
+        .fail_if_worse
+        .map_or(Verdict::Pass, |share| found.verdict(f64::from(share) / 100_000.0));
+    match args.json {
+        true => context
+            .screen
+            .json(&json!({ "verdict": verdict, "comparison": found }))?,
+        false => context
+            .screen
+            .answer(&output::comparison(&found, args.fail_if_worse, verdict))?,
+    }
+    Ok(verdict.exit_status())
 }
 
 async fn check_itself(context: &Context, args: Selftest) -> anyhow::Result<u8> {

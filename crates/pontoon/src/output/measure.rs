@@ -2,6 +2,7 @@
 
 use pontoon_capacity::Verdict;
 use pontoon_capacity::search::Found;
+use pontoon_measure::compare::Comparison;
 use pontoon_measure::selftest::Judged;
 use pontoon_measure::{Progress, Report};
 
@@ -139,6 +140,33 @@ fn ms(value: f64) -> String {
         10.0..1_000.0 => format!("{value:.0} ms"),
         _ => format!("{:.2} s", value / 1e3),
     }
+}
+
+/// Two runs side by side.
+pub fn comparison(found: &Comparison, fail_if_worse: Option<u32>, verdict: Verdict) -> String {
+    let unit = if found.what == "limit" { "requests/s" } else { "ms" };
+    let mut text = format!(
+        "{}: {:.1} {unit}, then {:.1} {unit}: {:.3} times as much, between {:.3} and {:.3}\n",
+        found.what, found.first, found.second, found.ratio.rate, found.ratio.low, found.ratio.high
+    );
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    text.push_str(&match (found.detectable, found.worse_by > 0.0) {
+        (false, _) => format!("no difference detectable (±{})\n", percent(found.resolution)),
+        (true, true) => format!("worse by {}\n", percent(found.worse_by)),
+        (true, false) => format!("better by {}\n", percent(-found.worse_by)),
+    });
+    if let Some(share) = fail_if_worse {
+        let share = f64::from(share) / 100_000.0;
+        if verdict == Verdict::Threshold {
+            text.push_str(&format!("that is more than {}\n", percent(share)));
+        } else if !found.detectable && found.resolution > share {
+            text.push_str(&format!(
+                "a worsening of {} could not be seen in these runs: longer ones have narrower intervals\n",
+                percent(share)
+            ));
+        }
+    }
+    text
 }
 
 /// The search against servers whose limit is known.
