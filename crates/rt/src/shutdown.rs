@@ -33,16 +33,25 @@ impl Shutdown {
         }
     }
 
-    /// One that SIGTERM and SIGINT ask too; a second signal says [`hurried`](Shutdown::hurried). Works inside and
-    /// outside a runtime: a small thread of its own waits for the signals.
+    /// One that SIGTERM and SIGINT ask too; a second signal says [`hurried`](Shutdown::hurried). SIGHUP does nothing: it asks
+    /// a daemon to read its files anew, which these do by themselves, and would end the process. Works inside and outside
+    /// a runtime: a small thread of its own waits for the signals.
     ///
     /// # Errors
     /// When the thread or the signal handlers cannot be set up.
     pub fn from_signals() -> io::Result<Shutdown> {
+        Shutdown::by_signals(Some(|| tracing::info!("SIGHUP: there is nothing to open anew")))
+    }
+
+    /// As [`Shutdown::from_signals`] for a program that somebody looks at: SIGHUP ends it, because the terminal is gone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_signals_at_a_terminal() -> io::Result<Shutdown> {
         Shutdown::by_signals(None::<fn()>)
     }
 
-    /// As [`Shutdown::from_signals`], and SIGHUP calls `on_hangup` in place of ending the process.
+    /// As [`Shutdown::from_signals`], and SIGHUP calls `on_hangup`.
     ///
     /// # Errors
     /// As there.

@@ -74,7 +74,7 @@ fn run_inside(
     choice: application::Choice,
     inside: Inside,
 ) -> anyhow::Result<u8> {
-    let shutdown = Shutdown::from_signals().context("signals cannot be awaited")?;
+    let shutdown = Shutdown::from_signals_at_a_terminal().context("signals cannot be awaited")?;
     // Two threads: one for what the demo does, one so that a blocked file read does not hold up the clock.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
