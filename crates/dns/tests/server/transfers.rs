@@ -10,7 +10,7 @@ const KEY: &str =
     "key \"xfr\" { algorithm hmac-sha256; secret \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"; };\n";
 const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// Knot, which signs what it has fetched.
-const SIGNS: &str = "Knot that signs";
+const SIGNS: &str = "Knot-that-signs";
 /// 2026, in milliseconds: the opinion on an address changed then.
 const CHANGED: u64 = 1_780_000_000_000;
 
