@@ -6,7 +6,7 @@ use crate::cookie::{CookieSecret, ServerCookie};
 use crate::denial;
 use crate::dnssec::{Records, Signer};
 use crate::edns::{self, Edns};
-use crate::name;
+use crate::name::{self, Target};
 use crate::query::{self, Fault, Query};
 use crate::rr::{IN, is_meta, rcode, rtype};
 use crate::snapshot::{self, Node, Set, Snapshot};
@@ -227,10 +227,9 @@ fn refusal(query: &Query<'_>) -> u16 {
 
 fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<u8>, reply: &mut Reply) {
     let asked = query.name();
-    let dnssec = query.edns.is_some_and(|edns| edns.dnssec);
+    let edns = query.edns.unwrap_or_default();
     let Some((encloser, node)) = snapshot.closest(asked) else {
-        reply.code = rcode::REFUSED;
-        return;
+        return reply.code = rcode::REFUSED;
     };
     reply.authoritative = true;
     // The common case: the name itself has what is asked for.
@@ -241,7 +240,7 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<
         let (set, turn) = set.at(asker.turn);
         reply.answers = set.data.len() as u16;
         copy_turned(set, turn, out);
-        if let Some(signature) = set.signature.as_ref().filter(|_| dnssec) {
+        if let Some(signature) = set.signature.as_ref().filter(|_| edns.dnssec) {
             reply.answers += 1;
             out.extend_from_slice(&signature.ready);
         }
@@ -250,9 +249,11 @@ fn resolve(snapshot: &Snapshot, query: &Query<'_>, asker: &Asker, out: &mut Vec<
     let mut resolver = Resolver {
         snapshot,
         qtype: query.qtype,
-        signing: snapshot.signer.as_deref().filter(|_| dnssec),
+        signing: snapshot.signer.as_deref().filter(|_| edns.dnssec),
+        compact: edns.compact,
         asker,
         zone: node.zone,
+        redirects: [0; HOPS],
         writer: Writer::new(out),
         reply,
     };
@@ -276,31 +277,13 @@ struct Resolver<'a, 'b> {
     qtype: u16,
     /// What signs, when the zone is signed and the asker wants it.
     signing: Option<&'a Signer>,
+    compact: bool,
     asker: &'a Asker,
     zone: usize,
+    /// Whose DNAME was answered already, by the numbers of the names: it is the same record on the next hop.
+    redirects: [u64; HOPS],
     writer: Writer<'b>,
     reply: &'b mut Reply,
-}
-
-/// A name on its own memory: the target of an alias.
-struct Target {
-    wire: [u8; name::MAX],
-    length: usize,
-}
-
-impl Target {
-    fn new(head: &[u8], tail: &[u8]) -> Option<Target> {
-        let mut wire = [0; name::MAX];
-        let length = head.len() + tail.len();
-        wire.get_mut(..head.len())?.copy_from_slice(head);
-        wire.get_mut(head.len()..length)?.copy_from_slice(tail);
-        wire[..length].make_ascii_lowercase();
-        Some(Target { wire, length })
-    }
-
-    fn name(&self) -> &[u8] {
-        &self.wire[..self.length]
-    }
 }
 
 impl<'a> Resolver<'a, '_> {
@@ -346,9 +329,8 @@ impl<'a> Resolver<'a, '_> {
             Some(node) => self.at(name, node, false, followed),
             None => {
                 self.reply.no_name = true;
-                // The proof says that there is nothing at the name, and a type in it that there is no name (RFC 9824
-                // section 3.1).
-                if self.signing.is_none() {
+                // The proof says that nothing is at the name, and that there is none (RFC 9824 section 3.1).
+                if self.signing.is_none() || self.compact {
                     self.reply.code = rcode::NXDOMAIN;
                 }
                 self.negative(name, None, false);
@@ -481,7 +463,12 @@ impl<'a> Resolver<'a, '_> {
 
     /// A DNAME, and the alias that follows from it for this name (RFC 6672 section 3.1).
     fn redirect(&mut self, name: &[u8], owner: &[u8], dname: &Set) -> Option<Target> {
-        self.set(owner, dname, true);
+        let number = snapshot::number(owner);
+        if !self.redirects.contains(&number) {
+            self.redirects.rotate_right(1);
+            self.redirects[0] = number;
+            self.set(owner, dname, true);
+        }
         let labels = name.get(..name.len() - owner.len())?;
         let target = dname.data.first().and_then(|data| Target::new(labels, data));
         let Some(target) = target else {

@@ -336,6 +336,18 @@ fn of_a_zone_and_its_child_each_answers_its_own() {
     }
 }
 
+#[test]
+fn a_dname_that_redirects_twice_is_answered_once() {
+    let apex = "example.com".parse().unwrap();
+    let text = "@ SOA a b 1 2 3 4 5\n@ NS a\na A 192.0.2.7\nc DNAME @\n";
+    let zone = load(&apex, "test", text.as_bytes(), &mut |_| Err(String::new())).unwrap();
+    let (asker, mut out) = (asker(0, Transport::Udp), Vec::new());
+    let asked = query("a.c.c.example.com", rtype::A);
+    answer(&Snapshot::new(&[zone]), &settings(), &asker, &asked, &mut out);
+    // The DNAME, an alias for each of the two times, and the address.
+    assert_eq!(counts(&out), [1, 4, 0, 0]);
+}
+
 proptest! {
     /// Any bytes: no panic, a response never answers a response, and it fits.
     #[test]

@@ -24,6 +24,17 @@ fn ask(
     transport: Transport,
     may_sign: bool,
 ) -> (Vec<u8>, Outcome) {
+    ask_with(0x80, snapshot, name, qtype, transport, may_sign)
+}
+
+fn ask_with(
+    flags: u8,
+    snapshot: &Snapshot,
+    name: &str,
+    qtype: u16,
+    transport: Transport,
+    may_sign: bool,
+) -> (Vec<u8>, Outcome) {
     let asker = Asker {
         address: "192.0.2.9".parse().unwrap(),
         transport,
@@ -34,7 +45,7 @@ fn ask(
     let mut packet = b"\0\x07\0\0\0\x01\0\0\0\0\0\x01".to_vec();
     packet.extend_from_slice(name.parse::<Name>().unwrap().wire());
     packet.extend_from_slice(&qtype.to_be_bytes());
-    packet.extend_from_slice(&[0, 1, 0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]);
+    packet.extend_from_slice(&[0, 1, 0, 0, 41, 4, 208, 0, 0, flags, 0, 0, 0]);
     let mut out = Vec::new();
     let outcome = answer(snapshot, &Settings::default(), &asker, &packet, &mut out);
     (out, outcome)
@@ -149,6 +160,41 @@ fn a_signature_that_may_not_be_made_is_asked_for_over_tcp() {
     ] {
         let (_, outcome) = ask(&snapshot, name, qtype, Transport::Udp, false);
         assert_eq!((outcome.truncated, outcome.signed), (false, 0), "{name} {qtype}");
+    }
+}
+
+#[test]
+fn who_knows_compact_proofs_may_be_told_that_there_is_no_name() {
+    let base = zone("www A 192.0.2.3\n");
+    let signed = Snapshot::signed(
+        std::slice::from_ref(&base),
+        &signer(),
+        &mut Signatures::default(),
+        NOW,
+    );
+    let plain = Snapshot::new(&[base]);
+    let flags_of = |answer: &[u8]| answer[answer.len() - 4];
+    // RFC 9824 section 5.1: bits of DO and CO in the question, code and bits of the answer.
+    for (asked, name, code, answered) in [
+        (0x80, "none.example.com", 0, 0x80),
+        (0xC0, "none.example.com", 3, 0xC0),
+        (0x40, "none.example.com", 3, 0),
+        (0, "none.example.com", 3, 0),
+        (0xC0, "www.example.com", 0, 0xC0),
+    ] {
+        let (answer, _) = ask_with(asked, &signed, name, rtype::MX, Transport::Tcp, true);
+        assert_eq!(
+            (answer[3] & 15, flags_of(&answer)),
+            (code, answered),
+            "{asked:x} {name}"
+        );
+        let proof = ask(&signed, name, rtype::MX, Transport::Tcp, true).0;
+        if asked == 0xC0 {
+            // The same proof as without.
+            assert_eq!(answer[4..answer.len() - 4], proof[4..proof.len() - 4]);
+        }
+        let (answer, _) = ask_with(asked, &plain, "none.example.com", rtype::MX, Transport::Tcp, true);
+        assert_eq!(answer[3] & 15, 3, "an unsigned zone says it to everybody");
     }
 }
 

@@ -6,6 +6,10 @@ use crate::rr::rtype;
 const NSID: u16 = 3;
 const COOKIE: u16 = 10;
 
+/// Flags: of the sixteen the upper eight.
+const DO: u8 = 0x80;
+const CO: u8 = 0x40;
+
 /// What the asker's OPT record says.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Edns<'a> {
@@ -14,6 +18,8 @@ pub(crate) struct Edns<'a> {
     pub(crate) version: u8,
     /// DNSSEC records are wanted.
     pub(crate) dnssec: bool,
+    /// And a compact proof that there is no name may come with NXDOMAIN (RFC 9824 section 5.1).
+    pub(crate) compact: bool,
     pub(crate) nsid: bool,
     /// The client's cookie and, when it has one already, the server's.
     pub(crate) cookie: Option<([u8; 8], &'a [u8])>,
@@ -26,7 +32,8 @@ impl<'a> Edns<'a> {
         let mut edns = Edns {
             size: class.max(512),
             version,
-            dnssec: flags & 0x80 != 0,
+            dnssec: flags & DO != 0,
+            compact: flags & DO != 0 && flags & CO != 0,
             ..Edns::default()
         };
         while !data.is_empty() {
@@ -69,7 +76,8 @@ pub(crate) fn write(
     out.push(0);
     out.extend_from_slice(&rtype::OPT.to_be_bytes());
     out.extend_from_slice(&crate::UDP_LIMIT.to_be_bytes());
-    out.extend_from_slice(&[upper, 0, if asked.dnssec { 0x80 } else { 0 }, 0]);
+    let flags = if asked.dnssec { DO } else { 0 } | if asked.compact { CO } else { 0 };
+    out.extend_from_slice(&[upper, 0, flags, 0]);
     out.extend_from_slice(&(length as u16).to_be_bytes());
     if let Some((client, server)) = cookie {
         out.extend_from_slice(&[0, COOKIE as u8, 0, 24]);

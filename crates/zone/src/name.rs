@@ -148,6 +148,27 @@ pub(crate) fn length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// A name on its own memory: the target of an alias.
+pub(crate) struct Target {
+    wire: [u8; MAX],
+    length: usize,
+}
+
+impl Target {
+    pub(crate) fn new(head: &[u8], tail: &[u8]) -> Option<Target> {
+        let mut wire = [0; MAX];
+        let length = head.len() + tail.len();
+        wire.get_mut(..head.len())?.copy_from_slice(head);
+        wire.get_mut(head.len()..length)?.copy_from_slice(tail);
+        wire[..length].make_ascii_lowercase();
+        Some(Target { wire, length })
+    }
+
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.wire[..self.length]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,7 +30,7 @@ fn we_agree_where_the_others_do() {
         .and_then(|seed| seed.parse().ok());
     let mut dice = Dice(seed.unwrap_or(1));
     let folder = tempfile::tempdir().unwrap();
-    let names: Vec<String> = (0..if long { 200 } else { 10 })
+    let names: Vec<String> = (0..if long { 200 } else { 40 })
         .map(|n| format!("z{n}.test"))
         .collect();
     let (mut zones, mut texts) = (Vec::new(), Vec::new());

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use pontoon_acme::{Entry, FailureKind, Place, schedule};
 use pontoon_fleet::{
-    CertificateReport, Code, FleetView, Refusal, Role, ServerName, Tier, TierDetail, UnixMillis,
+    CertificateReport, Challenge, Code, FleetView, Proofs, Refusal, Role, ServerName, Tier, TierDetail,
+    UnixMillis,
 };
 
 use super::order::orderer;
@@ -268,12 +269,21 @@ async fn answered(agent: &Agent, name: &str, asked: UnixMillis) -> Result<String
         if let Some(attempt) = entry.attempt.filter(|attempt| attempt.at >= asked)
             && let Some((kind, why)) = attempt.value.failure
         {
-            let (code, what, next) = match kind {
-                FailureKind::Unproved => (Code::T010, "how the name servers are", "pontoon status --wide"),
-                _ => (Code::T002, "what is served meanwhile", "pontoon cert status"),
+            let code = match kind {
+                FailureKind::Unproved => Code::T010,
+                _ => Code::T002,
             };
-            let refusal = Refusal::new(code, format!("there is no new certificate for {name}"));
-            return Err(refusal.because(why).next(what, next));
+            let refusal = Refusal::new(code, format!("there is no new certificate for {name}")).because(why);
+            let in_the_dns = wanted(agent).is_some_and(|acme| acme.challenge == Challenge::Dns01);
+            return Err(match kind {
+                FailureKind::Unproved => refusal.next("how the name servers are", "pontoon status --wide"),
+                // It asked whom the zone is delegated to, who may be somebody else.
+                FailureKind::Refused if in_the_dns => refusal.next(
+                    "where the authority looks",
+                    format!("dig +trace TXT {}", Proofs::place(name)),
+                ),
+                _ => refusal.next("what is served meanwhile", "pontoon cert status"),
+            });
         }
         if Instant::now() >= deadline {
             return Err(

@@ -9,6 +9,8 @@ use super::*;
 const KEY: &str =
     "key \"xfr\" { algorithm hmac-sha256; secret \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"; };\n";
 const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+/// Knot, which signs what it has fetched.
+const SIGNS: &str = "Knot-that-signs";
 /// 2026, in milliseconds: the opinion on an address changed then.
 const CHANGED: u64 = 1_780_000_000_000;
 
@@ -26,13 +28,15 @@ fn start(name: &str, program: &Path, folder: &Path, port: u16, primary: u16) -> 
             ),
             &["-d", "-c", "conf"],
         ),
-        "Knot" => (
+        "Knot" | SIGNS => (
             format!(
                 "server:\n  rundir: {at}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
                  background-workers: 1\ndatabase:\n  storage: {at}\nlog:\n  - target: stderr\n    any: info\nkey:\n  \
                  - id: xfr\n    algorithm: hmac-sha256\n    secret: {SECRET}\nremote:\n  - id: ours\n    \
                  address: 127.0.0.1@{primary}\n    key: xfr\nacl:\n  - id: heard\n    key: xfr\n    action: notify\n\
-                 zone:\n  - domain: example.com\n    storage: {at}\n    master: ours\n    acl: heard\n"
+                 zone:\n  - domain: example.com\n    storage: {at}\n    master: ours\n    acl: heard\n    \
+                 dnssec-signing: {}\n",
+                if name == SIGNS { "on" } else { "off" }
             ),
             &["-c", "conf"],
         ),
@@ -111,6 +115,7 @@ fn nsd_knot_bind_and_powerdns_fetch_the_zone_and_follow_the_health_of_addresses(
     for (name, program) in [
         ("NSD", "nsd"),
         ("Knot", "knotd"),
+        (SIGNS, "knotd"),
         ("BIND", "named"),
         ("PowerDNS", "pdns_server"),
     ] {
@@ -164,6 +169,24 @@ fn nsd_knot_bind_and_powerdns_fetch_the_zone_and_follow_the_health_of_addresses(
             log.contains("IXFR, incoming"),
             "it asked for the changes only:\n{log}"
         );
+    }
+    let signs = secondaries
+        .iter()
+        .find(|(name, ..)| *name == SIGNS)
+        .zip(find("dig"));
+    if let Some(((_, port, ..), dig)) = signs {
+        let port = port.to_string();
+        let words = [
+            "@127.0.0.1",
+            "-p",
+            &port,
+            "www.example.com",
+            "+dnssec",
+            "+time=20",
+        ];
+        let output = Command::new(dig).args(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("RRSIG\tA 13 3"), "{text}");
     }
     let mut answer = String::new();
     let door = Paths::under(server.dir.path()).run_dir.join("dns.sock");

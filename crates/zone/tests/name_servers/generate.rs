@@ -63,9 +63,9 @@ pub fn zone(dice: &mut Dice, zone: &str) -> String {
         };
         let server = format!("ns.{owner}");
         let kind = match kind {
+            _ if !fresh => kinds[&owner],
             2 if kinds.get(&server).is_some_and(|kind| *kind != 0) => 0,
-            kind if fresh => kind,
-            _ => kinds[&owner],
+            kind => kind,
         };
         if !fresh && kind != 0 {
             continue;
