@@ -20,7 +20,8 @@
 //! [`Mode::Available`] this rests on [`Timing`] instead.
 //!
 //! **What the database's side must keep** is written at each [`Work`]. `tests/failover_model.rs` walks every order of
-//! events of two servers; `tests/failover_simulation.rs` throws dice over two to five.
+//! events of two servers, and of three, one of which follows through another; `tests/failover_simulation.rs` throws dice
+//! over two to five.
 
 mod candidate;
 mod follow;
