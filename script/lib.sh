@@ -112,7 +112,7 @@ private_nginx() {
 
 # private_memcached: memcached, and what the cache is held against, from the cache; see script/get-memcached.
 private_memcached() {
-    "$ROOT/script/get-memcached"
+    "$ROOT/script/get-memcached" || echo "SKIPPED: memcached and its clients: script/get-memcached failed"
     export PATH="$PATH:$CACHE/memcached/bin"
 }
 

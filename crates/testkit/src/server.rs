@@ -524,7 +524,8 @@ const BALLAST: &str = "ballast";
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        // Last, what a test puts there because it is not installed on this machine.
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/lab/bin",
     ),
     ("HOME", "/run/lab/home"),
     ("TMPDIR", TMPDIR),
