@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::Machine;
+use common::{Machine, Ran};
 use pontoon_capacity::models::{Law, Model, Trouble};
 use pontoon_measure::ratebox::Ratebox;
 
@@ -14,6 +14,19 @@ const QUICK: Model = Model {
     trouble: Trouble::None,
 };
 
+/// Runs `pontoon measure load`, as often as the generator itself was late: a busy machine makes it be.
+fn load(machine: &Machine, words: &[&str]) -> Ran {
+    let words = [&["measure", "load"], words].concat();
+    let mut ran = machine.run(&words);
+    for _ in 0..5 {
+        if ran.status != 2 {
+            break;
+        }
+        ran = machine.run(&words);
+    }
+    ran
+}
+
 #[test]
 fn a_rate_is_measured_and_written_down() {
     let machine = Machine::new();
@@ -21,19 +34,17 @@ fn a_rate_is_measured_and_written_down() {
     let url = format!("http://{}/?secret=1", ratebox.address());
     let out = machine.path("run.json");
     let words = [
-        "measure",
-        "load",
-        &url,
+        url.as_str(),
         "--rate",
         "50",
         "--for",
         "2s",
         "--good",
         "p99<9s,errors<1%",
+        "--out",
+        out.to_str().unwrap(),
     ];
-    let ran = machine
-        .run(&[&words[..], &["--out", out.to_str().unwrap()]].concat())
-        .must_exit(0);
+    let ran = load(&machine, &words).must_exit(0);
     assert!(ran.out.contains("result     pass\n"), "{}", ran.out);
     assert!(
         ran.out.contains("none failed") && ran.out.contains("p99 "),
@@ -56,10 +67,8 @@ fn a_rate_is_measured_and_written_down() {
         "--html",
         page.to_str().unwrap(),
     ];
-    let longer = [
-        "measure", "load", &url, "--rate", "50", "--for", "13s", "--good", "p99<9s",
-    ];
-    machine.run(&[&longer[..], &more].concat()).must_exit(0);
+    let longer = [url.as_str(), "--rate", "50", "--for", "13s", "--good", "p99<9s"];
+    load(&machine, &[&longer[..], &more].concat()).must_exit(0);
     assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
     let same = [
         "measure",
@@ -83,7 +92,6 @@ fn a_rate_is_measured_and_written_down() {
         assert!(ran.err.contains("error[M005]"), "{}", ran.err);
     }
 
-    // A limit of seconds, so that a busy machine's lateness does not make it another verdict.
     let slow = Model {
         workers: 1_000,
         service: 3.0,
@@ -91,10 +99,8 @@ fn a_rate_is_measured_and_written_down() {
     };
     let ratebox = Ratebox::start(slow, 1).unwrap();
     let url = format!("http://{}/", ratebox.address());
-    let ran = machine.run(&[
-        "measure",
-        "load",
-        &url,
+    let words = [
+        url.as_str(),
         "--rate",
         "20",
         "--for",
@@ -102,8 +108,9 @@ fn a_rate_is_measured_and_written_down() {
         "--good",
         "p50<2s,p99<9s",
         "--json",
-    ]);
-    let json: serde_json::Value = serde_json::from_str(&ran.must_exit(1).out).unwrap();
+    ];
+    let ran = load(&machine, &words).must_exit(1);
+    let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(
         (&json["version"], &json["verdict"]),
         (&1.into(), &"threshold".into())
