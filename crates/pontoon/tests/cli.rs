@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Machine, Ran, compare, http, snapshot};
 use pontoon_agent::api::PlanAnswer;
 
-const COMMANDS: [&str; 44] = [
+const COMMANDS: [&str; 45] = [
     "init",
     "db",
     "db-status",
