@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::access_log::Record;
 use crate::answer;
 use crate::challenge;
+
 use crate::forward::{self, After, Served};
 use crate::front;
 use crate::http1::body::Length;
@@ -25,6 +26,7 @@ use crate::http1::response::RelayWord;
 use crate::https;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::pipe::Pipe;
+use crate::uploads;
 use crate::worker::{Idle, Route, Worker};
 
 /// A client's connection.
@@ -359,7 +361,7 @@ async fn carry_out(
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
                 (None, None) => match upstreams.maintenance(request.peer) {
                     Some(maintenance) => forward::maintained(worker, client, request, &up, maintenance).await,
-                    None => forward::forward(worker, client, request, &mut up, route).await,
+                    None => serve_or_forward(worker, client, request, &mut up, route).await,
                 },
             },
             Err(Some(reject)) => forward::refused(worker, client, request, reject).await,
@@ -399,6 +401,23 @@ async fn carry_out(
         });
     }
     (served.after, head)
+}
+
+/// Hands out an upload that is here; else the application answers.
+async fn serve_or_forward(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+    route: Route,
+) -> Served {
+    let uploads = worker.upstreams().uploads.clone();
+    if let Some(uploads) = uploads.filter(|_| route == Route::Visitors)
+        && let Some(served) = uploads::serve(worker, client, request, up, &uploads).await
+    {
+        return served;
+    }
+    forward::forward(worker, client, request, up, route).await
 }
 
 /// Takes a small body in whole, so that the request can be sent again, and goes up in one write.
