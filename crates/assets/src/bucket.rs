@@ -15,7 +15,7 @@ use object_store::{
 use pontoon_config::Credentials;
 use pontoon_fleet::{AssetsView, KeyPlace};
 use pontoon_lease::{S3Settings, Secret};
-use pontoon_mirror::{Content, Digest, Entry, Stamp, Version};
+use pontoon_mirror::{Content, Digest, Entry, Stamp, Version, media};
 use sha2::{Digest as _, Sha256};
 
 use crate::node::{Node, now_ms};
@@ -260,35 +260,11 @@ fn attributes(path: &str, entry: &Entry, content: &Content) -> Attributes {
     for (name, value) in said {
         attributes.insert(Attribute::Metadata(name.into()), AttributeValue::from(value));
     }
-    attributes.insert(Attribute::ContentType, AttributeValue::from(content_type(path)));
+    attributes.insert(
+        Attribute::ContentType,
+        AttributeValue::from(media::content_type(path).unwrap_or(media::BYTES)),
+    );
     attributes
-}
-
-/// What most uploads are; the rest is bytes that nobody is to interpret.
-fn content_type(path: &str) -> &'static str {
-    let ending = path
-        .rsplit_once('.')
-        .map_or("", |(_, ending)| ending)
-        .to_ascii_lowercase();
-    match ending.as_str() {
-        "jpg" | "jpeg" => "image/jpeg",
-        "png" => "image/png",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "avif" => "image/avif",
-        "svg" => "image/svg+xml",
-        "css" => "text/css",
-        "js" => "text/javascript",
-        "json" => "application/json",
-        "txt" => "text/plain; charset=utf-8",
-        "pdf" => "application/pdf",
-        "mp4" => "video/mp4",
-        "webm" => "video/webm",
-        "mp3" => "audio/mpeg",
-        "woff2" => "font/woff2",
-        "zip" => "application/zip",
-        _ => "application/octet-stream",
-    }
 }
 
 fn parse_version(text: &str) -> Option<Version> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pontoon_mirror::names::{OWN, Unfit};
 use pontoon_mirror::{Content, Digest};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -118,9 +118,7 @@ impl Folder {
     }
 
     fn open_beneath(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
+        pontoon_rt::beneath::open(&self.root, path, flags)
     }
 
     fn stat(&self, path: &str) -> rustix::io::Result<Stat> {

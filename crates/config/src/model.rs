@@ -368,6 +368,10 @@ pub struct Assets {
     pub local: PathBuf,
     /// The path that visitors read them under; begins and ends with `/`.
     pub url: String,
+    /// Whether the edge hands them out itself.
+    pub serve: bool,
+    /// Paths below `url` that the application hands out all the same; each begins with `url` and ends with `/`.
+    pub private: Vec<String>,
     /// The bucket.
     pub bucket: String,
     /// Its URL; `None` means that of the lease store, or AWS.

@@ -102,6 +102,12 @@ impl Config {
             out.section("[assets]");
             out.text("local", &assets.local.to_string_lossy());
             out.text("url", &assets.url);
+            if assets.serve {
+                out.raw("serve", "true");
+            }
+            if !assets.private.is_empty() {
+                out.list("private", &assets.private);
+            }
             out.text("bucket", &assets.bucket);
             out.optional("endpoint", assets.endpoint.as_deref());
             out.credentials(assets.credentials.as_ref());

@@ -581,6 +581,10 @@ pub(crate) struct Assets {
     pub local: Text,
     /// The path that visitors read them under.
     pub url: Text,
+    /// Whether the edge hands them out itself. Default: false.
+    pub serve: Option<At<bool>>,
+    /// Paths below `url` that the application hands out all the same.
+    pub private: Option<Vec<Text>>,
     /// The bucket.
     pub bucket: Text,
     /// The object store's URL. Default: that of the lease.

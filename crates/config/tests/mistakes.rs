@@ -11,6 +11,8 @@ mod copies;
 mod edge_tests;
 #[path = "mistakes/providers.rs"]
 mod providers;
+#[path = "mistakes/uploads.rs"]
+mod uploads;
 
 const ONE: &str = include_str!("../examples/fleet-1.toml");
 const TWO: &str = include_str!("../examples/fleet-2.toml");

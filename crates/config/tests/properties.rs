@@ -648,15 +648,23 @@ fn configs() -> impl Strategy<Value = Config> {
             copies,
         },
     );
-    let assets = ("/[a-zé\" ]{0,20}", "/([a-z]{1,9}/)?", "[a-z0-9.]{3,3}", secrets()).prop_map(
-        |(local, url, bucket, credentials)| Assets {
+    let private = prop::collection::vec("[a-z]{1,9}/", 0..3);
+    let assets = (
+        "/[a-zé\" ]{0,20}",
+        "/([a-z]{1,9}/)?",
+        (any::<bool>(), private),
+        "[a-z0-9.]{3,3}",
+        secrets(),
+    )
+        .prop_map(|(local, url, (serve, private), bucket, credentials)| Assets {
             local: local.into(),
+            serve,
+            private: private.into_iter().map(|below| url.clone() + &below).collect(),
             url,
             bucket: bucket.replace("..", "aa"),
             endpoint: None,
             credentials,
-        },
-    );
+        });
     let ip = prop_oneof![
         Just(AddressMethod::Arp),
         Just(AddressMethod::None),

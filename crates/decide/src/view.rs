@@ -203,6 +203,8 @@ fn assets_view(config: &Config) -> Option<AssetsView> {
     Some(AssetsView {
         local: assets.local.clone(),
         url: assets.url.clone(),
+        serve: assets.serve,
+        private: assets.private.clone(),
         bucket: assets.bucket.clone(),
         endpoint,
         keys: credentials.map(|credentials| match credentials {

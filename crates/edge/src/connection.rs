@@ -27,6 +27,7 @@ use crate::https;
 use crate::io::{Buffer, Deadline, Stream};
 use crate::own;
 use crate::pipe::Pipe;
+use crate::uploads;
 use crate::worker::{Idle, Route, Worker};
 
 /// A client's connection.
@@ -361,15 +362,7 @@ async fn carry_out(
                 (None, Some(port)) => redirect(worker, client, request, &up, port).await,
                 (None, None) => match upstreams.maintenance(request.peer) {
                     Some(maintenance) => own::maintained(worker, client, request, &up, maintenance).await,
-                    None => match upstreams
-                        .answers
-                        .cache
-                        .as_ref()
-                        .filter(|_| route == Route::Visitors)
-                    {
-                        Some(rules) => Box::pin(cache::serve(worker, client, request, &mut up, rules)).await,
-                        None => forward::forward(worker, client, request, &mut up, route, None).await,
-                    },
+                    None => serve_or_forward(worker, client, request, &mut up, route).await,
                 },
             },
             Err(Some(reject)) => own::refused(worker, client, request, reject).await,
@@ -409,6 +402,29 @@ async fn carry_out(
         });
     }
     (served.after, head)
+}
+
+/// Hands out an upload that is here, or an answer that is kept; else the application answers.
+async fn serve_or_forward(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    request: &Request,
+    up: &mut Pipe,
+    route: Route,
+) -> Served {
+    let upstreams = worker.upstreams();
+    if route == Route::Relay {
+        return forward::forward(worker, client, request, up, route, None).await;
+    }
+    if let Some(uploads) = upstreams.uploads.clone()
+        && let Some(served) = uploads::serve(worker, client, request, up, &uploads).await
+    {
+        return served;
+    }
+    match &upstreams.answers.cache {
+        Some(rules) => Box::pin(cache::serve(worker, client, request, up, rules)).await,
+        None => forward::forward(worker, client, request, up, route, None).await,
+    }
 }
 
 /// Takes a small body in whole, so that the request can be sent again, and goes up in one write.

@@ -44,6 +44,7 @@ mod proxy_protocol;
 mod queue;
 mod state;
 mod stay;
+mod uploads;
 mod upstream;
 mod worker;
 

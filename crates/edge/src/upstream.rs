@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::floors::FloorRule;
 use crate::io::Stream;
 use crate::options::Tuning;
+use crate::uploads::Uploads;
 use crate::worker::AnswerClock;
 
 /// How an application server is reached.
@@ -244,6 +245,8 @@ pub struct Upstreams {
     pub front: EdgeFront,
     /// What is answered in place of the application.
     pub answers: EdgeAnswers,
+    /// Uploads that are handed out here; `None` when the application hands them out.
+    pub uploads: Option<Arc<Uploads>>,
     /// The application; `None` when the view has none.
     pub app: Option<AppView>,
     /// Those that visitors' requests go to, in the view's order.
@@ -336,6 +339,7 @@ impl Upstreams {
             client: ClientLimits::default(),
             front: EdgeFront::default(),
             answers: EdgeAnswers::default(),
+            uploads: None,
             app: None,
             servers: Vec::new(),
             local: None,
@@ -419,6 +423,7 @@ impl Upstreams {
             client: view.limits.client.clone(),
             front: view.front.clone(),
             answers: view.answers.clone(),
+            uploads: Uploads::of_view(view, me).map(Arc::new),
             app: Some(app.clone()),
             servers,
             local,

@@ -14,6 +14,12 @@ pub struct AssetsView {
     pub local: PathBuf,
     /// The path that visitors read them under; begins and ends with `/`.
     pub url: String,
+    /// Whether edges hand them out themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serve: bool,
+    /// Paths below `url` that the application hands out all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private: Vec<String>,
     /// The bucket.
     pub bucket: String,
     /// The object store's URL; `None` means AWS.

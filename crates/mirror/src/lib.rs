@@ -22,6 +22,7 @@
 pub mod brake;
 pub mod clock;
 pub mod digest;
+pub mod media;
 pub mod names;
 pub mod record;
 

@@ -7,6 +7,7 @@
 //! **Must never:** decide anything about the fleet, and never let a slow, dead or lying peer on one socket hold up
 //! another.
 
+pub mod beneath;
 pub mod clock;
 pub mod doors;
 pub mod files;

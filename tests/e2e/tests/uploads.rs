@@ -158,7 +158,7 @@ impl Uploads {
         let path = a.path("/etc/pontoon/fleet.toml")?;
         let text = std::fs::read_to_string(&path).map_err(LabError::io("read the configuration"))?;
         let table = format!(
-            "\n[assets]\nlocal = \"{FOLDER}\"\nurl = \"/uploads/\"\nbucket = \"uploads\"\nendpoint = \"{}\"\ncredentials = {{ file = \"{KEYS}\" }}\n",
+            "\n[assets]\nlocal = \"{FOLDER}\"\nurl = \"/uploads/\"\nserve = true\nbucket = \"uploads\"\nendpoint = \"{}\"\ncredentials = {{ file = \"{KEYS}\" }}\n",
             self.url
         );
         std::fs::write(&path, text + &table).map_err(LabError::io("write the configuration"))?;
@@ -268,26 +268,14 @@ impl Uploads {
         self.same_everywhere(223).await.map(drop)
     }
 
-    /// A folder is moved, and what cannot be mirrored stays where it is.
+    /// A folder is moved, and what cannot be mirrored stays where it is. What became of it is seen after the kills.
     async fn move_a_folder(&self) -> Result<(), LabError> {
         let a = &self.fleet.a;
         a.sh(&format!(
             "cd {FOLDER}; mkfifo fifo; ln -s /etc/passwd link; ln -s /etc links; printf x >\"$(printf 'new\\nline')\"; mv many moved"
         ))
-        .await?;
-        let same = self.same_everywhere(223).await?;
-        expect(
-            same.contains_key("moved/0/0") && !same.contains_key("many/0/0"),
-            || "not moved".to_owned(),
-        )?;
-        wait_until("what cannot be mirrored is counted", LONG, async || {
-            let status = status(a).await?;
-            (status["report"]["skipped"].as_u64()? == 4).then_some(())
-        })
-        .await?;
-        a.sh(&format!("cd {FOLDER}; rm fifo link links new*"))
-            .await
-            .map(drop)
+        .await
+        .map(drop)
     }
 
     async fn killed_at_any_moment(&self) -> Result<(), LabError> {
@@ -309,6 +297,16 @@ impl Uploads {
             }
         }
         let same = self.same_everywhere(223 + 121).await?;
+        // Whoever died while the folder was moved.
+        let is_moved = same.contains_key("moved/0/0") && !same.contains_key("many/0/0");
+        expect(is_moved, || "not moved".to_owned())?;
+        let a = &self.fleet.a;
+        wait_until("what cannot be mirrored is counted", LONG, async || {
+            let status = status(a).await?;
+            (status["report"]["skipped"].as_u64()? == 4).then_some(())
+        })
+        .await?;
+        a.sh(&format!("cd {FOLDER}; rm fifo link links new*")).await?;
         expect(
             same.get("kill/again").is_some_and(|bytes| bytes == b"5 19"),
             || format!("{:?}", same.get("kill/again")),
@@ -411,8 +409,25 @@ impl Uploads {
         expect(after == before, || "not the same as before".to_owned())
     }
 
+    /// By the edge of a server that did not take the upload.
+    async fn handed_out(&self, server: &Server) -> Result<(), LabError> {
+        let url = format!("http://{}/uploads/kill/again", server.public());
+        let ask = ["-si", "-H", "Host: notes.example.com", &url];
+        let of_no_type = server.exec("curl", &ask).await?;
+        expect(!of_no_type.contains("nosniff"), || of_no_type.clone())?;
+        let url = format!("http://{}/uploads/away/1.txt", server.public());
+        let ask = ["-si", "-H", "Host: notes.example.com", &url];
+        // Not before it has been still for a while.
+        wait_until("the edge hands an upload out", LONG, async || {
+            let answer = server.exec("curl", &ask).await.ok()?;
+            (answer.contains("nosniff") && answer.ends_with("while it is away")).then_some(())
+        })
+        .await
+    }
+
     async fn damaged(&self) -> Result<(), LabError> {
         let (a, b) = (&self.fleet.a, &self.fleet.b);
+        self.handed_out(b).await?;
         let said = run(a, &["assets", "verify"]).await?;
         expect(
             said.contains("234 files") && said.contains("the same in b"),

@@ -604,6 +604,24 @@ impl Check<'_> {
         if url.as_ref().is_some_and(|url| !url.ends_with('/')) {
             url = self.none("assets.url", &assets.url, "must end with /");
         }
+        let mut private = Some(Vec::new());
+        for typed in assets.private.iter().flatten() {
+            let path = self.url_path("assets.private", typed);
+            let below =
+                |path: &String| url.as_ref().is_none_or(|url| path.starts_with(url)) && path.ends_with('/');
+            let path = match path {
+                Some(path) if !below(&path) => self.none(
+                    "assets.private",
+                    typed,
+                    "must begin with assets.url and end with /",
+                ),
+                path => path,
+            };
+            private = private.zip(path).map(|(mut all, path)| {
+                all.push(path);
+                all
+            });
+        }
         let bucket = self.bucket("assets.bucket", &assets.bucket);
         let endpoint = match &assets.endpoint {
             Some(endpoint) => self.url("assets.endpoint", endpoint).map(Some),
@@ -616,6 +634,8 @@ impl Check<'_> {
         Some(Assets {
             local: local?,
             url: url?,
+            serve: assets.serve.as_ref().is_some_and(|serve| *serve.get()),
+            private: private?,
             bucket: bucket?,
             endpoint: endpoint?,
             credentials: credentials?,
