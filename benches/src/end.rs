@@ -1,5 +1,5 @@
 //! How a measurement ends: what it says, and its exit code.
-#![allow(clippy::print_stdout)] // this is a program that reports
+#![allow(clippy::print_stdout, reason = "its output is the result")]
 
 use std::process::ExitCode;
 
