@@ -10,6 +10,7 @@ mod peers;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pontoon_benches::end;
 use pontoon_testkit::LabError;
 
 const USAGE: &str = "script/bench cache all|single|pipelined|two-threads|latency [--rounds N] [--seconds N]";
@@ -69,27 +70,5 @@ fn main() -> ExitCode {
         println!("SKIPPED: the proxy, memcached and the load need four cores");
         return ExitCode::SUCCESS;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            println!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(wanted.measure()) {
-        Ok(Some(true)) => ExitCode::SUCCESS,
-        Ok(Some(false)) => ExitCode::FAILURE,
-        Ok(None) => {
-            println!("{USAGE}");
-            ExitCode::from(2)
-        }
-        Err(LabError::Skip(skip)) => {
-            println!("{skip}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end::after(wanted.measure(), USAGE)
 }

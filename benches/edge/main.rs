@@ -14,7 +14,7 @@ mod workloads;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pontoon_benches::busy;
+use pontoon_benches::{busy, end};
 use pontoon_testkit::LabError;
 
 const USAGE: &str = "script/bench edge all|small|two-cores|many|closing|large|tls|handshakes|http2|latency|idle [--rounds N] [--seconds N] [--connections N]";
@@ -76,27 +76,5 @@ fn main() -> ExitCode {
         println!("SKIPPED: the proxy, the origin and the load need four cores");
         return ExitCode::SUCCESS;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            println!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(wanted.measure()) {
-        Ok(Some(true)) => ExitCode::SUCCESS,
-        Ok(Some(false)) => ExitCode::FAILURE,
-        Ok(None) => {
-            println!("{USAGE}");
-            ExitCode::from(2)
-        }
-        Err(LabError::Skip(skip)) => {
-            println!("{skip}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end::after(wanted.measure(), USAGE)
 }

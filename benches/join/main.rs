@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pontoon_benches::end;
 use pontoon_e2e::fleet::Engine;
 use pontoon_e2e::under_load::{Options, join};
 use pontoon_testkit::{EnterOptions, Entered, Inside, Lab, LabError, enter};
@@ -21,18 +22,7 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::from(2);
     };
-    match measure(&arguments, &wanted) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(LabError::Skip(skip)) => {
-            println!("{skip}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end::with(measure(&arguments, &wanted).map(Some), USAGE)
 }
 
 /// What was asked for.

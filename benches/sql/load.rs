@@ -53,12 +53,7 @@ impl Done {
 
     /// The latency below which `share` of the queries were, in microseconds.
     pub fn percentile(&self, share: f64) -> u32 {
-        let at = (self.latencies.len() as f64 * share) as usize;
-        self.latencies
-            .get(at)
-            .or(self.latencies.last())
-            .copied()
-            .unwrap_or(0)
+        pontoon_benches::percentile(&self.latencies, share)
     }
 }
 

@@ -14,6 +14,7 @@ mod stand;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pontoon_benches::end;
 use pontoon_sql_tests::servers::Engine;
 use pontoon_testkit::LabError;
 
@@ -61,6 +62,20 @@ impl Wanted {
         }
         Some(wanted)
     }
+
+    /// `None` when nothing has that name.
+    async fn measure(&self) -> Result<Option<bool>, LabError> {
+        match self.what.as_str() {
+            "throughput" => measure::compare(self, Peer::Haproxy, None).await,
+            "cpu" => measure::compare(self, Peer::Haproxy, Some(measure::RATE)).await,
+            "router" => measure::compare(self, Peer::Router, None).await,
+            "scale" => measure::scale(self).await,
+            "idle" => measure::idle(self).await,
+            "slow-reader" => measure::slow_reader(self).await,
+            _ => return Ok(None),
+        }
+        .map(Some)
+    }
 }
 
 fn main() -> ExitCode {
@@ -73,37 +88,5 @@ fn main() -> ExitCode {
         // It knows no other.
         wanted.engine = Engine::Mysql;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            println!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let measured = runtime.block_on(async {
-        match wanted.what.as_str() {
-            "throughput" => measure::compare(&wanted, Peer::Haproxy, None).await,
-            "cpu" => measure::compare(&wanted, Peer::Haproxy, Some(measure::RATE)).await,
-            "router" => measure::compare(&wanted, Peer::Router, None).await,
-            "scale" => measure::scale(&wanted).await,
-            "idle" => measure::idle(&wanted).await,
-            "slow-reader" => measure::slow_reader(&wanted).await,
-            _ => {
-                println!("{USAGE}");
-                Ok(false)
-            }
-        }
-    });
-    match measured {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(LabError::Skip(skip)) => {
-            println!("{skip}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end::after(wanted.measure(), USAGE)
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{Agent, activated, parse};
 use crate::peer::ChangeMessage;
-use crate::{dial, observe};
+use crate::{dial, observe, page_files};
 
 /// Messages that may wait. They are sent again when they get lost.
 const QUEUE: usize = 256;
@@ -247,6 +247,11 @@ async fn check(agent: &Arc<Agent>, change: &Change) -> Result<(), Refusal> {
         );
     }
     certificates(agent, &config, server)?;
+    if server.roles.contains(&Role::Edge) {
+        let active = agent.active();
+        let shown = active.as_ref().map(|active| &active.config.edge.answers.pages);
+        page_files::check(&config.edge.answers.pages, shown)?;
+    }
     observe::blockers(agent, &config, &me).await
 }
 

@@ -47,6 +47,7 @@ mod leave;
 mod lies_tests;
 mod maintenance;
 mod observe;
+mod page_files;
 mod peer;
 mod publish;
 mod purge;

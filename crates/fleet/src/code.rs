@@ -268,6 +268,8 @@ codes! {
         "`pontoon edge maintenance on` was asked for something that cannot be: a fleet without an edge has nobody who could show the page, and maintenance that ends by itself lasts a week at most. Nothing was changed. Give a shorter `--for`, or none, and end it with `pontoon edge maintenance off`.";
     N022 Usage "nothing can be forgotten so"
         "`pontoon edge purge` was asked for something that cannot be: the configuration has no `[edge.cache]`, so no edge keeps anything, or the path does not begin with `/`, or it is longer than 1 KiB. Nothing was changed.";
+    N023 Usage "a page for errors cannot be shown"
+        "`[edge.errors]` names files that must be at the same place on every server with an edge, be readable by the group `pontoon-tier`, and have between 1 byte and 256 KiB. The evidence says which server has which file not, or not so. Nothing was changed. Bring the file there and apply again. A page that is shown already and goes missing later stops no change: the edge shows what it last read, and status says so.";
 }
 
 impl fmt::Display for Code {

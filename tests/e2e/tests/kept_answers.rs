@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pontoon_e2e::fleet::{Fleet, attempt, expect, kill_agent, refused, run, start_agent, wait_until_healthy};
 use pontoon_testkit::{LabError, Server, in_lab, wait_until};
+use rustix::process::Signal;
 
 const FILE: &str = "/etc/pontoon/fleet.toml";
 /// How long it may take until every edge has heard, on a busy machine.
@@ -21,6 +22,8 @@ fn a_purge_reaches_every_edge_also_one_whose_agent_was_away() -> Result<(), LabE
             let (a, b) = (&fleet.a, &fleet.b);
             wait_until_healthy(a, 2).await?;
             refused(a, &["edge", "purge", "--prefix", "/"], "N022", 2).await?;
+            missing_pages_are_named(a, b).await?;
+            hangups_end_nothing(&fleet).await?;
             keep_answers(a).await?;
             for edge in [a, b] {
                 is_kept(edge).await?;
@@ -64,6 +67,40 @@ fn a_purge_reaches_every_edge_also_one_whose_agent_was_away() -> Result<(), LabE
             Ok(())
         },
     )
+}
+
+/// A page for errors that one of two edges does not have stops the change, whoever has it.
+async fn missing_pages_are_named(a: &Server, b: &Server) -> Result<(), LabError> {
+    attempt(a, &["plan"]).await?;
+    let path = a.path(FILE)?;
+    let before = std::fs::read_to_string(&path).map_err(LabError::io("read fleet.toml"))?;
+    let with = format!("{before}\n[edge.errors]\n503 = \"/etc/pontoon/sorry.html\"\n");
+    let write = |path, text: &str| std::fs::write(path, text).map_err(LabError::io("write a file"));
+    write(path.clone(), &with)?;
+    write(a.path("/etc/pontoon/sorry.html")?, "sorry")?;
+    let said = refused(a, &["apply", "--yes"], "N023", 2).await?;
+    expect(
+        said.contains("/etc/pontoon/sorry.html") && said.contains('b'),
+        || said.clone(),
+    )?;
+    write(b.path("/etc/pontoon/sorry.html")?, "sorry")?;
+    run(a, &["apply", "--yes"]).await?;
+    write(path, &before)?;
+    run(a, &["apply", "--yes"]).await.map(drop)
+}
+
+/// What logrotate and old habits send to daemons.
+async fn hangups_end_nothing(fleet: &Fleet) -> Result<(), LabError> {
+    let mut heard = Vec::new();
+    for name in ["agent", "edge", "sql"] {
+        let process = fleet.process(&fleet.b, name)?;
+        process.signal(Signal::HUP)?;
+        heard.push(process);
+    }
+    wait_until_healthy(&fleet.a, 2).await?;
+    expect(heard.iter().all(|process| process.alive()), || {
+        "a process of b ended by SIGHUP".to_owned()
+    })
 }
 
 /// `[edge.cache]`, applied, for an application that says nothing of caches.
