@@ -69,8 +69,8 @@ impl Phase for Uploaded {
                 author.found()
             ));
             stage.caveat(
-                "Files go from one server to the other within milliseconds, not within none: who is faster than that is told by the \
-                 other server that there is no such file.",
+                "An upload is on the other server a moment later, not at the same time: who is faster than that is told there that \
+                 there is no such file.",
             );
             stage.traffic(1).await
         })
