@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::app::{Later, Visited};
 use crate::database::LabDatabase;
+use crate::http::{Request, Response};
 use crate::process::Process;
 use crate::server::Server;
 use crate::{LabError, Skip};
@@ -43,6 +44,30 @@ pub trait DemoApp: Visited {
         address: SocketAddr,
         database: &'a dyn LabDatabase,
     ) -> Later<'a, Result<(), LabError>>;
+
+    /// Where it keeps uploads, if it takes any.
+    fn uploads(&self) -> Option<Uploads> {
+        None
+    }
+
+    /// An upload of a picture by its author, once it is installed; nothing when it takes none.
+    fn upload(&self, _name: &str, _picture: Vec<u8>) -> Option<Request> {
+        None
+    }
+
+    /// The paths of the files that an upload has made, the picture itself first; nothing when it was not taken.
+    fn uploaded(&self, _response: &Response) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Where an application keeps uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uploads {
+    /// The folder, on each server.
+    pub folder: &'static str,
+    /// The path that visitors read them under; begins and ends with `/`.
+    pub url: &'static str,
 }
 
 /// Waits until something listens on `listen` inside `server`, while `process` runs.

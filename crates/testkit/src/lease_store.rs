@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::demo_app::Uploads;
 use crate::process::{Process, Spawn};
 use crate::server::Server;
 use crate::wait::{find_program, wait_until};
@@ -126,6 +127,22 @@ impl LabStore {
                  credentials = {{ file = \"{KEYS}\" }}\nttl = \"6s\"\n"
             ),
         }
+    }
+
+    /// `[assets]` of `fleet.toml` for what an application keeps in its folder; nothing when it is no bucket.
+    pub fn uploads_table(&self, uploads: Uploads) -> Option<String> {
+        let (host, Uploads { folder, url }) = (self.server.private(), uploads);
+        (self.kind == StoreKind::S3).then(|| {
+            format!(
+                "[assets]\nlocal = \"{folder}\"\nurl = \"{url}\"\nbucket = \"{BUCKET}\"\n\
+                 endpoint = \"http://{host}:5000\"\ncredentials = {{ file = \"{KEYS}\" }}\n"
+            )
+        })
+    }
+
+    /// The URL of what the bucket has under a key.
+    pub fn object_url(&self, key: &str) -> String {
+        format!("http://{}:5000/{BUCKET}/{key}", self.server.private())
     }
 
     /// Puts what a server of the fleet needs for it where [`table`](LabStore::table) says.

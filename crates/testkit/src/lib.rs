@@ -35,7 +35,7 @@ mod workdir;
 
 pub use app::{Visited, WriteId};
 pub use database::{DatabaseOptions, LabDatabase, Mariadb, Standalone};
-pub use demo_app::DemoApp;
+pub use demo_app::{DemoApp, Uploads};
 pub use enter::{EnterOptions, Entered, INSIDE_VARIABLE, Inside, Outside, enter, namespaces_unavailable};
 pub use error::{LabError, Skip};
 pub use filter::Lost;

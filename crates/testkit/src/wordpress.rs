@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::app::{Dice, Found, Later, TextHash, Verdict, Visit, Visited, WriteId};
 use crate::database::{LabDatabase, connect_root, rows};
-use crate::demo_app::{DemoApp, wait_listening};
+use crate::demo_app::{DemoApp, Uploads, wait_listening};
 use crate::http::{Connection, Request, Response};
 use crate::process::{Process, Spawn};
 use crate::server::Server;
@@ -160,7 +160,10 @@ impl WordPress {
 
     fn write_post(&self, text: &str) -> Request {
         let fields = [("title", "A post"), ("content", text), ("status", "publish")];
-        let mut request = Request::form("/?rest_route=/wp/v2/posts", &fields);
+        self.by_author(Request::form("/?rest_route=/wp/v2/posts", &fields))
+    }
+
+    fn by_author(&self, mut request: Request) -> Request {
         if let Some(login) = self.login.get() {
             request.headers.push(("Cookie".to_owned(), login.cookies.clone()));
             request
@@ -295,6 +298,41 @@ impl DemoApp for WordPress {
         database: &'a dyn LabDatabase,
     ) -> Later<'a, Result<(), LabError>> {
         Box::pin(self.install_through(address, database))
+    }
+
+    fn uploads(&self) -> Option<Uploads> {
+        Some(Uploads {
+            folder: "/var/lib/wordpress/wp-content/uploads",
+            url: "/wp-content/uploads/",
+        })
+    }
+
+    fn upload(&self, name: &str, picture: Vec<u8>) -> Option<Request> {
+        let mut request = Request::post("/?rest_route=/wp/v2/media", "image/gif", picture);
+        let disposition = format!("attachment; filename=\"{name}\"");
+        request
+            .headers
+            .push(("Content-Disposition".to_owned(), disposition));
+        Some(self.by_author(request))
+    }
+
+    /// The picture, and the smaller ones that WordPress makes of it.
+    fn uploaded(&self, response: &Response) -> Vec<String> {
+        if response.status != 201 {
+            return Vec::new();
+        }
+        let media: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        let sizes = media["media_details"]["sizes"].as_object();
+        let sizes = sizes.into_iter().flat_map(|sizes| sizes.values());
+        let path = |url: &str| Some(format!("/{}", url.split_once("//")?.1.split_once('/')?.1));
+        let mut paths = Vec::new();
+        for file in std::iter::once(&media).chain(sizes) {
+            match file["source_url"].as_str().and_then(path) {
+                Some(path) if !paths.contains(&path) => paths.push(path),
+                _ => {}
+            }
+        }
+        paths
     }
 }
 

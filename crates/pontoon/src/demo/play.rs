@@ -27,7 +27,7 @@ pub async fn play(
 ) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let workdir = inside.workdir().to_owned();
-    let phases = phases::all();
+    let phases = phases::all(choice.app.as_ref());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut visitors = Visitors {
         rate: choice.app.rate(cores),
@@ -37,7 +37,7 @@ pub async fn play(
     let title = format!("Pontoon demo: {} on one server, then on two", choice.app.name());
     let titles: Vec<&str> = phases.iter().map(|phase| phase.title()).collect();
     let show = Arc::new(Show::new(screen, &title, &titles));
-    for remark in choice.remark.iter().chain(phases::missing().iter()) {
+    for remark in choice.remark.iter().chain(&phases::missing(choice.app.as_ref())) {
         show.remark(remark);
     }
 

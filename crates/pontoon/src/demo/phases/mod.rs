@@ -12,9 +12,12 @@ mod one_server;
 mod reads_spread;
 mod server_freezes;
 mod two_copies;
+mod uploads;
 
 use std::future::Future;
 use std::pin::Pin;
+
+use pontoon_testkit::DemoApp;
 
 use super::stage::Stage;
 
@@ -42,8 +45,8 @@ pub trait Phase: Send + Sync {
     fn play<'a>(&'a self, stage: &'a mut Stage) -> Playing<'a>;
 }
 
-/// Every phase that can be played here, in order.
-pub fn all() -> Vec<Box<dyn Phase>> {
+/// Every phase that can be played here with `app`, in order.
+pub fn all(app: &dyn DemoApp) -> Vec<Box<dyn Phase>> {
     let mut phases: Vec<Box<dyn Phase>> = vec![
         Box::new(one_server::OneServer),
         Box::new(join::Join),
@@ -59,23 +62,34 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         phases.push(Box::new(server_freezes::ServerFreezes));
         phases.push(Box::new(network_cut::NetworkCut));
     }
+    if app.uploads().is_some() && uploads::STORE.available().is_ok() {
+        phases.push(Box::new(uploads::Uploaded));
+    }
     phases.push(Box::new(address_moves::AddressMoves));
     phases
 }
 
-/// What cannot be shown here, and how it could be; nothing when everything can.
-pub fn missing() -> Option<String> {
-    let skip = two_copies::STORE.available().err()?;
-    Some(format!("no primary is lost in this demo: {}", skip.0))
+/// What cannot be shown here with `app`, and how it could be; nothing when everything can.
+pub fn missing(app: &dyn DemoApp) -> Vec<String> {
+    let mut missing = Vec::new();
+    if let Err(skip) = two_copies::STORE.available() {
+        missing.push(format!("no primary is lost in this demo: {}", skip.0));
+    }
+    if let (Some(_), Err(skip)) = (app.uploads(), uploads::STORE.available()) {
+        missing.push(format!("nothing is uploaded in this demo: {}", skip.0));
+    }
+    missing
 }
 
 #[cfg(test)]
 mod tests {
+    use pontoon_testkit::WordPress;
+
     use super::*;
 
     #[test]
     fn names_are_for_machines_and_differ() {
-        let phases = all();
+        let phases = all(&WordPress::new(1, 1));
         let mut names: Vec<&str> = phases.iter().map(|phase| phase.name()).collect();
         assert!(
             names
