@@ -558,6 +558,15 @@ fn three_servers_keep_their_promises_in_every_order() {
                 },
             ),
             (
+                "hand over to one that dies",
+                Budget {
+                    orders: 1,
+                    kills: 1,
+                    failures: 1,
+                    ..base
+                },
+            ),
+            (
                 "late PUT",
                 Budget {
                     doubts: 1,
