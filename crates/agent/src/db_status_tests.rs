@@ -66,6 +66,7 @@ fn report(state: State, sync: &[&str]) -> FailoverReport {
         follows: None,
         through: false,
         leaving: false,
+        declines: None,
         drained: None,
         near: true,
         position: 7,

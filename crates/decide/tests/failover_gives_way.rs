@@ -23,6 +23,7 @@ fn facts(room: bool) -> PeerFacts {
         leaving: false,
         near: true,
         position: 5,
+        declines: None,
         room,
     }
 }

@@ -239,12 +239,13 @@ fn successors((world, budget): &State) -> Vec<(Act, bool, Option<usize>, Budget)
             push(act, false, b);
         }
         for other in 0..world.servers.len() {
-            // Only the leader listens, and only news.
+            // Only the leader listens, and only news; and all to one that declines.
             let news = world
                 .record
                 .as_ref()
                 .is_some_and(|record| record.leader == world.servers[at].setup.me);
-            if news {
+            let declines = || world.can(&Act::Hear(at, other)) && world.facts(other).declines.is_some();
+            if news || declines() {
                 push(Act::Hear(at, other), false, b);
             }
         }
@@ -445,6 +446,15 @@ fn scopes() -> Vec<(&'static str, Budget)> {
             },
         ),
         (
+            "hand over to one that dies",
+            Budget {
+                orders: 1,
+                kills: 1,
+                failures: 1,
+                ..base
+            },
+        ),
+        (
             "late PUT",
             Budget {
                 doubts: 1,
@@ -548,6 +558,15 @@ fn three_servers_keep_their_promises_in_every_order() {
                 },
             ),
             (
+                "hand over to one that dies",
+                Budget {
+                    orders: 1,
+                    kills: 1,
+                    failures: 1,
+                    ..base
+                },
+            ),
+            (
                 "late PUT",
                 Budget {
                     doubts: 1,
@@ -640,6 +659,16 @@ fn guards_are_missed() {
             },
         ),
         (None, Some(Slip::DrainBeforeHalt), Budget { jumps: 2, ..base }),
+        (
+            Some(Guard::NeverOpened),
+            None,
+            Budget {
+                orders: 1,
+                kills: 1,
+                failures: 1,
+                ..base
+            },
+        ),
     ];
     for (without, slip, budget) in mutants {
         let begun = std::time::Instant::now();

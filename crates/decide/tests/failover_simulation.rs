@@ -14,7 +14,7 @@ mod failover;
 use std::time::Duration;
 
 use failover::{Act, Seen, Slip, World};
-use pontoon_decide::failover::{Command, Guard, Mode, Policy, Setup, State, Timing};
+use pontoon_decide::failover::{Command, Guard, Mode, Node, Policy, Setup, State, Timing};
 
 const SEEDS: u64 = 20_000;
 
@@ -88,6 +88,7 @@ fn nothing_is_lost_and_one_writes_whatever_happens() {
             && all.0.filled > seeds / 100
             && all.0.forced > seeds / 100
             && all.0.gathered > seeds / 1_000
+            && all.0.taken_back > seeds / 1_000
             && all.0.beside > seeds / 1_000
             && all.0.through > seeds / 20
             && all.0.direct > seeds / 100,
@@ -110,6 +111,8 @@ fn every_guard_is_missed() {
         Guard::Settled,
         Guard::Drained,
         Guard::HandOverCaughtUp,
+        Guard::NeverOpened,
+        Guard::HandedOver,
         Guard::Enough,
         Guard::MostAdvanced,
         Guard::Near,
@@ -207,6 +210,8 @@ struct Run {
     faults: bool,
     /// In `available` one writer rests on agents that live and clocks that run: their deaths are not in it.
     gentle: bool,
+    /// An operator hands over often, and databases die in that moment.
+    moves: Option<Dice>,
     talk: bool,
 }
 
@@ -269,6 +274,7 @@ fn run(seed: u64, without: Option<Guard>, slip: Option<Slip>, talk: bool) -> Res
         dice,
         faults: false,
         gentle: mode == Mode::Available,
+        moves: Some(Dice(seed ^ 0x30b)).filter(|dice| Dice(dice.0).one_in(4)),
         talk,
     };
     run.go(Duration::from_secs(8))?;
@@ -366,8 +372,25 @@ impl Run {
         }
     }
 
+    /// An operator hands over.
+    fn hand_over(&mut self) -> Result<(), String> {
+        let (Some(moves), Some(record)) = (&mut self.moves, &self.world.record) else {
+            return Ok(());
+        };
+        let to = moves.below(self.world.servers.len() as u64) as usize;
+        if moves.one_in(15) {
+            let (to, from) = (
+                self.world.servers[to].setup.me.clone(),
+                self.world.index(&record.leader),
+            );
+            self.act(Act::Order(from, Command::Switchover(to)))?;
+        }
+        Ok(())
+    }
+
     /// Faults.
     fn stir(&mut self) -> Result<(), String> {
+        self.hand_over()?;
         let at = self.dice.below(self.world.servers.len() as u64) as usize;
         let until = self.now + Duration::from_millis(500 + self.dice.below(25_000));
         match self.dice.below(90) {
@@ -493,6 +516,12 @@ impl Run {
         let now = self.clock(who);
         self.world.book.now = self.now;
         self.world.act(&act, now, crash)?;
+        if let (Some(to), Some(moves)) = (self.world.book.handed.take(), &mut self.moves)
+            && moves.one_in(3)
+            && self.faults
+        {
+            self.act(Act::KillDatabase(to))?;
+        }
         self.world.book.broken.take().map_or(Ok(()), Err)
     }
 
@@ -554,10 +583,15 @@ impl Run {
             return false;
         };
         let leader = &self.world.servers[self.world.index(&record.leader)];
+        // Where both know what happened it is taken back.
+        let knows = |agent: &Node| {
+            let handed = self.world.book.gave.values().any(|epoch| *epoch == record.epoch);
+            handed && !record.fragile && agent.declines().is_some()
+        };
         leader
             .agent
             .as_ref()
-            .is_some_and(|agent| stranded(agent.standing().state))
+            .is_some_and(|agent| stranded(agent.standing().state) && !knows(agent))
             || record.electing
     }
 }
@@ -583,4 +617,5 @@ fn add(all: &mut Seen, seen: &Seen) {
     all.beside += seen.beside;
     all.through += seen.through;
     all.direct += seen.direct;
+    all.taken_back += seen.taken_back;
 }

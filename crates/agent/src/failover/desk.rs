@@ -53,6 +53,9 @@ pub struct FailoverReport {
     /// Whether it asks the leader not to count on it.
     #[serde(default)]
     pub leaving: bool,
+    /// The epoch whose lease names it, in which its database was not open and will not be: see [`PeerFacts::declines`].
+    #[serde(default)]
+    pub declines: Option<Epoch>,
     /// The epoch that it leads and for which it has applied everything that it had received.
     pub drained: Option<Epoch>,
     /// Whether it is so little behind that a commit that waits for it hardly notices.
@@ -97,6 +100,7 @@ impl FailoverReport {
             leaving: self.leaving,
             near: self.near,
             position: self.position,
+            declines: self.declines,
             room: !full_disk,
         }
     }
@@ -209,6 +213,7 @@ impl Desk {
             follows: posted.peer_facts.follows,
             through: posted.peer_facts.through,
             leaving: posted.peer_facts.leaving,
+            declines: posted.peer_facts.declines,
             drained: posted.durable.drained,
             near: posted.peer_facts.near,
             position: posted.peer_facts.position,

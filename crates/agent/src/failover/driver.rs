@@ -480,6 +480,7 @@ impl Driver {
             leaving: self.node.asks_out(),
             near: up && near,
             position: self.facts.as_ref().map_or(0, |facts| facts.position),
+            declines: self.node.declines(),
             room: !self.disk_is_full,
         }
     }

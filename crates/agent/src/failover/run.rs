@@ -252,6 +252,12 @@ impl Audience for Fleet {
             Notice::HandOverGivenUp(to) => EventKind::FailoverRefused {
                 reason: format!("the hand-over to {to} was given up: this server stays the primary"),
             },
+            Notice::TakenBack(to) => EventKind::FailoverRefused {
+                reason: format!(
+                    "the hand-over to {to} was taken back, because its database ended in that moment: this server is the primary \
+                     again"
+                ),
+            },
             Notice::Refused(why) => EventKind::FailoverRefused {
                 reason: super::orders::words(*why),
             },

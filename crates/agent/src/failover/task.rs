@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use pontoon_decide::failover::{
     Command, Event, Incarnation, Nonce, Notice, Outcome, Position, Record, Setup, State, Timing, Work,
 };
-use pontoon_fleet::{Epoch, Refusal, ServerName};
+use pontoon_fleet::{Code, Epoch, Refusal, ServerName};
 use pontoon_lease::{LeaseError, LeaseStore, Swap};
 use pontoon_replication::work::{BEAT, Facts, OnlyHere, Peers, Works};
 use pontoon_rt::clock::Clock;
@@ -319,7 +319,12 @@ impl Task {
                 Action::Answer(to, epoch, incarnation, position) => {
                     self.outfit.line.answer(to, epoch, incarnation, position);
                 }
-                Action::Tell(notice) => self.outfit.audience.notice(&notice),
+                Action::Tell(notice) => {
+                    if let Notice::TakenBack(to) = &notice {
+                        self.outfit.desk.gave_up(Some(did_not_take_over(to)));
+                    }
+                    self.outfit.audience.notice(&notice);
+                }
                 Action::Rethink => return Err(self.abandon(None).await),
             }
         }
@@ -528,6 +533,13 @@ async fn ready<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
 
 fn silent(patience: Duration) -> LeaseError {
     LeaseError::Doubt(format!("no answer within {} ms", patience.as_millis()))
+}
+
+/// For whoever asked for the hand-over.
+fn did_not_take_over(server: &ServerName) -> Refusal {
+    Refusal::new(Code::L002, format!("{server} did not take over"))
+        .because("its database ended in the moment in which it became the primary")
+        .next("when it follows again", "pontoon db status")
 }
 
 /// A number that was never used before.

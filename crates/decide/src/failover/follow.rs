@@ -12,6 +12,9 @@ impl Node {
         let record = &seen.record;
         self.fence(out);
         self.take_by_force(seen, now, fresh, out);
+        if self.takes_back(seen, now, fresh, out) {
+            return;
+        }
         let member = record.in_sync(&self.setup.me, self.durable.incarnation);
         match self.database {
             _ if self.killing || self.is_paused() => {}

@@ -10,6 +10,7 @@ use super::{Acks, Database, Effect, Members, Mode, Node, Nonce, Notice, Record, 
 impl Node {
     pub(super) fn lead(&mut self, seen: &Seen, now: Duration, fresh: Nonce, out: &mut Vec<Effect>) {
         let record = &seen.record;
+        self.tell_taken_back(record, out);
         if record.policy.mode == Mode::Available && now >= self.held_until && keeps!(self, Deadline) {
             // Another may lead by now. Without a clock this could not be told; with one, it must not be risked.
             self.fence(out);
@@ -222,6 +223,7 @@ impl Node {
         if self.caught_up.as_ref() != Some(&wanted) && keeps!(self, HandOverCaughtUp) {
             return self.begin(Work::CaughtUp(wanted), now, out);
         }
+        self.gives(seen.record.epoch.next(), to.clone());
         self.swap(seen, now, fresh, out, |next| {
             next.epoch = next.epoch.next();
             (next.leader, next.incarnation) = (to.clone(), life);

@@ -29,6 +29,7 @@ mod lead;
 mod node;
 mod record;
 mod replicas;
+mod take_back;
 mod timing;
 mod work;
 
@@ -211,6 +212,9 @@ pub struct PeerFacts {
     pub near: bool,
     /// How far its copy goes.
     pub position: Position,
+    /// The epoch whose lease names it, in which its database was not open and never will be: who handed over to it has every
+    /// acknowledged write. True for good once it is said; only said when it is sure, and by an agent that knows it itself.
+    pub declines: Option<Epoch>,
     /// Whether there is room on its disk: one that cannot write must not take over from one that cannot either.
     pub room: bool,
 }
@@ -351,6 +355,9 @@ pub enum Notice {
     Refused(Why),
     /// The hand-over to that server was given up, and this one goes on as the leader.
     HandOverGivenUp(ServerName),
+    /// That server could not take what was handed over to it, because its database died in that moment, and this one is the
+    /// leader again.
+    TakenBack(ServerName),
     /// The database was killed because the lease ran out or went to another.
     Fenced,
     /// The database was killed because it lived and did not answer: another takes over, or it is started anew.
@@ -402,6 +409,10 @@ pub enum Guard {
     Drained,
     /// A leader hands over only to one that has everything.
     HandOverCaughtUp,
+    /// A lease is declined only by one that was never open with it.
+    NeverOpened,
+    /// A declined lease is taken back only by who handed it over.
+    HandedOver,
     /// An election hears enough of the replicas in sync.
     Enough,
     /// Of those, the one that has the most wins.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pontoon_fleet::{Epoch, ServerName};
 use serde::{Deserialize, Serialize};
 
+use super::take_back::Gave;
 use super::{
     Acks, Command, Database, Durable, Effect, Event, Members, Mode, Nonce, Notice, PeerFacts, Position,
     Record, Setup, Why, Work,
@@ -69,6 +70,10 @@ pub struct Node {
     /// What was heard in the election of an epoch.
     pub(super) ballot: (Epoch, BTreeMap<ServerName, (super::Incarnation, Position)>),
     pub(super) handing: Option<Handing>,
+    /// What it handed over last.
+    pub(super) gave: Option<Gave>,
+    /// The last epoch in which it began to open.
+    pub(super) opened: Option<Epoch>,
     /// Since when commits have waited in vain, and when that was last said.
     pub(super) in_vain: Option<(Duration, Duration)>,
     /// Since when the own source has been fit to be followed; later than now, when to follow it failed.
@@ -94,6 +99,8 @@ pub(super) struct Seen {
     pub(super) since: Duration,
     /// When the first answer that showed its epoch was.
     pub(super) epoch_since: Duration,
+    /// This agent had seen an epoch before this one: whatever happened here in this one happened in its life.
+    pub(super) witnessed: bool,
 }
 
 /// When the store answered.
@@ -199,6 +206,8 @@ impl Node {
             peers: BTreeMap::new(),
             ballot: (Epoch(0), BTreeMap::new()),
             handing: None,
+            gave: None,
+            opened: None,
             in_vain: None,
             source_fit: None,
             yields: false,
@@ -481,6 +490,7 @@ impl Node {
             }
             if seen.record.epoch != record.epoch {
                 seen.epoch_since = now;
+                seen.witnessed = true;
                 (self.diverged, self.forced) = (false, None);
                 // Beats of the leader before say nothing of this one.
                 (self.handing, self.lag) = (None, None);
@@ -497,6 +507,7 @@ impl Node {
                 record,
                 since: now,
                 epoch_since: now,
+                witnessed: false,
             });
             self.told = None;
         }
@@ -621,6 +632,11 @@ impl Node {
     /// Begins work, if none is under way and nothing failed just now.
     pub(super) fn begin(&mut self, work: Work, now: Duration, out: &mut Vec<Effect>) {
         if self.work.is_none() && !self.killing && !self.paused && now >= self.rest_until {
+            if let Work::Open(epoch) = work {
+                self.opened = Some(epoch);
+                // What was to be handed over before was not, and will not be.
+                self.gave = None;
+            }
             self.work = Some(work.clone());
             out.push(Effect::Work(work));
         }

@@ -78,6 +78,8 @@ pub struct Seen {
     /// A replica went over to its source, and from there back to the leader.
     pub through: u64,
     pub direct: u64,
+    /// A hand-over was taken back, because the other side's database had died.
+    pub taken_back: u64,
 }
 
 /// When things happened, by a clock that the servers do not have. Not a part of a state.
@@ -93,6 +95,10 @@ pub struct Book {
     pub full: BTreeMap<usize, Duration>,
     /// When the present record came.
     pub landed: Duration,
+    /// The epochs that each agent that lives has handed over.
+    pub gave: BTreeMap<usize, Epoch>,
+    /// Whom the present record was handed over to, until somebody looks.
+    pub handed: Option<usize>,
     /// What a promise about a loss was broken by.
     pub broken: Option<String>,
 }
@@ -461,6 +467,7 @@ impl World {
             leaving: server.agent.as_ref().is_some_and(Node::asks_out),
             near: server.db.up && server.db.receiving,
             position: (server.db.log.len() + server.db.relay.len()) as u64,
+            declines: server.agent.as_ref().and_then(Node::declines),
             room: !server.full,
         }
     }
@@ -523,6 +530,9 @@ impl World {
                 assert!(self.servers[at].request.is_none(), "one request at a time");
                 let id = self.nonces;
                 self.check_loss(at, &record);
+                if record.leader != self.servers[at].setup.me && !record.electing {
+                    self.book.gave.insert(at, record.epoch);
+                }
                 self.puts.push(Put {
                     id,
                     expected,
@@ -572,6 +582,7 @@ impl World {
             Effect::Tell(notice) => {
                 self.seen.stranded += u64::from(notice == Notice::Stranded);
                 self.seen.silenced += u64::from(notice == Notice::KilledSilent);
+                self.seen.taken_back += u64::from(matches!(notice, Notice::TakenBack(_)));
                 if notice == Notice::KilledFull {
                     self.seen.filled += 1;
                     self.check_room(at);
@@ -623,6 +634,7 @@ impl World {
     }
 
     fn end_agent(&mut self, at: usize) {
+        self.book.gave.remove(&at);
         let server = &mut self.servers[at];
         (server.agent, server.job, server.request, server.untold) = (None, None, None, false);
         self.forget_puts();
@@ -686,7 +698,9 @@ impl World {
                     self.book.broken = Some(format!("{name} is in sync, and follows through another"));
                 }
                 self.seen.promoted += u64::from(to && record.fragile);
-                self.seen.handed_over += u64::from(to && !record.fragile && !record.electing);
+                let handed = to && !record.fragile && !record.electing;
+                self.seen.handed_over += u64::from(handed);
+                self.book.handed = handed.then(|| self.index(&record.leader));
                 self.seen.elected += u64::from(current.electing && !record.electing);
             }
             self.record = Some(*record);
