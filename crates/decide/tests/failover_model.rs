@@ -475,38 +475,6 @@ fn scopes() -> Vec<(&'static str, Budget)> {
                 },
             ),
             (
-                "database dies, clocks run",
-                Budget {
-                    kills: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "database stands still, clocks run",
-                Budget {
-                    silences: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "agent dies, clocks run",
-                Budget {
-                    agents: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "both die",
-                Budget {
-                    kills: 1,
-                    agents: 1,
-                    ..base
-                },
-            ),
-            (
                 "late PUT of a dead agent",
                 Budget {
                     doubts: 1,
@@ -515,27 +483,72 @@ fn scopes() -> Vec<(&'static str, Budget)> {
                 },
             ),
         ]);
+        scopes.extend(two_things_happen(base));
     }
     scopes
 }
 
-#[test]
-fn two_servers_keep_their_promises_in_every_order() {
-    let world = in_service(None, None);
-    for (name, budget) in scopes() {
+/// What is walked in wider bounds, however many servers there are.
+fn two_things_happen(base: Budget) -> [(&'static str, Budget); 4] {
+    [
+        (
+            "database dies, clocks run",
+            Budget {
+                kills: 1,
+                jumps: 1,
+                ..base
+            },
+        ),
+        (
+            "database stands still, clocks run",
+            Budget {
+                silences: 1,
+                jumps: 1,
+                ..base
+            },
+        ),
+        (
+            "agent dies, clocks run",
+            Budget {
+                agents: 1,
+                jumps: 1,
+                ..base
+            },
+        ),
+        (
+            "both die",
+            Budget {
+                kills: 1,
+                agents: 1,
+                ..base
+            },
+        ),
+    ]
+}
+
+/// Every promise holds in every order of what the scopes allow.
+fn all_hold(world: &World, scopes: Vec<(&'static str, Budget)>, servers: &str) {
+    for (name, budget) in scopes {
         let begun = std::time::Instant::now();
         match explore(world.clone(), budget, MOST_STATES) {
             Ok(MOST_STATES..) => panic!("{name}: more than {MOST_STATES} states: not all were seen"),
-            Ok(states) => println!("{name}: all {states} states, in {:.1?}", begun.elapsed()),
+            Ok(states) => println!(
+                "{servers}, {name}: all {states} states, in {:.1?}",
+                begun.elapsed()
+            ),
             Err(story) => panic!("{name}: {story}"),
         }
     }
 }
 
+#[test]
+fn two_servers_keep_their_promises_in_every_order() {
+    all_hold(&in_service(None, None), scopes(), "two servers");
+}
+
 /// Three servers, one of which follows through another. `PONTOON_DEEP`: in wider bounds.
 #[test]
 fn three_servers_keep_their_promises_in_every_order() {
-    let world = cascaded();
     let base = Budget {
         writes: 1,
         swaps: 2,
@@ -574,51 +587,10 @@ fn three_servers_keep_their_promises_in_every_order() {
                     ..base
                 },
             ),
-            (
-                "database dies, clocks run",
-                Budget {
-                    kills: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "database stands still, clocks run",
-                Budget {
-                    silences: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "agent dies, clocks run",
-                Budget {
-                    agents: 1,
-                    jumps: 1,
-                    ..base
-                },
-            ),
-            (
-                "both die",
-                Budget {
-                    kills: 1,
-                    agents: 1,
-                    ..base
-                },
-            ),
         ]);
+        scopes.extend(two_things_happen(base));
     }
-    for (name, budget) in scopes {
-        let begun = std::time::Instant::now();
-        match explore(world.clone(), budget, MOST_STATES) {
-            Ok(MOST_STATES..) => panic!("{name}: more than {MOST_STATES} states: not all were seen"),
-            Ok(states) => println!(
-                "three servers, {name}: all {states} states, in {:.1?}",
-                begun.elapsed()
-            ),
-            Err(story) => panic!("{name}: {story}"),
-        }
-    }
+    all_hold(&cascaded(), scopes, "three servers");
 }
 
 /// The guards whose lack shows within few steps; `failover_simulation.rs` has all of them.
