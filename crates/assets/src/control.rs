@@ -11,11 +11,12 @@ use pontoon_mirror::{Digest, names};
 use pontoon_rt::http::{self, Body};
 use pontoon_rt::listen;
 use pontoon_rt::paths::Paths;
+use pontoon_rt::percent;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::fetch::{Hashing, Tools};
-use crate::peers::{Listed, encode, list, rehash};
+use crate::peers::{Listed, list, rehash};
 use crate::watch::How;
 
 /// Differences and names that are shown; all are counted.
@@ -239,7 +240,7 @@ async fn compare(tools: &Tools) -> Result<Verified, Refusal> {
 async fn listed_by(tools: &Tools, server: &ServerView) -> Result<BTreeMap<String, Digest>, Refusal> {
     let (mut all, mut after) = (BTreeMap::new(), String::new());
     loop {
-        let uri = format!("/v1/list?after={}", encode(&after));
+        let uri = format!("/v1/list?after={}", percent::encode(&after));
         let page: Result<(Vec<Listed>, Option<String>), String> =
             tools.peers.get_json(server, &uri, PATIENCE).await;
         let (listed, last) = page.map_err(|why| {
@@ -299,7 +300,7 @@ async fn kept(tools: &Tools, path: &str, file: &mut std::fs::File) -> Result<Opt
         return Ok(Some(tools.node.me.to_string()));
     }
     for server in tools.others() {
-        let uri = format!("/v1/trash?path={}", encode(path));
+        let uri = format!("/v1/trash?path={}", percent::encode(path));
         let Ok((answer, _)) = tools.peers.get(&server, &uri, PATIENCE).await else {
             continue;
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pontoon_fleet::{AssetsView, FleetView, ServerName, ServerView};
 use pontoon_mirror::{Content, Digest, Entry};
 use pontoon_rt::http;
+use pontoon_rt::percent;
 use pontoon_rt::shutdown::Shutdown;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use crate::bucket::{Bucket, Sent};
 use crate::journal::{Cursor, JournalError};
 use crate::node::Node;
-use crate::peers::{self, Changes, Peers, encode};
+use crate::peers::{self, Changes, Peers};
 use crate::watch::How;
 
 /// Longer than a question for changes stays open.
@@ -146,7 +147,7 @@ async fn read_changes(tools: &Tools, server: &ServerView) -> Result<(), String> 
     let cursor = tools.blocking(move |node| node.journal.cursor(&asked)).await?;
     let uri = format!(
         "/v1/changes?journal={}&after={}",
-        encode(&cursor.journal),
+        percent::encode(&cursor.journal),
         cursor.after
     );
     let answer: Changes = tools.peers.get_json(server, &uri, POLL_PATIENCE).await?;
@@ -246,7 +247,11 @@ async fn download_from(
     path: &str,
     content: &Content,
 ) -> Result<String, String> {
-    let uri = format!("/v1/file?path={}&sha256={}", encode(path), content.sha256);
+    let uri = format!(
+        "/v1/file?path={}&sha256={}",
+        percent::encode(path),
+        content.sha256
+    );
     let (answer, sender) = tools.peers.get(server, &uri, FILE_PATIENCE).await?;
     if !answer.status().is_success() {
         return Err(format!("{} answers {}", server.name, answer.status()));

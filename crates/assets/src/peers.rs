@@ -14,6 +14,7 @@ use pontoon_fleet::{Code, FleetView, Refusal, Role, ServerName, ServerView};
 use pontoon_mirror::{Digest, names};
 use pontoon_pki::{SharedIdentity, tls};
 use pontoon_rt::http::{self, Body};
+use pontoon_rt::percent;
 use pontoon_rt::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
@@ -129,7 +130,7 @@ async fn answer(
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs
             .find(|(key, _)| *key == name)
-            .and_then(|(_, value)| decode(value))
+            .and_then(|(_, value)| percent::decode(value.as_bytes()))
     };
     let number = |name: &str| given(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     match request.uri().path() {
@@ -350,52 +351,9 @@ impl Peers {
     }
 }
 
-/// A value in a query: everything but letters and digits is written as `%XX` (RFC 3986 section 2.1).
-pub(crate) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte.is_ascii_alphanumeric() {
-            true => encoded.push(char::from(byte)),
-            false => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = rest.get(2..)?;
-    }
-    String::from_utf8(bytes).ok()
-}
-
 /// Reads the whole of a local file again: for a comparison.
 pub(crate) fn rehash(node: &Node, path: &str) -> Option<Digest> {
     let (mut file, _) = node.folder.open_file(path).ok()?;
     file.rewind().ok()?;
     crate::folder::hash(&mut file.by_ref()).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_path_survives_a_query_and_nonsense_does_not() {
-        for path in ["a b/é&=%?#", "2026/11/x.jpg", "%", "日本"] {
-            assert_eq!(decode(&encode(path)).as_deref(), Some(path));
-        }
-        for wrong in ["%", "%4", "%zz", "%ff"] {
-            assert_eq!(decode(wrong), None, "{wrong}");
-        }
-    }
 }

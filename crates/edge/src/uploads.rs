@@ -13,6 +13,7 @@ use pontoon_fleet::{FleetView, Role, ServerName};
 use pontoon_mirror::{media, names};
 use pontoon_rt::beneath;
 use pontoon_rt::clock::{Clock as _, SystemClock};
+use pontoon_rt::percent;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use tokio::time::Instant;
 
@@ -56,7 +57,7 @@ impl Uploads {
     /// The path below the folder that `target` asks for; `None` when that is the application's business.
     fn path(&self, target: &[u8]) -> Option<String> {
         let raw = target.split(|byte| *byte == b'?').next()?;
-        let path = decode(raw)?;
+        let path = percent::decode(raw)?;
         if self.private.iter().any(|private| path.starts_with(private)) {
             return None;
         }
@@ -212,22 +213,6 @@ fn part(range: &str, size: u64) -> Option<Wants> {
         true => Wants::Part(from, end),
         false => Wants::NoSuchPart,
     })
-}
-
-fn decode(text: &[u8]) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'%' {
-            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = rest.get(2..)?;
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Whether a request is one that a file can be the answer to.
